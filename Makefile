@@ -44,7 +44,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(bin)/pytest -n $(WORKERS) --dist loadfile
 
 test-fast: $(installed)
-	OMP_NUM_THREADS=1 $(bin)/pytest -q -n $(WORKERS) --dist worksteal -m "not slow and not models and not vllm"
+	OMP_NUM_THREADS=1 $(bin)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not models and not vllm"
 
 # DeepSpeed beside what is installed already; it builds nothing at installation and one extension at the first run.
 test-deepspeed: $(installed)

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 import typer
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "prefpipe"
 FLOORS = {

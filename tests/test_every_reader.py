@@ -18,6 +18,8 @@ from prefpipe.cli.main import run
 from prefpipe.errors import PrefpipeError
 from prefpipe.status.folders import find_artifacts
 
+pytestmark = pytest.mark.slow
+
 CONDITIONS = (
     "fake",
     "tiny",

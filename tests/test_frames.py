@@ -114,6 +114,7 @@ def test_what_is_no_artifact_is_an_error_of_ours(run: Path, name: str, told: str
         prefpipe.read(run / name)
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_no_polars() -> None:
     code = "import prefpipe, sys; print({'polars', 'pyarrow', 'torch'} & set(sys.modules)); print(callable(prefpipe.read))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,5 +1,7 @@
 """The guess that stands behind an unknown word."""
 
+import pytest
+
 from prefpipe.spelling import did_you_mean, nearest
 
 
@@ -9,6 +11,7 @@ def test_the_nearest_word_is_guessed_and_a_far_one_is_not() -> None:
     assert nearest("temprature", ["temperature"], cutoff=0.99) is None
 
 
+@pytest.mark.slow
 def test_a_guess_stands_in_brackets_and_nothing_where_there_is_none() -> None:
     assert did_you_mean("vlm", ["vllm"]) == " (did you mean `vllm`?)"
     assert did_you_mean("vlm", ["vllm"], quote="'") == " (did you mean 'vllm'?)"

@@ -135,6 +135,7 @@ def test_a_folder_that_is_gone_is_a_clear_error(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_only_one_of_many_creates_a_file_and_its_content_is_whole(tmp_path: Path) -> None:
     """Sixteen processes would be slow; forks of this one race on the same name."""
     target = tmp_path / "run.json"

@@ -37,6 +37,7 @@ def test_the_fingerprint_is_the_sha256_of_json_with_sorted_keys() -> None:
     assert fingerprint_of(identity) == hashlib.sha256(text.encode()).hexdigest()
 
 
+@pytest.mark.slow
 @patiently
 @given(identities)
 def test_order_of_keys_and_a_round_trip_through_json_change_nothing(
@@ -95,6 +96,7 @@ def test_values_that_python_confuses_differ(before: Any, after: Any) -> None:
     assert field_differences({}, {"x": before})
 
 
+@pytest.mark.slow
 @patiently
 @given(identities, identities)
 def test_there_is_a_difference_to_name_exactly_when_fingerprints_differ(

@@ -150,6 +150,7 @@ def test_scores_beside_a_model_are_the_raters(tmp_path):
     assert found["recipe"]["rater_columns"] == ["rating_chosen", "rating_rejected"]
 
 
+@pytest.mark.slow
 def test_a_folder_is_read_again_and_nothing_scored_twice(tmp_path, monkeypatch):
     """Either command takes the other's folder, alone or as its own output."""
     pairs = pairs_file(tmp_path, some_pairs(20))
@@ -171,6 +172,7 @@ def test_a_folder_is_read_again_and_nothing_scored_twice(tmp_path, monkeypatch):
     assert third["accuracy"] == first["accuracy"]
 
 
+@pytest.mark.slow
 def test_beta_scales_before_the_sigmoid_and_moves_no_rank(tmp_path):
     rows = scored_rows(100)
     plain, sharp = (
@@ -224,6 +226,7 @@ def test_interrupted_flags_are_refused_in_words(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_folder_of_scores_is_not_scored_again_nor_written_into(tmp_path, capsys):
     evaluate("rewardbench", pairs_file(tmp_path, some_pairs(4)), tmp_path / "out", *FAKE)
     words = ["eval", "calibration", "--pairs", str(tmp_path / "out"), "-o"]
@@ -269,6 +272,7 @@ def test_contradictions_are_told(tmp_path, capsys):
     assert "1 pairs say the contrary of an earlier row" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_shards_come_to_the_figures_of_one_run(tmp_path, capsys):
     pairs = pairs_file(tmp_path, some_pairs(20))
     whole = evaluate("rewardbench", pairs, tmp_path / "whole", *FAKE, "--part-size", "4")

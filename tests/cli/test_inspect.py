@@ -181,6 +181,7 @@ def test_flags_of_a_map_that_do_not_go_together(
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_map_on_an_ascii_stdout(finished: Path) -> None:
     """Without a terminal, an encoding or colour; p4's text holds everything that can harm one."""
     command = [

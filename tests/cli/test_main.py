@@ -299,6 +299,7 @@ def test_shard_flags_that_do_not_fit_are_an_error(
     assert complaint in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("no_color", [False, True])
 def test_no_color_is_obeyed(tmp_path: Path, no_color: bool) -> None:
     """On a terminal (``FORCE_COLOR`` stands for one) errors are red, unless ``NO_COLOR`` is set."""
@@ -322,6 +323,7 @@ def test_no_color_is_obeyed(tmp_path: Path, no_color: bool) -> None:
     assert bool(COLOUR.search(done.stderr)) is not no_color
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(prompts: Path) -> None:
     """``prefpipe ... | head -0`` ends without a traceback."""
     run(generate(prompts))

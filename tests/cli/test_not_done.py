@@ -71,6 +71,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_causal_lm(tmp_path_factory.mktemp("models") / "tiny")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", DAMAGES)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_is_not_done_is_said_first_marked_and_refused_with_strict(

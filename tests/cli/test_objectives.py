@@ -70,6 +70,7 @@ def test_an_unknown_objective_exits_with_2_and_names_those_there_are(capsys) -> 
     assert "ampo, refa" in captured.err
 
 
+@pytest.mark.slow
 def test_the_list_loads_no_pytorch() -> None:
     code = "import sys\nfrom prefpipe.cli.main import run\nrun(['objectives'])\nsys.exit('torch' in sys.modules)"
     assert (

@@ -82,6 +82,7 @@ def changed(
     return again
 
 
+@pytest.mark.slow
 def test_a_knob_remakes_what_is_below_it_and_nothing_else(tmp_path: Path) -> None:
     """Baseline sides do not depend on the pipeline's knobs: they stay in every case."""
     script(tmp_path)
@@ -271,6 +272,7 @@ def test_commands_without_a_record_take_the_flag_of_a_script(words: str, expecte
     assert without_stale(words.split()) == expected.split()
 
 
+@pytest.mark.slow
 def test_a_report_is_made_again_in_a_script_and_no_other_file_is_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

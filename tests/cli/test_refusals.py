@@ -135,6 +135,7 @@ def test_overwriting_with_a_reward_that_cannot_be_computed_keeps_the_old_groups(
     assert sorted(path.name for path in (tmp_path / "g").iterdir()) == before
 
 
+@pytest.mark.slow
 def test_a_failed_first_attempt_does_not_block_the_corrected_one(
     chain: Path, tmp_path: Path
 ) -> None:

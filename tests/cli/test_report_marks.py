@@ -12,6 +12,8 @@ from support.two_rounds import copy_to
 
 from prefpipe.cli.main import run as prefpipe
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def rounds(tmp_path: Path) -> Path:

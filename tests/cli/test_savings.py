@@ -122,6 +122,7 @@ def test_before_any_run(capsys) -> None:
     assert told["source"]["plan"]["positives"] == 1
 
 
+@pytest.mark.slow
 def test_flags_change_what_they_say(capsys) -> None:
     plain = found(capsys, "--model", "8B", "--gpu", "a100", *PLAN)["pool"]
     for flags, factor in (

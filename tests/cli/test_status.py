@@ -90,6 +90,7 @@ def generate(folder: Path, *flags: str) -> Path:
     return folder / "my run" / "c"
 
 
+@pytest.mark.slow
 def test_what_goes_on_after_a_kill_with_overwrite_keeps_the_finished_parts(
     tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -106,6 +107,7 @@ def test_what_goes_on_after_a_kill_with_overwrite_keeps_the_finished_parts(
     assert prefpipe(["status", str(candidates)]) == 0
 
 
+@pytest.mark.slow
 def test_a_line_for_each_unfinished_shard_and_together_they_finish(
     tmp_path: Path, monkeypatch, capsys
 ) -> None:
@@ -123,6 +125,7 @@ def test_a_line_for_each_unfinished_shard_and_together_they_finish(
     assert prefpipe(["status", str(candidates)]) == 0
 
 
+@pytest.mark.slow
 def test_json_has_the_commands_as_words(tmp_path: Path, monkeypatch, capsys) -> None:
     candidates = generate(tmp_path, "--overwrite")
     part_of(candidates, 0).unlink()
@@ -156,6 +159,7 @@ def test_a_finished_artifact_has_nothing_to_paste(run: Path, capsys) -> None:
     assert [report["again"] for report in json.loads(capsys.readouterr().out)] == [[]] * 4
 
 
+@pytest.mark.slow
 def test_stale_lines_pasted_from_the_top_bring_everything_up_to_date(run: Path, capsys) -> None:
     command(
         [
@@ -188,6 +192,7 @@ def test_a_copied_run_is_finished_where_it_is_and_the_original_is_left_alone(
     assert identities_of(run / "scores") == before
 
 
+@pytest.mark.slow
 def test_the_line_of_a_side_of_an_evaluation_is_the_evaluation_s(run: Path, capsys) -> None:
     prompts = str(run.parent / "prompts.jsonl")
     words = [
@@ -214,6 +219,7 @@ def test_the_line_of_a_side_of_an_evaluation_is_the_evaluation_s(run: Path, caps
     assert prefpipe(["status", str(run / "eval")]) == 0
 
 
+@pytest.mark.slow
 def test_many_shards_are_cut_on_the_page_and_whole_in_json(
     tmp_path: Path, monkeypatch, capsys
 ) -> None:

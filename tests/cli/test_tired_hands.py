@@ -63,6 +63,7 @@ def test_eval_without_what_it_needs_says_what_that_is(capsys) -> None:
     assert "needs --output, --policy, --baseline" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tracker", ["wandb", "mlflow", "comet_ml", "clearml"])
 def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(
     tracker: str, tmp_path: Path, capsys, monkeypatch
@@ -239,6 +240,7 @@ def pasted(hint: str) -> list[str]:
     return shlex.split(line)
 
 
+@pytest.mark.slow
 def test_a_command_in_a_hint_can_be_pasted_whatever_the_folder_is_called(
     tmp_path: Path, capsys
 ) -> None:

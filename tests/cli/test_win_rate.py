@@ -57,6 +57,7 @@ def published(tmp_path: Path, data_dir: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_alpaca_eval_files_give_the_published_figures(
     published: Path, data_dir: Path, capsys
 ) -> None:

@@ -16,6 +16,8 @@ from support.pipelines import (
 from support.small_disk import grow, small_disk
 from support.stage_server import StageServer
 
+pytestmark = pytest.mark.slow
+
 FAKE = ("--backend", "fake", "--model", "fake")
 
 

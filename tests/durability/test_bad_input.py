@@ -13,6 +13,8 @@ from support.pipelines import (
 )
 from support.stage_server import StageServer
 
+pytestmark = pytest.mark.slow
+
 FAKE = ("--backend", "fake", "--model", "fake")
 
 

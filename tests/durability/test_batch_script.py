@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 from support.pipelines import write_prompts
 
+pytestmark = pytest.mark.slow
+
 README = Path(__file__).resolve().parents[2] / "README.md"
 ARRAY = {
     "SLURM_ARRAY_JOB_ID": "77",

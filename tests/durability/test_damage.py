@@ -21,6 +21,8 @@ from support.stage_server import StageServer
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.run_record import read_run_record
 
+pytestmark = pytest.mark.slow
+
 STAGES = ("generate", "score", "embed", "select")
 PART = "part-00002-of-00005.parquet"
 

@@ -21,6 +21,8 @@ from support.stage_server import StageServer
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of
 
+pytestmark = pytest.mark.slow
+
 PART = "part-00001-of-00003.parquet"
 
 

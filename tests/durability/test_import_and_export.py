@@ -9,6 +9,8 @@ from support.interchange_files import lines
 from support.pipelines import assert_same_artifact, identities_of
 from support.stage_server import StageServer
 
+pytestmark = pytest.mark.slow
+
 N_PROMPTS, KILLS = 60, 12
 
 

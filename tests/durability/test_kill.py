@@ -16,6 +16,8 @@ from support.stage_server import StageServer
 
 from prefpipe.artifacts.run_record import read_run_record
 
+pytestmark = pytest.mark.slow
+
 N_PROMPTS = 24
 KILLS_A_STAGE = 14
 STAGES = ("generate", "score", "embed", "select")

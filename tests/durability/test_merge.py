@@ -14,7 +14,7 @@ from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tin
 
 from prefpipe.models.files import inspect_model
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning")]
 ALL_FILES = {
     "README.md",
     "chat_template.jinja",
@@ -73,6 +73,7 @@ def test_a_merge_killed_at_any_event_leaves_no_half_folder(
     assert [path.name for path in output.parent.iterdir()] == ["merged"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("free_kib", [4, 48, 100, 144, 156, 164])
 def test_a_full_disk_is_one_error_wherever_the_merge_meets_it(
     server: StageServer, adapter: Path, folder: Path, free_kib: int

@@ -16,6 +16,8 @@ from support.stage_server import StageServer
 
 from prefpipe.artifacts import parts
 
+pytestmark = pytest.mark.slow
+
 FAKE = ("--backend", "fake", "--model", "fake")
 
 

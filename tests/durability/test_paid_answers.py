@@ -14,6 +14,8 @@ from support.paid_server import PaidServer, running_paid_server
 from support.pipelines import rows_of, write_prompts
 from support.stage_server import StageServer
 
+pytestmark = pytest.mark.slow
+
 N_KILLS = 20
 N_PROMPTS = 32
 IN_THE_SOCKET_S = 0.1

@@ -10,6 +10,8 @@ from support.pair_files import pairs_file, some_pairs
 from support.pipelines import assert_same_artifact, identities_of
 from support.stage_server import StageServer
 
+pytestmark = pytest.mark.slow
+
 N_KILLS = 8
 
 

@@ -6,6 +6,8 @@ import pytest
 from support.pipelines import assert_same_artifact, identities_of, rows_of, write_prompts
 from support.stage_server import Command, StageServer
 
+pytestmark = pytest.mark.slow
+
 N_PROMPTS, PART_SIZE = 14, 2  # seven parts
 
 

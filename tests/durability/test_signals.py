@@ -29,7 +29,7 @@ from support.signalled import (
     strike_and_go_on,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::FutureWarning")]
 CASES = {case.name: case for case in cases()}
 HEAVY = ("check", "report", "logprobs", "merge", "train")
 """They import torch: seconds a try."""
@@ -131,6 +131,7 @@ def slow_parts(output: str, delay_s: float = 0.5) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_an_interrupt_while_the_loops_are_compiled_ends_at_once(
     inputs: Path, folder: Path, number: signal.Signals
@@ -149,6 +150,7 @@ def test_an_interrupt_while_the_loops_are_compiled_ends_at_once(
     assert not list((folder / "groups").glob("part-*"))
 
 
+@pytest.mark.slow
 def test_a_part_is_finished_after_sigterm_and_what_is_finished_stays(
     inputs: Path, folder: Path
 ) -> None:
@@ -165,6 +167,7 @@ def test_a_part_is_finished_after_sigterm_and_what_is_finished_stays(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "repeated", [signal.SIGUSR1, signal.SIGHUP], ids=lambda number: number.name
 )
@@ -180,6 +183,7 @@ def test_what_batch_systems_and_terminals_send_twice_counts_once(
     assert "1 parts made now" in stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
 def test_a_second_signal_does_not_wait_for_the_part(
     inputs: Path, folder: Path, second: signal.Signals
@@ -356,6 +360,7 @@ def test_a_signal_after_the_work_is_done_changes_nothing() -> None:
     assert stderr == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
 def test_a_judge_stops_and_goes_on(folder: Path, number: signal.Signals) -> None:
     """With a server whose answers take 0.1 s: 12 pairs in 2 orders, 4 at once."""
@@ -374,6 +379,7 @@ def test_a_judge_stops_and_goes_on(folder: Path, number: signal.Signals) -> None
         assert len(server.bodies) <= 24 + 4  # at most what was in flight is asked twice
 
 
+@pytest.mark.slow
 def test_nohup_and_a_scripts_background_stay_ignored(inputs: Path, folder: Path) -> None:
     script = f"trap '' HUP INT; exec {sys.executable} -m prefpipe {' '.join(slow_parts(str(folder / 'out'), delay_s=0.05))}"
     process = subprocess.Popen(
@@ -387,6 +393,7 @@ def test_nohup_and_a_scripts_background_stay_ignored(inputs: Path, folder: Path)
     assert len(digests_of(folder / "out")) == 20
 
 
+@pytest.mark.slow
 def test_a_closed_terminal_stops_after_the_part(inputs: Path, folder: Path) -> None:
     """The terminal is gone when SIGHUP comes: to print is an error then, which must not become another exit code."""
     master, slave = pty.openpty()

@@ -40,6 +40,8 @@ from prefpipe.stages import generate as generate_stage
 from prefpipe.stages import score as score_stage
 from prefpipe.stages.shared.runtime import Runtime
 
+pytestmark = pytest.mark.slow
+
 
 def generate(prompts: Path, output: Path, *more: object) -> list[str]:
     words = (

@@ -25,6 +25,8 @@ from support.tiny_models import make_tiny_causal_lm
 
 from prefpipe.training.checkpoints import checkpoint_problem, find_last_checkpoint
 
+pytestmark = pytest.mark.slow
+
 N_PROMPTS = 6
 SAVE_STEPS = 4
 N_EPOCHS = 12

@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
 from support.finished_run import command
 from support.interchange_files import lines
 from support.pipelines import rows_of
 from support.tiny_models import make_tiny_causal_lm
 
 
+@pytest.mark.slow
 def test_a_policy_is_trained_on_imported_candidates(tmp_path: Path) -> None:
     model, out = make_tiny_causal_lm(tmp_path / "tiny"), tmp_path / "run"
     rows = [

@@ -74,6 +74,7 @@ def settings(tmp_path: Path) -> dict[str, Any]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
 def test_dpo(tmp_path: Path, model_folder: Path, suffix: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
@@ -96,6 +97,7 @@ def test_dpo(tmp_path: Path, model_folder: Path, suffix: str) -> None:
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
 
 
+@pytest.mark.slow
 def test_kto(tmp_path: Path, model_folder: Path) -> None:
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     trainer = KTOTrainer(

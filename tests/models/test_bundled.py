@@ -66,6 +66,7 @@ def byte_level(text):
     return "".join(letters[byte] for byte in text.encode())
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_smollm2_is_a_causal_model_with_a_template(smollm2):
     model, tokenizer = smollm2
@@ -80,6 +81,7 @@ def test_smollm2_is_a_causal_model_with_a_template(smollm2):
     assert tokenizer.vocab_size == 49152
 
 
+@pytest.mark.slow
 @pytest.mark.models
 @pytest.mark.parametrize(
     ("text", "pieces"),
@@ -108,6 +110,7 @@ def test_smollm2_reads_back_what_it_cut(smollm2, text):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_smollm2_knows_its_capitals(smollm2):
     from prefpipe.backends.generators.hf_generator import HfGenerator

@@ -292,6 +292,7 @@ def test_the_cache_is_filled_once_and_others_may_read_it(gguf_path, tmp_path, mo
     assert stat.S_IMODE(folder.stat().st_mode) == 0o755
 
 
+@pytest.mark.slow
 def test_two_processes_converting_at_once_both_end_well(gguf_path, tmp_path):
     code = (
         "import sys; from pathlib import Path; "

@@ -155,6 +155,7 @@ def test_what_is_no_model_is_an_error_with_a_hint(reference: str) -> None:
     assert caught.value.hint
 
 
+@pytest.mark.slow
 def test_a_folder_that_is_no_language_model_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no config\.json in the model folder"):
         named_shape(str(tmp_path))

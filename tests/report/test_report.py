@@ -40,6 +40,7 @@ def pool_of(story: dict, name: str) -> dict:
     return next(pool for pool in story["pools"] if pool["name"] == name)
 
 
+@pytest.mark.slow
 def test_every_row_of_the_funnel_went_on_or_has_a_reason(story: dict) -> None:
     steps = pool_of(story, "opt-select")["funnel"]["responses"]
     assert [step["step"] for step in steps] == [
@@ -59,6 +60,7 @@ def test_every_row_of_the_funnel_went_on_or_has_a_reason(story: dict) -> None:
     assert steps[5]["kept_as"]["held_out"] > 0  # the reward model's evaluation
 
 
+@pytest.mark.slow
 def test_the_prompts_that_select_rejected_are_no_responses_of_the_training(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -229,6 +231,7 @@ def test_the_calculator_starts_from_the_selection(story: dict) -> None:
     assert (plan["prompts"], plan["n"], plan["k"], plan["positives"]) == (N_PROMPTS, N, 3, 1)
 
 
+@pytest.mark.slow
 def test_the_same_artifacts_give_the_same_file(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -239,6 +242,7 @@ def test_the_same_artifacts_give_the_same_file(
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_file_does_not_depend_on_where_one_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -268,6 +272,7 @@ def test_a_damaged_part_is_told_in_its_place_and_hides_nothing_else(
     assert steps["groups"]["n_in"] == 24
 
 
+@pytest.mark.slow
 def test_missing_parts_are_left_out_and_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -349,6 +354,7 @@ def test_report_is_made_of_any_subset_of_a_run(
     assert told["maps"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["lost", "cut off", "newer"])
 def test_an_unreadable_run_json_is_left_out_said_on_the_page_and_refused_when_strict(
     damage: str, tmp_path: Path, capsys: pytest.CaptureFixture
@@ -390,6 +396,7 @@ def test_story_turns_nan_into_null(story: dict) -> None:
     look(story)
 
 
+@pytest.mark.slow
 def test_page_shows_control_characters_as_signs(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -404,6 +411,7 @@ def test_page_shows_control_characters_as_signs(
     assert "\N{SYMBOL FOR ESCAPE}" in json.dumps(data, ensure_ascii=False)
 
 
+@pytest.mark.slow
 def test_report_refuses_bad_flags_and_folders(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

@@ -17,9 +17,10 @@ from prefpipe.stages.savings import Machine, TrainedModel, basis_of_plan, saving
 playwright = pytest.importorskip(
     "playwright.sync_api", reason="the browser tests need playwright: pip install '.[dev]'"
 )
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
+@pytest.mark.slow
 def test_every_chart_is_drawn_and_nothing_is_asked_of_a_network(visit: Visit) -> None:
     visit.draw_all()
     drawn = set(
@@ -353,6 +354,7 @@ def test_without_scripts_the_tables_still_tell_the_numbers(browser: Any, page_fi
     context.close()
 
 
+@pytest.mark.slow
 def test_every_chart_has_a_name_and_every_field_a_label(visit: Visit) -> None:
     assert visit.page.locator(".plot:not([aria-label])").count() == 0
     unlabelled = visit.page.evaluate(

@@ -41,6 +41,7 @@ def told_of(folder: Path, capsys: pytest.CaptureFixture, *flags: str) -> tuple[d
     return json.loads(out), err
 
 
+@pytest.mark.slow
 def test_report_of_copied_run_names_its_own_artifacts(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -81,6 +82,7 @@ def test_story_of_selection_without_candidates_goes_as_far_as_it_can(
     assert "Nothing is selected here" not in page
 
 
+@pytest.mark.slow
 def test_scores_that_a_selection_was_not_made_by_are_not_its_rewards(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -114,6 +116,7 @@ def test_a_folder_that_is_one_artifact_has_its_name(
     assert [entry["name"] for entry in told["lineage"]] == ["candidates"]
 
 
+@pytest.mark.slow
 def test_messages_do_not_depend_on_where_one_stands(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -128,6 +131,7 @@ def test_messages_do_not_depend_on_where_one_stands(
     assert first["pools"][0]["coverage"]["error"].startswith(f"embeddings/{part.name}")
 
 
+@pytest.mark.slow
 def test_a_damaged_part_does_not_hide_the_maps_of_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -141,6 +145,7 @@ def test_a_damaged_part_does_not_hide_the_maps_of_the_others(
     assert f"maps: {part}" in err
 
 
+@pytest.mark.slow
 def test_a_prompt_without_embeddings_does_not_hide_the_maps_of_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -168,6 +173,7 @@ def test_a_prompt_without_embeddings_does_not_hide_the_maps_of_the_others(
     assert "no candidate of prompt" in told["maps_left_out"][0]["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "content"),
     [("summary.json", b"[1]"), ("summary.json", b"{"), ("metrics.parquet", b"PAR1")],
@@ -207,6 +213,7 @@ def test_the_name_of_the_file_is_refused_before_the_work(
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_a_kill_left_behind_is_swept_and_an_earlier_report_survives_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -262,6 +269,7 @@ def row_of(i: int, n: int, scale: float = 1.0) -> dict:
     }
 
 
+@pytest.mark.slow
 def test_a_small_pool_does_not_end_the_curve_of_the_others(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -273,6 +281,7 @@ def test_a_small_pool_does_not_end_the_curve_of_the_others(
     assert (pool["coverage"]["n_prompts"], pool["coverage"]["n_too_few"]) == (7, 1)
 
 
+@pytest.mark.slow
 def test_coverage_is_of_what_select_chose_from(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -346,6 +355,7 @@ def test_values_that_are_not_finite_are_counted_and_first_and_last_are_as_logged
     assert metrics_problem(tmp_path) is None
 
 
+@pytest.mark.slow
 def test_a_training_that_was_killed_says_so_beside_its_curves(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

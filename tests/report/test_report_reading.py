@@ -5,14 +5,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 from support.browsing import MODEL, Visit, needs_chromium
 from support.reported_run import N_PROMPTS, N, reported_run
 
 from prefpipe.cli.main import run
 
-pytestmark = needs_chromium
+pytestmark = [pytest.mark.slow, needs_chromium]
 
 
+@pytest.mark.slow
 def test_on_paper_it_is_dark_on_light_and_as_wide_as_a_sheet(browser: Any, page_file: Path) -> None:
     opened = Visit(
         browser, page_file.as_uri(), color_scheme="dark", viewport={"width": 1400, "height": 900}
@@ -65,6 +67,7 @@ def test_the_numbers_of_another_selection_fill_the_calculator(visit: Visit) -> N
     assert visit.page.locator("#savings-estimated").is_visible()
 
 
+@pytest.mark.slow
 def test_long_names_need_no_scrolling_to_the_side(browser: Any, tmp_path: Path) -> None:
     """Names of artifacts without a space, and with all that plotly.js or a template would read as its own."""
     folder = tmp_path / "run"

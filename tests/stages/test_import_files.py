@@ -273,6 +273,7 @@ def test_status_understands_an_import_and_sees_a_changed_file(
     assert report.notes == [f"its source, {source}, no longer exists"]
 
 
+@pytest.mark.slow
 def test_the_other_commands_take_it(tmp_path: Path, source: str) -> None:
     """Imported scores, scores of one's own, embeddings, selection and the views."""
     out = tmp_path / "run"
@@ -368,6 +369,7 @@ def test_a_batch_in_any_order_gives_the_same_artifact(tmp_path: Path) -> None:
     assert read_run_record(tmp_path / "0" / "candidates").identity["requests"]
 
 
+@pytest.mark.slow
 def test_the_alpaca_eval_pool_is_imported_whole(tmp_path: Path, data_dir: Path) -> None:
     """805 prompts with 32 responses each: integer ids become text, columns of the prompt pass through."""
     command(
@@ -392,6 +394,7 @@ def test_the_alpaca_eval_pool_is_imported_whole(tmp_path: Path, data_dir: Path) 
     assert {"dataset", "annotation_index"} <= set(found.columns)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options", "n"),
     [

@@ -245,6 +245,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", BAD_FILES)
 def test_a_bad_file_is_named_with_the_place_the_value_and_what_to_do(
     tmp_path: Path, capsys, case: str

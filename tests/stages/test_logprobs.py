@@ -348,6 +348,7 @@ def logps_of(folder):
     return {(row["prompt_id"], row["sample_idx"]): row["logp"] for row in rows_of(folder)}
 
 
+@pytest.mark.slow
 def test_training_makes_its_own_reference_and_takes_a_given_one_alike(groups, model, tmp_path):
     training(groups, tmp_path / "own", model)
     measure(groups, tmp_path / "reference", model)
@@ -365,6 +366,7 @@ def test_training_makes_its_own_reference_and_takes_a_given_one_alike(groups, mo
     assert ref_logps_of(tmp_path / "given") == logps_of(tmp_path / "reference")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -398,6 +400,7 @@ def share_prompt_trials(said):
     return 2 * sum("each prompt is computed once" in line for line in said)
 
 
+@pytest.mark.slow
 def test_another_objective_in_another_folder_takes_the_same_reference(
     groups, model, tmp_path, forwards
 ):
@@ -415,6 +418,7 @@ def test_another_objective_in_another_folder_takes_the_same_reference(
         assert len(forwards) - n_made <= share_prompt_trials(said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["model", "max_length", "reference_model"])
 def test_what_concerns_the_reference_measures_it_again(groups, model, other, tmp_path, what):
     training(groups, tmp_path / "policy", model)
@@ -434,6 +438,7 @@ def test_what_concerns_the_reference_measures_it_again(groups, model, other, tmp
     assert (after != before) is (what != "max_length")
 
 
+@pytest.mark.slow
 def test_the_reference_of_an_adapter_is_itself_or_its_base(groups, model, adapter, tmp_path):
     shape = {"lora_r": 4, "lora_alpha": 8.0}
     training(groups, tmp_path / "itself", adapter, **shape)
@@ -449,6 +454,7 @@ def test_the_reference_of_an_adapter_is_itself_or_its_base(groups, model, adapte
     assert len(fingerprints) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_r", [0, 4])
 @pytest.mark.parametrize(
     ("bf16", "dtype"), [(False, ["float32", "float32"]), (True, ["mixed", "bfloat16"])]
@@ -465,6 +471,7 @@ def test_a_policy_starts_at_its_reference(groups, model, tmp_path, lora_r, bf16,
     assert summary.facts["first"]["loss"] == pytest.approx(math.log(2), abs=1e-2 if bf16 else 1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_r", [0, 4])
 @pytest.mark.parametrize("bf16", [False, True])
 def test_an_adapter_that_is_trained_further_starts_at_its_reference(
@@ -527,6 +534,7 @@ def test_status_sees_a_model_that_changed_since_it_was_measured(groups, tmp_path
     assert report.to_make == [0, 1, 2]
 
 
+@pytest.mark.slow
 def test_status_sees_a_policy_whose_tokenizer_made_the_ids_and_changed(groups, model, tmp_path):
     """The reference is another model, which keeps its own; the policy's words count."""
     policy = make_tiny_causal_lm(tmp_path / "policy-model")
@@ -643,6 +651,7 @@ def test_a_reference_of_another_tokenizer_is_refused(groups, model, tmp_path, fo
         training(groups, tmp_path / "policy", model, reference_model="org/renamed", files=renamed)
 
 
+@pytest.mark.slow
 def test_a_reference_with_another_chat_template_measures_the_policys_own_tokens(
     groups, model, tmp_path, folders
 ):
@@ -657,6 +666,7 @@ def test_a_reference_with_another_chat_template_measures_the_policys_own_tokens(
     assert rows_of(tmp_path / "policy")[0]["ref_logp"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_the_run_of_a_reference_that_was_stopped_goes_on_part_by_part(groups, model, tmp_path):
     training(groups, tmp_path / "straight", model)
     asked = iter([False, True])

@@ -185,6 +185,7 @@ def test_auto_is_the_dtype_of_the_base(base, tmp_path):
     assert figures["dtype"] == "bfloat16"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -399,6 +400,7 @@ def test_matrices_that_stay_as_they_are_are_named(adapter, tmp_path):
     assert figures["warnings"] == [f"2 of 4 adapted matrices stay as they are: {unchanged}"]
 
 
+@pytest.mark.slow
 def test_rounding_that_swallows_small_updates_gives_a_warning_with_its_number(base, tmp_path):
     half = (
         tmp_path / "half"
@@ -476,6 +478,7 @@ def trained(tmp_path, base):
     return tmp_path / "policy"
 
 
+@pytest.mark.slow
 def test_a_base_that_changed_since_the_training_is_refused_unless_it_is_meant(base, tmp_path):
     own = shutil.copytree(base, tmp_path / "base")
     policy = trained(tmp_path, own)
@@ -503,6 +506,7 @@ def test_a_revision_that_the_adapter_names_is_on_the_card(adapter, base, tmp_pat
     assert "`org/tiny` with the LoRA adapter `me/adapter` merged in" in card
 
 
+@pytest.mark.slow
 def test_a_base_of_another_revision_than_the_adapter_names_gives_a_warning(adapter, base, tmp_path):
     config = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"revision": "abc123"}))
@@ -586,6 +590,7 @@ def test_other_kinds_of_adapters_are_refused(adapter, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_an_existing_folder_is_kept_unless_it_is_a_model_and_meant(adapter, tmp_path, capsys):
     out = tmp_path / "out"
     out.mkdir()
@@ -641,6 +646,7 @@ def test_a_bad_dtype_is_refused_before_any_work(adapter, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_greedy_answers_of_adapter_and_merged_model_are_the_same(base, tmp_path):
     policy = trained(tmp_path, base)
     assert prefpipe(["merge", str(policy), "-o", str(tmp_path / "merged")]) == 0

@@ -138,6 +138,7 @@ def test_a_batch_gives_what_a_server_gives(tmp_path, candidates):
     assert [row["reward"] for row in rows_of(tmp_path / "out")] == [2.0, 3.0] * 3
 
 
+@pytest.mark.slow
 def test_the_prompt_is_part_of_the_fingerprint(tmp_path, candidates, capsys):
     own = tmp_path / "mine.txt"
     own.write_text("{conversation}{response} 1 to 10?")
@@ -178,6 +179,7 @@ def test_a_scorer_that_is_no_judge_is_refused(tmp_path, candidates, scorer):
     assert run(command(candidates, tmp_path / "out", "http://127.0.0.1:9", scorer=scorer)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "more",
     [

@@ -99,6 +99,7 @@ def test_the_whole_response_is_measured(tmp_path, model, response):
     )
 
 
+@pytest.mark.slow
 def test_the_whole_response_is_trained_on_and_it_is_said(tmp_path, model):
     groups = imported(tmp_path / "groups", NAMED, "another")
     _, said = trained(groups, tmp_path / "policy", model)
@@ -148,6 +149,7 @@ def test_pairs_are_scored_whole(tmp_path, model, capsys):
     assert "2 of 2 conversations hold the text of a control token" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_response_that_the_template_refuses_stops_neither_training_nor_measuring(tmp_path):
     picky = with_template(tmp_path / "picky", NO_BAD_WORDS)
     groups = imported(tmp_path / "groups", "good", "fine", "a bad one")
@@ -190,6 +192,7 @@ def test_a_template_that_refuses_every_response_leaves_nothing_to_train_on(tmp_p
         trained(groups, tmp_path / "policy", picky, objective="simpo")
 
 
+@pytest.mark.slow
 def test_a_reward_model_is_trained_without_what_its_template_refuses(tmp_path):
     picky = with_template(tmp_path / "picky", NO_BAD_WORDS)
     groups = imported(tmp_path / "groups", "good", "fine", "a bad one")
@@ -313,6 +316,7 @@ def text_of(row):
     return TOKENIZER.decode(row["prompt_token_ids"])
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_tells_the_day_on_which_it_began(tmp_path, capsys, today):
     today("2026-03-01")
     code, rows, _ = sampled(tmp_path, capsys, "a", "b", template=CLOCK)
@@ -334,6 +338,7 @@ def test_a_run_that_goes_on_tells_the_day_on_which_it_began(tmp_path, capsys, to
     assert "--template-date must be a day, YYYY-MM-DD, not '3rd of March'" in err
 
 
+@pytest.mark.slow
 def test_another_day_alone_makes_nothing_out_of_date(tmp_path, capsys, today):
     """``--overwrite=stale`` keeps what is finished of this configuration; the day belongs to the run and not to the clock."""
     today("2026-03-01")
@@ -358,6 +363,7 @@ def test_another_day_alone_makes_nothing_out_of_date(tmp_path, capsys, today):
     assert (code, dates_of(tmp_path / "candidates")) == (0, "2026-03-03")
 
 
+@pytest.mark.slow
 def test_what_is_made_again_takes_the_day_of_parents_that_were_made_again(tmp_path, today):
     rm = with_template(tmp_path / "rm", CLOCK, make_tiny_reward_model)
     words = [
@@ -411,6 +417,7 @@ def test_templates_without_a_clock_have_no_day_in_their_identity(tmp_path, capsy
     assert read_run_record(tmp_path / "candidates").fingerprint == first.fingerprint
 
 
+@pytest.mark.slow
 def test_a_reference_of_another_day_is_refused_and_one_of_the_same_day_is_at_the_start(
     tmp_path, clock
 ):
@@ -428,6 +435,7 @@ def test_a_reference_of_another_day_is_refused_and_one_of_the_same_day_is_at_the
     assert summary.facts["first"]["logps/chosen"] != pytest.approx(0.0)
 
 
+@pytest.mark.slow
 def test_train_takes_the_day_from_the_reference_and_from_the_candidates(
     tmp_path, clock, capsys, today
 ):

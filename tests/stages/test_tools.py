@@ -246,6 +246,7 @@ def test_groups_keep_the_whole_conversation_and_train_reads_it(groups, model):
     )
 
 
+@pytest.mark.slow
 def test_train_and_logprobs_and_check_take_conversations_with_tools(
     groups, model, tmp_path, capsys
 ):
@@ -492,6 +493,7 @@ def test_a_judge_reads_calls_and_tools_as_json(tmp_path):
     assert text.endswith('[tool]\n{"celsius": 41}')
 
 
+@pytest.mark.slow
 def test_exports_write_them_or_refuse(tmp_path, groups, candidates, capsys):
     assert prefpipe("export", groups, "-o", tmp_path / "g.jsonl", "--format", "jsonl") == 0
     lines = [json.loads(line) for line in (tmp_path / "g.jsonl").read_text().splitlines()]

@@ -69,6 +69,7 @@ def reasons(path: Path) -> list[str]:
     return StatusChecker().check(path, quick=True).reasons
 
 
+@pytest.mark.slow
 def test_nothing_is_stale_where_nothing_changed(rounds: Path) -> None:
     assert stale_in(rounds) == set()
 
@@ -255,6 +256,7 @@ def of_other_weights(folder: Path, base: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ["adapter", "base"])
 def test_what_a_merged_model_was_merged_of_reaches_all_that_it_sampled(
     merged: Path, role: str
@@ -270,6 +272,7 @@ def test_what_a_merged_model_was_merged_of_reaches_all_that_it_sampled(
     ]
 
 
+@pytest.mark.slow
 def test_a_merged_model_that_was_moved_is_judged_by_what_moved_with_it(
     merged: Path, tmp_path: Path
 ) -> None:
@@ -281,6 +284,7 @@ def test_a_merged_model_that_was_moved_is_judged_by_what_moved_with_it(
     assert standing_of(copy / "candidates").state == "stale"
 
 
+@pytest.mark.slow
 def test_an_adapter_that_was_deleted_after_its_merge_is_said_and_no_more(merged: Path) -> None:
     shutil.rmtree(merged / "adapter")
     report = StatusChecker().check(merged / "candidates")
@@ -290,6 +294,7 @@ def test_an_adapter_that_was_deleted_after_its_merge_is_said_and_no_more(merged:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "text", ["", "[]", '{"made_of": [{}]}', '{"made_of": 3, "output": "x", "host": "y"}']
 )
@@ -299,6 +304,7 @@ def test_a_merged_model_is_whole_without_its_record(merged: Path, text: str) -> 
     assert standing_of(merged / "candidates").is_done
 
 
+@pytest.mark.slow
 def test_a_stale_policy_reaches_what_its_merged_model_and_its_checkpoint_sampled(
     rounds: Path,
 ) -> None:

@@ -43,6 +43,7 @@ def test_no_control_character_is_left(text: str) -> None:
     assert not left & {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 
 
+@pytest.mark.slow
 def test_every_character_of_unicode_is_safe() -> None:
     everything = visible("".join(map(chr, range(sys.maxunicode + 1))))
     assert not [

@@ -90,6 +90,7 @@ def test_count_ngrams_counts_every_occurrence():
     assert count_ngrams(["a", "b", "a", "b"], 5) == {}
 
 
+@pytest.mark.slow
 def test_a_megabyte_without_a_space_is_read_in_a_moment():
     assert len(words_and_signs("'-" * 500_000)) == 1_000_000
     assert len(words_and_signs("a'" * 200_000 + "a")) == 1

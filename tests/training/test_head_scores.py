@@ -211,6 +211,7 @@ def gradient(folder, model, **changes):
     return step
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", REWARD_OBJECTIVES)
 @pytest.mark.parametrize(
     "changes",
@@ -234,6 +235,7 @@ def test_the_gradient_of_a_step_does_not_depend_on_how_it_is_computed(tmp_path, 
     assert max(each.abs().max() for each in expected.values()) > 1e-4
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_memory_and_not_the_gradient(tmp_path):
     plain = gradient(tmp_path / "a", make_model())
     checkpointed = gradient(tmp_path / "b", make_model(), gradient_checkpointing=True)
@@ -241,6 +243,7 @@ def test_gradient_checkpointing_changes_memory_and_not_the_gradient(tmp_path):
         torch.testing.assert_close(each, plain[name], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", REWARD_OBJECTIVES)
 def test_every_objective_learns_to_rank(tmp_path, objective):
     groups = make_groups(8)
@@ -260,6 +263,7 @@ def test_every_objective_learns_to_rank(tmp_path, objective):
     assert "logps/chosen" not in rows[0]
 
 
+@pytest.mark.slow
 def test_the_logged_loss_is_that_of_scores_taken_one_by_one(tmp_path):
     groups = make_groups(4)
     model = make_model()

@@ -54,6 +54,7 @@ def load(files, seed=0, lora=None):
     return load_reward_model(files, load_reward_tokenizer(files), lora=lora, seed=seed)
 
 
+@pytest.mark.slow
 def test_a_fresh_head_is_drawn_by_the_seed_with_the_papers_spread(causal):
     heads = [load(causal, seed).model.score.weight.detach() for seed in (0, 0, 1)]
     assert heads[0].equal(heads[1])

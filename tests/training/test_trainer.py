@@ -99,6 +99,7 @@ def assert_same(left, right):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["simpo", "mmpo"])
 def test_four_micro_batches_of_one_have_the_gradient_of_one_batch_of_four(tmp_path, objective):
     (whole,) = gradients(tmp_path / "a", 4, objective=objective)
@@ -108,6 +109,7 @@ def test_four_micro_batches_of_one_have_the_gradient_of_one_batch_of_four(tmp_pa
     assert max(gradient.abs().max() for gradient in whole) > 1e-3
 
 
+@pytest.mark.slow
 def test_a_short_last_step_is_the_mean_over_its_prompts(tmp_path):
     """7 groups in steps of 4: the last step has 3, split 2 + 1. A mean of means would weigh the last group double."""
     whole = gradients(tmp_path / "a", 4, n_groups=7, max_steps=2, learning_rate=0.0)
@@ -116,6 +118,7 @@ def test_a_short_last_step_is_the_mean_over_its_prompts(tmp_path):
     assert_same(split[1], whole[1])
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_mean_loss_written_out(tmp_path):
     """SimPO over 4 groups, one sequence at a time, without trainer, collator or objective table."""
     groups = make_groups(4)
@@ -148,6 +151,7 @@ def test_the_gradient_is_that_of_the_mean_loss_written_out(tmp_path):
     assert trainer.state.log_history[0]["loss"] == pytest.approx(total.item(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_every_objective_learns_to_prefer_what_it_should(tmp_path, objective):
     knobs = (
@@ -164,6 +168,7 @@ def test_every_objective_learns_to_prefer_what_it_should(tmp_path, objective):
     assert rows[-1]["rewards/margins"] > rows[0]["rewards/margins"]
 
 
+@pytest.mark.slow
 def test_dpo_starts_at_log_two_with_margins_zero(tmp_path):
     """Policy and reference are the same model at the first step, whatever dropout its config asks for."""
     trainer = make_trainer(tmp_path, "dpo", model=make_model(attention_dropout=0.3))
@@ -173,6 +178,7 @@ def test_dpo_starts_at_log_two_with_margins_zero(tmp_path):
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_row_has_the_means_over_the_step_and_its_counts(tmp_path):
     groups = make_groups(4)
     trainer = make_trainer(tmp_path, groups=groups)
@@ -190,6 +196,7 @@ def test_a_row_has_the_means_over_the_step_and_its_counts(tmp_path):
     assert row["learning_rate"] == 1e-3
 
 
+@pytest.mark.slow
 def test_rows_add_up_when_logging_is_rarer_than_steps(tmp_path):
     groups = make_groups(8)
     trainer = make_trainer(tmp_path, groups=groups, max_steps=4, logging_steps=2)
@@ -199,6 +206,7 @@ def test_rows_add_up_when_logging_is_rarer_than_steps(tmp_path):
     assert [row["n_prompts"] for row in rows] == [8, 8]
 
 
+@pytest.mark.slow
 def test_evaluation_is_the_mean_over_groups_whatever_its_batches(tmp_path):
     groups = make_groups(7)
     means = []
@@ -211,6 +219,7 @@ def test_evaluation_is_the_mean_over_groups_whatever_its_batches(tmp_path):
         assert [mean[name] for mean in means] == pytest.approx([means[0][name]] * 3, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
     model = make_model()
     with torch.no_grad():
@@ -219,30 +228,35 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path):
         make_trainer(tmp_path, model=model).train()
 
 
+@pytest.mark.slow
 def test_gradient_checkpointing_changes_memory_and_not_the_gradient(tmp_path):
     (plain,) = gradients(tmp_path / "a", 2)
     (checkpointed,) = gradients(tmp_path / "b", 2, gradient_checkpointing=True)
     assert_same(checkpointed, plain)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_weights(tmp_path):
     trainer = make_trainer(tmp_path, bf16=True, max_steps=2)
     trainer.train()
     assert {parameter.dtype for parameter in trainer.model.parameters()} == {torch.float32}
 
 
+@pytest.mark.slow
 def test_nothing_is_printed_on_stdout(tmp_path, capsys):
     make_trainer(tmp_path, max_steps=2, callbacks=[MetricsFile(tmp_path)]).train()
     assert capsys.readouterr().out == ""
     assert pq.read_table(tmp_path / "metrics.parquet").num_rows == 2
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_a_whole_model_with_tokenizer_and_template(tmp_path):
     make_trainer(tmp_path, max_steps=2, save=True).train()
     names = {path.name for path in (tmp_path / "checkpoint-2").iterdir()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("objective", ["simpo", "mmpo", "ampo", "refa"])
 @pytest.mark.parametrize("max_batch_tokens", [1, 20, 45])
 def test_groups_that_span_micro_batches_have_the_gradient_of_one_batch(
@@ -257,6 +271,7 @@ def test_groups_that_span_micro_batches_have_the_gradient_of_one_batch(
     assert_same(cut, whole)
 
 
+@pytest.mark.slow
 def test_padded_and_packed_training_agree(tmp_path):
     (packed,) = gradients(tmp_path / "a", 2)
     (padded,) = gradients(tmp_path / "b", 2, shared_prompt=False)
@@ -265,6 +280,7 @@ def test_padded_and_packed_training_agree(tmp_path):
     assert_same(narrow, packed)
 
 
+@pytest.mark.slow
 def test_losses_and_measures_do_not_depend_on_the_token_budget(tmp_path):
     rows = []
     for number, max_batch_tokens in enumerate((1, 30, 10_000)):
@@ -288,6 +304,7 @@ def test_losses_and_measures_do_not_depend_on_the_token_budget(tmp_path):
         assert [row[name] for row in rows] == pytest.approx([rows[0][name]] * 3, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_row_says_how_far_the_policy_is_from_its_reference(tmp_path):
     """After the first step, which begins at the reference.
 
@@ -314,6 +331,7 @@ def test_a_row_says_how_far_the_policy_is_from_its_reference(tmp_path):
     assert second["logps/chosen_fall"] == pytest.approx(falls[:, 0].mean().item(), rel=1e-3)
 
 
+@pytest.mark.slow
 def test_without_a_reference_there_is_no_kl_and_evaluations_fall_from_the_baseline(tmp_path):
     trainer = make_trainer(
         tmp_path, "simpo", eval_groups=make_groups(3, seed=1), max_steps=3, learning_rate=1e-2
@@ -332,6 +350,7 @@ def test_without_a_reference_there_is_no_kl_and_evaluations_fall_from_the_baseli
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared_prompt", [True, False])
 def test_a_row_counts_the_tokens_that_were_computed(tmp_path, shared_prompt):
     groups = make_groups(4)

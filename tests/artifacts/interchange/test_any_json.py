@@ -66,6 +66,7 @@ values = usual | st.recursive(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", COLUMNS)
 @settings(
     max_examples=80,

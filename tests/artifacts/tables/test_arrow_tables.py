@@ -51,6 +51,7 @@ def as_json(values: list[Any], storage: pa.DataType | None = None) -> pa.Array:
     return pa.ExtensionArray.from_storage(pa.json_(storage or pa.string()), texts)
 
 
+@pytest.mark.slow
 @given(st.lists(JSON, min_size=1, max_size=5))
 @settings(max_examples=150, deadline=None)
 def test_a_column_of_arrow_json_is_what_a_json_file_with_the_same_values_is(

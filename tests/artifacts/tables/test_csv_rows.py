@@ -79,6 +79,7 @@ TEXTS = st.one_of(
 CELLS = st.one_of(st.none(), st.just(""), TEXTS)
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.tuples(CELLS, CELLS, CELLS), min_size=1, max_size=6),
     st.sampled_from([",", "\t"]),
@@ -97,6 +98,7 @@ def test_what_was_written_quoted_is_read(
     assert [tuple(row.values()) for row in found.to_pylist()] == list(rows)
 
 
+@pytest.mark.slow
 @given(st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=6))
 @settings(max_examples=200, deadline=None)
 def test_what_pythons_own_writer_writes_is_read(

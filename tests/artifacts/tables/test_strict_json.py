@@ -21,6 +21,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(JSON)
 def test_what_is_no_fault_is_read_as_python_reads_it(value: object) -> None:
     assert parse_json(json.dumps(value)) == value

@@ -139,6 +139,7 @@ def test_a_lone_surrogate_is_read_as_the_replacement_sign(embedder):
     assert np.array_equal(vectors[0], vectors[1])
 
 
+@pytest.mark.slow
 def test_vectors_do_not_depend_on_the_batch_and_equal_texts_are_equal(embedder, folder):
     together = embedder.embed(ODD).vectors
     alone = np.concatenate([embedder.embed([text]).vectors for text in ODD])
@@ -224,6 +225,7 @@ def test_minilm_finds_the_same_meaning_nearest(minilm):
     assert similarity[0, 1] == pytest.approx(0.6660, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_minilm_reads_256_tokens_with_its_two_special_ones(minilm):
     found = minilm.embed(["cat " * n for n in (0, 1, 254, 255, 1000)])
@@ -232,6 +234,7 @@ def test_minilm_reads_256_tokens_with_its_two_special_ones(minilm):
     assert found.vectors[3] == pytest.approx(found.vectors[2], abs=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_minilm_does_not_depend_on_the_batch(minilm):
     texts = [*ODD, *(f"Sentence number {n}. " * (n % 7 + 1) for n in range(40))]
@@ -240,6 +243,7 @@ def test_minilm_does_not_depend_on_the_batch(minilm):
     assert np.abs(together - alone).max() < 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_minilm_is_as_fast_as_a_stage_needs(minilm):
     texts = [

@@ -13,6 +13,8 @@ from support.tiny_models import END_ID, FIRST_BYTE_ID
 from prefpipe.backends import fake
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 
+pytestmark = pytest.mark.slow
+
 TEXTS = [
     "Name a colour.",
     "What is two plus two?",

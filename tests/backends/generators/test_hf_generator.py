@@ -93,6 +93,7 @@ def test_logp_is_the_teacher_forced_sum_whatever_the_temperature_and_truncation(
         assert answer.logp == pytest.approx(expected, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_size", [1, 2, 3, 5, 64])
 def test_the_batch_size_changes_nothing(generator, batch_size):
     requests = ask(generator)
@@ -229,6 +230,7 @@ def test_numbers_that_overflow_are_an_error_and_not_a_text(policy, tmp_path):
         assert "overflowed" in answer.error
 
 
+@pytest.mark.slow
 def test_a_sliding_window_is_obeyed(tmp_path, policy):
     """Mistral looks back 16 positions only.
 
@@ -340,6 +342,7 @@ def test_a_template_that_refuses_or_doubles_bos_is_an_error(
         HfGenerator(inspect_model(folder, "model")).encode([{"role": "user", "content": "x"}])
 
 
+@pytest.mark.slow
 @pytest.mark.models
 def test_smollm2_gives_the_same_answers_in_batches_of_any_size():
     from prefpipe.models.location import locate_model

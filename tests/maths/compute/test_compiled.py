@@ -13,6 +13,8 @@ import pytest
 
 import prefpipe.maths.compute.compiled
 
+pytestmark = pytest.mark.slow
+
 INNER = """
 from compiled import compiled
 

@@ -57,6 +57,7 @@ def test_every_objective_of_the_table_is_in_these_tests():
     assert {name for name, _ in VARIANTS.values()} == set(ALL_OBJECTIVES)
 
 
+@pytest.mark.slow
 @ALL
 @given(groups=any_groups())
 @examples
@@ -271,6 +272,7 @@ def test_rewards_matter_in_some_variant_where_the_table_says_so(name):
     assert max(differences) > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if row_of(variant).monotone])
 @given(groups=any_groups(min_responses=2), rise=st.floats(0.0, 20.0), data=st.data())
 @examples

@@ -68,6 +68,7 @@ def test_equal_rewards_are_chosen_by_index():
     assert select_responses(np.zeros(3), k=1, strategy="best-worst").negatives.tolist() == [1]
 
 
+@pytest.mark.slow
 def test_opt_select_chooses_as_by_hand():
     """Positive 0 (reward 9). Others lie at 0, 1, 10, 11 with weights e^-1, e^-1, e^-1, 1.
 
@@ -83,6 +84,7 @@ def test_opt_select_chooses_as_by_hand():
     assert selection.lower_bound == selection.cost
 
 
+@pytest.mark.slow
 def test_coreset_chooses_as_by_hand():
     """Two far groups of candidate negatives: {1, 2} and {3, 4}; the lowest rewards of each are 2
     and 3."""
@@ -133,6 +135,7 @@ def test_covering_the_positive_can_change_the_choice():
     assert covering.represents.tolist() == [2, 2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", NAMES)
 @pytest.mark.parametrize("seed", range(4))
 def test_permuting_candidates_permutes_the_answer(strategy, seed):
@@ -524,6 +527,7 @@ def test_gains_are_what_the_cost_rises_by():
         )
 
 
+@pytest.mark.slow
 def test_random_choices_are_uniform():
     """4,000 seeds, 2 of 5 candidate negatives: each of the 10 pairs is drawn 400 times, give or
     take four standard errors."""

@@ -64,6 +64,7 @@ def test_the_ece_is_what_the_curve_says() -> None:
         )
 
 
+@pytest.mark.slow
 def test_intervals_of_calibration_are_over_prompts() -> None:
     """Every pair four times: the same figures and about the same errors where the prompt is told,
     half of them where not."""
@@ -88,6 +89,7 @@ def test_the_interval_of_an_ece_is_not_pushed_up_by_resampling() -> None:
     assert found["intervals"]["ece"]["high"] < 2 * found["ece"]
 
 
+@pytest.mark.slow
 def test_overconfident_scores_get_the_temperature_that_made_them_so() -> None:
     d, y = drawn(4000, sharpness=3.0)
     fitted = calibration_figures(d, y, bootstrap=QUICK)["temperature"]

@@ -68,6 +68,7 @@ def test_published_figures_are_met_at_the_published_penalty(data_dir: Path) -> N
         ]
 
 
+@pytest.mark.slow
 def test_published_figures_are_met_with_a_penalty_of_our_own(data_dir: Path) -> None:
     """Within 0.25 points; the folds are other ones, so that one of the 12 penalties is."""
     _, _, known, regularising = alpaca(data_dir)
@@ -84,6 +85,7 @@ def test_published_figures_are_met_with_a_penalty_of_our_own(data_dir: Path) -> 
     assert n_same >= 11
 
 
+@pytest.mark.slow
 def test_all_models_of_the_data_can_be_fitted(data_dir: Path) -> None:
     """32 models: every figure a share, every error positive, and higher raw rates go with higher
     controlled ones."""

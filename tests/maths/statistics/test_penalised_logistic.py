@@ -99,6 +99,7 @@ def test_a_column_of_zeros_gets_no_coefficient():
     assert theta[0] == 0.0
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=150)
 @given(st.data())
 def test_poor_data_have_a_fit_too(data):

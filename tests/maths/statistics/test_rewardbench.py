@@ -185,6 +185,7 @@ def test_the_seed_fixes_the_intervals() -> None:
     assert first.figures() != other.figures()
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(

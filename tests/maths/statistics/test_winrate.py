@@ -144,6 +144,7 @@ def test_a_paired_difference_is_over_prompts_and_second_minus_first():
     assert found.low <= 0.25 <= found.high
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (DATA / "alpaca_leaderboard_known.parquet").exists(), reason=f"no test data in {DATA}"
 )

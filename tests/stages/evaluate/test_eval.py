@@ -84,6 +84,7 @@ def rewards(folder: Path, name: str) -> dict[str, np.ndarray]:
     return {key[0]: group["reward"].to_numpy() for key, group in rows.group_by("prompt_id")}
 
 
+@pytest.mark.slow
 def test_figures_agree_with_a_recomputation_from_the_scores(sides: Path) -> None:
     """Win rate = mean over prompts of the share of pairs won, ties half; se = s / sqrt(P) with ddof 1."""
     assert run(arguments(sides, "eval")) == 0
@@ -125,6 +126,7 @@ def test_swapping_the_sides_gives_one_minus_the_win_rate(sides: Path) -> None:
     assert first["win_rate"]["mean"] == pytest.approx(1 - second["win_rate"]["mean"])
 
 
+@pytest.mark.slow
 def test_the_interval_is_the_same_every_time(sides: Path) -> None:
     """The bootstrap is seeded; another seed is another artifact."""
     assert run(arguments(sides, "eval")) == 0

@@ -118,6 +118,7 @@ def exact_divergence(policy: Path, reference: Path, rows: list[dict[str, Any]]) 
     return np.array(found)
 
 
+@pytest.mark.slow
 def test_the_divergence_agrees_with_the_exact_sum_over_the_vocabulary(
     models: Path, trained: Path
 ) -> None:
@@ -157,6 +158,7 @@ def test_the_divergence_agrees_with_the_exact_sum_over_the_vocabulary(
         )
 
 
+@pytest.mark.slow
 def test_a_model_diverges_by_nothing_from_itself(models: Path, tmp_path: Path) -> None:
     """To rounding, with every response counted; both seeds differ, so that the sides are not the same texts."""
     assert run(sampled(models, tmp_path / "e", policy="start", n=4)) == 0
@@ -167,6 +169,7 @@ def test_a_model_diverges_by_nothing_from_itself(models: Path, tmp_path: Path) -
     assert rows["policy_log_ratio"].null_count() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("other", ["template", "tokenizer"])
 def test_there_is_no_divergence_between_models_that_read_other_ids(
     models: Path, trained: Path, tmp_path: Path, other: str, capsys: pytest.CaptureFixture[str]
@@ -199,6 +202,7 @@ def beside(trained: Path, out: Path, *more: str) -> list[str]:
     return ["eval", *sides, "-o", str(out), "--bootstrap-draws", "200", *more]
 
 
+@pytest.mark.slow
 def test_candidates_folders_need_the_reference_named(
     models: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -211,6 +215,7 @@ def test_candidates_folders_need_the_reference_named(
     assert health(tmp_path / "with")["kl_per_token"] == health(trained)["kl_per_token"]
 
 
+@pytest.mark.slow
 def test_what_is_finished_is_kept_and_measures_that_lack_are_added(
     models: Path, trained: Path, tmp_path: Path
 ) -> None:
@@ -275,6 +280,7 @@ def as_an_earlier_release_left_it(out: Path) -> None:
     (out / "summary.json").write_text(json.dumps(summary))
 
 
+@pytest.mark.slow
 def test_a_folder_of_an_earlier_release_is_read_and_gets_its_health_by_the_same_command(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -296,6 +302,7 @@ def test_a_folder_of_an_earlier_release_is_read_and_gets_its_health_by_the_same_
     assert read_run_record(out).schema == EVALUATION.tag == "evaluation/2"
 
 
+@pytest.mark.slow
 def test_a_note_names_a_temperature_other_than_1(
     models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -499,6 +506,7 @@ def test_texts_without_spaces_repeat_themselves_too(tmp_path: Path) -> None:
     assert row["policy_distinct_1"] == pytest.approx(3 / 60)
 
 
+@pytest.mark.slow
 def test_embeddings_give_the_distance_of_a_prompts_responses(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

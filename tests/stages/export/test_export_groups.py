@@ -513,6 +513,7 @@ def test_the_whole_chain_from_another_tools_file_to_another_tools_file(tmp_path:
         assert item["rejected"][0]["content"] == f"answer {i} {item['rejected_sample_idx']}"
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not Path("/proc/self/status").exists(),
     reason="the peak of a process of its own is read from /proc",

@@ -275,6 +275,7 @@ def test_pairs_come_from_the_rows_of_the_group(tmp_path: Path) -> None:
     assert [entry["beats"] for entry in found["candidates"] if entry["role"] is None] == [None]
 
 
+@pytest.mark.slow
 def test_lines_break_between_details_and_not_within_one() -> None:
     """A name and its figure stay together, whichever of them would have met the edge."""
     for width in range(60, 120):

@@ -50,6 +50,7 @@ def test_both_orders_are_asked_and_a_fair_judge_agrees_with_itself(tmp_path):
     assert figures["win_rate_low"] < 0.75 < figures["win_rate_high"]
 
 
+@pytest.mark.slow
 def test_swapping_the_sides_gives_one_minus_the_preference(tmp_path):
     a, b = two_sides(tmp_path)
     with running_judge() as server:
@@ -80,6 +81,7 @@ def test_a_judge_with_position_bias_is_found_out(tmp_path, capsys):
     assert "the two orders name different winners in 100.0% of 4 pairs" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_one_order_costs_half_and_is_another_run(tmp_path):
     a, b = two_sides(tmp_path)
     with running_judge(answer=first_wins) as server:
@@ -145,6 +147,7 @@ def test_one_prompt_id_with_two_conversations_is_refused(tmp_path, capsys):
     del b
 
 
+@pytest.mark.slow
 def test_several_samples_pair_by_index_or_each_with_each(tmp_path):
     """Equal sample_idx by default; with --pairing all each with each, and prompts still count once in the win rate."""
     a = write_side(tmp_path, "a", {"p0": ["aaaa", "aaaaaa"], "p1": ["aaaa", "aa"]})
@@ -203,6 +206,7 @@ def test_probabilities_count_only_where_the_answer_is_a_verdict(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_server_without_log_probabilities_is_asked_once_and_not_for_all(tmp_path, capsys):
     """Each answer would be paid for, and none would be a verdict. One that comes without them later is a row."""
     a, b = two_sides(tmp_path)
@@ -222,6 +226,7 @@ def test_a_server_without_log_probabilities_is_asked_once_and_not_for_all(tmp_pa
     assert [row["a_first_status"] for row in rows].count("ok") == 1
 
 
+@pytest.mark.slow
 def test_unparsable_verdicts_are_null_with_their_text_and_asked_again_on_the_next_run(
     tmp_path, capsys
 ):
@@ -262,6 +267,7 @@ def test_unparsable_verdicts_are_null_with_their_text_and_asked_again_on_the_nex
         assert len(server.bodies) == 10
 
 
+@pytest.mark.slow
 def test_failed_rows_stay_where_asked_to(tmp_path):
     a, b = two_sides(tmp_path)
     with running_judge(answer=lambda _prompt: "no idea") as server:
@@ -271,6 +277,7 @@ def test_failed_rows_stay_where_asked_to(tmp_path):
         assert len(server.bodies) == 8
 
 
+@pytest.mark.slow
 def test_the_same_request_is_never_paid_twice(tmp_path, capsys):
     """Equal responses share a question; --cache is shared between output folders; --overwrite pays nothing again."""
     a = write_side(tmp_path, "a", {"p0": ["longer answer"] * 3})
@@ -302,6 +309,7 @@ def test_the_same_request_is_never_paid_twice(tmp_path, capsys):
         assert len(server.bodies) == 4
 
 
+@pytest.mark.slow
 def test_tokens_and_cost_are_told(tmp_path, capsys):
     """8 questions of 100 and 10 tokens at 2 and 30 a million: 8 * (200 + 300) / 1e6."""
     a, b = two_sides(tmp_path)
@@ -321,6 +329,7 @@ def test_tokens_and_cost_are_told(tmp_path, capsys):
     assert run([*command[:-4], "--price-in", "2"]) == 2
 
 
+@pytest.mark.slow
 def test_shards_make_what_one_run_makes(tmp_path):
     """The figures of the whole are written by whichever shard finds all parts there."""
     a, b = two_sides(tmp_path, n=6)
@@ -334,6 +343,7 @@ def test_shards_make_what_one_run_makes(tmp_path):
     assert summary_of(tmp_path / "one") == summary_of(tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_another_prompt_or_model_is_another_run(tmp_path, capsys):
     a, b = two_sides(tmp_path)
     own = tmp_path / "mine.txt"
@@ -350,6 +360,7 @@ def test_another_prompt_or_model_is_another_run(tmp_path, capsys):
     assert server.prompts[-1].endswith("Say A, B or C.")
 
 
+@pytest.mark.slow
 def test_status_knows_verdicts(tmp_path, capsys):
     """Done; then B's candidates change, and the verdicts are stale."""
     a, b = two_sides(tmp_path)
@@ -362,6 +373,7 @@ def test_status_knows_verdicts(tmp_path, capsys):
     assert run(["status", str(tmp_path / "out")]) == 4
 
 
+@pytest.mark.slow
 def test_verdicts_of_other_responses_are_stale_and_made_again(tmp_path, capsys):
     """B's responses change under the same name: status says so, and the run is another one."""
     a, b = two_sides(tmp_path)
@@ -392,6 +404,7 @@ def test_verdicts_of_other_responses_are_stale_and_made_again(tmp_path, capsys):
     assert verdicts_of(tmp_path / "out")["p0"]["preference"] == 0.0
 
 
+@pytest.mark.slow
 def test_incomplete_sides_are_refused_or_named(tmp_path):
     """A part of B is missing: exit 4; with --allow-partial its prompts are rows, and they are judged when it is back."""
     a, b = two_sides(tmp_path)

@@ -84,6 +84,7 @@ def test_requests_are_the_ones_that_a_server_would_get(batch):
     assert sorted(json.dumps(line["body"], sort_keys=True) for line in lines) == bodies
 
 
+@pytest.mark.slow
 def test_answers_in_any_order_give_the_rows_of_a_live_run(batch):
     command, emit, folder = batch
     output = write_lines(folder / "output.jsonl", [answer(line) for line in reversed(emit())])
@@ -96,6 +97,7 @@ def test_answers_in_any_order_give_the_rows_of_a_live_run(batch):
     assert emit() == []
 
 
+@pytest.mark.slow
 def test_missing_failed_and_unclear_answers_are_rows_and_are_emitted_again(batch, capsys):
     """Of eight: one line is missing, one failed, one is unclear, one has status 500. The next batch holds those four."""
     command, emit, folder = batch
@@ -131,6 +133,7 @@ def test_missing_failed_and_unclear_answers_are_rows_and_are_emitted_again(batch
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_later_answer_counts_and_one_that_is_there_is_not_lost(batch):
     """A failed line beside an answer for the same request, in either order; ingesting twice changes nothing."""
     command, emit, folder = batch
@@ -143,6 +146,7 @@ def test_a_later_answer_counts_and_one_that_is_there_is_not_lost(batch):
     assert rows_of(folder / "out") == before
 
 
+@pytest.mark.slow
 def test_a_batch_and_a_server_share_their_answers(batch):
     """What the batch did not bring is asked live, and nothing else."""
     command, emit, folder = batch
@@ -155,6 +159,7 @@ def test_a_batch_and_a_server_share_their_answers(batch):
     assert len(server.bodies) == 2
 
 
+@pytest.mark.slow
 def test_answers_of_another_batch_change_nothing_and_are_told(batch, capsys):
     command, emit, folder = batch
     lines = emit()

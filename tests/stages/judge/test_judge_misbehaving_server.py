@@ -53,6 +53,7 @@ TRANSIENT = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", TRANSIENT.values(), ids=TRANSIENT)
 def test_what_may_pass_is_tried_again(sides, tmp_path, fault):
     """Twice in a row for one question: the run succeeds, and only that question was asked more than once."""
@@ -66,6 +67,7 @@ def test_what_may_pass_is_tried_again(sides, tmp_path, fault):
     assert set(server.answered.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", [("status", 500, "oops"), ("garbage",), ("close",), ("hang", 1.0)], ids=str
 )
@@ -169,6 +171,7 @@ def test_a_key_that_is_withdrawn_ends_the_run_and_keeps_what_was_paid(sides, tmp
     assert set(server.answered.values()) == {1}
 
 
+@pytest.mark.slow
 def test_a_request_that_is_refused_alone_is_a_row(sides, tmp_path):
     """A 400 in the middle is that row's; a conversation beyond the context is told as such and not asked again."""
     faults = {
@@ -189,6 +192,7 @@ def test_a_request_that_is_refused_alone_is_a_row(sides, tmp_path):
     assert all("a1 " in prompt for prompt in server.prompts[n_before:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault",
     [
@@ -234,6 +238,7 @@ def test_models_that_know_max_tokens_by_a_newer_name(sides, tmp_path):
     assert ["max_completion_tokens" in body for body in server.bodies] == [False] + [True] * 8
 
 
+@pytest.mark.slow
 def test_concurrency_and_pace_are_kept(sides, tmp_path):
     """Never more at a time than allowed; 600 requests a minute are one every 0.1 s."""
     with running_judge(delay_s=0.05) as server:
@@ -265,6 +270,7 @@ def quote(prompt):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orders", ["both", "a-first", "b-first"])
 def test_a_response_cannot_write_its_own_verdict(tmp_path, orders):
     """Echoed, its verdict is none; quoted, the judge's own verdict counts. In either place."""
@@ -330,6 +336,7 @@ def test_an_injected_response_stays_inside_its_fence(tmp_path):
         assert "an honest answer" in shown(prompt).values()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_only_what_is_missing_is_paid_for(tmp_path):
     """SIGKILL while answers arrive. What was on disk is not asked again; no file is half written."""
     n = 24
@@ -362,6 +369,7 @@ def test_killed_in_the_middle_only_what_is_missing_is_paid_for(tmp_path):
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_cache(tmp_path, sides):
     """Several at once with one cache: every file is whole, and a third run asks nothing."""
     cache = ["--cache", tmp_path / "cache"]
@@ -387,6 +395,7 @@ def test_two_processes_share_a_cache(tmp_path, sides):
         assert len(server.bodies) == n_before
 
 
+@pytest.mark.slow
 def test_a_damaged_answer_is_asked_for_again(tmp_path, sides):
     with running_judge() as server:
         assert run(judge_command(*sides, tmp_path / "out", server.url)) == 0

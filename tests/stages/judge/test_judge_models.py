@@ -35,6 +35,7 @@ def by_model(a, b, output, judge, *more):
     )
 
 
+@pytest.mark.slow
 def test_a_reward_model_prefers_by_the_difference_of_its_scores(tmp_path):
     """Sigmoid of, or the sign of, the difference between the rewards that `score` gives the same responses."""
     a, b = two_sides(tmp_path)
@@ -99,6 +100,7 @@ def test_a_response_that_the_reward_model_cannot_read_is_a_row(tmp_path):
     assert "the first response" in row["reason"]
 
 
+@pytest.mark.slow
 def test_a_language_model_in_this_process_judges_and_its_answers_are_kept(tmp_path):
     """A tiny random model says nothing clear: rows with its words; prompts beyond its context are told as such."""
     a, b = two_sides(tmp_path, n=2)
@@ -132,6 +134,7 @@ def test_verdicts_that_a_judge_cannot_give_are_refused(tmp_path, judge, verdict)
     assert run(["judge", "a", "b", "-o", str(tmp_path / "out"), "--judge", judge, *more]) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.models
 @pytest.mark.usefixtures("no_key")
 def test_a_real_model_behind_a_server_gives_graded_preferences(tmp_path):

@@ -35,6 +35,7 @@ def score(candidates, output, url, *more):
     )
 
 
+@pytest.mark.slow
 def test_half_a_character_in_an_answer_ends_no_run(tmp_path):
     """No file holds it, and the answer is on disk before it is looked at: every later run would end the same way."""
     a, b = two_sides(tmp_path, 3)
@@ -211,6 +212,7 @@ VERDICT_BY_SHAPE = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_batch", [False, True], ids=["server", "batch"])
 def test_every_shape_of_an_answer_is_a_row_and_costs_no_other_row_its_answer(tmp_path, is_batch):
     """Six shapes in one part, each asked once: a number is no reason to pay six times."""
@@ -260,6 +262,7 @@ def server_answer(content):
     return {"choices": [choice], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}
 
 
+@pytest.mark.slow
 def test_a_whole_number_of_thousands_of_digits_loses_no_batch(tmp_path):
     """Python refuses to read it, and would take the line for broken."""
     a, b = two_sides(tmp_path, 2)

@@ -43,6 +43,7 @@ def sampled(folder: Path, name: str, *more: str) -> Path:
     return folder / name
 
 
+@pytest.mark.slow
 def test_the_summary_holds_the_recipe(tmp_path, capsys):
     """Prompts, judge with the hash of its prompt, orders, models and versions; the same in --json."""
     a, b = two_sides(tmp_path)
@@ -72,6 +73,7 @@ def test_the_summary_holds_the_recipe(tmp_path, capsys):
     assert summary_of(tmp_path / "fewer")["recipe"]["prompts_sha256"] != recipe["prompts_sha256"]
 
 
+@pytest.mark.slow
 def test_sides_that_were_sampled_differently_need_force(tmp_path, capsys):
     """A longer limit or another temperature is part of what is compared; the number of samples and the seed are not."""
     a = sampled(tmp_path, "a")

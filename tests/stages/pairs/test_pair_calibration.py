@@ -87,6 +87,7 @@ def trained(tmp_path_factory):
     return folder, pairs_file(folder, again, "held_out.jsonl")
 
 
+@pytest.mark.slow
 def test_train_and_eval_tell_the_same_figures(trained, tmp_path):
     folder, pairs = trained
     told = json.loads((folder / "reward" / "summary.json").read_text())["calibration"]
@@ -108,6 +109,7 @@ def test_train_and_eval_tell_the_same_figures(trained, tmp_path):
             assert {name: mine[name] for name in other} == pytest.approx(other, abs=2e-5)
 
 
+@pytest.mark.slow
 def test_the_three_ways_to_the_scores_agree(trained, tmp_path):
     """The model, its scores as columns of a file, and the folder that holds them."""
     folder, pairs = trained
@@ -156,6 +158,7 @@ def policy(trained):
     return str(folder / "policy"), str(start)
 
 
+@pytest.mark.slow
 def test_the_beta_of_a_policy_is_that_of_its_training(trained, policy, tmp_path, capsys):
     """Trained on mean log-probabilities: taken for these, for log-ratios it means nothing; what is given goes first."""
     _, pairs = trained
@@ -176,6 +179,7 @@ def test_the_beta_of_a_policy_is_that_of_its_training(trained, policy, tmp_path,
     assert (untrained["beta"], untrained["beta_from"]) == (1.0, "default")
 
 
+@pytest.mark.slow
 def test_graded_outcomes_are_sigmas_of_the_ratings(trained, policy, tmp_path, capsys):
     """Brier ``mean (p - y)^2``, log loss ``-mean y log p + (1 - y) log (1 - p)``, ECE of one bin each: all against soft y."""
     _, pairs = trained

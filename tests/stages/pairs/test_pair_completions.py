@@ -72,6 +72,7 @@ def test_every_completion_stands_in_a_pair_and_none_in_more_than_needed(tmp_path
     assert {(row["n_chosen"], row["n_rejected"], row["row_idx"]) for row in tied} == {(2, 3, 4)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part_size", ["2", "3", "128"])
 def test_where_parts_end_changes_nothing(tmp_path: Path, part_size: str) -> None:
     rows = [{name: value for name, value in row.items() if name != "scores"} for row in ROWS]
@@ -102,6 +103,7 @@ def test_figures_of_a_reward_model_agree_with_its_rewards(tmp_path: Path) -> Non
     assert found["rewardbench_two"]["final"]["mean"] == pytest.approx(np.mean(wins))
 
 
+@pytest.mark.slow
 def test_a_folder_is_read_again_by_both_commands(tmp_path: Path) -> None:
     first = evaluate("rewardbench", pairs_file(tmp_path, ROWS), tmp_path / "out")
     again = evaluate("rewardbench", str(tmp_path / "out"), tmp_path / "again")
@@ -175,6 +177,7 @@ def test_without_scores_and_without_a_model_the_hint_says_what_to_do(
     assert "hint: this is a file of RewardBench 2: pass --model MODEL --reward-model" in printed
 
 
+@pytest.mark.slow
 def test_results_of_reward_bench_without_texts_are_read(tmp_path: Path) -> None:
     """Its ``eval-set-scores``: scores, each in a list of one for some models, and no completions."""
     rows = [

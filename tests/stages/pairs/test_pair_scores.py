@@ -53,6 +53,7 @@ def logp_alone(model_path: str, prompt: str, response: str) -> tuple[float, int]
     return float(own.sum()), len(own)
 
 
+@pytest.mark.slow
 def test_a_policy_without_a_reference_has_mean_log_probabilities(models, tmp_path):
     rows = some_pairs(6)
     evaluate(
@@ -69,6 +70,7 @@ def test_a_policy_without_a_reference_has_mean_log_probabilities(models, tmp_pat
         assert (found["score_kind"], found["status"], found["outcome"]) == ("mean_logp", "ok", 1.0)
 
 
+@pytest.mark.slow
 def test_a_policy_with_a_reference_has_summed_log_ratios(models, tmp_path):
     """No beta and no length; beta enters the calibration alone."""
     rows = some_pairs(6)
@@ -96,6 +98,7 @@ def test_a_policy_with_a_reference_has_summed_log_ratios(models, tmp_path):
     assert found["calibration"]["log_loss"] == pytest.approx(sum(losses) / 6)
 
 
+@pytest.mark.slow
 def test_an_adapter_is_compared_with_its_base(models, tmp_path):
     pairs = pairs_file(tmp_path, some_pairs(4))
     evaluate(
@@ -137,6 +140,7 @@ def test_a_model_against_itself_ties_everywhere_and_loses_everything(models, tmp
     assert "6 of 6 pairs tie and count as lost" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_reward_model_says_what_score_says(models, tmp_path):
     rows = some_pairs(6)
     found = evaluate(
@@ -178,6 +182,7 @@ def test_a_reward_model_says_what_score_says(models, tmp_path):
     assert found["score_kind"] == "reward"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["policy", "reference", "reward"])
 def test_no_score_depends_on_its_batch(models, tmp_path, kind):
     """Padding, packing, the size of batches and of parts."""
@@ -235,6 +240,7 @@ def test_long_pairs_are_kept_and_neither_cut_nor_scored(models, tmp_path, words,
     ) == (2, 1)
 
 
+@pytest.mark.slow
 def test_a_limit_above_the_models_own_is_not_believed(models, tmp_path):
     rows = some_pairs(3)
     rows[0]["prompt"] = "why " * 200
@@ -312,6 +318,7 @@ def test_texts_that_are_the_same_tokens_are_identical_too(models, tmp_path):
     assert "the same tokens to this model" in first["reason"]
 
 
+@pytest.mark.slow
 def test_rows_without_texts_are_kept_counted_and_fail_the_command_when_many(
     models, tmp_path, capsys
 ):
@@ -434,6 +441,7 @@ def test_a_reference_of_another_tokenizer_is_refused(models, tmp_path, capsys):
     assert "is no adapter" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_recipe_holds_hashes_and_another_template_is_another_run(models, tmp_path, capsys):
     pairs, own = pairs_file(tmp_path, some_pairs(4)), make_tiny_causal_lm(tmp_path / "own")
     recipe = evaluate("rewardbench", pairs, tmp_path / "out", "--model", str(own))["recipe"]
@@ -484,6 +492,7 @@ def test_the_recipe_holds_hashes_and_another_template_is_another_run(models, tmp
     assert "pairs: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_response_that_melts_into_the_prompts_last_token_is_scored(tmp_path):
     """A newline behind the newline of the generation prompt is one token to SmolLM2; the policy writes it by itself."""
     rows = [{"prompt": "Why?", "chosen": "\nBecause.", "rejected": "Because."}]
@@ -499,6 +508,7 @@ def test_a_response_that_melts_into_the_prompts_last_token_is_scored(tmp_path):
     assert found["chosen_n_tokens"] == found["rejected_n_tokens"] + 1
 
 
+@pytest.mark.slow
 def test_real_rows_of_both_files_get_their_sections(models, data_dir, tmp_path):
     """Sixteen pairs of each, unchanged columns and names: sections, and what lies outside of them."""
     for name, section in (("llmbar", "Chat Hard"), ("xstest", "Safety")):
@@ -510,6 +520,7 @@ def test_real_rows_of_both_files_get_their_sections(models, data_dir, tmp_path):
         assert found["n_pairs"] == 16
 
 
+@pytest.mark.slow
 def test_status_knows_these_folders(models, tmp_path, capsys):
     """Whole, then stale when the model's weights or the pairs change."""
     own = make_tiny_causal_lm(tmp_path / "own")

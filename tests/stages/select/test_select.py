@@ -259,6 +259,7 @@ def random_pools(n_prompts: int) -> dict[str, Pool]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["opt-select", "coreset", "random", "best-random"])
 def test_select_bytes_do_not_depend_on_workers(tmp_path: Path, strategy: str) -> None:
     write_pools(tmp_path, random_pools(24))
@@ -274,6 +275,7 @@ def test_select_bytes_do_not_depend_on_workers(tmp_path: Path, strategy: str) ->
     )
 
 
+@pytest.mark.slow
 def test_the_summary_covers_parts_that_were_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

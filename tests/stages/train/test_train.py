@@ -117,6 +117,7 @@ def times_of(folder):
     }
 
 
+@pytest.mark.slow
 def test_the_policy_is_a_model_folder_with_the_tokenizer_it_began_with(groups, model, tmp_path):
     summary, _ = run(config_of(groups, tmp_path / "policy"), model)
     policy = inspect_model(tmp_path / "policy", "policy")
@@ -131,6 +132,7 @@ def test_the_policy_is_a_model_folder_with_the_tokenizer_it_began_with(groups, m
     assert summary.facts["n_steps"] == 2 * math.ceil(6 / 2)
 
 
+@pytest.mark.slow
 def test_every_response_has_a_row_that_says_what_became_of_it(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", max_length=len(PROMPT) + 20), model)
     rows = pq.read_table(tmp_path / "policy" / "part-00000-of-00001.parquet").to_pylist()
@@ -144,6 +146,7 @@ def test_every_response_has_a_row_that_says_what_became_of_it(groups, model, tmp
     )
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_everything_finished_and_touches_nothing(groups, model, tmp_path):
     config = config_of(groups, tmp_path / "policy")
     first, _ = run(config, model)
@@ -155,6 +158,7 @@ def test_a_second_run_finds_everything_finished_and_touches_nothing(groups, mode
     assert second.counts == first.counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora_r", [0, 4])
 def test_stopped_and_run_again_equals_undisturbed(groups, model, tmp_path, lora_r):
     shape = {"lora_r": lora_r, "objective": "dpo", "save_steps": 2}
@@ -182,6 +186,7 @@ def test_stopped_and_run_again_equals_undisturbed(groups, model, tmp_path, lora_
     assert tables[0].equals(tables[1])
 
 
+@pytest.mark.slow
 def test_an_adapter_names_the_model_it_was_trained_from(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", lora_r=4), model)
     config = json.loads((tmp_path / "policy" / "adapter_config.json").read_text())
@@ -192,6 +197,7 @@ def test_an_adapter_names_the_model_it_was_trained_from(groups, model, tmp_path)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -217,18 +223,21 @@ def test_adapters_that_cannot_be_are_refused_before_anything_is_thrown_away(
     assert times_of(tmp_path / "policy") == before
 
 
+@pytest.mark.slow
 def test_reference_log_probabilities_are_kept_in_the_rows(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", objective="mmpo"), model)
     rows = pq.read_table(tmp_path / "policy" / "part-00000-of-00001.parquet").to_pylist()
     assert all(row["ref_logp"] < 0 for row in rows if row["status"] == "ok")
 
 
+@pytest.mark.slow
 def test_another_learning_rate_in_the_same_folder_is_refused_by_name(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy"), model)
     with pytest.raises(FingerprintError, match=r"learning_rate: 0.001 on disk, 0.002 asked for"):
         run(config_of(groups, tmp_path / "policy", learning_rate=2e-3), model)
 
 
+@pytest.mark.slow
 def test_overwrite_begins_from_the_start(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", save_steps=2), model)
     _, said = run(config_of(groups, tmp_path / "policy", learning_rate=2e-3, overwrite=True), model)
@@ -241,6 +250,7 @@ def test_overwrite_begins_from_the_start(groups, model, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_cannot_change_the_weights_may_change_between_runs(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy"), model)
     _, said = run(
@@ -256,6 +266,7 @@ def test_what_cannot_change_the_weights_may_change_between_runs(groups, model, t
     assert any("trained and kept" in line for line in said)
 
 
+@pytest.mark.slow
 def test_checkpoints_of_other_groups_are_not_gone_on_from(groups, model, tmp_path):
     config = config_of(groups, tmp_path / "policy")
     run(config, model)
@@ -267,6 +278,7 @@ def test_checkpoints_of_other_groups_are_not_gone_on_from(groups, model, tmp_pat
     assert not any("going on from" in line for line in said)
 
 
+@pytest.mark.slow
 def test_missing_parts_are_refused_unless_allowed(tmp_path, model):
     groups = write_groups(
         tmp_path / "groups",
@@ -299,6 +311,7 @@ def test_an_explicit_checkpoint_that_is_none_is_an_error(groups, model, tmp_path
         run(config_of(groups, tmp_path / "policy", resume_from=tmp_path / "nothing"), model)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_run_is_refused_before_anything_is_thrown_away(
     groups, model, tmp_path
 ):
@@ -328,6 +341,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_anything_is_thrown_away(
     assert all(copy[key].equal(value) for key, value in straight.items())
 
 
+@pytest.mark.slow
 def test_ids_of_another_tokenizer_are_made_again_and_it_is_said(tmp_path, model):
     """The stored ids are rubbish here; the text is what counts then."""
     rows = [
@@ -401,6 +415,7 @@ def test_odpo_refuses_a_pair_without_a_reward_gap_before_the_reference_is_measur
     assert not (tmp_path / "policy" / "reference.parquet").exists()
 
 
+@pytest.mark.slow
 def test_refa_trains_on_groups_whose_ends_it_sees(groups, model, tmp_path):
     """The end-of-turn token is the last of every stored response.
 
@@ -443,6 +458,7 @@ def test_bad_values_are_named(tmp_path, changes, message):
         TrainConfig(groups=tmp_path, output=tmp_path, model="m", **changes)
 
 
+@pytest.mark.slow
 def test_a_time_budget_stops_with_a_checkpoint_and_the_same_command_goes_on(
     groups, model, tmp_path
 ):
@@ -477,6 +493,7 @@ def test_a_budget_that_is_over_while_the_reference_is_measured_stops_between_par
     assert len(list((tmp_path / "policy" / "reference").glob("part-*"))) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error::FutureWarning")
 def test_adapters_and_checkpointing_warn_of_nothing_old_started_and_resumed(
     groups, model, tmp_path
@@ -496,6 +513,7 @@ def test_adapters_and_checkpointing_warn_of_nothing_old_started_and_resumed(
     assert (tmp_path / "policy" / "adapter_model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_rows_of_a_stopped_run_leave_no_prompt_out_when_logging_is_rarer_than_steps(
     groups, model, tmp_path
 ):

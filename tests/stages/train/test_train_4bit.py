@@ -83,6 +83,7 @@ def losses_of(folder):
     return pq.read_table(folder / "metrics.parquet")["loss"].to_pylist()
 
 
+@pytest.mark.slow
 def test_without_bitsandbytes_the_extra_is_named_and_nothing_is_thrown_away(
     groups, model, tmp_path, monkeypatch
 ):

@@ -97,6 +97,7 @@ def assert_same(left, right, lora_r):
     assert all(one[name].equal(other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_the_run_ends_with_patience_and_the_best_evaluation_is_what_is_saved(straight):
     lora_r, folder, summary = straight
     rows = evaluations_of(folder)[1:]
@@ -118,6 +119,7 @@ def test_the_run_ends_with_patience_and_the_best_evaluation_is_what_is_saved(str
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", range(1, 8, 2))
 def test_stopped_and_run_again_equals_undisturbed(straight, sides, model, tmp_path, after):
     """Checkpoints on the way are few, so that the best would be deleted if nothing kept it."""
@@ -135,6 +137,7 @@ def test_stopped_and_run_again_equals_undisturbed(straight, sides, model, tmp_pa
     ).read_text()
 
 
+@pytest.mark.slow
 def test_killed_between_the_end_of_patience_and_the_saving_takes_no_step_more(
     straight, sides, model, tmp_path
 ):
@@ -154,6 +157,7 @@ def test_killed_between_the_end_of_patience_and_the_saving_takes_no_step_more(
     assert evaluations_of(folder) == evaluations_of(tmp_path / "killed")
 
 
+@pytest.mark.slow
 def test_a_best_checkpoint_that_is_gone_is_an_error_and_not_another_model(
     straight, sides, model, tmp_path
 ):
@@ -168,6 +172,7 @@ def test_a_best_checkpoint_that_is_gone_is_an_error_and_not_another_model(
         run(config_of(sides, tmp_path / "lost", lora_r=lora_r), model)
 
 
+@pytest.mark.slow
 def test_a_run_whose_patience_lasts_saves_its_best_too(sides, model, tmp_path):
     summary, _ = run(
         config_of(sides, tmp_path / "policy", early_stopping_patience=100, max_steps=12), model
@@ -180,6 +185,7 @@ def test_a_run_whose_patience_lasts_saves_its_best_too(sides, model, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_how_often_it_is_evaluated_is_part_of_the_run_with_early_stopping(sides, model, tmp_path):
     run(config_of(sides, tmp_path / "policy", max_steps=4), model)
     with pytest.raises(FingerprintError, match="eval_steps: 2 on disk, 1 asked for"):

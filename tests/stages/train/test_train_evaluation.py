@@ -79,6 +79,7 @@ def metrics_of(folder, split):
     ]
 
 
+@pytest.mark.slow
 def test_held_out_prompts_are_evaluated_and_not_trained_on(groups, model, tmp_path):
     summary, said = run(
         config_of(groups, tmp_path / "policy", eval_fraction=0.4, objective="dpo"), model
@@ -99,6 +100,7 @@ def test_held_out_prompts_are_evaluated_and_not_trained_on(groups, model, tmp_pa
     assert any(f"{10 - len(held)} groups and {len(held)} to evaluate on" in line for line in said)
 
 
+@pytest.mark.slow
 def test_the_run_is_that_of_groups_without_the_held_out_prompts(groups, model, tmp_path):
     """The weights are those of training on the other prompts alone.
 
@@ -115,6 +117,7 @@ def test_the_run_is_that_of_groups_without_the_held_out_prompts(groups, model, t
     assert all(left[name].equal(value) for name, value in right.items())
 
 
+@pytest.mark.slow
 def test_there_is_a_baseline_before_the_first_step_ten_rows_on_the_way_and_one_at_the_end(
     groups, model, tmp_path
 ):
@@ -139,6 +142,7 @@ def test_there_is_a_baseline_before_the_first_step_ten_rows_on_the_way_and_one_a
     assert rows[-1]["loss"] != rows[0]["loss"]
 
 
+@pytest.mark.slow
 def test_how_often_it_is_evaluated_does_not_change_the_weights(groups, model, tmp_path):
     shape = {"eval_fraction": 0.4, "lora_r": 4, "lora_dropout": 0.3}
     for steps in (1, 5):
@@ -148,6 +152,7 @@ def test_how_often_it_is_evaluated_does_not_change_the_weights(groups, model, tm
     assert len(metrics_of(tmp_path / "1", "eval")) > len(metrics_of(tmp_path / "5", "eval"))
 
 
+@pytest.mark.slow
 def test_stopped_and_run_again_has_the_metrics_of_an_undisturbed_run(groups, model, tmp_path):
     shape = {"eval_fraction": 0.4, "objective": "dpo", "eval_steps": 2}
     run(config_of(groups, tmp_path / "straight", **shape), model)
@@ -159,6 +164,7 @@ def test_stopped_and_run_again_has_the_metrics_of_an_undisturbed_run(groups, mod
     assert metrics_of(tmp_path / "straight", "train") == metrics_of(tmp_path / "broken", "train")
 
 
+@pytest.mark.slow
 def test_the_steps_asked_for_when_going_on_are_those_that_count(groups, model, tmp_path):
     """A checkpoint brings the steps between evaluations that it was made with."""
     asked = iter([False] * 1 + [True] * 100)
@@ -172,12 +178,14 @@ def test_the_steps_asked_for_when_going_on_are_those_that_count(groups, model, t
     assert [row["step"] for row in metrics_of(tmp_path / "policy", "eval")] == [0, *range(3, 9)]
 
 
+@pytest.mark.slow
 def test_another_fraction_in_the_same_folder_is_refused_by_name(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", eval_fraction=0.4), model)
     with pytest.raises(FingerprintError, match=r"eval_fraction: 0.4 on disk, 0.5 asked for"):
         run(config_of(groups, tmp_path / "policy", eval_fraction=0.5), model)
 
 
+@pytest.mark.slow
 def test_groups_of_their_own_are_evaluated_on_with_their_own_reference(
     groups, others, model, tmp_path
 ):
@@ -193,6 +201,7 @@ def test_groups_of_their_own_are_evaluated_on_with_their_own_reference(
     assert all(left[name].equal(value) for name, value in right.items())
 
 
+@pytest.mark.slow
 def test_evaluation_groups_are_prepared_as_those_that_are_trained_on_and_counted(
     groups, model, tmp_path
 ):
@@ -226,6 +235,7 @@ def test_evaluation_groups_are_prepared_as_those_that_are_trained_on_and_counted
     )
 
 
+@pytest.mark.slow
 def test_a_policy_is_stale_when_its_evaluation_groups_were_made_again(
     groups, others, model, tmp_path
 ):
@@ -238,6 +248,7 @@ def test_a_policy_is_stale_when_its_evaluation_groups_were_made_again(
     assert any("another version of its eval_groups" in reason for reason in report.reasons)
 
 
+@pytest.mark.slow
 def test_other_evaluation_groups_are_another_run(groups, others, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", eval_groups=others), model)
     more = write_groups(tmp_path / "more", [rows_of(10, 15)], [model.identity()], note="more")
@@ -247,6 +258,7 @@ def test_other_evaluation_groups_are_another_run(groups, others, model, tmp_path
         run(config_of(groups, tmp_path / "policy", eval_groups=more), model)
 
 
+@pytest.mark.slow
 def test_evaluation_groups_whose_rows_changed_are_trained_with_again(
     groups, others, model, tmp_path
 ):
@@ -269,6 +281,7 @@ def test_a_prompt_on_both_sides_is_refused_before_the_reference_is_measured(
     assert not (tmp_path / "policy" / "reference").exists()
 
 
+@pytest.mark.slow
 def test_the_text_of_a_trained_prompt_under_another_id_is_said(groups, others, model, tmp_path):
     _, said = run(
         config_of(
@@ -299,6 +312,7 @@ def logprobs_of(groups, output, model):
     return output
 
 
+@pytest.mark.slow
 def test_a_given_reference_is_taken_for_both_sides(groups, others, model, tmp_path):
     given = {
         "reference": logprobs_of(groups, tmp_path / "r", model),
@@ -349,6 +363,7 @@ def test_bad_values_are_named(tmp_path, changes, message):
         TrainConfig(groups=tmp_path, output=tmp_path, model="m", **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["reference", "reference_model"])
 def test_a_reference_for_an_objective_without_one_is_looked_at_and_changes_nothing(
     groups, model, tmp_path, how

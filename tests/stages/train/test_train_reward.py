@@ -134,6 +134,7 @@ class KeepTrainer:
         monkeypatch.setattr(GroupTrainer, "train", train_and_keep)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["causal", "reward", "encoder"])
 @pytest.mark.parametrize("lora", [{}, LORA], ids=["whole", "lora"])
 @pytest.mark.parametrize("shared_prompt", [True, False])
@@ -174,6 +175,7 @@ def test_score_gives_what_the_model_said_at_the_end_of_training(
     assert max(kept.scores.values()) - min(kept.scores.values()) > 0.01
 
 
+@pytest.mark.slow
 def test_the_result_is_a_whole_classifier_folder(rated, models, tmp_path):
     run(config_of(rated, tmp_path / "reward", **LORA), models["causal"])
     files = inspect_model(tmp_path / "reward", "reward")
@@ -192,6 +194,7 @@ def test_the_result_is_a_whole_classifier_folder(rated, models, tmp_path):
     assert not list((tmp_path / "reward").glob("adapter*"))
 
 
+@pytest.mark.slow
 def test_plain_pairs_without_ratings_train_a_bradley_terry_model(models, tmp_path):
     """Chosen and rejected alone: import makes the rating 1 and 0 of them, `best-worst` the pair, and bt reads no ratings."""
     rows = [
@@ -217,6 +220,7 @@ def test_plain_pairs_without_ratings_train_a_bradley_terry_model(models, tmp_pat
     assert summary.facts["last"]["loss"] < summary.facts["first"]["loss"]
 
 
+@pytest.mark.slow
 def test_evaluated_pairs_are_in_metrics_and_summary(rated, models, tmp_path):
     summary, _ = run(
         config_of(rated, tmp_path / "reward", eval_fraction=0.4, learning_rate=1e-2),
@@ -240,6 +244,7 @@ def test_evaluated_pairs_are_in_metrics_and_summary(rated, models, tmp_path):
     assert any("held-out pairs: accuracy" in note for note in summary.notes)
 
 
+@pytest.mark.slow
 def test_calibration_is_of_the_scores_that_score_gives(rated, models, tmp_path):
     """Held-out pairs, their differences taken of the saved model by hand."""
     summary, _ = run(config_of(rated, tmp_path / "reward", eval_fraction=0.4), models["causal"])
@@ -269,6 +274,7 @@ def test_calibration_is_of_the_scores_that_score_gives(rated, models, tmp_path):
     assert found["brier"] == pytest.approx(brier, abs=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{}, LORA], ids=["whole", "lora"])
 def test_stopped_and_run_again_equals_undisturbed(rated, models, tmp_path, lora):
     shape = {"save_steps": 2, "eval_fraction": 0.3, **lora}
@@ -293,6 +299,7 @@ def test_stopped_and_run_again_equals_undisturbed(rated, models, tmp_path, lora)
     assert third.facts["calibration"] == second.facts["calibration"]
 
 
+@pytest.mark.slow
 def test_a_finished_run_whose_model_was_lost_is_saved_again_with_its_calibration(
     rated, models, tmp_path
 ):
@@ -304,6 +311,7 @@ def test_a_finished_run_whose_model_was_lost_is_saved_again_with_its_calibration
         assert second.facts["calibration"][name] == pytest.approx(first.facts["calibration"][name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [{}, LORA], ids=["whole", "lora"])
 def test_with_early_stopping_calibration_is_of_the_model_that_is_saved(
     rated, models, tmp_path, lora
@@ -325,6 +333,7 @@ def test_with_early_stopping_calibration_is_of_the_model_that_is_saved(
     assert summary.facts["calibration"]["brier"] == pytest.approx(row["pairs/brier"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_seeds_give_other_heads_and_the_same_seed_the_same(rated, models, tmp_path):
     heads = []
     for number, seed in enumerate((0, 0, 1)):
@@ -339,6 +348,7 @@ def test_seeds_give_other_heads_and_the_same_seed_the_same(rated, models, tmp_pa
     assert not torch.allclose(heads[0], heads[2], atol=1e-3)
 
 
+@pytest.mark.slow
 def test_mmpo_sees_the_grades_of_each_pair_and_not_the_mean_of_the_batch(
     rated, models, tmp_path, monkeypatch
 ):
@@ -395,6 +405,7 @@ def test_mmpo_sees_the_grades_of_each_pair_and_not_the_mean_of_the_batch(
     assert differs > 1e-4  # with mean targets it would be another loss
 
 
+@pytest.mark.slow
 def test_responses_beyond_the_models_own_limit_are_left_out(rated, models, tmp_path):
     longest = max(len(row["response"]) for row in rows_of(rated / "groups"))
     summary, said = run(
@@ -469,6 +480,7 @@ def test_what_a_reward_model_cannot_start_from_is_said(rated, models, tmp_path):
     assert not (tmp_path / "reward").exists()
 
 
+@pytest.mark.slow
 def test_another_chat_template_is_another_run(rated, models, tmp_path):
     template = template_file(tmp_path)
     run(config_of(rated, tmp_path / "reward", chat_template=template), models["causal"])

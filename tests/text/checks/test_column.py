@@ -86,6 +86,7 @@ def test_the_examples_here_cover_every_type():
     assert [item["type"] for item in EVERY_CHECK] == list(CHECKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ODD_RESPONSES)
 def test_odd_responses_are_rated_and_rated_fast(name, every_check):
     rate("warm", every_check)
@@ -119,6 +120,7 @@ PIECES = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(response=st.lists(PIECES, max_size=40).map("".join))
 @settings(max_examples=300, deadline=None)
 def test_any_mixture_of_marks_and_digits_is_rated(response, every_check):

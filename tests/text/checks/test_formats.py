@@ -123,6 +123,7 @@ def test_a_pattern_that_does_not_compile_is_refused():
         Regex(pattern="(a")
 
 
+@pytest.mark.slow
 def test_a_pattern_that_backtracks_without_end_is_stopped():
     began = time.perf_counter()
     grade = Regex(pattern=r"(x+x+)+y?\Z[^x]").grade(CheckedResponse("x" * 5000))

@@ -199,6 +199,7 @@ def test_a_check_judges_as_the_rule_of_ifeval(
     assert not all(held)
 
 
+@pytest.mark.slow
 @given(response=st.lists(st.sampled_from(PIECES), max_size=25).map("".join))
 @settings(max_examples=150, deadline=None)
 def test_every_check_judges_one_response_as_its_rule(response: str) -> None:
@@ -215,6 +216,7 @@ def test_every_instruction_has_a_check_and_the_exact_ones_are_compared_here() ->
     assert compared & set(NEAR) == {"change_case:english_capital", "change_case:english_lowercase"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("instruction", "kwargs", "good", "bad"),
     [
@@ -402,6 +404,7 @@ LONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LONG)
 def test_long_responses_are_judged_in_time(name: str) -> None:
     """No pattern tries the same place again and again, or its search would be stopped and count as not followed."""

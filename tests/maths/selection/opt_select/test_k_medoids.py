@@ -47,6 +47,7 @@ def in_units_of(cost_CJ, chosen):
     return np.minimum(cost_CJ / coverage_cost(cost_CJ, chosen), 2.0)
 
 
+@pytest.mark.slow
 def test_points_on_a_line_have_the_medoids_by_hand():
     """Points 0, 1, 10, 11, 12 with unit weights: medoids 1 or 0 for the left (cost 1), 11 for the
     right (1 + 1)."""
@@ -260,6 +261,7 @@ def test_entries_that_span_hundreds_of_orders_keep_their_optimum():
     assert solution.is_optimal
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(
     not (DATA / "alpaca_candidates.parquet").exists(), reason=f"no test data in {DATA}"
 )

@@ -73,6 +73,7 @@ def check_against_brute_force(rewards, points, k, cover):
     return found
 
 
+@pytest.mark.slow
 def test_what_underflows_decides_after_what_is_free():
     """With reward 0 chosen at no cost, of 800, 800.1, 800.2 at 0, 1, 10 on a line 800.1 is second.
 
@@ -176,6 +177,7 @@ def test_equal_vectors_cost_nothing_at_any_span():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["bottom-k", "coreset", "random", "all"])
 def test_the_cost_of_other_strategies_keeps_its_digits_too(strategy):
     """Whatever is chosen: the cost is exact in its unit, and no less than the optimum's."""
