@@ -175,6 +175,7 @@ def test_a_usage_line_names_what_is_required() -> None:
     )
 
 
+@pytest.mark.slow
 def test_reference_check_fails_on_a_page_that_differs(tmp_path: Path, capsys) -> None:
     """``prefpipe reference`` writes the pages; ``--check`` names one that was edited and exits with 1."""
     from prefpipe.cli.main import run

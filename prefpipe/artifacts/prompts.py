@@ -75,7 +75,7 @@ class Prompts:
         """Return the prompts of one part."""
         start = index * part_size
         rows = self.rows[start : start + part_size]
-        columns = self.columns.slice(start, part_size)
+        columns = self.columns.slice(start, len(rows))  # a part size may be beyond 64 bits
         return Prompts(rows, columns, carries_tools=self.carries_tools)
 
     def sha256(self) -> str:

@@ -27,10 +27,12 @@ def convert(config: ConvertConfig) -> None:
 
         folder = convert_gguf(source, config.output)
     else:
-        # whole or not at all, and links followed
+        # A model that is not there is said before anything about the output.
+        model = locate_model(config.reference)
         folder = config.output
+        # Whole or not at all, and links followed.
         with atomic_folder(folder) as temporary:
-            shutil.copytree(locate_model(config.reference).path, temporary, dirs_exist_ok=True)
+            shutil.copytree(model.path, temporary, dirs_exist_ok=True)
 
     if config.as_json:
         stdout.pipe_json({"reference": config.reference, "path": str(folder)})

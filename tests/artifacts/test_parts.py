@@ -108,6 +108,7 @@ def assert_detected(path: Path, *, footer_too: bool) -> None:
             read_footer(path)
 
 
+@pytest.mark.slow
 def test_flipped_bits_are_detected_wherever_they_are(tmp_path: Path) -> None:
     """A bit of every third byte in turn, about 900. What changes in the footer is seen by reading the footer alone."""
     path = tmp_path / NAME

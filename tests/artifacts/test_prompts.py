@@ -88,6 +88,12 @@ def test_parts_cover_the_prompts_in_order_with_their_columns(tmp_path: Path) -> 
     assert [row["n"] for piece in pieces for row in piece.columns.to_pylist()] == list(range(7))
 
 
+def test_a_part_size_beyond_64_bits_is_one_part(tmp_path: Path) -> None:
+    prompts = load(tmp_path, {"prompt": "a", "n": 1}, {"prompt": "b", "n": 2})
+    assert prompts.n_parts(10**20) == 1
+    assert prompts.part(0, 10**20).columns.equals(prompts.columns)
+
+
 def test_columns_can_be_chosen_and_reserved_names_are_refused(tmp_path: Path) -> None:
     row = {"prompt": "q", "a": 1, "b": {"c": 2}, "seed": 3}
     with pytest.raises(

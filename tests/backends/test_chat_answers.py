@@ -407,6 +407,7 @@ def test_a_log_probability_above_zero_is_none(value):
     assert read_completion(completion(logprobs=odd)).tokens is None
 
 
+@pytest.mark.slow
 def test_any_shape_at_all_is_an_answer_or_none():
     """Random pieces of JSON in random places of a completion.
 

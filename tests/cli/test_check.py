@@ -221,6 +221,7 @@ def test_check_finds_ids_beyond_the_vocabulary_and_bos_within_a_response(
     )
 
 
+@pytest.mark.slow
 def test_what_the_length_limit_does_is_counted_against_it(capsys, tmp_path, model, identity):
     rows = rows_for(("short", "a much longer answer than the others are", "tiny"))
     groups = write_groups(tmp_path / "groups", [rows], [identity])
@@ -479,6 +480,7 @@ def test_the_page_says_what_the_json_says(capsys, tmp_path, model, identity):
         assert words in captured.out
 
 
+@pytest.mark.slow
 def test_check_warns_of_groups_without_a_known_tokenizer(capsys, model):
     found, findings = told(capsys, original() / "run" / "groups", "--model", model)
     assert findings["other_tokenizer"][0] == "warning"

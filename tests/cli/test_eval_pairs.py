@@ -60,6 +60,7 @@ def test_a_file_without_subsets_has_one_accuracy(tmp_path, capsys):
     assert "section" not in said
 
 
+@pytest.mark.slow
 def test_json_carries_all_figures(tmp_path, capsys):
     words = [
         "eval",
@@ -79,6 +80,7 @@ def test_json_carries_all_figures(tmp_path, capsys):
     assert read_run_record(tmp_path / "out").schema == "pair_scores/1"
 
 
+@pytest.mark.slow
 def test_scores_of_the_file_need_no_model(tmp_path, capsys):
     rows = scored_rows(200)
     found = evaluate("calibration", pairs_file(tmp_path, rows), tmp_path / "out")
@@ -106,6 +108,7 @@ def test_scores_of_the_file_need_no_model(tmp_path, capsys):
         assert words in said
 
 
+@pytest.mark.slow
 def test_missing_and_infinite_scores_are_kept_and_told(tmp_path):
     rows = scored_rows(30)
     rows[3]["score_chosen"] = None
@@ -189,6 +192,7 @@ def test_beta_scales_before_the_sigmoid_and_moves_no_rank(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_interrupted_flags_are_refused_in_words(tmp_path, capsys):
     pairs = pairs_file(tmp_path, some_pairs(4))
     for words, said in (
@@ -250,6 +254,7 @@ def test_a_folder_of_scores_is_not_scored_again_nor_written_into(tmp_path, capsy
     )
 
 
+@pytest.mark.slow
 def test_a_temperature_at_its_limit_is_told(tmp_path, capsys):
     """Scores that separate all pairs, and scores that are the wrong way round."""
     for sign, words in (
@@ -330,6 +335,7 @@ def test_the_parts_have_the_documented_columns_even_when_empty_of_scores(tmp_pat
     assert "rater_gap" in part.column_names
 
 
+@pytest.mark.slow
 def test_scores_too_large_to_subtract_are_kept_and_told(tmp_path, capsys):
     """The gap of 1e308 and -1e308 is infinite: one such pair must not take the figures of all others with it."""
     rows = scored_rows(40)
@@ -365,6 +371,7 @@ def test_a_beta_beyond_measure_is_refused(tmp_path, beta, capsys):
     assert "--beta must be above 0 and at most 1e+06" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_preferences_for_the_rejected_response_are_told_beside_the_accuracy(tmp_path, capsys):
     """RewardBench's accuracy knows no preference: a file whose columns are any two responses would have a wrong one, silently."""
     rows = [row | {"preference": float(i % 2)} for i, row in enumerate(scored_rows(20))]
@@ -394,6 +401,7 @@ def test_a_subset_that_is_nearly_one_of_rewardbenchs_is_told(tmp_path, capsys):
     assert "the subset my-own" not in said
 
 
+@pytest.mark.slow
 def test_each_command_says_what_concerns_its_own_figures(tmp_path, capsys):
     """Both write the same folder; nobody who asked for calibration is to read of RewardBench's missing subsets."""
     source = pairs_file(tmp_path, [*scored_rows(10), scored_rows(1)[0] | {"score_chosen": 0.0}])
@@ -416,6 +424,7 @@ def test_why_there_is_no_temperature_is_said(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["rewardbench", "calibration"])
 def test_inspect_knows_these_columns_and_shows_the_figures(tmp_path, capsys, command):
     """It called every column the user's own."""

@@ -30,6 +30,7 @@ def finished() -> Path:
     return original() / "run"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["candidates", "scores", "embeddings", "groups"])
 def test_the_page_and_the_json_tell_the_same(finished: Path, kind: str, capsys) -> None:
     found = one(capsys, finished / kind)
@@ -60,6 +61,7 @@ def test_scores_and_embeddings_find_their_candidates(finished: Path, capsys) -> 
     assert one(capsys, finished / "embeddings", "--prompt-id", "p1")["n_candidates"] == N
 
 
+@pytest.mark.slow
 def test_candidates_take_scores_and_groups_from_flags(finished: Path, capsys) -> None:
     alone = one(capsys, finished / "candidates", "--prompt-id", "p1")
     assert {entry["reward"] for entry in alone["candidates"]} == {None}
@@ -91,6 +93,7 @@ def test_an_unknown_prompt_exits_with_2_and_names_a_few(finished: Path, capsys) 
     assert "its ids are, for example: p0, p1, p2, p3, p4" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_nothing_hostile_reaches_stdout(finished: Path, capsys) -> None:
     """The text of p4 holds an escape sequence, NUL and a direction override; JSON escapes all three."""
     for words in (
@@ -136,6 +139,7 @@ def test_a_map_is_drawn_from_the_embeddings_of_the_groups(finished: Path, capsys
     assert "\x1b" not in page
 
 
+@pytest.mark.slow
 def test_a_map_takes_its_embeddings_from_any_of_the_artifacts(finished: Path, capsys) -> None:
     through_groups = one(capsys, finished / "groups", "--prompt-id", "p1", "--map")
     flags = ["--embeddings", finished / "embeddings", "--groups", finished / "groups"]
@@ -211,6 +215,7 @@ def test_groups_of_an_earlier_schema_are_refused_with_a_hint(tmp_path: Path, cap
     assert "has schema groups/1, and this release reads groups/2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_prompt_of_an_evaluation_is_not_to_be_had(finished: Path, tmp_path: Path, capsys) -> None:
     sides = [
         "--policy",

@@ -149,6 +149,7 @@ def test_a_folder_that_is_called_like_a_literal_stays_a_text(
     assert read_by_harness(value) == value
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["run (1)", "a[0]", "1.2.3", "e5", "infinite", "0x", "v1", "2026-11-29", "--1"]
 )

@@ -131,6 +131,7 @@ def test_an_unknown_flag_exits_with_2_and_the_nearest_spelling(
     assert "hint: run `prefpipe generate --help`" in message
 
 
+@pytest.mark.slow
 def test_an_unknown_command_exits_with_2(capsys) -> None:
     assert run(["generat"]) == 2
     assert "No such command 'generat'" in capsys.readouterr().err

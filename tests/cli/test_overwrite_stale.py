@@ -169,6 +169,7 @@ def test_without_the_flag_another_configuration_is_refused_and_the_hint_names_it
     assert "--overwrite=stale" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_shards_of_a_new_configuration_do_not_throw_away_one_another_s_parts(
     tmp_path: Path,
 ) -> None:

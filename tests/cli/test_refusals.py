@@ -51,6 +51,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "told"),
     [
@@ -157,6 +158,7 @@ def test_a_failed_first_attempt_does_not_block_the_corrected_one(
     assert run([*command, "--max-steps", "2"]) == 2
 
 
+@pytest.mark.slow
 def test_status_sees_that_a_model_was_trained_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

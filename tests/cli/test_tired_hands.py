@@ -109,6 +109,7 @@ def printed_at_3(words: list[str], capsys) -> dict:
     return json.loads(captured.out)
 
 
+@pytest.mark.slow
 def test_json_is_printed_at_3_by_every_stage_that_can_exit_so(tmp_path: Path, capsys) -> None:
     """Half of the fake's rows fail: 3, and the counts are those of the parts on disk."""
     candidates, at = str(tmp_path / "c"), lambda name: str(tmp_path / name)
@@ -202,6 +203,7 @@ def test_nothing_is_printed_where_nothing_was_finished(tmp_path: Path, capsys) -
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.slow
 def test_a_base_that_moved_is_named_to_merge_and_merge_does_it(tmp_path: Path, capsys) -> None:
     base = make_tiny_causal_lm(tmp_path / "base")
     adapter = make_tiny_adapter(tmp_path / "adapter", base)
@@ -217,6 +219,7 @@ def test_a_base_that_moved_is_named_to_merge_and_merge_does_it(tmp_path: Path, c
     assert inspect_model(Path(f"{adapter}-merged"), "merged").kind == "causal-lm"
 
 
+@pytest.mark.slow
 def test_an_adapter_that_names_no_base_is_merged_into_the_one_given(tmp_path: Path) -> None:
     base = make_tiny_causal_lm(tmp_path / "base")
     adapter = make_tiny_adapter(tmp_path / "adapter", base)

@@ -186,6 +186,7 @@ def test_files_are_paired_by_prompt_whatever_their_order(tmp_path: Path, capsys)
     assert found["differences"][0]["length_controlled"] is not None
 
 
+@pytest.mark.slow
 def test_another_judge_or_other_prompts_are_not_compared_without_force(
     tmp_path: Path, capsys
 ) -> None:
@@ -238,6 +239,7 @@ def test_without_lengths_the_raw_rate_stands_alone(tmp_path: Path, capsys) -> No
     )
 
 
+@pytest.mark.slow
 def test_the_folder_of_an_evaluation_can_be_read(tmp_path: Path, capsys) -> None:
     """What `prefpipe eval` wrote: the same win rate, and the same length-controlled one."""
     prompts = lines(
@@ -302,6 +304,7 @@ def test_flags_out_of_range_exit_with_2(tmp_path: Path, capsys, flags, message) 
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_stage_and_the_commands_beside_it_do_not_mix(capsys) -> None:
     """A flag of the stage before a command would be ignored; it is refused."""
     assert run(["eval", "--policy", "x", "win-rate", "y"]) == 2
@@ -317,6 +320,7 @@ def test_the_stage_and_the_commands_beside_it_do_not_mix(capsys) -> None:
     assert "hint: run `prefpipe eval win-rate --help`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_order_of_a_file_changes_no_figure(tmp_path: Path, capsys) -> None:
     """Nor does it change resamples and folds; difficulties are matched by the prompt's text."""
     rows = json.loads(annotations(tmp_path / "a.json").read_text())
@@ -340,6 +344,7 @@ def test_the_order_of_a_file_changes_no_figure(tmp_path: Path, capsys) -> None:
         assert one["length_controlled"] == other["length_controlled"]
 
 
+@pytest.mark.slow
 def test_alpaca_evals_prompts_in_another_order_are_not_matched_by_row(
     published: Path, capsys
 ) -> None:

@@ -117,6 +117,7 @@ def test_categories_have_baselines_of_their_own_and_are_scored_apart(
     assert "--category maths: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_page_and_a_second_model(tmp_path: Path, capsys) -> None:
     first = judgments(tmp_path / "a.jsonl", every_verdict()[:40])
     rows = [row | {"model": "other"} for row in every_verdict()[:40]][::-1]
@@ -159,6 +160,7 @@ def test_what_is_no_judgment_is_refused(tmp_path: Path, capsys, row, words, told
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_weighted_rate_against_a_bootstrap_written_out() -> None:
     """Error and interval of a ratio of sums over prompts; equal weights give the mean of rows."""
     rng = np.random.default_rng(4)

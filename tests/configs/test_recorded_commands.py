@@ -207,6 +207,7 @@ def test_what_is_no_stage_is_no_recorded_command(command: list[str]) -> None:
         RecordedCommand(command)
 
 
+@pytest.mark.slow
 def test_reading_a_command_loads_nothing_heavy() -> None:
     code = "import sys, prefpipe.configs.recorded_commands as _; print({'torch', 'pyarrow', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -192,6 +192,7 @@ def made(coordinates: list[tuple[float, float] | None], roles: list[str | None],
     }
 
 
+@pytest.mark.slow
 def test_the_page_shows_roles_variance_and_what_each_negative_stands_for() -> None:
     found = found_of("p3")
     page = page_of(found, 200)

@@ -70,6 +70,7 @@ def test_the_prompts_that_select_rejected_are_no_responses_of_the_training(
         assert step["n_in"] == step["n_out"] + sum(step["reasons"].values()) == 6
 
 
+@pytest.mark.slow
 def test_story_rewards_equal_those_in_the_parquet(story: dict) -> None:
     told = pool_of(story, "opt-select")["rewards"]
     rewards = pl.from_arrow(table_of(reported_run() / "scores"))["reward"]
@@ -254,6 +255,7 @@ def test_the_file_does_not_depend_on_where_one_stands(
     capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_a_damaged_part_is_told_in_its_place_and_hides_nothing_else(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -294,6 +296,7 @@ def test_missing_parts_are_left_out_and_counted(
     assert {entry["name"]: entry["state"] for entry in told["lineage"]}["scores"] == "partial"
 
 
+@pytest.mark.slow
 def test_scores_of_other_candidates_are_not_joined(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -332,6 +335,7 @@ def test_scores_of_other_candidates_are_not_joined(
     assert "another version of its candidates" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kinds",
     [

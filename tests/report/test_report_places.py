@@ -59,6 +59,7 @@ def test_report_of_copied_run_names_its_own_artifacts(
     ] == "candidates"
 
 
+@pytest.mark.slow
 def test_story_of_selection_without_candidates_goes_as_far_as_it_can(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -96,6 +97,7 @@ def test_scores_that_a_selection_was_not_made_by_are_not_its_rewards(
     assert pool["rewards"] is None
 
 
+@pytest.mark.slow
 def test_an_artifact_behind_a_link_is_found_once_and_circles_end(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -190,6 +192,7 @@ def test_lineage_names_unreadable_files_beside_the_parts(
     assert f"{name} cannot be read" in err
 
 
+@pytest.mark.slow
 def test_report_names_corrupt_artifact_in_the_terminal(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -319,6 +322,7 @@ def test_coverage_is_of_what_select_chose_from(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_rewards_at_the_end_of_float64_have_a_mean_and_a_histogram(
     tmp_path: Path, capsys: pytest.CaptureFixture

@@ -64,6 +64,7 @@ def by_prompt(output):
     return {row["prompt_id"].removeprefix("p-"): row for row in rows_of(output)}
 
 
+@pytest.mark.slow
 def test_odd_answers_are_rows_and_lose_no_other(prompts, tmp_path):
     faults = {name: ("always", 200, choice_of(message)) for name, message in ODD.items()}
     faults["infinite"] = (
@@ -105,6 +106,7 @@ def test_odd_answers_are_rows_and_lose_no_other(prompts, tmp_path):
     assert len(rows["fine"]["response_token_ids"]) == rows["fine"]["n_response_tokens"]
 
 
+@pytest.mark.slow
 def test_thinking_that_reaches_the_limit_is_truncated_and_a_run_without_any_text_is_no_success(
     prompts, tmp_path, capsys
 ):
@@ -134,6 +136,7 @@ def test_thinking_that_reaches_the_limit_is_truncated_and_a_run_without_any_text
     assert row["reason"] == "reached the limit of 3 tokens while thinking; the response has no text"
 
 
+@pytest.mark.slow
 def test_neutral_settings_are_sent_and_ones_that_are_asked_for_take_their_place(prompts, tmp_path):
     with running_chat_server() as server:
         assert generate(prompts("a"), tmp_path / "out", server) == 0
@@ -149,6 +152,7 @@ def test_neutral_settings_are_sent_and_ones_that_are_asked_for_take_their_place(
     assert (asked["top_k"], asked["min_p"]) == (7, 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names_them", [True, False])
 def test_settings_that_a_server_refuses_are_left_out_said_and_recorded(
     prompts, tmp_path, capsys, names_them
@@ -195,6 +199,7 @@ def test_a_refusal_that_only_repeats_the_names_changes_nothing(prompts, tmp_path
     assert (rows["a"]["status"], rows["b"]["logp"] is None) == ("error", False)
 
 
+@pytest.mark.slow
 def test_errors_that_were_paid_for_are_asked_again_with_retry_errors_alone(prompts, tmp_path):
     with running_chat_server(faults={"b": ("always", 200, choice_of({"content": 7}))}) as server:
         assert generate(prompts(*"abc"), tmp_path / "out", server, "--max-error-rate", 0.5) == 0
@@ -209,6 +214,7 @@ def test_errors_that_were_paid_for_are_asked_again_with_retry_errors_alone(promp
     assert {row["status"] for row in rows_of(tmp_path / "out")} <= {"ok", "truncated"}
 
 
+@pytest.mark.slow
 def test_what_a_stopped_run_paid_is_used_once_and_not_after_overwrite(prompts, tmp_path):
     """The money runs out at the third of four questions; with it back the two are not asked again. --overwrite asks all."""
     quota = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
@@ -226,6 +232,7 @@ def test_what_a_stopped_run_paid_is_used_once_and_not_after_overwrite(prompts, t
     assert rows_of(tmp_path / "out") == straight
 
 
+@pytest.mark.slow
 def test_a_stopped_run_started_again_with_overwrite_asks_everything(prompts, tmp_path):
     quota = {"error": {"message": "You exceeded your current quota", "code": "insufficient_quota"}}
     with running_chat_server(faults={"c": ("always", 429, quota)}) as server:
@@ -277,6 +284,7 @@ def test_a_long_wait_that_the_server_asks_for_is_said_and_a_stop_ends_it(tmp_pat
     assert "nothing is sent until" in line
 
 
+@pytest.mark.slow
 def test_reasoning_goes_through_an_extension_and_into_groups(prompts, tmp_path):
     """Sample 0 of before is kept with its reasoning, sample 1 is asked for; `select` takes the column along."""
     thought = choice_of({"content": "Lake Chad.", "reasoning": "One in Africa."})

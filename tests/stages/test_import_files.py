@@ -192,6 +192,7 @@ def test_the_same_command_again_keeps_what_is_there_and_makes_what_is_not(
     assert "candidates: 2 of 3 parts are finished and kept" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_another_configuration_or_file_is_refused_with_what_differs(
     tmp_path: Path, source: str, capsys
 ) -> None:
@@ -313,6 +314,7 @@ def test_the_other_commands_take_it(tmp_path: Path, source: str) -> None:
     assert run(["status", str(out)]) == 0
 
 
+@pytest.mark.slow
 def test_eval_takes_imported_candidates_as_a_side(tmp_path: Path, source: str, capsys) -> None:
     command(words(source, tmp_path / "a"))
     better = [row | {"judge": row["judge"] + 1} for row in long_rows()]
@@ -459,6 +461,7 @@ def test_other_public_pools_are_imported_by_the_names_of_their_columns(
     assert table_of(tmp_path / "candidates").num_rows == n
 
 
+@pytest.mark.slow
 def test_the_output_may_be_where_the_file_is_and_not_inside_a_folder_that_is_read(
     tmp_path: Path, source: str, capsys
 ) -> None:

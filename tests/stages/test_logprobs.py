@@ -139,6 +139,7 @@ def forwards(monkeypatch):
     return seen
 
 
+@pytest.mark.slow
 def test_one_row_a_kept_response_in_the_order_of_the_groups(groups, model, tmp_path):
     summary = measure(groups, tmp_path / "reference", model, per_token=True)
     rows, source = (
@@ -179,6 +180,7 @@ def test_a_part_without_groups_is_written_empty(tmp_path, model):
     assert rows_of(tmp_path / "reference") == []
 
 
+@pytest.mark.slow
 def test_a_response_that_is_not_measured_says_why(tmp_path, model):
     rows = [
         row_of("p", 0, "short"),
@@ -209,6 +211,7 @@ def test_a_response_that_is_not_measured_says_why(tmp_path, model):
         measure(groups, tmp_path / "refused", model, max_length=limit, on_too_long="error")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{"max_batch_tokens": 60}, {"shared_prompt": False}])
 def test_what_is_computed_at_once_changes_nothing_but_the_last_digits(
     groups, model, tmp_path, changes
@@ -246,6 +249,7 @@ def test_another_model_in_the_same_folder_is_refused(groups, model, other, tmp_p
         measure(groups, tmp_path / "reference", other)
 
 
+@pytest.mark.slow
 def test_shards_make_what_one_run_makes(groups, model, tmp_path):
     measure(groups, tmp_path / "whole", model)
     for index in range(2):
@@ -253,6 +257,7 @@ def test_shards_make_what_one_run_makes(groups, model, tmp_path):
     assert digests_of(tmp_path / "sharded") == digests_of(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_a_stop_keeps_the_parts_and_the_rest_is_made_later(groups, model, tmp_path):
     measure(groups, tmp_path / "whole", model)
     asked = iter([False, True])
@@ -319,6 +324,7 @@ def test_a_model_that_gives_no_number_is_told_in_the_rows_and_fails(
     assert all(row["logp"] is None for row in rows_of(tmp_path / "reference"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["mixed", "bfloat16"])
 def test_half_precision_is_near_the_exact_numbers(groups, model, tmp_path, dtype):
     measure(groups, tmp_path / "exact", model)
@@ -497,6 +503,7 @@ def test_an_adapter_that_is_trained_further_starts_at_its_reference(
     )
 
 
+@pytest.mark.slow
 def test_merging_an_adapter_is_part_of_what_its_reference_is(groups, model, adapter, tmp_path):
     measure(groups, tmp_path / "beside", adapter)
     measure(groups, tmp_path / "merged", adapter, merge_adapter=True)
@@ -514,6 +521,7 @@ def test_merging_an_adapter_is_part_of_what_its_reference_is(groups, model, adap
         measure(groups, tmp_path / "x", adapter, merge_adapter=True, dtype="nf4-float32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["weights", "template", "base"])
 def test_status_sees_a_model_that_changed_since_it_was_measured(groups, tmp_path, what):
     path = make_tiny_causal_lm(tmp_path / "model")

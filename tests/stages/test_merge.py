@@ -116,6 +116,7 @@ def refused(error, match, adapter_path, output, **changes):
     assert not list(output.parent.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_folder_is_whole_and_is_base_plus_adapter(base, adapter, tmp_path):
     figures = merged(adapter, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -145,6 +146,7 @@ def test_the_folder_is_whole_and_is_base_plus_adapter(base, adapter, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow
 def test_the_figures_are_those_of_the_weights(base, adapter, tmp_path):
     """Relative norm and share computed here from the files alone."""
     figures = merged(adapter, tmp_path / "out")
@@ -165,6 +167,7 @@ def test_the_figures_are_those_of_the_weights(base, adapter, tmp_path):
     assert figures["changed_share"] == figures["changed_share_rounded"] == pytest.approx(share)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 1e-2), ("bfloat16", 1e-1)])
 def test_half_precision_is_rounded_once_from_the_exact_sum(
     base, adapter, tmp_path, dtype, tolerance
@@ -177,6 +180,7 @@ def test_half_precision_is_rounded_once_from_the_exact_sum(
     assert 0 < figures["mean_difference"] < tolerance == figures["tolerance"]
 
 
+@pytest.mark.slow
 def test_auto_is_the_dtype_of_the_base(base, tmp_path):
     half = tmp_path / "half-base"
     AutoModelForCausalLM.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(half)
@@ -243,6 +247,7 @@ def mixtral():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "n_matrices", "settings"),
     [
@@ -272,6 +277,7 @@ def test_other_architectures_agree_with_peft(tmp_path, make, n_matrices, setting
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings", [{"target_modules": ["q_proj", "lm_head"]}, {"modules_to_save": ["lm_head"]}]
 )
@@ -293,6 +299,7 @@ def test_a_tied_model_whose_ends_are_not_adapted_stays_tied(tied, tmp_path):
     assert "lm_head.weight" not in load_file(tmp_path / "out" / "model.safetensors")
 
 
+@pytest.mark.slow
 def test_added_tokens_come_with_their_embeddings(base, tmp_path):
     tokenizer = make_tiny_tokenizer()
     tokenizer.add_tokens(["<think>", "</think>"])
@@ -333,6 +340,7 @@ def test_a_base_whose_own_tokenizer_has_more_tokens_than_rows_is_taken_as_it_is(
     assert merged(path, tmp_path / "out")["n_changed"] == 4
 
 
+@pytest.mark.slow
 def test_a_classifier_with_one_label_is_merged_with_its_head(base, tmp_path):
     """On a language model, whose own head is random: the adapter brings one."""
     path = write_adapter(tmp_path / "adapter", base, AutoModelForSequenceClassification)
@@ -417,6 +425,7 @@ def test_rounding_that_swallows_small_updates_gives_a_warning_with_its_number(ba
     refused(ModelError, "rounding to bfloat16 swallows the whole adapter", none, tmp_path / "none")
 
 
+@pytest.mark.slow
 def test_float16_that_overflows_is_refused(adapter, tmp_path):
     saved = load_file(adapter / "adapter_model.safetensors")
     save_file(
@@ -527,6 +536,7 @@ def test_a_base_of_another_revision_than_the_adapter_names_gives_a_warning(adapt
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["weights", "disk"])
 def test_a_merge_that_loses_the_adapter_is_refused(adapter, base, tmp_path, monkeypatch, where):
     """The fault is put in: the sum is skewed, or what is saved is not what was merged."""
@@ -622,6 +632,7 @@ def test_an_existing_folder_is_kept_unless_it_is_a_model_and_meant(adapter, tmp_
     assert "lie inside one another" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_failing_overwrite_keeps_the_model_before(base, adapter, tmp_path):
     merged(adapter, tmp_path / "out")
     before = (tmp_path / "out" / "model.safetensors").read_bytes()

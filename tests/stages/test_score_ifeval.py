@@ -146,6 +146,7 @@ def test_a_check_that_is_near_and_not_the_same_is_said(tmp_path: Path, capsys) -
     )
 
 
+@pytest.mark.slow
 def test_checks_of_the_prompts_own_come_first(tmp_path: Path) -> None:
     found = scored(
         lines(tmp_path / "a.jsonl", *rows(checks=[{"type": "chars", "max": 8, "strict": True}])),
@@ -154,6 +155,7 @@ def test_checks_of_the_prompts_own_come_first(tmp_path: Path) -> None:
     assert [row["reward"] for row in found] == [0.0, 0.0, 1.0]
 
 
+@pytest.mark.slow
 def test_scores_of_a_release_that_did_not_know_these_columns_are_not_kept_in_silence(
     tmp_path: Path,
 ) -> None:

@@ -44,6 +44,7 @@ def by_last_digit(prompt):
     return str(int(re.search(r"answer \d(\d)", prompt)[1]) + 2)
 
 
+@pytest.mark.slow
 def test_the_expected_rating_where_the_server_gives_probabilities(tmp_path, candidates):
     with running_judge(
         answer=lambda _prompt: ("8", logprobs_of({"8": 0.6, "9": 0.2, "10": 0.1, "x": 0.1}))
@@ -62,6 +63,7 @@ def test_the_expected_rating_where_the_server_gives_probabilities(tmp_path, cand
     } == {(True, 20, 8)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refuses", [False, True])
 def test_the_rating_itself_where_it_does_not(tmp_path, candidates, refuses):
     """A server that ignores the wish, and one that refuses it: it is asked again without."""
@@ -73,6 +75,7 @@ def test_the_rating_itself_where_it_does_not(tmp_path, candidates, refuses):
     assert {"logprobs" in body for body in server.bodies[1:]} == {not refuses}
 
 
+@pytest.mark.slow
 def test_what_is_no_rating_is_null_and_asked_again_on_the_next_run(tmp_path, candidates):
     """Beside a scorer whose rewards are kept; without a flag."""
     answers = iter(["I would say eight", "11"])
@@ -109,6 +112,7 @@ def test_what_is_no_rating_is_null_and_asked_again_on_the_next_run(tmp_path, can
     assert all(after[key]["status"] == "ok" for key in failed)
 
 
+@pytest.mark.slow
 def test_a_batch_gives_what_a_server_gives(tmp_path, candidates):
     nowhere = command(candidates, tmp_path / "out", "http://127.0.0.1:9/v1")
     assert run([*nowhere, "--emit-batch", str(tmp_path / "batch.jsonl")]) == 0

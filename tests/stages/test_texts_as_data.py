@@ -204,6 +204,7 @@ def test_a_reward_model_is_trained_without_what_its_template_refuses(tmp_path):
     ] * 2
 
 
+@pytest.mark.slow
 def test_check_says_what_training_would(tmp_path, model, capsys):
     groups = imported(tmp_path / "groups", NAMED, "fine")
     prefpipe(["check", str(groups), "--model", str(model.path), "--json"])
@@ -474,6 +475,7 @@ def test_train_takes_the_day_from_the_reference_and_from_the_candidates(
     assert "tokenised again" not in capsys.readouterr().err.split("own-policy")[-1]
 
 
+@pytest.mark.slow
 def test_a_reward_model_is_told_the_day_of_the_candidates(tmp_path, today):
     rm = with_template(tmp_path / "rm", CLOCK, make_tiny_reward_model)
     today("2026-04-01")

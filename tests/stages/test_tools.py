@@ -153,6 +153,7 @@ def groups(candidates, reward_model):
     return folder / "g"
 
 
+@pytest.mark.slow
 def test_generate_reads_what_transformers_template_writes(candidates, model):
     rows = {row["prompt_id"]: row for row in rows_of(candidates)}
     assert rows["tools"]["prompt_token_ids"] == ids_of(
@@ -216,6 +217,7 @@ def test_parts_of_one_artifact_have_the_same_columns(candidates):
     assert artifact.read(0)[0].schema == artifact.read(1)[0].schema
 
 
+@pytest.mark.slow
 def test_rewards_are_of_the_conversation_with_its_tools(candidates, groups, reward_model):
     scorer = RewardModelScorer(inspect_model(reward_model, str(reward_model)), device="cpu")
     response = next(
@@ -259,6 +261,7 @@ def test_train_and_logprobs_and_check_take_conversations_with_tools(
     assert "template" not in capsys.readouterr().out.lower().replace("chat template", "")
 
 
+@pytest.mark.slow
 def test_an_extension_keeps_the_tools_of_what_is_there(candidates, model, tmp_path):
     folder = tmp_path / "c"
     prompts = write_json_lines(tmp_path / "p.jsonl", [ROW])
@@ -450,6 +453,7 @@ def test_a_template_that_leaves_something_out_is_refused(tmp_path, template, row
         assert flag in caught.value.why
 
 
+@pytest.mark.slow
 def test_generate_says_what_a_template_leaves_out_row_by_row(tmp_path, capsys):
     folder = make_tiny_causal_lm(tmp_path / "m")
     prompts = write_json_lines(tmp_path / "p.jsonl", [{"prompt": "q", "tools": [WEATHER]}])

@@ -74,6 +74,7 @@ def test_nothing_is_stale_where_nothing_changed(rounds: Path) -> None:
     assert stale_in(rounds) == set()
 
 
+@pytest.mark.slow
 def test_other_groups_reach_policy_reward_model_reference_second_round_and_evaluation(
     rounds: Path,
 ) -> None:
@@ -121,6 +122,7 @@ def test_another_start_reaches_all_but_the_embedder_s_own_edge(rounds: Path) -> 
     assert stale_in(rounds) == ALL
 
 
+@pytest.mark.slow
 def test_a_reference_of_another_model_reaches_the_training_it_was_given_to(rounds: Path) -> None:
     other = make_tiny_causal_lm(rounds / "models" / "other", 1)
     words = open_artifact(rounds / "logprobs").record.context["command"][1:]
@@ -187,6 +189,7 @@ def test_a_model_of_the_hub_is_no_deleted_folder(rounds: Path) -> None:
     assert StatusChecker().check(rounds / "embeddings").notes == []
 
 
+@pytest.mark.slow
 def test_models_of_a_run_that_was_moved_are_found_above_its_artifacts(
     rounds: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -205,6 +208,7 @@ def test_what_cannot_be_read_has_a_standing_too(tmp_path: Path) -> None:
     assert standing_of(tmp_path).state == "corrupt"
 
 
+@pytest.mark.slow
 def test_status_says_it_all_and_exits_with_4(
     rounds: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

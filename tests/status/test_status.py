@@ -335,6 +335,7 @@ def test_a_parent_that_lacks_parts_is_noted(run: Path) -> None:
     assert report.notes == ["1 part could not be compared with its candidates, which lack it"]
 
 
+@pytest.mark.slow
 def test_an_evaluation_without_its_summary_is_partial(run: Path) -> None:
     """``summary.json`` is what eval writes last."""
     sides = ["--policy", str(run / "candidates"), "--baseline", str(run / "candidates")]
@@ -352,6 +353,7 @@ def test_an_evaluation_without_its_summary_is_partial(run: Path) -> None:
     assert StatusChecker().check(run / "eval").reasons[0].endswith("it goes on from checkpoint-10")
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_candidates_that_were_made_again_is_stale(run: Path) -> None:
     sides = ["--policy", str(run / "candidates"), "--baseline", str(run / "candidates")]
     scores = ["--policy-scores", str(run / "scores"), "--baseline-scores", str(run / "scores")]

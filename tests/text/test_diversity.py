@@ -43,6 +43,7 @@ def test_the_expected_distinct_share_is_the_mean_over_all_draws():
         assert expected_distinct_share(Counter(pool), m) == pytest.approx(sum(draws) / len(draws))
 
 
+@pytest.mark.slow
 @given(texts, st.integers(1, 40))
 def test_expected_share_falls_from_one_to_the_raw_share(some, m):
     """1 for one n-gram, the raw share for all of them, falling between; NaN beyond."""
@@ -60,6 +61,7 @@ def test_expected_share_falls_from_one_to_the_raw_share(some, m):
         assert found <= expected_distinct_share(counts, m - 1) + 1e-9
 
 
+@pytest.mark.slow
 @given(texts, st.randoms())
 def test_the_order_of_the_texts_is_no_matter(some, rng):
     shuffled = list(some)

@@ -87,12 +87,14 @@ def test_self_bleu_agrees_with_other_programs(texts, score):
     assert self_bleu([text.split() for text in texts]) == pytest.approx(score, abs=1e-9)
 
 
+@pytest.mark.slow
 @given(sets)
 def test_linear_time_is_the_same_as_pair_by_pair(some):
     if sum(map(bool, some)) >= 2:
         assert self_bleu(some) == pytest.approx(plainly(some))
 
 
+@pytest.mark.slow
 @given(sets, st.randoms())
 def test_self_bleu_lies_in_its_range_whatever_the_order(some, rng):
     found = self_bleu(some)
@@ -115,6 +117,7 @@ def test_scripts_without_spaces_are_compared_sign_by_sign():
     assert self_bleu([text.split() for text in texts]) == 0.0
 
 
+@pytest.mark.slow
 def test_hundreds_of_long_texts_take_a_moment():
     rng = random.Random(0)
     assert 0 < self_bleu([[rng.choice("abcdefgh") for _ in range(500)] for _ in range(200)]) < 1

@@ -175,6 +175,10 @@ def _only_split(path: Path) -> str:
 def _from_hub(reference: str) -> pa.Table:
     name, _, split = reference.partition(":")
     name, _, revision = name.partition("@")
+    if not name.strip("/ "):
+        raise InputError(
+            f"hf:{reference} names no data set", hint="write hf:org/name or hf:org/name:split"
+        )
     library = _datasets()
     try:
         dataset = library.load_dataset(name, split=split or "train", revision=revision or None)

@@ -90,12 +90,13 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
         summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
         summary.notes += notes
 
-    # What was scored has its figures, even where too much failed.
+    # What was scored has its figures, and what was left out its file, even where too much failed.
     try:
         check_error_rate(summary, FAILING, config.max_error_rate)
     except ErrorRateError:
         with suppress(InputError):  # no pair was scored: the error rate says it
             _sum_up(config, output, rater, summary)
+        report_skipped_rows(config, source.skipped, summary)
         raise
     _sum_up(config, output, rater, summary)
     report_skipped_rows(config, source.skipped, summary)

@@ -42,6 +42,7 @@ texts = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TEMPLATES)
 @settings(max_examples=40, deadline=None)
 @given(contents=st.lists(texts, min_size=1, max_size=5), system=st.none() | texts)

@@ -198,6 +198,9 @@ def test_files_that_are_not_there_or_not_known_are_named(tmp_path: Path) -> None
     )
     with pytest.raises(InputError, match="is a folder, and not one written by datasets"):
         read_table(str(tmp_path))
+    for source in ("hf:", "hf::train", "hf:@main"):
+        with pytest.raises(InputError, match="names no data set"):
+            read_table(source)
 
 
 def test_python_rows_have_whole_numbers_for_times_that_python_does_not_hold() -> None:

@@ -91,6 +91,7 @@ def embedder(folder):
     return SentenceEmbedder(model_files(folder), device="cpu", batch_size=3)
 
 
+@pytest.mark.slow
 def test_vectors_are_contiguous_float32_unit_vectors_in_order(embedder):
     found = embedder.embed(["b", "a much longer text", "a"])
     assert (found.vectors.dtype, found.vectors.shape, embedder.dim) == (np.float32, (3, 16), 16)
@@ -125,6 +126,7 @@ def test_the_limit_can_be_moved_as_far_as_the_model_has_positions(folder):
         SentenceEmbedder(model_files(folder), device="cpu", max_length=65)
 
 
+@pytest.mark.slow
 def test_odd_texts_are_embedded(embedder):
     found = embedder.embed(ODD)
     assert np.isfinite(found.vectors).all(axis=1).tolist() == [text != "" for text in ODD], (
@@ -159,6 +161,7 @@ def test_no_texts_are_no_vectors(embedder):
     )
 
 
+@pytest.mark.slow
 def test_the_models_default_prompt_stands_before_every_text_and_counts(encoder, embedder, tmp_path):
     make_embedder(encoder, tmp_path, prompts={"document": "text: "}, default_prompt_name="document")
     found = SentenceEmbedder(model_files(tmp_path), device="cpu").embed(["abc", "x" * 26, "x" * 27])

@@ -67,6 +67,7 @@ def ids_of(answers):
     return [answer.token_ids for answer in answers]
 
 
+@pytest.mark.slow
 def test_greedy_ids_are_those_of_transformers(generator, policy):
     model = AutoModelForCausalLM.from_pretrained(policy)
     requests = ask(generator, n=1, temperature=0.0)
@@ -105,6 +106,7 @@ def test_the_batch_size_changes_nothing(generator, batch_size):
     )
 
 
+@pytest.mark.slow
 def test_an_answer_depends_on_its_own_request_only(generator):
     requests = ask(generator)
     together = generator.generate(requests, PARAMS)
@@ -114,6 +116,7 @@ def test_an_answer_depends_on_its_own_request_only(generator):
     assert ids_of(alone) == ids_of(together[:6])
 
 
+@pytest.mark.slow
 def test_seeds_decide_and_samples_differ(generator):
     requests = ask(generator, n=6)
     first, second = generator.generate(requests, PARAMS), generator.generate(requests, PARAMS)
@@ -167,6 +170,7 @@ def test_every_eos_of_the_generation_config_stops(policy, tmp_path, generator):
         assert answer.token_ids == whole[:end]
 
 
+@pytest.mark.slow
 def test_each_distinct_prompt_is_prefilled_once(generator, monkeypatch):
     prefilled = []
     original = decoding.Decoder._forward
@@ -256,6 +260,7 @@ def test_a_sliding_window_is_obeyed(tmp_path, policy):
         assert answer.token_ids == expected.tolist()
 
 
+@pytest.mark.slow
 def test_an_adapter_changes_the_answers_and_gives_the_same_merged_or_apart(
     generator, adapter, policy
 ):

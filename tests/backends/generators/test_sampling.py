@@ -32,6 +32,7 @@ def test_evenly_spread_numbers_reproduce_the_distribution(n_vocabulary, temperat
     assert (counts - expected).abs().max() < 1.01
 
 
+@pytest.mark.slow
 def test_random_numbers_reproduce_the_distribution():
     """Pearson's statistic over 7 outcomes has mean 6 and variance 12.
 
@@ -78,6 +79,7 @@ def test_top_p_keeps_the_smallest_set_that_holds_the_mass(top_p, kept):
     assert set(found.tolist()) == {2, 0, 3, 1} - {0, 3, 1} | set([2, 0, 3, 1][:kept])
 
 
+@pytest.mark.slow
 def test_top_p_sorts_as_much_as_a_flat_distribution_needs():
     logits = torch.zeros(2, 5000)
     logits[0, 17] = 20.0

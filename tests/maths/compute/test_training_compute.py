@@ -110,6 +110,7 @@ def measured(*, lora: bool = False, checkpointing: bool = False) -> tuple[int, T
     )
 
 
+@pytest.mark.slow
 def test_pytorch_counts_the_same_in_a_step_of_the_trainers_forward_pass() -> None:
     """PyTorch counts a causal mask's whole square, so the attention is doubled here; the rest is
     what prefpipe says."""
@@ -130,6 +131,7 @@ def test_pytorch_counts_the_same_with_lora() -> None:
     assert first_layer < 0.04 * work.total
 
 
+@pytest.mark.slow
 def test_pytorch_counts_the_same_with_gradient_checkpointing() -> None:
     """Less one thing: the last product of each layer is not needed again, and PyTorch leaves it
     out."""

@@ -117,6 +117,7 @@ def test_a_masked_response_is_as_good_as_removed(variant, rubbish):
     assert (gradient[:, 3:] == 0).all()
 
 
+@pytest.mark.slow
 @ALL
 @given(
     groups=any_groups(max_prompts=1), rubbish=st.sampled_from([float("nan"), float("inf"), -1e30])
@@ -141,6 +142,7 @@ def test_responses_that_do_not_exist_may_stand_anywhere_and_be_named_in_pairs(
     assert (gradient[~groups.mask] == 0).all()
 
 
+@pytest.mark.slow
 @ALL
 @given(groups=any_groups(), data=st.data())
 @examples
@@ -160,6 +162,7 @@ def test_prompts_do_not_see_each_other(variant):
     torch.testing.assert_close(losses_of(variant, groups), torch.cat(alone))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "variant", [variant for variant in VARIANTS if row_of(variant).shift_invariant]
 )
@@ -185,6 +188,7 @@ def test_a_constant_added_to_all_scores_matters_where_the_table_says_so(variant)
     assert (losses_of(variant, shifted) - losses_of(variant, groups)).abs().min() > 1e-3
 
 
+@pytest.mark.slow
 @ALL
 @given(groups=any_groups(), constant=st.sampled_from([-64.0, -0.5, 2.0, 1024.0]))
 @examples

@@ -35,6 +35,7 @@ def test_missing_clusters_are_made_up_by_the_first_rows_left(k, expected):
     assert choose_lowest_members(labels, min(k, 5)).tolist() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [2, 3])
 def test_with_every_split_tried_the_clusters_have_the_least_inertia(k):
     """Eight points: all assignments to k clusters are tried."""
@@ -72,6 +73,7 @@ def test_no_lloyd_step_and_no_single_move_improves_the_result(seed):
             assert len(np.unique(moved)) < 5 or inertia_of(points, moved) >= inertia * (1 - 1e-9)
 
 
+@pytest.mark.slow
 def test_clusters_are_as_tight_as_those_of_scikit_learn():
     """Forty pools of 31 points in six loose groups: never looser on average, and as tight or
     tighter on at least 90 %."""

@@ -100,6 +100,7 @@ def test_coreset_chooses_as_by_hand():
     assert not selection.is_optimal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("cover", ["negatives", "all"])
 @pytest.mark.parametrize("temperature", ["paper", "auto", 0.3])
@@ -289,6 +290,7 @@ def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
     assert (strategy == "coreset") == bool((selection.clusters >= 0).any())
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_opt_select_is_never_beaten_by_another_rule(data):

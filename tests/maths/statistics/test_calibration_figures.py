@@ -80,6 +80,7 @@ def test_intervals_of_calibration_are_over_prompts() -> None:
         assert once["intervals"][name]["low"] < once[name] < once["intervals"][name]["high"]
 
 
+@pytest.mark.slow
 def test_the_interval_of_an_ece_is_not_pushed_up_by_resampling() -> None:
     """Of calibrated scores the true error is 0: a percentile interval lies wholly above it, this
     one reaches it."""
@@ -98,6 +99,7 @@ def test_overconfident_scores_get_the_temperature_that_made_them_so() -> None:
     assert fitted["after"]["accuracy"] == fitted["before"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_rater_gaps_are_binned_by_size_and_unknown_ones_left_out() -> None:
     d, y = drawn(60)
     gaps = np.tile([1.0, -1.0, 2.0 / 3.0, 1.0 - 1.0 / 3.0, np.nan, 0.0], 10)

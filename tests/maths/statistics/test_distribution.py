@@ -2,6 +2,7 @@
 column's."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from prefpipe.maths.statistics.distribution import N_BINS, Distribution
 finite = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@pytest.mark.slow
 @given(st.lists(finite, min_size=1, max_size=60))
 def test_every_number_is_in_one_bin(values: list[float]) -> None:
     found = Distribution.of("x", np.array(values))

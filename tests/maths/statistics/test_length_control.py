@@ -53,6 +53,7 @@ def inputs(folder: Path, model: str) -> dict[str, np.ndarray]:
     }
 
 
+@pytest.mark.slow
 def test_published_figures_are_met_at_the_published_penalty(data_dir: Path) -> None:
     """Within 0.02 points, for the 12 models whose penalty is known."""
     _, _, known, regularising = alpaca(data_dir)
@@ -102,6 +103,7 @@ def test_all_models_of_the_data_can_be_fitted(data_dir: Path) -> None:
     assert np.corrcoef(np.argsort(np.argsort(raw)), np.argsort(np.argsort(controlled)))[0, 1] > 0.8
 
 
+@pytest.mark.slow
 def test_the_error_is_that_of_the_bootstrap(data_dir: Path) -> None:
     """The delta method against 300 refits, which know nothing of it."""
     _, _, _, regularising = alpaca(data_dir)
@@ -264,6 +266,7 @@ def test_the_interval_follows_the_seed() -> None:
     assert first.level == 0.9
 
 
+@pytest.mark.slow
 def test_a_length_controlled_difference_is_paired_by_prompt() -> None:
     """The same judge on the same prompts: a policy with more quality, whose noise is the
     other's."""

@@ -109,6 +109,7 @@ def test_a_file_with_all_pairs_is_complete() -> None:
     assert found.final.n_pairs == 2985 + 20
 
 
+@pytest.mark.slow
 def test_the_error_of_single_pairs_is_the_textbooks() -> None:
     """One subset, one pair a prompt: s / sqrt(n), ddof 1; the interval is about two of them on
     either side."""

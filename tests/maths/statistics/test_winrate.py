@@ -32,6 +32,7 @@ def test_a_tolerance_makes_near_rewards_ties():
     assert preference(np.array([0.5]), np.array([0.75]), tie_tolerance=0.2) == 0.0
 
 
+@pytest.mark.slow
 @given(rewards, rewards, st.sampled_from([0.0, 0.1, 1.0]))
 def test_swapping_the_sides_gives_one_minus_it(ours, theirs, tolerance):
     forth = preference(np.array(ours), np.array(theirs), tie_tolerance=tolerance)

@@ -104,6 +104,7 @@ def test_figures_agree_with_a_recomputation_from_the_scores(sides: Path) -> None
     assert figures["win_rate"]["low"] <= figures["win_rate"]["mean"] <= figures["win_rate"]["high"]
 
 
+@pytest.mark.slow
 def test_swapping_the_sides_gives_one_minus_the_win_rate(sides: Path) -> None:
     assert run(arguments(sides, "eval")) == 0
     swapped = [
@@ -144,6 +145,7 @@ def test_the_interval_is_the_same_every_time(sides: Path) -> None:
     assert run(arguments(sides, "eval", "--bootstrap-seed", "1")) == 2
 
 
+@pytest.mark.slow
 def test_sides_sampled_differently_are_refused(
     sides: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +257,7 @@ def test_a_baseline_that_cannot_be_sampled_stops_before_the_policy_is(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_models_are_sampled_and_rated_through_the_same_stages(sides: Path) -> None:
     """A model against itself with one seed: every pair ties, win rate 1/2 with no spread."""
     command = [
@@ -339,6 +342,7 @@ def test_a_prompt_without_a_reward_is_counted_and_not_scored(
     assert (figures["n_prompts"], figures["n_compared"]) == (3, 2)
 
 
+@pytest.mark.slow
 def test_a_reward_over_several_scorers_is_evaluated_for_models_too(
     sides: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

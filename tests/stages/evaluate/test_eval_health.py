@@ -375,6 +375,7 @@ def compared(
     return pl.read_parquet(folder / "eval" / "part-00000-of-00001.parquet")
 
 
+@pytest.mark.slow
 def test_measures_agree_with_those_made_by_hand(tmp_path: Path) -> None:
     """Two responses a prompt. Policy "a b a b" and "a b c": pairs ab ba ab ab bc, 3 of 5; baseline 4 pairs of 4."""
     rows = compared(
@@ -401,6 +402,7 @@ def test_measures_agree_with_those_made_by_hand(tmp_path: Path) -> None:
     assert "imported" in found["kl_per_token"]["reason"]
 
 
+@pytest.mark.slow
 def test_white_space_is_empty_and_a_single_word_has_no_pairs(tmp_path: Path) -> None:
     """White space is empty and has no words; one character, one emoji, no pair of words."""
     rows = compared(
@@ -478,6 +480,7 @@ def test_what_was_never_written_is_null_everywhere(tmp_path: Path) -> None:
     assert "not of a model on this disk" in found["kl_per_token"]["reason"]
 
 
+@pytest.mark.slow
 def test_of_the_side_with_more_responses_the_first_count(tmp_path: Path) -> None:
     """Four against two: copies and self-BLEU rise with the number, so that two and two are compared."""
     rows = compared(tmp_path, {"p": ["a b", "c d", "a b", "a b"]}, {"p": ["e f", "e f"]}, "--force")
@@ -494,6 +497,7 @@ def test_of_the_side_with_more_responses_the_first_count(tmp_path: Path) -> None
     )
 
 
+@pytest.mark.slow
 def test_texts_without_spaces_repeat_themselves_too(tmp_path: Path) -> None:
     rows = compared(
         tmp_path,

@@ -12,6 +12,8 @@ from prefpipe.cli.main import run
 from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 
+pytestmark = pytest.mark.slow
+
 N_PROMPTS = 30
 
 
@@ -83,6 +85,7 @@ def summary(folder: Path, out: str) -> dict[str, Any]:
     return json.loads((folder / out / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_two_imports_of_the_same_prompts_are_compared(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +104,7 @@ def test_two_imports_of_the_same_prompts_are_compared(
     assert "numpy" in recipe["versions"]
 
 
+@pytest.mark.slow
 def test_imports_of_other_prompts_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +193,7 @@ def test_an_imported_baseline_goes_with_a_sampled_policy(
     assert "imported, so that the sampling is not known: baseline" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_length_controlled_figure_stands_beside_the_raw_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -227,6 +232,7 @@ def test_a_missing_length_controlled_figure_has_its_reason(
     assert summary(tmp_path, "eval")["length_controlled"]["mean"] is None
 
 
+@pytest.mark.slow
 def test_a_finished_folder_gets_the_new_figures_when_run_again(tmp_path: Path) -> None:
     """The per-prompt table of an earlier release is kept; the summary is made from it each time."""
     imported(tmp_path, "policy", longer=5)

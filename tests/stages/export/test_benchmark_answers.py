@@ -159,6 +159,7 @@ def test_answers_of_the_first_version_are_joined_with_their_questions(
     assert (rows[0]["messages"], rows[0]["model"]) == (user("Why 1?"), "gpt-4-0314")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("answers", "questions", "message"),
     [
@@ -345,6 +346,7 @@ def test_arena_hard_gets_the_uid_of_its_questions(tmp_path: Path) -> None:
     assert all(row["metadata"]["token_len"] > 0 for row in rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["alpaca-eval", "arena-hard"])
 def test_what_is_exported_is_imported_as_it_was(
     tmp_path: Path, candidates: Path, kind: str
@@ -415,6 +417,7 @@ def test_what_does_not_go_together_is_refused(
     assert not list(tmp_path.glob("x.*"))
 
 
+@pytest.mark.slow
 def test_real_instructions_pass_through(tmp_path: Path, data_dir: Path) -> None:
     """The 805 instructions and baseline responses of AlpacaEval, of which none is taken for a templated prompt."""
     baseline = pl.read_parquet(data_dir / "alpaca_baseline.parquet").sort("prompt_id")

@@ -305,6 +305,7 @@ def test_an_export_that_is_there_is_replaced_only_when_asked(
     assert not list(tmp_path.rglob(".*.tmp"))
 
 
+@pytest.mark.slow
 def test_a_folder_of_ones_own_is_never_written_into(tmp_path: Path, groups: Path, capsys) -> None:
     data = tmp_path / "data"
     data.mkdir()
@@ -340,6 +341,7 @@ def test_missing_parts_are_refused_unless_allowed(tmp_path: Path, capsys) -> Non
     assert export(groups, tmp_path / "a.jsonl", "trl", "--allow-partial") == 0
 
 
+@pytest.mark.slow
 def test_nothing_to_export_is_an_error_and_leaves_no_file(tmp_path: Path, capsys) -> None:
     groups = write_groups(tmp_path / "groups", [rejected("a"), rejected("b")])
     for kind, suffix in FILES.items():
@@ -410,6 +412,7 @@ def imported(
     return rows_of(out / "candidates"), rows_of(out / "scores")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "suffix", "reader"),
     [
@@ -462,6 +465,7 @@ def load(path: Path) -> list[dict[str, Any]]:
     return read_lines(path) if path.suffix == ".jsonl" else pq.read_table(path).to_pylist()
 
 
+@pytest.mark.slow
 def test_the_whole_chain_from_another_tools_file_to_another_tools_file(tmp_path: Path) -> None:
     rows = [
         {

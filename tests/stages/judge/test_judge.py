@@ -22,6 +22,7 @@ def summary_of(output: Path) -> dict:
     return json.loads((output / "summary.json").read_text())
 
 
+@pytest.mark.slow
 def test_both_orders_are_asked_and_a_fair_judge_agrees_with_itself(tmp_path):
     """A is longer on three of four prompts: preferences 1, 1, 1, 0 whatever the order, win rate 0.75, se = s / sqrt(4)."""
     a, b = two_sides(tmp_path)
@@ -62,6 +63,7 @@ def test_swapping_the_sides_gives_one_minus_the_preference(tmp_path):
     }
 
 
+@pytest.mark.slow
 def test_a_judge_with_position_bias_is_found_out(tmp_path, capsys):
     """Always the first: each pair ties over its orders, every pair disagrees, the first shown wins all."""
     a, b = two_sides(tmp_path)
@@ -94,6 +96,7 @@ def test_one_order_costs_half_and_is_another_run(tmp_path):
         assert run(judge_command(a, b, tmp_path / "out", server.url)) == 2
 
 
+@pytest.mark.slow
 def test_equal_texts_tie_and_cost_nothing(tmp_path):
     a = write_side(tmp_path, "a", {"p0": "the same", "p1": "longer than b"})
     b = write_side(tmp_path, "b", {"p0": "the same", "p1": "short"})
@@ -110,6 +113,7 @@ def test_equal_texts_tie_and_cost_nothing(tmp_path):
     assert summary_of(tmp_path / "out")["win_rate_a"] == 0.75
 
 
+@pytest.mark.slow
 def test_sides_are_joined_by_prompt_and_nothing_vanishes(tmp_path):
     """B has the prompts in another order and other parts, lacks one, and has one of its own."""
     a = write_side(
@@ -133,6 +137,7 @@ def test_sides_are_joined_by_prompt_and_nothing_vanishes(tmp_path):
     assert (rows["p1"]["preference"], rows["p0"]["preference"]) == (None, 1.0)
 
 
+@pytest.mark.slow
 def test_one_prompt_id_with_two_conversations_is_refused(tmp_path, capsys):
     a, b = two_sides(tmp_path)
     text = (tmp_path / "b.jsonl").read_text().replace("question p3", "another question")
@@ -173,6 +178,7 @@ def test_several_samples_pair_by_index_or_each_with_each(tmp_path):
     assert figures["n_prompts_judged"] == 2
 
 
+@pytest.mark.slow
 def test_preferences_are_graded_by_the_judges_probabilities(tmp_path):
     """p(A) 0.6, p(B) 0.1, p(C) 0.1, the rest elsewhere: (0.6 + 0.05) / 0.8; shown the other way round one minus that."""
     a = write_side(tmp_path, "a", {"p0": "one answer"})
@@ -190,6 +196,7 @@ def test_preferences_are_graded_by_the_judges_probabilities(tmp_path):
     } == {(True, 20, 8)}
 
 
+@pytest.mark.slow
 def test_probabilities_count_only_where_the_answer_is_a_verdict(tmp_path):
     """A judge that repeats a response which begins with the word A has said nothing, however probable its first token."""
     a = write_side(tmp_path, "a", {"p0": "A cat is an animal."})

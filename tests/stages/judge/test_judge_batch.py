@@ -63,6 +63,7 @@ def batch(tmp_path):
     return command, emit, tmp_path
 
 
+@pytest.mark.slow
 def test_requests_are_the_ones_that_a_server_would_get(batch):
     command, emit, folder = batch
     lines = emit()
@@ -169,6 +170,7 @@ def test_answers_of_another_batch_change_nothing_and_are_told(batch, capsys):
     assert "1 answers of the batch belong to no question" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "told"),
     [
@@ -187,6 +189,7 @@ def test_files_that_are_no_answers_are_refused(batch, capsys, text, told):
     assert told in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_emitting_and_ingesting_at_once_is_refused(batch):
     command, _, folder = batch
     assert (
@@ -195,6 +198,7 @@ def test_emitting_and_ingesting_at_once_is_refused(batch):
     assert run(["judge", *command[1:5], "--judge", "fake", "--emit-batch", str(folder / "y")]) == 2
 
 
+@pytest.mark.slow
 def test_long_batches_go_into_several_files(tmp_path, monkeypatch):
     monkeypatch.setattr(judge_batch, "MOST_REQUESTS", 3)
     a = write_side(tmp_path, "a", {f"p{i}": f"long {i}" for i in range(4)})

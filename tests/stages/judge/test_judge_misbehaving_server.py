@@ -87,6 +87,7 @@ def test_what_does_not_pass_is_a_row_and_asked_again_on_the_next_run(sides, tmp_
         assert len(server.bodies) == n_before + 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["seconds", "milliseconds", "date"])
 def test_retry_after_is_obeyed_by_all(sides, tmp_path, form):
     """After a 429 that asks for patience, nothing is sent until it is over, on any connection."""
@@ -108,6 +109,7 @@ def test_retry_after_is_obeyed_by_all(sides, tmp_path, form):
         assert time.time() >= int(later.timestamp())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
@@ -149,6 +151,7 @@ def test_a_run_in_which_nothing_can_work_ends_with_a_hint(
     assert KEY not in captured
 
 
+@pytest.mark.slow
 def test_no_server_at_all_fails_with_the_connection(sides, tmp_path, capsys):
     with running_judge() as server:
         pass
@@ -156,6 +159,7 @@ def test_no_server_at_all_fails_with_the_connection(sides, tmp_path, capsys):
     assert "Connection" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_key_that_is_withdrawn_ends_the_run_and_keeps_what_was_paid(sides, tmp_path, capsys):
     """401 after some answers: the run ends at once; with the key back, only what is missing is asked."""
     with running_judge(faults={"a3 ": [("status", 401, "key disabled")] * 2}) as server:
@@ -213,6 +217,7 @@ def test_a_refusal_is_a_row_and_not_asked_again(sides, tmp_path, fault):
         assert len(server.bodies) == n_before
 
 
+@pytest.mark.slow
 def test_a_model_that_is_cut_while_thinking_is_not_asked_six_times(sides, tmp_path):
     """No text and finish_reason `length` is an answer without a verdict: paid once a run, and told as cut."""
     cut = {
@@ -224,6 +229,7 @@ def test_a_model_that_is_cut_while_thinking_is_not_asked_six_times(sides, tmp_pa
     assert "it was cut at 1024 tokens" in rows["p1"]["reason"]
 
 
+@pytest.mark.slow
 def test_a_whole_answer_that_comes_late_is_not_thrown_away(sides, tmp_path):
     """Its last bytes came after the deadline: it was paid for, and it is whole."""
     with running_judge(faults={"a1 ": [("late", 0.6)]}) as server:
@@ -231,6 +237,7 @@ def test_a_whole_answer_that_comes_late_is_not_thrown_away(sides, tmp_path):
     assert len(server.bodies) == 8
 
 
+@pytest.mark.slow
 def test_models_that_know_max_tokens_by_a_newer_name(sides, tmp_path):
     message = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
     with running_judge(faults={"": [("status", 400, message)]}) as server:
@@ -320,6 +327,7 @@ def test_a_response_cannot_write_its_own_verdict(tmp_path, orders):
     assert row["preference"] == 0.0
 
 
+@pytest.mark.slow
 def test_an_injected_response_stays_inside_its_fence(tmp_path):
     """The fences of the prompt are those of the two responses, whatever the texts imitate."""
     a = write_side(tmp_path, "a", {"p0": INJECTION})

@@ -90,6 +90,7 @@ def test_a_reward_model_prefers_by_the_difference_of_its_scores(tmp_path):
     assert {0.0, 1.0} & set(hard.values())
 
 
+@pytest.mark.slow
 def test_a_response_that_the_reward_model_cannot_read_is_a_row(tmp_path):
     a = write_side(tmp_path, "a", {"p0": "short", "p1": "long " * 200})
     b = write_side(tmp_path, "b", {"p0": "other", "p1": "other"})

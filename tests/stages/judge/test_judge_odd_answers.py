@@ -9,6 +9,8 @@ from support.pipelines import rows_of
 
 from prefpipe.cli.main import run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
@@ -48,6 +50,7 @@ def test_half_a_character_in_an_answer_ends_no_run(tmp_path):
         assert run(command) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [float("nan"), float("-inf"), float("inf")], ids=str)
 def test_a_token_whose_probability_is_no_number_cannot_come(tmp_path, value):
     """Python's servers write them; a token that has one cannot come."""
@@ -64,6 +67,7 @@ def test_a_token_whose_probability_is_no_number_cannot_come(tmp_path, value):
         assert row["a_first_mass"] == pytest.approx(0.9048374)
 
 
+@pytest.mark.slow
 def test_a_batch_whose_probabilities_are_no_numbers_is_taken(tmp_path):
     a, b = two_sides(tmp_path, 2)
     words = [
@@ -128,6 +132,7 @@ def test_a_response_cannot_forge_the_end_of_the_judges_thoughts(tmp_path, forged
     assert all("<|im_end|>" not in prompt and "</think>" not in prompt for prompt in server.prompts)
 
 
+@pytest.mark.slow
 def test_a_rating_that_was_cut_behind_a_one_is_none(tmp_path):
     """With --judge-max-tokens 1 a judge whose 10 is two tokens says 1 for its best responses."""
     candidates = write_side(tmp_path, "a", {"p0": "good"})
@@ -165,6 +170,7 @@ def test_a_rating_that_was_cut_behind_a_one_is_none(tmp_path):
     assert rows_of(tmp_path / "known")[0]["reward"] == pytest.approx(0.6 + 4.0)
 
 
+@pytest.mark.slow
 def test_a_batch_line_that_is_no_completion_is_told(tmp_path):
     a, b = two_sides(tmp_path, 2)
     words = [
@@ -286,6 +292,7 @@ def test_a_whole_number_of_thousands_of_digits_loses_no_batch(tmp_path):
     assert {row["status"] for row in rows_of(tmp_path / "out")} == {"ok"}
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_utf_8_cost_a_character_and_not_the_answer(tmp_path):
     a, b = two_sides(tmp_path, 2)
     body = json.dumps(server_answer("A, caf\u00e9"), ensure_ascii=False).encode("latin-1")

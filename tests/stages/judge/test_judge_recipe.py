@@ -121,6 +121,7 @@ def test_sides_that_were_sampled_differently_need_force(tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_a_forced_evaluation_says_what_differs(tmp_path, capsys):
     sides = [
         "--policy",
@@ -148,6 +149,7 @@ def test_a_forced_evaluation_says_what_differs(tmp_path, capsys):
     assert summary_of(tmp_path / "out")["recipe"]["differences"] == [line]
 
 
+@pytest.mark.slow
 def test_sides_without_a_prompt_in_common_are_refused(tmp_path, capsys):
     """All rows would be `no_partner`, and the command would succeed."""
     a, b = write_side(tmp_path, "a", {"p0": "x"}), write_side(tmp_path, "b", {"q0": "y"})
@@ -156,6 +158,7 @@ def test_sides_without_a_prompt_in_common_are_refused(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_is_missing_is_told_with_its_reasons(tmp_path, capsys):
     """A batch of another judge answers nothing: how many rows lack a verdict, by status, and where to look."""
     a, b = two_sides(tmp_path, 2)

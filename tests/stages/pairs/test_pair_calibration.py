@@ -213,6 +213,7 @@ def test_graded_outcomes_are_sigmas_of_the_ratings(trained, policy, tmp_path, ca
     )
 
 
+@pytest.mark.slow
 def test_outcomes_at_gamma_zero_are_coins(trained, policy, tmp_path):
     found = evaluate(
         "calibration", trained[1], tmp_path / "out", "--model", policy[0], "--outcome-gamma", "0"

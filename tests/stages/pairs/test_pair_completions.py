@@ -117,6 +117,7 @@ def test_a_folder_is_read_again_by_both_commands(tmp_path: Path) -> None:
         assert run(words) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -194,6 +195,7 @@ def test_results_of_reward_bench_without_texts_are_read(tmp_path: Path) -> None:
     assert found["rewardbench_two"]["subsets"] == whole["rewardbench_two"]["subsets"]
 
 
+@pytest.mark.slow
 def test_files_of_pairs_keep_their_fingerprint(tmp_path: Path) -> None:
     """A folder that an earlier release made of a list of completions was all unreadable, and is not kept in silence."""
     pair = {"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 1, "score_rejected": 0}
@@ -208,6 +210,7 @@ def test_files_of_pairs_keep_their_fingerprint(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("without", [(), ("chosen", "rejected")])
 def test_completions_with_scores_of_their_own_are_not_called_identical(
     tmp_path: Path, capsys, without: tuple[str, ...]

@@ -119,6 +119,7 @@ def test_an_adapter_is_compared_with_its_base(models, tmp_path):
     assert all(row["margin"] != 0 for row in rows_of(tmp_path / "base"))
 
 
+@pytest.mark.slow
 def test_a_model_against_itself_ties_everywhere_and_loses_everything(models, tmp_path, capsys):
     found = evaluate(
         "rewardbench",
@@ -213,6 +214,7 @@ def test_no_score_depends_on_its_batch(models, tmp_path, kind):
     assert len(identities_of(tmp_path / "narrow")) == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--reward-model"]], ids=["policy", "reward model"])
 def test_long_pairs_are_kept_and_neither_cut_nor_scored(models, tmp_path, words, capsys):
     """One long response costs the pair; the limit is the model's own, 512, where none is given."""
@@ -282,6 +284,7 @@ def test_when_every_pair_is_too_long_that_is_an_error(models, tmp_path, capsys):
     assert not (tmp_path / "out" / "summary.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["policy", "reference", "reward"])
 def test_identical_responses_tie_exactly_and_are_told(models, tmp_path, kind, capsys):
     """In a batch with others, where the same tokens may come out with other last digits."""
@@ -303,6 +306,7 @@ def test_identical_responses_tie_exactly_and_are_told(models, tmp_path, kind, ca
     assert "1 pairs are copies of earlier rows" in said
 
 
+@pytest.mark.slow
 def test_texts_that_are_the_same_tokens_are_identical_too(models, tmp_path):
     """A template that strips what it is given: other texts, the same tokens."""
     stripping = tmp_path / "stripping"
@@ -351,6 +355,7 @@ def test_rows_without_texts_are_kept_counted_and_fail_the_command_when_many(
     assert json.loads((tmp_path / "out" / "summary.json").read_text())["n_scored"] == 4
 
 
+@pytest.mark.slow
 def test_nan_scores_are_a_status_and_never_a_loss(tmp_path):
     broken = make_tiny_causal_lm(tmp_path / "broken")
     model = AutoModelForCausalLM.from_pretrained(broken)

@@ -162,6 +162,7 @@ def test_coreset_rows_carry_their_cluster(tmp_path: Path) -> None:
     assert {row["lower_bound"] for row in found} == {row["is_optimal"] for row in found} == {None}
 
 
+@pytest.mark.slow
 def test_rows_are_found_by_key_whatever_their_order(tmp_path: Path) -> None:
     """The three artifacts hold the rows of a part in three different orders: the groups are the same."""
     pools = {
@@ -419,6 +420,7 @@ def test_a_margin_holds_with_several_positives(tmp_path: Path) -> None:
 MARGINS: Pool = [("a", 5.0), ("b", 4.8), ("c", 2.0), ("d", 1.9)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rule", "expected"),
     [

@@ -56,6 +56,7 @@ BAD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("row", "place", "reason"), BAD.values(), ids=BAD)
 def test_an_import_is_that_of_the_file_without_the_row(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], row: Any, place: str, reason: str
@@ -154,6 +155,7 @@ def test_a_missing_column_is_no_row_that_could_be_left_out(
     assert "neither `prompt` nor `messages`" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".parquet"])
 def test_prompts_of_every_kind_of_file_are_sampled_without_the_bad_rows(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
@@ -215,6 +217,7 @@ def test_prompts_of_every_kind_of_file_are_sampled_without_the_bad_rows(
     assert not (tmp_path / "out.skipped-rows.jsonl").exists()
 
 
+@pytest.mark.slow
 def test_ratings_and_pairs_leave_bad_rows_out_too(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -377,3 +380,14 @@ def test_a_candidate_that_two_ratings_contradict_is_unrated(
         ("unrated", None),
         ("ok", 2.0),
     ]
+
+
+def test_rows_left_out_are_on_file_where_too_many_pairs_failed(tmp_path: Path) -> None:
+    pair = {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 2, "score_rejected": 1}
+    rows = [pair, {**pair, "prompt": "r", "score_chosen": None}, {**pair, "score_chosen": "x"}]
+    source = json_lines(tmp_path / "pairs.jsonl", rows)
+    words = ["eval", "rewardbench", "--pairs", str(source), "-o", str(tmp_path / "out")]
+    assert run([*words, "--skip-bad-rows", "--max-error-rate", "0"]) == 3
+
+    (left_out,) = (tmp_path / "out.skipped-rows.jsonl").read_text().splitlines()
+    assert json.loads(left_out)["place"] == "line 3"

@@ -98,6 +98,7 @@ def test_odd_responses_are_rated_and_rated_fast(name, every_check):
     assert elapsed_s < 3.0, f"{elapsed_s:.2f} s of CPU"
 
 
+@pytest.mark.slow
 @given(response=st.text(st.characters(codec=None), max_size=200))
 @settings(max_examples=300, deadline=None)
 def test_any_string_is_rated(response, every_check):

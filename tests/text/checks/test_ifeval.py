@@ -180,6 +180,7 @@ def texts_of(seed: int, n: int) -> list[str]:
     return ["".join(chance.choices(PIECES, k=chance.randint(0, 14))) for _ in range(n)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("instruction", "kwargs", "rule"), CASES, ids=NAMES)
 def test_a_check_judges_as_the_rule_of_ifeval(
     instruction: str, kwargs: dict[str, Any], rule: Rule

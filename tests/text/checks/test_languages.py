@@ -17,6 +17,7 @@ SENTENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("language", SENTENCES)
 def test_a_sentence_passes_in_its_language_and_fails_in_the_others(language):
     for wanted in SENTENCES:

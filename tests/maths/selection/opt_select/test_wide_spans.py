@@ -107,6 +107,7 @@ def test_random_spans_to_a_million_are_the_exact_optimum(seed, cover):
     check_against_brute_force(rewards.tolist(), points, int(rng.integers(1, n - 1)), cover)
 
 
+@pytest.mark.slow
 @settings(max_examples=80, deadline=None)
 @given(data=st.data())
 def test_no_span_and_no_ties_give_a_wrong_choice(data):
