@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prefpipe.backends.protocol import (
+    TOO_LONG_PREFIX,
     Embeddings,
     Generation,
     GenerationRequest,
@@ -132,7 +133,7 @@ class FakeGenerator:
             return Generation("", [], "error", None, "the fake generator was asked to fail here")
         if len(prompt) + max_tokens > self.max_model_len:
             reason = (
-                f"prompt_too_long: {len(prompt)} + {max_tokens} tokens, "
+                f"{TOO_LONG_PREFIX}{len(prompt)} + {max_tokens} tokens, "
                 f"the limit is {self.max_model_len}"
             )
             return Generation("", [], "error", None, reason)

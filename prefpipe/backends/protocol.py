@@ -11,6 +11,9 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
+TOO_LONG_PREFIX = "prompt_too_long: "
+"""How the error of a prompt begins that does not fit: it is no failure of the engine."""
+
 Message = Mapping[str, str]
 """One turn of a conversation: ``{"role": "system" | "user" | "assistant", "content": text}``."""
 

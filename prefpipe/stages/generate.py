@@ -25,6 +25,7 @@ from prefpipe.artifacts.store import Output, open_output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.backends.protocol import (
+    TOO_LONG_PREFIX,
     Generation,
     GenerationRequest,
     Generator,
@@ -73,8 +74,6 @@ SERVED = "openai"
 
 Its answers are kept one by one until their part is written.
 """
-TOO_LONG = "prompt_too_long: "
-"""How an engine that keeps its tokenizer to itself begins such an error."""
 
 
 class Sampler(NamedTuple):
@@ -516,8 +515,8 @@ def status_of(answer: Generation, max_tokens: int) -> tuple[str, str | None]:
     """Return the status and reason of one generation."""
     if answer.finish_reason == "error":
         reason = answer.error or "the engine gave no reason"
-        if reason.startswith(TOO_LONG):
-            return "prompt_too_long", reason.removeprefix(TOO_LONG)
+        if reason.startswith(TOO_LONG_PREFIX):
+            return "prompt_too_long", reason.removeprefix(TOO_LONG_PREFIX)
         return "error", reason
 
     has_text = bool(answer.text.strip())

@@ -13,10 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from prefpipe.maths.compute.training_memory import KEPT_LOGITS
 from prefpipe.maths.objectives.logps import token_entropies, token_logps
-
-KEPT_LOGITS = 2**27
-"""Logits that are kept for the backward pass rather than computed again: 512 MiB in float32."""
 
 CHUNK_LOGITS = 2**25
 """Logits of one chunk where they are computed again: 128 MiB in float32."""

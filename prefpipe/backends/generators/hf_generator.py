@@ -14,7 +14,13 @@ from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.backends.device import find_device
 from prefpipe.backends.generators.decoding import Decoder, Row, Sampled
 from prefpipe.backends.generators.kv_cache import is_supported
-from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
+from prefpipe.backends.protocol import (
+    TOO_LONG_PREFIX,
+    Generation,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+)
 from prefpipe.errors import ModelError
 from prefpipe.models.files import ModelFiles, merge_command, require_chat_template
 
@@ -83,7 +89,7 @@ class HfGenerator:
             prompt = tuple(request.prompt_token_ids) or tuple(self.encode(request.messages))
             if len(prompt) + params.max_tokens > self.max_model_len:
                 reason = (
-                    f"prompt_too_long: {len(prompt)} + {params.max_tokens} tokens, "
+                    f"{TOO_LONG_PREFIX}{len(prompt)} + {params.max_tokens} tokens, "
                     f"the limit is {self.max_model_len}"
                 )
                 generations[index] = Generation("", [], "error", None, reason)

@@ -19,12 +19,17 @@ from typing import Any
 from prefpipe.artifacts.answer_cache import AnswerCache
 from prefpipe.backends.chat_answers import TOO_LONG, ChatAnswer, read_generation
 from prefpipe.backends.chat_client import NEUTRAL, ChatClient, ServerSettings
-from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
+from prefpipe.backends.protocol import (
+    TOO_LONG_PREFIX,
+    Generation,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+)
 from prefpipe.backends.request_threads import RunControl
 from prefpipe.text.tool_turns import for_server
 
 UNKNOWN_LENGTH = 2**31 - 1
-TOO_LONG_PREFIX = "prompt_too_long: "
 
 OPTIONAL_FIELDS = {
     "return_token_ids": (

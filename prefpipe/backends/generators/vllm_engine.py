@@ -17,7 +17,13 @@ from typing import Any
 
 from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.backends.generators.vllm_support import check_adapter, find_version, hidden_torchrun
-from prefpipe.backends.protocol import Generation, GenerationRequest, Message, SamplingParams
+from prefpipe.backends.protocol import (
+    TOO_LONG_PREFIX,
+    Generation,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+)
 from prefpipe.errors import ModelError
 from prefpipe.models.files import ModelFiles
 
@@ -153,7 +159,7 @@ class VllmGenerator:
         """Return why the request must not reach vLLM, which would cut or change it silently."""
         if n_tokens + params.max_tokens > self.max_model_len:
             return (
-                f"prompt_too_long: {n_tokens} + {params.max_tokens} tokens, "
+                f"{TOO_LONG_PREFIX}{n_tokens} + {params.max_tokens} tokens, "
                 f"the limit is {self.max_model_len}"
             )
         if 0 < request.temperature < 0.01:

@@ -4,11 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefpipe.backends.chat_answers import ERROR, TOO_LONG, ChatAnswer, read_completion
-from prefpipe.backends.protocol import Generation, GenerationRequest, Generator, SamplingParams
+from prefpipe.backends.protocol import (
+    TOO_LONG_PREFIX,
+    Generation,
+    GenerationRequest,
+    Generator,
+    SamplingParams,
+)
 from prefpipe.errors import InputError
 
 Body = Mapping[str, Any]
-TOO_LONG_PREFIX = "prompt_too_long: "
 
 
 class EngineAnswers:

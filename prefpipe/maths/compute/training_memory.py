@@ -18,6 +18,7 @@ and copies for several devices come on top: take it for the order of magnitude a
 from typing import NamedTuple
 
 KEPT_LOGITS = 2**27
+"""Logits that training keeps rather than computes again: 512 MiB in float32."""
 
 
 class MemoryShape(NamedTuple):
