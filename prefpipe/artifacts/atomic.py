@@ -221,8 +221,9 @@ def create_exclusively(path: Path, data: bytes) -> bool:
 
 
 def _temporary_path(path: Path) -> Path:
-    """Return a name that no other writer has: neither a thread of this process, nor a process of
-    another machine that is called the same.
+    """Return a name that no other writer has.
+
+    Neither a thread of this process, nor a process of a machine with the same name.
     """
     token = secrets.token_hex(4)
     return path.parent / f".{path.name}.{token}.{MACHINE}.{os.getpid()}.tmp"
