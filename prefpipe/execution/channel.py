@@ -89,13 +89,16 @@ class Order(NamedTuple):
     """Which stage a worker is to run.
 
     ``values`` is the configuration as JSON values, ``folder`` the working directory, to which its
-    paths are relative. ``number`` is the worker's, from 1.
+    paths are relative. ``number`` is the worker's, from 1. The shard is the driver's: its workers
+    make parts of that alone.
     """
 
     stage: str
     values: Mapping[str, Any]
     folder: str
     number: int
+    shard_index: int
+    num_shards: int
 
     def message(self) -> Message:
         """Return the order as it is sent."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from prefpipe.errors import PrefpipeError, error_with_code
+from prefpipe.errors import PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.channel import Failure, Message, Order, json_values
 from prefpipe.execution.part_maker import PartMade
 from prefpipe.execution.part_source import PartSource
@@ -91,8 +91,16 @@ class Driver:
         """Yield the parts as they are made, until all are or a stop is asked for.
 
         Raises:
+            UsageError: there are more workers than parts.
             PrefpipeError: parts were set aside, or no worker can make any.
         """
+        n_parts = len(job.runtime.shard.parts(job.output.n_parts))
+        if self._crew.n_workers > n_parts:
+            raise UsageError(
+                f"--workers {self._crew.n_workers}, but {job.output.path} has {n_parts} parts",
+                hint=f"use --workers {max(1, n_parts)} or fewer, or more parts: a smaller "
+                "--part-size where the prompts are read (generate, import)",
+            )
         yield from _DrivenJob(job, self._crew, self._open_source(job)).run()
 
 
@@ -117,7 +125,9 @@ class _DrivenJob:
         self._job, self._crew, self._source = job, crew, source
         self._log = job.runtime.log
         self._inbox: Inbox = queue.SimpleQueue()
-        self._places = [_Place(number) for number in range(1, crew.n_workers + 1)]
+        # No more than there are parts left to make: each would load a model for nothing.
+        n_places = min(crew.n_workers, len(job.to_do))
+        self._places = [_Place(number) for number in range(1, n_places + 1)]
         self._lost: deque[int] = deque()
         self._losses: Counter[int] = Counter()
         self._set_aside: dict[int, str] = {}
@@ -165,11 +175,14 @@ class _DrivenJob:
                 yield from self._hear(place, message)
 
     def _start(self, place: _Place) -> None:
+        shard = self._job.runtime.shard
         order = Order(
-            self._job.config.stage,
-            json_values(self._job.config),
-            str(Path.cwd()),
-            place.number,
+            stage=self._job.config.stage,
+            values=json_values(self._job.config),
+            folder=str(Path.cwd()),
+            number=place.number,
+            shard_index=shard.index,
+            num_shards=shard.count,
         )
         place.link = self._crew.start(order, self._inbox)
         place.parts.clear()

@@ -13,7 +13,7 @@ from prefpipe.execution.part_maker import PartMade
 from prefpipe.execution.runtime import Job
 
 
-class WorkerIsDone(BaseException):  # noqa: N818 - it ends the command, and is no error
+class WorkerIsDone(BaseException):
     """The worker has made its parts.
 
     The rest of the command, figures and exit code, is the driver's. No ``Exception``, so that no
