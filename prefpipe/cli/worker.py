@@ -15,7 +15,7 @@ def worker() -> None:
         channel_to_driver,
         end_this_session,
     )
-    from prefpipe.wiring.executors import work
+    from prefpipe.wiring.worker import work
 
     if CHANNEL_VARIABLE not in os.environ:
         raise UsageError(
