@@ -371,20 +371,21 @@ class CandidateMaker:
         # Only now, so that a part whose rows are all kept loads no model.
         engine = self.engines[sampler_idx].get()
         requests, rows = self._requests(sampler_idx, engine, wanted)
-        if isinstance(engine, ServedGenerator):
-            # A kill then costs what is on its way, and no answer that arrived.
-            answers_folder = _kept_answers(self.output, index).folder
-            engine.keep_answers_in(answers_folder, ask_again=self.config.retry_errors)
-
         answers: list[Generation] = []
         started = time.perf_counter()
         if requests:
-            params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
-            answers = engine.generate(requests, params)
+            answers = self._ask(engine, requests, index)
         self.engine_s += time.perf_counter() - started
         # A server refuses a setting when it is asked, so this is known only now.
         if isinstance(engine, ServedGenerator) and engine.left_out:
-            self._record_what_is_not_sent(sampler_idx, engine.left_out)
+            # Its own defaults hold for them then.
+            self.output.record_once(
+                {
+                    "operation": "sampled_without",
+                    "model": self.names[sampler_idx],
+                    "settings": list(engine.left_out),
+                }
+            )
 
         for request, answer in zip(requests, answers, strict=True):
             status, reason = status_of(answer, self.config.max_tokens)
@@ -433,18 +434,19 @@ class CandidateMaker:
                 requests.append(request)
         return requests, rows
 
-    def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
-        """Record in ``run.json``, once, which sampling settings a server was not sent.
-
-        Its own defaults hold for them.
-        """
-        step = {
-            "operation": "sampled_without",
-            "model": self.names[sampler_idx],
-            "settings": list(left_out),
-        }
-        if step not in self.output.record.history:
-            self.output = self.output.with_step(step)
+    def _ask(
+        self, engine: Generator, requests: Sequence[GenerationRequest], index: int
+    ) -> list[Generation]:
+        params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
+        if not isinstance(engine, ServedGenerator):
+            return engine.generate(requests, params)
+        # A kill then costs what is on its way, and no answer that arrived.
+        return engine.generate_and_keep(
+            requests,
+            params,
+            _kept_answers(self.output, index).folder,
+            ask_again=self.config.retry_errors,
+        )
 
     def _row(
         self,
