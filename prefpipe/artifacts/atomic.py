@@ -11,6 +11,7 @@ import fcntl
 import glob
 import os
 import re
+import secrets
 import shutil
 import socket
 import threading
@@ -223,9 +224,12 @@ def create_exclusively(path: Path, data: bytes) -> bool:
 
 
 def _temporary_path(path: Path) -> Path:
-    # of this thread: two may write the same file
-    thread = threading.get_native_id()
-    return path.parent / f".{path.name}.{thread}.{MACHINE}.{os.getpid()}.tmp"
+    """Return a name that no other writer has.
+
+    Neither a thread of this process, nor a process of a machine with the same name.
+    """
+    token = secrets.token_hex(4)
+    return path.parent / f".{path.name}.{token}.{MACHINE}.{os.getpid()}.tmp"
 
 
 @contextmanager
@@ -284,7 +288,7 @@ def sweep_temporary_files(folder: Path, name: str | None = None) -> None:
 
         # a process id says something on its own machine alone: elsewhere age has to tell
         if match["machine"] == MACHINE:
-            is_left_behind = not _is_alive(int(match["pid"]))
+            is_left_behind = not is_alive(int(match["pid"]))
         else:
             is_left_behind = _is_abandoned(path)
         if is_left_behind:
@@ -298,7 +302,8 @@ def _is_abandoned(path: Path) -> bool:
         return False  # gone meanwhile: its owner finished, or another worker swept
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of `MACHINE` lives."""
     try:
         os.kill(pid, 0)  # sends nothing, and fails where it could not be sent
     except ProcessLookupError:
