@@ -221,7 +221,8 @@ def test_what_a_stopped_run_paid_is_used_once_and_not_after_overwrite(prompts, t
     with running_chat_server(faults={"c": ("always", 429, quota)}) as server:
         assert generate(prompts(*"abcd"), tmp_path / "out", server, "--batch-size", 1) == 1
         assert server.tries == {"a": 1, "b": 1, "c": 1}
-        assert len(list((tmp_path / "out" / "answers").rglob("*.json"))) == 2
+        (log,) = (tmp_path / "out" / "answers").rglob("*.jsonl")
+        assert len(log.read_text().split()) == 4, "two lines of a checksum and an answer"
         server.faults.clear()
         assert generate(tmp_path / "prompts.jsonl", tmp_path / "out", server) == 0
         assert server.tries == {"a": 1, "b": 1, "c": 2, "d": 1}
