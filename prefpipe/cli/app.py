@@ -22,6 +22,7 @@ from prefpipe.cli.report import report
 from prefpipe.cli.savings import savings
 from prefpipe.cli.signals import stop_request
 from prefpipe.cli.status import status
+from prefpipe.cli.worker import worker
 from prefpipe.configs.check import CheckConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.inspect import InspectConfig
@@ -52,11 +53,13 @@ class InPipelineOrder(typer.core.TyperGroup):
 
 def _run_stage(config: StageConfig, as_json: bool) -> None:
     from prefpipe.cli import stderr
+    from prefpipe.wiring.open_settings import settled
     from prefpipe.wiring.stages import run_stage
     from prefpipe.wiring.surroundings import runtime_for
 
     speaks = speaks_for_the_run(config.stage)
     log = stderr.log if speaks else lambda _line: None
+    config = settled(config, log)
     runtime = runtime_for(
         config, log=log, stop=stop_request, progress=stderr.progress, argv=sys.argv
     )
@@ -137,6 +140,7 @@ app.command("merge")(command_of(MergeConfig, merge))
 app.add_typer(models, name="models")
 app.command("objectives")(command_of(ObjectivesConfig, objectives))
 app.command("launch-config")(command_of(LaunchFileConfig, launch_config))
+app.command("worker", hidden=True)(worker)
 app.command("reference", hidden=True)(command_of(ReferenceConfig, _reference))
 
 

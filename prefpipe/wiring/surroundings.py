@@ -14,6 +14,7 @@ from prefpipe.artifacts.store import Shard
 from prefpipe.configs.stage import GraceConfig, ShardedConfig, StageConfig
 from prefpipe.execution.runtime import Advance, Runtime
 from prefpipe.wiring.batch_job import end_of_job, worker_of
+from prefpipe.wiring.executors import executor_for
 
 VERSIONED = (
     "torch",
@@ -67,9 +68,7 @@ def runtime_for(
     without = ", without --overwrite," if config.overwrite.replaces_this_run else ""
     how_to_go_on = f"run the same command again{without} to go on"
 
-    if isinstance(config, GraceConfig):
-        stop.grace_s = config.grace_seconds
-
+    set_grace(config, stop)
     shard = Shard()
     if isinstance(config, ShardedConfig):
         worker = worker_of(config, os.environ)
@@ -90,7 +89,14 @@ def runtime_for(
         context=context_of(argv),
         shard=shard,
         how_to_go_on=how_to_go_on,
+        executor=executor_for(config),
     )
+
+
+def set_grace(config: StageConfig, stop: StopSource) -> None:
+    """Tell what handles signals how long open parts may take, now that the config is known."""
+    if isinstance(config, GraceConfig):
+        stop.grace_s = config.grace_seconds
 
 
 def context_of(argv: Sequence[str]) -> dict[str, Any]:
