@@ -97,12 +97,12 @@ def _claim_lines(claims: "Sequence[ClaimedPart]") -> Iterator[tuple[str, str]]:
     for claim in claims[:CLAIMS_SHOWN]:
         renewed = f"{_duration(claim.renewed_s_ago)} ago"
         if claim.is_left_behind:
-            line = f"part {claim.index}: left behind by {claim.worker}, last renewed {renewed}"
+            line = f"part {claim.part}: left behind by {claim.worker}, last renewed {renewed}"
             yield line, "yellow"
         else:
             begun = _duration(claim.begun_s_ago)
             yield (
-                f"part {claim.index}: {claim.worker} is making it for {begun}, renewed {renewed}",
+                f"part {claim.part}: {claim.worker} is making it for {begun}, renewed {renewed}",
                 "",
             )
     n_more = len(claims) - CLAIMS_SHOWN

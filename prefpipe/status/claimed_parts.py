@@ -15,7 +15,7 @@ class ClaimedPart(NamedTuple):
     do. ``is_left_behind``: the claim was not renewed for its lease, or its process is gone.
     """
 
-    index: int
+    part: int
     worker: str
     begun_at: float
     begun_s_ago: float
@@ -26,7 +26,7 @@ class ClaimedPart(NamedTuple):
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON values."""
         return {
-            "part": self.index,
+            "part": self.part,
             "worker": self.worker,
             "begun_at": self.begun_at,
             "begun_s_ago": round(self.begun_s_ago, 1),
@@ -48,7 +48,7 @@ def claimed_parts(path: Path, fingerprint: str, to_make: Collection[int]) -> lis
         renewed_s_ago = max(0.0, now - claim.renewed_at)
         claimed.append(
             ClaimedPart(
-                index=claim.part,
+                part=claim.part,
                 worker=claim.worker,
                 begun_at=claim.begun_at,
                 begun_s_ago=max(0.0, now - claim.begun_at),
