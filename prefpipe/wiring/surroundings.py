@@ -12,10 +12,9 @@ from typing import Any, Protocol
 from prefpipe import __version__
 from prefpipe.artifacts.store import Shard
 from prefpipe.configs.stage import ShardedConfig, StageConfig
-from prefpipe.execution.claim_source import claimed
 from prefpipe.execution.runtime import Advance, Runtime
-from prefpipe.execution.this_process import OpenSource, ThisProcess, listed
 from prefpipe.wiring.batch_job import end_of_job, worker_of
+from prefpipe.wiring.executors import executor_for
 
 VERSIONED = (
     "torch",
@@ -63,10 +62,7 @@ def runtime_for(
     how_to_go_on = f"run the same command again{without} to go on"
 
     shard = Shard()
-    open_source: OpenSource = listed
     if isinstance(config, ShardedConfig):
-        if config.claim:
-            open_source = claimed(config.lease_seconds)
         worker = worker_of(config, os.environ)
         shard = worker.shard
         for line in worker.describe(config.output):
@@ -83,7 +79,7 @@ def runtime_for(
         context=context_of(argv),
         shard=shard,
         how_to_go_on=how_to_go_on,
-        executor=ThisProcess(open_source),
+        executor=executor_for(config),
     )
 
 
