@@ -63,8 +63,8 @@ class ClaimFolder:
         n_tries = 0
         while True:
             n_tries += 1
-            atomic.make_folder(self.path)
             try:
+                atomic.make_folder(self.path)
                 created = atomic.create_exclusively(self._file(index), data)
             except PrefpipeError as error:
                 # another worker, which gave back the last claim, has removed the folder
@@ -131,8 +131,9 @@ class ClaimFolder:
 
         A bucket has nothing to remove.
         """
-        atomic.sweep_temporary_files(self.path)
+        # others may be in it, or have removed it in the middle of this
         with suppress(OSError):
+            atomic.sweep_temporary_files(self.path)
             self.path.rmdir()
 
     def _file(self, index: int) -> Path:
@@ -140,7 +141,11 @@ class ClaimFolder:
 
 
 def _is_gone(error: PrefpipeError) -> bool:
-    return isinstance(error.__cause__, FileNotFoundError)
+    """Return whether the folder was removed before a file was in it, or while it was being made.
+
+    `Path.mkdir` calls a folder that is gone again by the time it looks a file that is in the way.
+    """
+    return isinstance(error.__cause__, FileNotFoundError | FileExistsError)
 
 
 def _machine() -> str:
