@@ -52,7 +52,7 @@ class ModelError(PrefpipeError):
 
 
 class EngineDeadError(ModelError):
-    """An engine that failed while it worked, or was closed: it answers nothing more (exit 1)."""
+    """An engine that has died: nothing can be asked of it any more, but of a new one (exit 1)."""
 
 
 class ErrorRateError(PrefpipeError):
@@ -73,6 +73,14 @@ class StoppedEarly(PrefpipeError):  # noqa: N818 - it is a stop that was asked f
     """SIGTERM, SIGUSR1 or a time budget ended the run after the current part (exit 75)."""
 
     exit_code = 75
+
+
+def error_with_code(exit_code: int, message: str, *, hint: str | None) -> PrefpipeError:
+    """Return the error of another process, with the exit code that it would have had."""
+    for kind in (UsageError, IncompleteInputError, StoppedEarly):
+        if kind.exit_code == exit_code:
+            return kind(message, hint=hint)
+    return PrefpipeError(message, hint=hint)
 
 
 class PrefpipeWarning(UserWarning):

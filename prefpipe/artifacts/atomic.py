@@ -7,11 +7,14 @@ which ``sweep_temporary_files`` removes on the next run.
 """
 
 import errno
+import fcntl
 import glob
 import os
 import re
+import secrets
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +39,7 @@ def _machine() -> str:
 
 
 MACHINE = _machine()
+_FOLDER_LOCK = threading.Lock()
 
 
 def make_folder(path: Path) -> None:
@@ -220,7 +224,31 @@ def create_exclusively(path: Path, data: bytes) -> bool:
 
 
 def _temporary_path(path: Path) -> Path:
-    return path.parent / f".{path.name}.{MACHINE}.{os.getpid()}.tmp"
+    """Return a name that no other writer has.
+
+    Neither a thread of this process, nor a process of a machine with the same name.
+    """
+    token = secrets.token_hex(4)
+    return path.parent / f".{path.name}.{token}.{MACHINE}.{os.getpid()}.tmp"
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Let one thread at a time, of all processes, change what is in a folder in this block.
+
+    A lock goes with its process. Where the file system has none for folders (NFS), the threads of
+    one process alone keep out of each other's way.
+    """
+    with _FOLDER_LOCK:
+        descriptor: int | None = None
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:
@@ -260,7 +288,7 @@ def sweep_temporary_files(folder: Path, name: str | None = None) -> None:
 
         # a process id says something on its own machine alone: elsewhere age has to tell
         if match["machine"] == MACHINE:
-            is_left_behind = not _is_alive(int(match["pid"]))
+            is_left_behind = not is_alive(int(match["pid"]))
         else:
             is_left_behind = _is_abandoned(path)
         if is_left_behind:
@@ -274,7 +302,8 @@ def _is_abandoned(path: Path) -> bool:
         return False  # gone meanwhile: its owner finished, or another worker swept
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of `MACHINE` lives."""
     try:
         os.kill(pid, 0)  # sends nothing, and fails where it could not be sent
     except ProcessLookupError:

@@ -256,9 +256,14 @@ class Output(Artifact):
 
     def with_step(self, step: Mapping[str, Any]) -> "Output":
         """Record an operation that the artifact goes through (a retry) in ``run.json``."""
-        record = replace(self.record, history=[*self.record.history, dict(step)])
-        record.replace_in(self.path)
-        return replace(self, record=record)
+        return replace(self, record=run_record.add_step(self.path, step))
+
+    def record_once(self, step: Mapping[str, Any]) -> None:
+        """Record in ``run.json`` what holds of the whole run, unless it is there.
+
+        Any number of threads and processes may do so at once.
+        """
+        run_record.add_step(self.path, step, once=True)
 
     def write(
         self,
@@ -335,6 +340,20 @@ def open_output(
     if overwrite and not extends:
         _remove_parts(path, record.n_parts, shard)
     return Output(path, record, shard)
+
+
+def join_output(path: Path, record: RunRecord) -> Output:
+    """Open the output of a run that another process, its driver, has opened.
+
+    Raises:
+        FingerprintError: this process would make something else; the message lists every field
+            that differs.
+        InputError: there is no run.
+    """
+    on_disk = run_record.read_run_record(path)
+    if on_disk.fingerprint != record.fingerprint:
+        _refuse_difference(path, on_disk, record)
+    return Output(path, on_disk, Shard())
 
 
 def _read_or_none(path: Path) -> RunRecord | None:
