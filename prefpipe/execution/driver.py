@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.errors import PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.channel import Failure, Message, Order, json_values
 from prefpipe.execution.part_maker import PartMade
@@ -178,7 +179,8 @@ class _DrivenJob:
         shard = self._job.runtime.shard
         order = Order(
             stage=self._job.config.stage,
-            values=json_values(self._job.config),
+            # What was to be thrown away, the driver has thrown away.
+            values=json_values(self._job.config) | {"overwrite": Overwrite.NO.value},
             folder=str(Path.cwd()),
             number=place.number,
             shard_index=shard.index,
