@@ -290,9 +290,14 @@ class Output(Artifact):
 
     def with_step(self, step: Mapping[str, Any]) -> "Output":
         """Record an operation that the artifact goes through (a retry) in ``run.json``."""
-        record = replace(self.record, history=[*self.record.history, dict(step)])
-        record.replace_in(self.path)
-        return replace(self, record=record)
+        return replace(self, record=run_record.add_step(self.path, step))
+
+    def record_once(self, step: Mapping[str, Any]) -> None:
+        """Record in ``run.json`` what holds of the whole run, unless it is there.
+
+        Any number of threads and processes may do so at once.
+        """
+        run_record.add_step(self.path, step, once=True)
 
     def write(
         self,
