@@ -97,8 +97,27 @@ class ShardedConfig(StageConfig):
         "each task",
     )
 
+    claim: bool = option(
+        False,
+        identity=False,
+        help="take parts as they are free, in place of a fixed share: any number of copies of the "
+        "command share the output, and each ends when all parts are on disk",
+    )
+    lease_seconds: float = option(
+        120.0,
+        identity=False,
+        minimum=1,
+        help="seconds without a sign of life after which a part that another copy has claimed is "
+        "made here; a copy gives three in that time",
+    )
+
     def problems(self) -> list[str]:
         problems = super().problems()
+        if self.claim and Overwrite.of(self.overwrite) is Overwrite.ALL:
+            problems.append(
+                "--claim excludes --overwrite, with which each copy would throw away what the "
+                "others have made; --overwrite=stale throws away another configuration alone"
+            )
         index, count = self.shard_index, self.num_shards
         if not self.shards and (index is not None or count is not None):
             problems.append("--no-shards excludes --shard-index and --num-shards")
@@ -117,6 +136,33 @@ class PartwiseConfig(ShardedConfig):
     allow_partial: bool = option(
         False, identity=False, help="work on the input parts that are there instead of refusing"
     )
+
+
+PART_SIZE = 32
+"""Prompts a part of a run that is not on disk yet."""
+PART_SIZE_HELP = (
+    f"prompts a part; default that of the run on disk, else {PART_SIZE}. A crash costs the parts "
+    "that are open"
+)
+
+
+class SizedParts(StageConfig):
+    """What the stages share that read prompts and divide them into parts.
+
+    A run that is on disk keeps its part size: that the default was another one in an earlier
+    release must not make another run of it. So the flag has no default here, and `wiring` looks.
+    """
+
+    part_size: int | None
+
+    @property
+    def prompts_a_part(self) -> int:
+        """The number of prompts of a part."""
+        return PART_SIZE if self.part_size is None else self.part_size
+
+    def identity(self) -> dict[str, Any]:
+        """Return what can change the rows, the part size as a number whether given or not."""
+        return super().identity() | {"part_size": self.prompts_a_part}
 
 
 @dataclass(frozen=True, kw_only=True)
