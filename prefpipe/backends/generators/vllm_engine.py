@@ -118,6 +118,7 @@ class VllmGenerator:
                 "--gpu-memory-utilization",
             ) from error
         self.max_model_len = int(self._engine.model_config.max_model_len)
+        self.engine_version = f"vllm {VERSION}"
 
         config = self._engine.llm_engine.vllm_config
         self._stream = VllmStream(

@@ -96,6 +96,7 @@ def waiting_callers(engine):
 
 
 def descendants(pid):
+    """The children of a process and theirs; Python's resource tracker lives as long as we do."""
     found = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
@@ -103,6 +104,8 @@ def descendants(pid):
         except OSError:
             continue
         for child in children:
+            if "resource_tracker" in name_of(child):
+                continue
             found += [child, *descendants(child)]
     return found
 
