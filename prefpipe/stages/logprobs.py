@@ -19,10 +19,17 @@ import pyarrow as pa
 
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
-from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import (
+    Artifact,
+    Output,
+    add_tallies,
+    open_input,
+    open_output,
+    refuse_nesting,
+)
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
-from prefpipe.backends.device import find_device
+from prefpipe.backends.device import find_device, turns_on
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.shared.candidate_rows import (
@@ -42,12 +49,19 @@ from prefpipe.stages.shared.training_groups import (
     groups_of_candidates,
     stored_ids_fit,
 )
-from prefpipe.training.encoding import Encoder
-from prefpipe.training.forward import Measured, measure_responses, share_prompts
+from prefpipe.training.encoding import N_APART, N_TOKENISED, Encoder, notes_on_encoding
+from prefpipe.training.forward import (
+    Measured,
+    measure_batches,
+    response_batches,
+    share_prompts,
+)
 from prefpipe.training.groups import Group, Key, ResponseStatus, check_group, fit_length
 from prefpipe.training.policy import computes_in_bfloat16, load_reference
 
 FAILING = ("not_finite", "template_error")
+N_TOKENS = "n_tokens"
+"""Of a tally: tokens of the responses that were measured."""
 
 
 def run(
@@ -93,22 +107,19 @@ def run(
             summary,
             indices=indices,
         )
-        # Without a part to make nothing was opened; stored ids need no encoder.
-        if reference.opened is not None and reference.opened.encoder is not None:
-            encoder = reference.opened.encoder
-            summary.notes += encoder.notes()
-            summary.facts |= {
-                "n_tokenised": encoder.n_encoded,
-                "n_tokenised_apart": encoder.n_apart,
-            }
 
+    # Stored ids need no encoder, which counts nothing then.
+    if N_TOKENISED in maker.tally:
+        summary.notes += notes_on_encoding(maker.tally)
+        summary.facts |= {name: int(maker.tally[name]) for name in (N_TOKENISED, N_APART)}
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        rate = maker.n_tokens / elapsed_s
+        n_tokens = int(maker.tally[N_TOKENS])
         summary.notes.append(
-            f"{maker.n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)"
+            f"{n_tokens:,} response tokens in {elapsed_s:.1f} s "
+            f"({n_tokens / elapsed_s:,.0f} tokens/s)"
         )
-        summary.facts |= {"n_tokens": maker.n_tokens, "elapsed_s": elapsed_s}
+        summary.facts |= {"n_tokens": n_tokens, "elapsed_s": elapsed_s}
     check_error_rate(summary, failing, config.max_error_rate)
     return summary
 
@@ -210,7 +221,8 @@ class ReferenceModel:
             merge_adapter=config.merge_adapter,
             trust_remote_code=config.trust_remote_code,
         )
-        self.model.to(find_device(config.device))
+        self.device = find_device(config.device)
+        self.model.to(self.device)
         problem: str | None = "--no-shared-prompt"
         if config.shared_prompt:
             problem = share_prompts(self.model)
@@ -220,14 +232,18 @@ class ReferenceModel:
         log(line)
 
     def measure(self, groups: Sequence[Group]) -> dict[Key, Measured]:
-        """Return the log-probability of every response of some groups, by key."""
-        measured = measure_responses(
-            self.model,
-            groups,
-            pad_token_id=0,
-            bf16=computes_in_bfloat16(self.config.dtype),
-            max_batch_tokens=self.config.max_batch_tokens,
+        """Return the log-probability of every response of some groups, by key.
+
+        Of several calls at once one is on the device; the others pack their batches, or wait for
+        it.
+        """
+        batches = response_batches(
+            self.model, groups, pad_token_id=0, max_batch_tokens=self.config.max_batch_tokens
         )
+        packed = list(batches)
+        with turns_on(self.device).turn():
+            bf16 = computes_in_bfloat16(self.config.dtype)
+            measured = list(measure_batches(self.model, packed, bf16=bf16))
         return {each.key: each for each in measured}
 
     def close(self) -> None:
@@ -247,21 +263,25 @@ class LogprobMaker:
     ) -> None:
         self.config, self.groups, self.output = config, groups, output
         self.reference = reference
-        self.n_tokens = 0
+        self.tally: dict[str, float] = {}
 
     def make(self, index: int, parents: Mapping[str, str]) -> None:
         """Measure and write one part."""
         reference = self.reference.get()
         # Every response gets a row; only those that fit are measured.
-        keys, groups, statuses = self._read(index, reference.encoder)
+        encoder = None if reference.encoder is None else reference.encoder.anew()
+        keys, groups, statuses = self._read(index, encoder)
         measured = reference.measure(groups)
         rows = []
         for key in keys:
             row = _row(key, statuses[key], measured.get(key), per_token=self.config.per_token)
-            self.n_tokens += row["n_tokens"]
             rows.append(row)
         table = pa.Table.from_pylist(rows, schema=LOGPROBS.arrow())
         self.output.write(index, table, counts=count_by_status(rows), parents=parents)
+
+        tally = {N_TOKENS: sum(row["n_tokens"] for row in rows)}
+        counted = {} if encoder is None else encoder.tally()
+        self.tally = add_tallies([self.tally, tally, counted])
 
     def _read(
         self, index: int, encoder: Encoder | None

@@ -17,7 +17,14 @@ import pyarrow as pa
 
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
-from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import (
+    Artifact,
+    Output,
+    add_tallies,
+    open_input,
+    open_output,
+    refuse_nesting,
+)
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
@@ -38,6 +45,7 @@ from prefpipe.stages.shared.candidate_rows import (
 )
 from prefpipe.stages.shared.judge_spending import facts_of_spending, write_open_questions
 from prefpipe.stages.shared.lazy_engine import LazyEngine
+from prefpipe.stages.shared.rating_notes import notes_on_texts
 from prefpipe.stages.shared.runtime import (
     Runtime,
     Summary,
@@ -62,6 +70,9 @@ OF_ONE_KIND = (
 TRIED_AGAIN = ("parse_error", "error", "no_logprobs", "not_answered")
 """Statuses of judges alone, which the next run tries to mend without being told."""
 
+
+N_RATED, SUM_OF_REWARDS = "n_rated", "sum_of_rewards"
+"""Of a tally: rewards that a scorer gave, and their sum."""
 
 CANDIDATE_COLUMNS = (
     "prompt_id",
@@ -155,13 +166,15 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
             indices=indices,
             redo=to_mend.__contains__,
         )
-        for scorer in maker.opened.values():
-            facts_of_spending(summary, scorer, config)
+        for rater in raters:
+            facts_of_spending(summary, tally_of(rater.name, maker.tally), config)
 
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        summary.notes.append(f"{maker.n_rated:,} ratings in {elapsed_s:.1f} s")
-    summary.notes += maker.notes()
+        tallies = [tally_of(rater.name, maker.tally) for rater in raters]
+        n_rated = sum(int(tally.get(N_RATED, 0)) for tally in tallies)
+        summary.notes.append(f"{n_rated:,} ratings in {elapsed_s:.1f} s")
+    summary.notes += notes_on_ratings(maker.tally, [rater.name for rater in raters])
 
     report_skipped_rows(config, skipped, summary)
     # Last, for it may end the command: what was left out is in its file by then.
@@ -260,13 +273,8 @@ class ScoreMaker:
         for rater in raters:
             scorer = LazyEngine(partial(self._open, rater), runtime, f"loading scorer {rater.name}")
             self.scorers[rater.name] = stack.enter_context(scorer)
-        self.totals: dict[str, tuple[int, float]] = {}
-        """Number and sum of the rewards that each scorer gave now."""
-
-    @property
-    def n_rated(self) -> int:
-        """Rewards that were given now."""
-        return sum(count for count, _ in self.totals.values())
+        self.tally: dict[str, float] = {}
+        """What was counted now, a scorer's name before each of its figures."""
 
     @property
     def opened(self) -> dict[str, Scorer]:
@@ -334,17 +342,6 @@ class ScoreMaker:
                     self._rate(rater, *self._rows(index))
         return list(self.opened.values())
 
-    def notes(self) -> list[str]:
-        """Return a line for each scorer that was used now, and what the scorers say themselves."""
-        lines = []
-        for name, (count, total) in self.totals.items():
-            if count:
-                lines.append(f"{name}: mean reward {total / count:.4f} over {count:,} ratings")
-        for name, scorer in self.opened.items():
-            if hasattr(scorer, "notes"):
-                lines += [f"{name}: {note}" for note in scorer.notes()]
-        return lines
-
     def _open(self, rater: Rater) -> Scorer:
         scorer = rater.open()
         example = getattr(scorer, "example", None)
@@ -397,13 +394,37 @@ class ScoreMaker:
             rated[place] = checked(answer)
 
         rewards = [score.reward for score in rated if score.reward is not None]
-        count, total = self.totals.get(rater.name, (0, 0.0))
-        self.totals[rater.name] = (count + len(rewards), total + sum(rewards))
+        counted = {N_RATED: len(rewards), SUM_OF_REWARDS: sum(rewards)}
+        tally = add_tallies([counted, *(score.tally for score in rated)])
+        named = {f"{rater.name}/{name}": value for name, value in tally.items()}
+        self.tally = add_tallies([self.tally, named])
         return rated
+
+
+def tally_of(scorer: str, tally: Mapping[str, float]) -> dict[str, float]:
+    """Return what was counted for one scorer, of a tally of all."""
+    prefix = f"{scorer}/"
+    return {
+        name.removeprefix(prefix): value for name, value in tally.items() if name.startswith(prefix)
+    }
+
+
+def notes_on_ratings(tally: Mapping[str, float], scorers: Sequence[str]) -> list[str]:
+    """Return a line for each scorer that was used now, and what there is to know of the texts."""
+    means, notes = [], []
+    for scorer in scorers:
+        counted = tally_of(scorer, tally)
+        n_rated = int(counted.get(N_RATED, 0))
+        if n_rated:
+            mean = counted[SUM_OF_REWARDS] / n_rated
+            means.append(f"{scorer}: mean reward {mean:.4f} over {n_rated:,} ratings")
+        notes += [f"{scorer}: {note}" for note in notes_on_texts(counted)]
+    return means + notes
 
 
 def checked(score: Score) -> Score:
     """Return the score, a reward that is not finite turned into a status."""
     if score.reward is not None and not isfinite(score.reward):
-        return Score(None, "not_finite", f"the scorer gave {score.reward}", score.detail)
+        reason = f"the scorer gave {score.reward}"
+        return score._replace(reward=None, status="not_finite", reason=reason)
     return score

@@ -4,14 +4,16 @@ One question is asked once, however many rows need its answer. Each answer is on
 anything is made of it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from prefpipe.artifacts.answer_cache import AnswerCache, request_key
 from prefpipe.artifacts.chat_messages import NoCompletionError
 from prefpipe.artifacts.interchange.judge_batch import BatchAnswers
 from prefpipe.backends.chat_answers import ERROR, NOT_ANSWERED, ChatAnswer, read_completion
+from prefpipe.backends.protocol import NOTHING_COUNTED
 from prefpipe.text.control_text import spells_control_token
 
 Body = Mapping[str, Any]
@@ -36,30 +38,33 @@ class CompletionSource(Protocol):
         ...
 
 
-@dataclass
-class Spending:
-    """What this run asked and used.
+N_QUESTIONS = "n_questions"
+"""Different questions of a call, whoever answered them."""
+N_ASKED, N_FROM_CACHE = "n_asked", "n_from_cache"
+"""Questions answered now, and those answered before this run."""
+N_PROMPT_TOKENS, N_COMPLETION_TOKENS = "n_prompt_tokens", "n_completion_tokens"
+"""Of the questions answered now."""
+N_UNCOUNTED = "n_uncounted"
+"""Answers of now whose tokens the server did not count."""
+N_OF_BATCH = "n_of_batch"
+"""Answers of a batch that a question was open for."""
+N_SPELLING = "n_spelling_control_tokens"
+"""Questions to a server that spell a control token."""
+SAMPLED_WITHOUT = "sampled_without/"
+"""Begins the name of a count of answers without a setting that the server refuses, which follows.
 
-    Questions answered now and before this run, and the tokens of those answered now.
+Its own default holds for it.
+"""
+
+
+class Obtained(NamedTuple):
+    """An answer, and what it took to obtain it: figures by the names above.
+
+    Where several questions of a call are one, the first of them has the figures.
     """
 
-    n_asked: int = 0
-    n_from_cache: int = 0
-    n_prompt_tokens: int = 0
-    n_completion_tokens: int = 0
-    n_uncounted: int = 0
-    """Answers whose tokens the server did not count."""
-
-    def add(self, answer: ChatAnswer) -> None:
-        """Count an answer that arrived now."""
-        self.n_asked += 1
-        self.n_prompt_tokens += answer.n_prompt_tokens or 0
-        self.n_completion_tokens += answer.n_completion_tokens or 0
-        self.n_uncounted += answer.n_prompt_tokens is None and answer.status != ERROR
-
-    def cost(self, price_in: float, price_out: float) -> float:
-        """Return the cost at so much a million prompt and completion tokens."""
-        return (self.n_prompt_tokens * price_in + self.n_completion_tokens * price_out) / 1e6
+    answer: ChatAnswer
+    tally: Mapping[str, float]
 
 
 @dataclass
@@ -83,11 +88,10 @@ class JudgeAnswers:
     batch: BatchAnswers = field(default_factory=lambda: BatchAnswers({}, {}))
     ask_again: bool = True
     is_served: bool = False
-    spending: Spending = field(default_factory=Spending)
     open_questions: dict[str, Body] = field(default_factory=dict)
-    used_of_batch: set[str] = field(default_factory=set)
-    spelling_control_tokens: set[str] = field(default_factory=set)
-    """Questions to a server that spell a control token, by key."""
+    _used_of_batch: set[str] = field(default_factory=set)
+    _spelling_control_tokens: set[str] = field(default_factory=set)
+    """Questions to a server that spell a control token, by key: counted once a run."""
     _source: CompletionSource | None = None
     _failed: dict[str, ChatAnswer] = field(default_factory=dict)
     """What was asked in vain in this run, by key: once a run is enough."""
@@ -98,8 +102,8 @@ class JudgeAnswers:
 
     def obtain(
         self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]
-    ) -> list[ChatAnswer]:
-        """Return one answer for each body, in order.
+    ) -> list[Obtained]:
+        """Return one answer for each body, in order, and what it took.
 
         Args:
             bodies: chat-completion requests; equal ones are asked once.
@@ -109,15 +113,15 @@ class JudgeAnswers:
             ModelError: the judge cannot be asked at all.
         """
         keys = [request_key(body) for body in bodies]
-        if self.is_served:
-            self._note_control_tokens(keys, bodies)
-
         answers: dict[str, ChatAnswer] = {}
+        tallies: dict[str, Counter[str]] = {}
         open_places: list[int] = []
         for place, key in enumerate(keys):
             if key in answers:
                 continue
-            known = self._known(key, bodies[place], is_usable[place])
+            tally = tallies[key] = Counter({N_QUESTIONS: 1})
+            self._count_control_tokens(key, bodies[place], tally)
+            known = self._known(key, bodies[place], is_usable[place], tally)
             if known is None:
                 open_places.append(place)
                 # Stands until the answer arrives; for good where nothing is asked.
@@ -130,32 +134,45 @@ class JudgeAnswers:
         elif self.mode == "ask" and open_places:
             arrived = self._ask([bodies[place] for place in open_places])
             for place, answer in zip(open_places, arrived, strict=True):
-                answers[keys[place]] = answer
+                key = keys[place]
+                answers[key] = answer
+                tallies[key].update(self._counted(answer))
                 if not is_usable[place](answer):
-                    self._failed[keys[place]] = answer
-        return [answers[key] for key in keys]
-
-    @property
-    def left_out(self) -> list[str]:
-        """The sampling settings that a server refuses, so that its own defaults hold."""
-        return list(getattr(self._source, "left_out", []))
+                    self._failed[key] = answer
+        return [Obtained(answers[key], tallies.pop(key, NOTHING_COUNTED)) for key in keys]
 
     def close(self) -> None:
         """Close the source, if it was opened."""
         if self._source is not None:
             self._source.close()
 
-    def _note_control_tokens(self, keys: Sequence[str], bodies: Sequence[Body]) -> None:
-        for key, body in zip(keys, bodies, strict=True):
-            if spells_control_token(turn["content"] for turn in body["messages"]):
-                self.spelling_control_tokens.add(key)
+    def _count_control_tokens(self, key: str, body: Body, tally: Counter[str]) -> None:
+        if not self.is_served or key in self._spelling_control_tokens:
+            return
+        if spells_control_token(turn["content"] for turn in body["messages"]):
+            self._spelling_control_tokens.add(key)
+            tally[N_SPELLING] += 1
+
+    def _counted(self, answer: ChatAnswer) -> Counter[str]:
+        """Return the figures of an answer that arrived now."""
+        tally = Counter({N_ASKED: 1})
+        tally[N_PROMPT_TOKENS] += answer.n_prompt_tokens or 0
+        tally[N_COMPLETION_TOKENS] += answer.n_completion_tokens or 0
+        tally[N_UNCOUNTED] += answer.n_prompt_tokens is None and answer.status != ERROR
+        for setting in getattr(self._source, "left_out", ()):
+            tally[SAMPLED_WITHOUT + setting] += 1
+        return tally
 
     def _known(
-        self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]
+        self,
+        key: str,
+        body: Body,
+        is_usable: Callable[[ChatAnswer], bool],
+        tally: Counter[str],
     ) -> ChatAnswer | None:
         """Return the answer of a batch or an earlier run; None if it is to be asked for."""
-        if self.mode == "ingest" and key not in self.used_of_batch:
-            arrived = self._take_from_batch(key, body, is_usable)
+        if self.mode == "ingest" and key not in self._used_of_batch:
+            arrived = self._take_from_batch(key, body, is_usable, tally)
             if arrived is not None:
                 return arrived
         if key in self._failed:
@@ -166,11 +183,15 @@ class JudgeAnswers:
             return None
         if self.ask_again and self.mode != "ingest" and not is_usable(answer):
             return None
-        self.spending.n_from_cache += 1
+        tally[N_FROM_CACHE] += 1
         return answer
 
     def _take_from_batch(
-        self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]
+        self,
+        key: str,
+        body: Body,
+        is_usable: Callable[[ChatAnswer], bool],
+        tally: Counter[str],
     ) -> ChatAnswer | None:
         """Keep and return a batch's answer; None if it has none or a usable one is kept already."""
         arrived = self.batch.answers.get(key)
@@ -178,12 +199,13 @@ class JudgeAnswers:
         if arrived is None or answer is None:
             return None
 
-        self.used_of_batch.add(key)
+        self._used_of_batch.add(key)
+        tally[N_OF_BATCH] += 1
         before = _read_or_none(self.cache.get(body))
         if before is not None and is_usable(before):
             return None
         self.cache.put(body, arrived)
-        self.spending.add(answer)
+        tally.update(self._counted(answer))
         return answer
 
     def _unanswered(self, key: str) -> ChatAnswer:
@@ -200,12 +222,9 @@ class JudgeAnswers:
             self.cache.require_writable()
             self._source = self.open_source()
 
-        answers = self._source.complete(
+        return self._source.complete(
             bodies, lambda place, completion: self.cache.put(bodies[place], completion)
         )
-        for answer in answers:
-            self.spending.add(answer)
-        return answers
 
 
 def _read_or_none(completion: Body | None) -> ChatAnswer | None:

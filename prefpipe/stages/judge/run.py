@@ -18,7 +18,14 @@ import pyarrow as pa
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, VERDICTS
-from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import (
+    Artifact,
+    Output,
+    add_tallies,
+    open_input,
+    open_output,
+    refuse_nesting,
+)
 from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.protocol import PairwiseJudge
@@ -74,6 +81,10 @@ NOT_RETRIED = (
     "not_finite",
 )
 """Statuses that another try would not mend."""
+
+
+N_VERDICTS = "n_verdicts"
+"""Of a tally: verdicts that a judge gave, one for each order of a pair."""
 
 
 class Judge(NamedTuple):
@@ -148,11 +159,11 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
             indices=indices,
             redo=to_mend.__contains__,
         )
-        if engine.opened is not None:
-            facts_of_spending(summary, engine.opened, config)
+    facts_of_spending(summary, maker.tally, config)
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        summary.notes.append(f"{maker.n_verdicts:,} verdicts in {elapsed_s:.1f} s")
+        n_verdicts = int(maker.tally.get(N_VERDICTS, 0))
+        summary.notes.append(f"{n_verdicts:,} verdicts in {elapsed_s:.1f} s")
 
     # Before the error rate, which may end the command: what was judged has its figures anyway.
     _sum_up(config, output, indices, summary, recipe_of_pairs(a, b, record, differences))
@@ -190,7 +201,7 @@ class VerdictMaker:
         """
         self.config, self.orders, self.a, self.b = config, orders, a, b
         self.judge = judge
-        self.n_verdicts = 0
+        self.tally: dict[str, float] = {}
 
     def make(self, output: Output, index: int, parents: Mapping[str, str]) -> None:
         """Judge and write one part."""
@@ -223,7 +234,8 @@ class VerdictMaker:
             verdicts = self.judge.get().judge(requests)
             for (place, order), verdict in zip(to_ask, verdicts, strict=True):
                 rows[place] |= order_columns(verdict, order)
-            self.n_verdicts += len(to_ask)
+            counted = [{N_VERDICTS: len(to_ask)}, *(verdict.tally for verdict in verdicts)]
+            self.tally = add_tallies([self.tally, *counted])
 
         for place, pair in enumerate(pairs):
             if pair.status == "ok":

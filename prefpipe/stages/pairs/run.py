@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from math import ceil
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -28,7 +29,14 @@ from prefpipe.artifacts.interchange.rewardbench_two_rows import (
 from prefpipe.artifacts.interchange.user_table import file_of, read_user_table
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES
-from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import (
+    Artifact,
+    Output,
+    add_tallies,
+    open_input,
+    open_output,
+    refuse_nesting,
+)
 from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.configs.pairs import PairsConfig
@@ -43,15 +51,19 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_identity,
 )
 from prefpipe.stages.shared.lazy_engine import LazyEngine
+from prefpipe.stages.shared.rating_notes import notes_on_texts
 from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 from prefpipe.stages.shared.skipped_rows import (
     context_of_skipped_rows,
     read_users_rows,
     report_skipped_rows,
 )
+from prefpipe.training.encoding import notes_on_encoding
 
 FAILING = ("template_error", "not_finite", "missing_text", "unreadable", "no_score")
 FLAG = "--pairs"
+N_SCORED = "n_scored"
+"""Of a tally: pairs that have a margin."""
 
 
 def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summary:
@@ -83,12 +95,12 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
             summary,
             indices=indices,
         )
-        notes = source.notes()
     if summary.n_parts_made and rater is not None:
         elapsed_s = time.perf_counter() - started
         summary.facts["elapsed_s"] = elapsed_s
-        summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
-        summary.notes += notes
+        n_scored = int(source.tally[N_SCORED])
+        summary.notes.append(f"{n_scored:,} pairs in {elapsed_s:.1f} s")
+        summary.notes += notes_on_encoding(source.tally) + notes_on_texts(source.tally)
 
     # What was scored has its figures, and what was left out its file, even where too much failed.
     try:
@@ -133,7 +145,7 @@ class PairsOfFile:
         if rater is not None:
             self.kind = rater.kind
             self.model = stack.enter_context(LazyEngine(rater.open, runtime))
-        self.n_scored = 0
+        self.tally: dict[str, float] = {}
 
     def record(self, context: Mapping[str, Any]) -> RunRecord:
         """Return what is written into ``run.json``."""
@@ -181,7 +193,8 @@ class PairsOfFile:
         pairs = self.file.rows[start : start + self.config.part_size]
         rated = self._rate(pairs)
         rows = [pair_row(pair, rated.get(pair.pair_idx), self.kind) for pair in pairs]
-        self.n_scored += sum(row["margin"] is not None for row in rows)
+        counted = {N_SCORED: sum(row["margin"] is not None for row in rows)}
+        self.tally = add_tallies([self.tally, counted, *(each.tally for each in rated.values())])
 
         schema = PAIR_SCORES.arrow(ITEM_SCHEMA if self.is_of_completions else None)
         output.write(
@@ -191,12 +204,6 @@ class PairsOfFile:
             parents=parents,
             tally={"n_contradictions": sum(pair.is_contrary for pair in pairs)},
         )
-
-    def notes(self) -> list[str]:
-        """Return what the model says of the texts, where one was opened."""
-        if self.model is None or self.model.opened is None:
-            return []
-        return self.model.opened.notes()
 
     def _rate(self, pairs: Sequence[ScoredTexts]) -> dict[int, Rated]:
         """Return the scores of those pairs whose texts can be used."""
@@ -212,7 +219,7 @@ class PairsOfFile:
 class PairsOfFolder:
     """Pairs that were scored before."""
 
-    n_scored = 0
+    tally: Mapping[str, float] = MappingProxyType({})
     skipped: Sequence[BadRow] = ()
 
     def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
@@ -254,10 +261,6 @@ class PairsOfFolder:
         """Take one part over as it is."""
         table, footer = self.earlier.read(index)
         output.write(index, table, counts=footer.counts, parents=parents, tally=footer.tally)
-
-    def notes(self) -> list[str]:
-        """Return nothing: no model was opened."""
-        return []
 
 
 def _source(
