@@ -51,6 +51,10 @@ class ModelError(PrefpipeError):
     """A model, tokenizer or chat template that cannot be used (exit 1)."""
 
 
+class EngineDeadError(ModelError):
+    """An engine that has died: nothing can be asked of it any more, but of a new one (exit 1)."""
+
+
 class ErrorRateError(PrefpipeError):
     """The stage finished and everything good is on disk, but too many rows failed (exit 3).
 

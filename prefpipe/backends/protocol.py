@@ -126,9 +126,8 @@ class ScoreRequest(NamedTuple):
     columns: Mapping[str, Any]
 
 
-Tally = Mapping[str, float]
-"""What was counted, by name; tallies are added up."""
-NOTHING_COUNTED: Tally = MappingProxyType({})
+NOTHING_COUNTED: Mapping[str, float] = MappingProxyType({})
+"""An empty tally."""
 
 
 class Score(NamedTuple):
@@ -142,7 +141,7 @@ class Score(NamedTuple):
     status: str = "ok"
     reason: str | None = None
     detail: str | None = None
-    tally: Tally = NOTHING_COUNTED
+    tally: Mapping[str, float] = NOTHING_COUNTED
 
 
 class Scorer(Protocol):
@@ -184,7 +183,7 @@ class PairVerdict(NamedTuple):
     request: str | None = None
     n_prompt_tokens: int | None = None
     n_completion_tokens: int | None = None
-    tally: Tally = NOTHING_COUNTED
+    tally: Mapping[str, float] = NOTHING_COUNTED
 
 
 class PairwiseJudge(Protocol):

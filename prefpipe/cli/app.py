@@ -37,7 +37,7 @@ from prefpipe.configs.status import StatusConfig
 from prefpipe.errors import ErrorRateError, PrefpipeError
 
 if TYPE_CHECKING:
-    from prefpipe.stages.shared.runtime import Summary
+    from prefpipe.stages.shared.partwise import Summary
 
 
 class InPipelineOrder(typer.core.TyperGroup):

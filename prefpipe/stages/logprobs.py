@@ -14,23 +14,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
-from prefpipe.artifacts.store import (
-    Artifact,
-    Output,
-    add_tallies,
-    open_input,
-    open_output,
-    refuse_nesting,
-)
+from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.device import find_device, turns_on
 from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
+from prefpipe.execution.part_maker import Tally
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.shared.candidate_rows import (
     Row,
@@ -38,8 +35,12 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_digests,
     parent_identity,
 )
-from prefpipe.stages.shared.lazy_engine import LazyEngine
-from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.partwise import (
+    Summary,
+    check_error_rate,
+    loop_over_parts,
+    open_stage_output,
+)
 from prefpipe.stages.shared.training_groups import (
     AGAIN,
     CANDIDATE_COLUMNS,
@@ -60,8 +61,6 @@ from prefpipe.training.groups import Group, Key, ResponseStatus, check_group, fi
 from prefpipe.training.policy import computes_in_bfloat16, load_reference
 
 FAILING = ("not_finite", "template_error")
-N_TOKENS = "n_tokens"
-"""Of a tally: tokens of the responses that were measured."""
 
 
 def run(
@@ -92,32 +91,34 @@ def run(
         runtime.shard.parts(groups.n_parts), allow_partial=config.allow_partial
     )
     parents = parent_digests(indices, **{kind_of(groups): groups})
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    output = open_stage_output(config, record, runtime)
 
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     open_reference = partial(ReferenceModel, config, model, encode_as, groups, runtime.log)
-    with LazyEngine(open_reference, runtime) as reference:
-        maker = LogprobMaker(config, groups, output, reference)
+    with LazyEngine(open_reference, runtime, most_open=MOST_OPEN) as reference:
+        maker = LogprobMaker(config, groups, output, reference, parents)
         loop_over_parts(
+            config,
             output,
-            parents.__getitem__,
-            lambda index: maker.make(index, parents[index]),
+            maker,
             runtime,
             summary,
             indices=indices,
+            parents_of=parents.__getitem__,
         )
 
     # Stored ids need no encoder, which counts nothing then.
-    if N_TOKENISED in maker.tally:
-        summary.notes += notes_on_encoding(maker.tally)
-        summary.facts |= {name: int(maker.tally[name]) for name in (N_TOKENISED, N_APART)}
+    counted = summary.counted_now
+    if N_TOKENISED in counted:
+        summary.notes += notes_on_encoding(counted)
+        summary.facts |= {name: int(counted[name]) for name in (N_TOKENISED, N_APART)}
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        n_tokens = int(maker.tally[N_TOKENS])
+        n_tokens = int(counted["n_tokens"])
+        rate = n_tokens / elapsed_s
         summary.notes.append(
-            f"{n_tokens:,} response tokens in {elapsed_s:.1f} s "
-            f"({n_tokens / elapsed_s:,.0f} tokens/s)"
+            f"{n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)"
         )
         summary.facts |= {"n_tokens": n_tokens, "elapsed_s": elapsed_s}
     check_error_rate(summary, failing, config.max_error_rate)
@@ -251,8 +252,20 @@ class ReferenceModel:
         del self.model
 
 
+class ResponsesToMeasure(NamedTuple):
+    """A part's responses: all keys, the groups that can be measured, and what became of each.
+
+    ``tally``: what was counted while they were tokenised.
+    """
+
+    keys: Sequence[Key]
+    groups: Sequence[Group]
+    statuses: Mapping[Key, ResponseStatus]
+    tally: Tally
+
+
 class LogprobMaker:
-    """Makes the parts of ``logprobs``, and counts the tokens."""
+    """Makes the parts of ``logprobs``."""
 
     def __init__(
         self,
@@ -260,44 +273,26 @@ class LogprobMaker:
         groups: Artifact,
         output: Output,
         reference: LazyEngine[ReferenceModel],
+        parents: Mapping[int, Mapping[str, str]],
     ) -> None:
         self.config, self.groups, self.output = config, groups, output
-        self.reference = reference
-        self.tally: dict[str, float] = {}
+        self.reference, self.parents = reference, parents
 
-    def make(self, index: int, parents: Mapping[str, str]) -> None:
-        """Measure and write one part."""
-        reference = self.reference.get()
+    def has_room(self, n_open: int) -> bool:
+        """Return whether the device would run empty without another part."""
+        return self.reference.has_room(n_open)
+
+    def prepare(self, index: int) -> ResponsesToMeasure:
+        """Read a part's responses, and tokenise those whose ids are not stored."""
+        encoder = self.reference.get().encoder
+        if encoder is not None:
+            encoder = encoder.anew()
+
         # Every response gets a row; only those that fit are measured.
-        encoder = None if reference.encoder is None else reference.encoder.anew()
-        keys, groups, statuses = self._read(index, encoder)
-        measured = reference.measure(groups)
-        rows = []
-        for key in keys:
-            row = _row(key, statuses[key], measured.get(key), per_token=self.config.per_token)
-            rows.append(row)
-        table = pa.Table.from_pylist(rows, schema=LOGPROBS.arrow())
-        self.output.write(index, table, counts=count_by_status(rows), parents=parents)
-
-        tally = {N_TOKENS: sum(row["n_tokens"] for row in rows)}
-        counted = {} if encoder is None else encoder.tally()
-        self.tally = add_tallies([self.tally, tally, counted])
-
-    def _read(
-        self, index: int, encoder: Encoder | None
-    ) -> tuple[list[Key], list[Group], dict[Key, ResponseStatus]]:
-        """Return every response's key, the groups that can be measured, and what became of each."""
-        if kind_of(self.groups) == "candidates":
-            table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS))
-            groups = groups_of_candidates(rows_of(table), encoder)
-        else:
-            table, _ = self.groups.read(index, list(COLUMNS))
-            groups = groups_of(rows_of(table), encoder)
-
         keys: list[Key] = []
         fitting: list[Group] = []
         statuses: dict[Key, ResponseStatus] = {}
-        for group in groups:
+        for group in self._groups(index, encoder):
             check_group(group, statuses)
             responses, statuses_by_length = fit_length(
                 group, max_length=self.config.max_length, on_too_long=self.config.on_too_long
@@ -306,7 +301,26 @@ class LogprobMaker:
             keys += [(group.prompt_id, response.sample_idx) for response in group.responses]
             if responses:
                 fitting.append(group._replace(responses=responses))
-        return keys, fitting, statuses
+        tally = {} if encoder is None else encoder.tally()
+        return ResponsesToMeasure(keys, fitting, statuses, tally)
+
+    def complete(self, index: int, prepared: ResponsesToMeasure) -> Tally:
+        """Measure and write a part."""
+        measured = self.reference.get().measure(prepared.groups)
+        rows = []
+        for key in prepared.keys:
+            status = prepared.statuses[key]
+            rows.append(_row(key, status, measured.get(key), per_token=self.config.per_token))
+        table = pa.Table.from_pylist(rows, schema=LOGPROBS.arrow())
+        self.output.write(index, table, counts=count_by_status(rows), parents=self.parents[index])
+        return {**prepared.tally, "n_tokens": sum(row["n_tokens"] for row in rows)}
+
+    def _groups(self, index: int, encoder: Encoder | None) -> list[Group]:
+        if kind_of(self.groups) == "candidates":
+            table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS))
+            return groups_of_candidates(rows_of(table), encoder)
+        table, _ = self.groups.read(index, list(COLUMNS))
+        return groups_of(rows_of(table), encoder)
 
 
 def _row(key: Key, status: ResponseStatus, measured: Measured | None, *, per_token: bool) -> Row:

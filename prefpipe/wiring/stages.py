@@ -15,7 +15,8 @@ from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
-from prefpipe.stages.shared.runtime import Runtime, Summary
+from prefpipe.execution.runtime import Runtime
+from prefpipe.stages.shared.partwise import Summary
 from prefpipe.wiring.judges import judge_for
 from prefpipe.wiring.models import locate, template_date
 from prefpipe.wiring.samplers import sampler_for

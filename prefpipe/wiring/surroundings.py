@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from prefpipe import __version__
 from prefpipe.artifacts.store import Shard
 from prefpipe.configs.stage import ShardedConfig, StageConfig
-from prefpipe.stages.shared.runtime import Advance, Runtime
+from prefpipe.execution.runtime import Advance, Runtime
 from prefpipe.wiring.batch_job import end_of_job, worker_of
 
 VERSIONED = (

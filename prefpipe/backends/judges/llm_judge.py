@@ -4,13 +4,13 @@ A verdict is read from the answer's text or from the probabilities of its tokens
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from prefpipe.artifacts.answer_cache import request_key
 from prefpipe.backends.chat_answers import REFUSED, ChatAnswer
 from prefpipe.backends.judges.answers import JudgeAnswers, Obtained
-from prefpipe.backends.protocol import PairRequest, PairVerdict, Score, ScoreRequest, Tally
+from prefpipe.backends.protocol import PairRequest, PairVerdict, Score, ScoreRequest
 from prefpipe.text.judging.judge_prompt import JudgePrompt, Question
 from prefpipe.text.judging.verdicts import Reading, read_verdict, read_verdict_from_probabilities
 
@@ -85,7 +85,7 @@ class ReadAnswer(NamedTuple):
     status: str
     reason: str | None
     key: str
-    tally: Tally
+    tally: Mapping[str, float]
 
 
 class _Judge:

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from prefpipe.backends.protocol import NOTHING_COUNTED, Score, ScoreRequest, Tally
+from prefpipe.backends.protocol import Score, ScoreRequest
 from prefpipe.errors import InputError
 from prefpipe.surrogates import replace_lone_surrogates
 from prefpipe.text.checks.column import (
@@ -27,6 +27,8 @@ The instruction follows.
 """
 _MOST_PROMPTS_SHOWN: Final = 20
 Checks = tuple[WeightedCheck, ...]
+Near = Sequence[str]
+"""Those of IFEval's instructions that a prompt's checks only come near."""
 
 
 class ChecksScorer:
@@ -82,17 +84,17 @@ class ChecksScorer:
         scores = []
         with self._rating:
             for request in requests:
-                tally = NOTHING_COUNTED
+                near: Near = ()
                 if request.prompt_id not in parsed:
-                    parsed[request.prompt_id], tally = self._try_parse(request)
+                    parsed[request.prompt_id], near = self._try_parse(request)
                 score = _score(request, parsed[request.prompt_id])
-                scores.append(score._replace(tally=tally))
+                scores.append(score._replace(tally={NEAR_IFEVAL + name: 1 for name in near}))
         return scores
 
     def close(self) -> None:
         """Hold nothing, release nothing."""
 
-    def _parse(self, prompt_id: str, columns: Mapping[str, Any]) -> tuple[Checks, Tally]:
+    def _parse(self, prompt_id: str, columns: Mapping[str, Any]) -> tuple[Checks, Near]:
         """Return a prompt's checks, and which of IFEval's instructions they only come near."""
         where = f"prompt {prompt_id!r}"
         has_checks = columns.get(COLUMN) is not None
@@ -102,9 +104,9 @@ class ChecksScorer:
         checks = parse_checks(
             columns.get(COLUMN), where, trust_python_checks=self._trust_python_checks
         )
-        return checks, NOTHING_COUNTED
+        return checks, ()
 
-    def _parse_instructions(self, where: str, columns: Mapping[str, Any]) -> tuple[Checks, Tally]:
+    def _parse_instructions(self, where: str, columns: Mapping[str, Any]) -> tuple[Checks, Near]:
         try:
             value = checks_of_instructions(columns[IDS_COLUMN], columns[KWARGS_COLUMN])
         except ValueError as error:
@@ -118,13 +120,13 @@ class ChecksScorer:
         ids = columns[IDS_COLUMN]
         if isinstance(ids, str):
             ids = json.loads(ids)
-        return checks, {NEAR_IFEVAL + name: 1 for name in sorted(set(ids) & set(NEAR))}
+        return checks, sorted(set(ids) & set(NEAR))
 
-    def _try_parse(self, request: ScoreRequest) -> tuple[Checks | InputError, Tally]:
+    def _try_parse(self, request: ScoreRequest) -> tuple[Checks | InputError, Near]:
         try:
             return self._parse(request.prompt_id, request.columns)
         except InputError as error:
-            return error, NOTHING_COUNTED
+            return error, ()
 
 
 def _score(request: ScoreRequest, checks: Checks | InputError) -> Score:

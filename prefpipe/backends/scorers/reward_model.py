@@ -7,7 +7,7 @@ labels, no pad token, no chat template, scores that padding changes, pickled wei
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from prefpipe.backends.device import find_device, turns_on
-from prefpipe.backends.protocol import Message, Score, ScoreRequest, Tally
+from prefpipe.backends.protocol import Message, Score, ScoreRequest
 from prefpipe.backends.scorers.padding_self_test import CONVERSATIONS, judge_padding
 from prefpipe.errors import ModelError, PrefpipeWarning
 from prefpipe.models.files import ModelFiles
@@ -26,7 +26,7 @@ from prefpipe.text.control_tokens import TemplateError
 REMOTE_CODE_HINT: Final = "a model with code of its own needs --trust-remote-code, if you trust it"
 NO_LIMIT: Final = 1_000_000
 """Tokenizers without a limit say so with an absurd number; anything above this is no limit."""
-READ: Final[Tally] = {N_READ: 1}
+READ: Final[Mapping[str, float]] = {N_READ: 1}
 
 
 class RewardModelScorer:
@@ -92,7 +92,7 @@ class RewardModelScorer:
         token.
         """
         scores: dict[int, Score] = {}
-        readable: list[tuple[int, list[int], Tally]] = []
+        readable: list[tuple[int, list[int], Mapping[str, float]]] = []
         for place, request in enumerate(requests):
             try:
                 token_ids = self.encode(request.messages, request.response)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from prefpipe.artifacts.interchange.pair_rows import ScoredTexts
 from prefpipe.artifacts.store import add_tallies
-from prefpipe.backends.protocol import NOTHING_COUNTED, Score, Scorer, ScoreRequest, Tally
+from prefpipe.backends.protocol import NOTHING_COUNTED, Score, Scorer, ScoreRequest
 from prefpipe.stages.shared.candidate_rows import Row
 
 SCORED = ("ok", "identical")
@@ -41,7 +41,7 @@ class Rated(NamedTuple):
     ref_logps: tuple[float | None, float | None] = (None, None)
     status: str = "ok"
     reason: str | None = None
-    tally: Tally = NOTHING_COUNTED
+    tally: Mapping[str, float] = NOTHING_COUNTED
 
 
 class OpenRater(Protocol):

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from math import ceil
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import pyarrow as pa
@@ -41,6 +40,9 @@ from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, InputError, UsageError
+from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
+from prefpipe.execution.part_maker import Tally
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.pairs.figures import figures_of
 from prefpipe.stages.pairs.notes import notes_of
 from prefpipe.stages.pairs.rating import OpenRater, PairRater, Rated, given_scores, pair_row
@@ -50,9 +52,8 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_digests,
     parent_identity,
 )
-from prefpipe.stages.shared.lazy_engine import LazyEngine
+from prefpipe.stages.shared.partwise import Summary, check_error_rate, loop_over_parts
 from prefpipe.stages.shared.rating_notes import notes_on_texts
-from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
 from prefpipe.stages.shared.skipped_rows import (
     context_of_skipped_rows,
     read_users_rows,
@@ -88,19 +89,20 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
         summary = Summary(config.stage, config.output)
         started = time.perf_counter()
         loop_over_parts(
+            config,
             output,
-            parents.__getitem__,
-            lambda index: source.make(output, index, parents[index]),
+            PairMaker(source, output, parents),
             runtime,
             summary,
             indices=indices,
+            parents_of=parents.__getitem__,
         )
     if summary.n_parts_made and rater is not None:
         elapsed_s = time.perf_counter() - started
         summary.facts["elapsed_s"] = elapsed_s
-        n_scored = int(source.tally[N_SCORED])
-        summary.notes.append(f"{n_scored:,} pairs in {elapsed_s:.1f} s")
-        summary.notes += notes_on_encoding(source.tally) + notes_on_texts(source.tally)
+        counted = summary.counted_now
+        summary.notes.append(f"{int(counted[N_SCORED]):,} pairs in {elapsed_s:.1f} s")
+        summary.notes += notes_on_encoding(counted) + notes_on_texts(counted)
 
     # What was scored has its figures, and what was left out its file, even where too much failed.
     try:
@@ -144,8 +146,7 @@ class PairsOfFile:
         self.model: LazyEngine[OpenRater] | None = None
         if rater is not None:
             self.kind = rater.kind
-            self.model = stack.enter_context(LazyEngine(rater.open, runtime))
-        self.tally: dict[str, float] = {}
+            self.model = stack.enter_context(LazyEngine(rater.open, runtime, most_open=MOST_OPEN))
 
     def record(self, context: Mapping[str, Any]) -> RunRecord:
         """Return what is written into ``run.json``."""
@@ -187,15 +188,16 @@ class PairsOfFile:
         """Return no digests: the file's hash is in the fingerprint."""
         return {index: {} for index in indices}
 
-    def make(self, output: Output, index: int, parents: Mapping[str, str]) -> None:
+    def has_room(self, n_open: int) -> bool:
+        """Return whether the model would run empty without another part."""
+        return n_open == 0 if self.model is None else self.model.has_room(n_open)
+
+    def make(self, output: Output, index: int, parents: Mapping[str, str]) -> Tally:
         """Rate and write one part."""
         start = index * self.config.part_size
         pairs = self.file.rows[start : start + self.config.part_size]
         rated = self._rate(pairs)
         rows = [pair_row(pair, rated.get(pair.pair_idx), self.kind) for pair in pairs]
-        counted = {N_SCORED: sum(row["margin"] is not None for row in rows)}
-        self.tally = add_tallies([self.tally, counted, *(each.tally for each in rated.values())])
-
         schema = PAIR_SCORES.arrow(ITEM_SCHEMA if self.is_of_completions else None)
         output.write(
             index,
@@ -204,6 +206,8 @@ class PairsOfFile:
             parents=parents,
             tally={"n_contradictions": sum(pair.is_contrary for pair in pairs)},
         )
+        counted = {N_SCORED: sum(row["margin"] is not None for row in rows)}
+        return add_tallies([counted, *(each.tally for each in rated.values())])
 
     def _rate(self, pairs: Sequence[ScoredTexts]) -> dict[int, Rated]:
         """Return the scores of those pairs whose texts can be used."""
@@ -219,7 +223,6 @@ class PairsOfFile:
 class PairsOfFolder:
     """Pairs that were scored before."""
 
-    tally: Mapping[str, float] = MappingProxyType({})
     skipped: Sequence[BadRow] = ()
 
     def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
@@ -257,10 +260,39 @@ class PairsOfFolder:
         self.earlier.present(indices, allow_partial=False)
         return parent_digests(indices, pair_scores=self.earlier)
 
-    def make(self, output: Output, index: int, parents: Mapping[str, str]) -> None:
+    def has_room(self, n_open: int) -> bool:
+        """Return whether no part is being copied."""
+        return n_open == 0
+
+    def make(self, output: Output, index: int, parents: Mapping[str, str]) -> Tally:
         """Take one part over as it is."""
         table, footer = self.earlier.read(index)
         output.write(index, table, counts=footer.counts, parents=parents, tally=footer.tally)
+        return {}
+
+
+class PairMaker:
+    """Makes the parts of ``pair_scores``."""
+
+    def __init__(
+        self,
+        source: PairsOfFile | PairsOfFolder,
+        output: Output,
+        parents: Mapping[int, Mapping[str, str]],
+    ) -> None:
+        self.source, self.output, self.parents = source, output, parents
+
+    def has_room(self, n_open: int) -> bool:
+        """Return whether another part should be opened."""
+        return self.source.has_room(n_open)
+
+    def prepare(self, index: int) -> int:
+        """Read nothing: the pairs of a file are in memory."""
+        return index
+
+    def complete(self, index: int, prepared: int) -> Tally:  # noqa: ARG002
+        """Rate and write a part."""
+        return self.source.make(self.output, index, self.parents[index])
 
 
 def _source(

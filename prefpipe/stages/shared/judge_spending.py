@@ -19,7 +19,7 @@ from prefpipe.backends.judges.answers import (
     JudgeAnswers,
 )
 from prefpipe.configs.judging import JudgingConfig
-from prefpipe.stages.shared.runtime import Summary
+from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.control_text import note_on_server
 
 
