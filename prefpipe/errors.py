@@ -75,5 +75,13 @@ class StoppedEarly(PrefpipeError):  # noqa: N818 - it is a stop that was asked f
     exit_code = 75
 
 
+def error_with_code(exit_code: int, message: str, *, hint: str | None) -> PrefpipeError:
+    """Return the error of another process, with the exit code that it would have had."""
+    for kind in (UsageError, IncompleteInputError, StoppedEarly):
+        if kind.exit_code == exit_code:
+            return kind(message, hint=hint)
+    return PrefpipeError(message, hint=hint)
+
+
 class PrefpipeWarning(UserWarning):
     """Something a user should know that does not stop the run."""

@@ -98,7 +98,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     record = RunRecord(
         stage=config.stage,
         schema=CANDIDATES.tag,
-        n_parts=prompts.n_parts(config.part_size),
+        n_parts=prompts.n_parts(config.prompts_a_part),
         context={
             **runtime.context,
             "models": [sampler.name for sampler in samplers],
@@ -130,7 +130,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     summary = Summary(config.stage, config.output)
     runtime.log(
         f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of "
-        f"{config.part_size} prompts"
+        f"{config.prompts_a_part} prompts"
     )
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -304,7 +304,7 @@ class CandidateMaker:
 
     def prepare(self, index: int) -> "PreparedPart":
         """Read a part's prompts and encode them; find the rows that are kept."""
-        prompts = self.prompts.part(index, self.config.part_size)
+        prompts = self.prompts.part(index, self.config.prompts_a_part)
         kept = self._kept_rows(index)
 
         rows = list(kept.values())

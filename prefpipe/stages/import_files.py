@@ -164,7 +164,7 @@ def _record_of_candidates(config: ImportConfig, pool: Pool, runtime: Runtime) ->
     return RunRecord(
         stage=config.stage,
         schema=CANDIDATES.tag,
-        n_parts=pool.prompts.n_parts(config.part_size),
+        n_parts=pool.prompts.n_parts(config.prompts_a_part),
         context=dict(runtime.context),
         identity=identity,
         parents=parents,
@@ -178,7 +178,7 @@ def _record_of_scores(
     return RunRecord(
         stage=config.stage,
         schema=SCORES.tag,
-        n_parts=pool.prompts.n_parts(config.part_size),
+        n_parts=pool.prompts.n_parts(config.prompts_a_part),
         context=dict(runtime.context),
         identity={
             "stage": config.stage,
@@ -203,7 +203,7 @@ def _remove_imported(folder: Path) -> None:
 
 def _make_candidates(config: ImportConfig, pool: Pool, output: Output, index: int) -> None:
     """Write one part of the candidates."""
-    prompts = pool.prompts.part(index, config.part_size)
+    prompts = pool.prompts.part(index, config.prompts_a_part)
     rows = [_candidate(config, response) for response in _responses(config, pool, index)]
     mark_duplicates(rows)
     table = table_of_rows(rows, prompts)
@@ -223,8 +223,8 @@ def _make_scores(
 
 def _responses(config: ImportConfig, pool: Pool, index: int) -> Iterator[ImportedResponse]:
     """Yield the responses of a part, prompt by prompt."""
-    start = index * config.part_size
-    for responses in pool.responses[start : start + config.part_size]:
+    start = index * config.prompts_a_part
+    for responses in pool.responses[start : start + config.prompts_a_part]:
         yield from responses
 
 

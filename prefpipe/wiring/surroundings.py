@@ -14,6 +14,7 @@ from prefpipe.artifacts.store import Shard
 from prefpipe.configs.stage import ShardedConfig, StageConfig
 from prefpipe.execution.runtime import Advance, Runtime
 from prefpipe.wiring.batch_job import end_of_job, worker_of
+from prefpipe.wiring.executors import executor_for
 
 VERSIONED = (
     "torch",
@@ -78,6 +79,7 @@ def runtime_for(
         context=context_of(argv),
         shard=shard,
         how_to_go_on=how_to_go_on,
+        executor=executor_for(config),
     )
 
 
