@@ -4,7 +4,6 @@ One question is asked once, however many rows need its answer. Each answer is on
 anything is made of it.
 """
 
-import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -93,7 +92,6 @@ class JudgeAnswers:
     _used_of_batch: set[str] = field(default_factory=set)
     _spelling_control_tokens: set[str] = field(default_factory=set)
     """Questions to a server that spell a control token, by key: counted once a run."""
-    _obtaining: threading.Lock = field(default_factory=threading.Lock)
     _source: CompletionSource | None = None
     _failed: dict[str, ChatAnswer] = field(default_factory=dict)
     """What was asked in vain in this run, by key: once a run is enough."""
@@ -114,12 +112,6 @@ class JudgeAnswers:
         Raises:
             ModelError: the judge cannot be asked at all.
         """
-        with self._obtaining:
-            return self._obtain(bodies, is_usable)
-
-    def _obtain(
-        self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]
-    ) -> list[Obtained]:
         keys = [request_key(body) for body in bodies]
         answers: dict[str, ChatAnswer] = {}
         tallies: dict[str, Counter[str]] = {}
