@@ -103,11 +103,22 @@ class ServedGenerator(Protocol):
     left_out: Sequence[str]
     """Neutral sampling settings that the server refuses, so that its own defaults hold."""
 
-    def keep_answers_in(self, folder: Path, *, ask_again: bool) -> None:
-        """Keep each answer in ``folder`` as it arrives, and take from there what arrived before.
+    def generate_and_keep(
+        self,
+        requests: Sequence[GenerationRequest],
+        params: SamplingParams,
+        folder: Path,
+        *,
+        ask_again: bool,
+    ) -> list[Generation]:
+        """Return what ``generate`` does, and keep each answer in ``folder`` as it arrives.
+
+        What arrived there before is not asked for.
 
         Args:
-            folder: a folder for this part's answers alone.
+            requests: what to sample.
+            params: what all of them share.
+            folder: for the answers of this call alone.
             ask_again: whether a kept answer that is an error is asked for again.
         """
         ...
@@ -133,8 +144,8 @@ NOTHING_COUNTED: Mapping[str, float] = MappingProxyType({})
 class Score(NamedTuple):
     """A rating. ``reward`` is None unless ``status`` is ``ok``; ``detail`` is JSON text or None.
 
-    ``tally``: what rating it took and showed, for the summary. What several scores of one call
-    share (a question that was asked once) stands with the first of them.
+    ``tally``: what rating took and showed, for the summary. What belongs to a whole call stands
+    with its first score.
     """
 
     reward: float | None

@@ -266,8 +266,7 @@ def _scorers(
             partial(open_scorer, rater),
             runtime,
             f"loading scorer {rater.name}",
-            # A language model says itself whether it has room.
-            most_open=1 if rater.kind == "judge" else MOST_OPEN,
+            most_open=MOST_OPEN,
         )
         scorers[rater.name] = stack.enter_context(scorer)
     return scorers

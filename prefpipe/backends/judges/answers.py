@@ -1,11 +1,13 @@
 """Where a judge's answers come from: what was paid for before, a batch, or asking.
 
-One question is asked once, however many rows need its answer. Each answer is on disk before
-anything is made of it.
+One question is asked once, however many rows need its answer, and however many parts need it at the
+same moment. Each answer is on disk before anything is made of it.
 """
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -13,7 +15,6 @@ from prefpipe.artifacts.answer_cache import AnswerCache, request_key
 from prefpipe.artifacts.chat_messages import NoCompletionError
 from prefpipe.artifacts.interchange.judge_batch import BatchAnswers
 from prefpipe.backends.chat_answers import ERROR, NOT_ANSWERED, ChatAnswer, read_completion
-from prefpipe.backends.protocol import NOTHING_COUNTED
 from prefpipe.text.control_text import spells_control_token
 
 Body = Mapping[str, Any]
@@ -27,10 +28,14 @@ class CompletionSource(Protocol):
     def complete(
         self, bodies: Sequence[Body], keep: Callable[[int, Body], None]
     ) -> list[ChatAnswer]:
-        """Return one answer for each body, in order.
+        """Return one answer for each body, in order. Several threads may ask at once.
 
         ``keep`` is called with place and completion as each arrives.
         """
+        ...
+
+    def has_room(self) -> bool:
+        """Return whether so few questions wait that there may soon be nothing to answer."""
         ...
 
     def close(self) -> None:
@@ -39,7 +44,7 @@ class CompletionSource(Protocol):
 
 
 N_QUESTIONS = "n_questions"
-"""Different questions of a call, whoever answered them."""
+"""Of a tally: the different questions of a call, whoever answered them."""
 N_ASKED, N_FROM_CACHE = "n_asked", "n_from_cache"
 """Questions answered now, and those answered before this run."""
 N_PROMPT_TOKENS, N_COMPLETION_TOKENS = "n_prompt_tokens", "n_completion_tokens"
@@ -58,18 +63,28 @@ Its own default holds for it.
 
 
 class Obtained(NamedTuple):
-    """An answer, and what it took to obtain it: figures by the names above.
+    """Answers, in the order of the questions, and what this call asked and used for them.
 
-    Where several questions of a call are one, the first of them has the figures.
+    ``tally`` has the names above.
     """
 
-    answer: ChatAnswer
+    answers: list[ChatAnswer]
     tally: Mapping[str, float]
+
+
+class _Question(NamedTuple):
+    """A request, its key, and whether an answer to it holds a verdict."""
+
+    key: str
+    body: Body
+    is_usable: Callable[[ChatAnswer], bool]
 
 
 @dataclass
 class JudgeAnswers:
     """The answers to a judge's questions, by the content of the question.
+
+    Several threads may obtain answers at once, each those of a part.
 
     Args:
         open_source: opens what answers questions; called when the first one has to be asked.
@@ -95,6 +110,11 @@ class JudgeAnswers:
     _source: CompletionSource | None = None
     _failed: dict[str, ChatAnswer] = field(default_factory=dict)
     """What was asked in vain in this run, by key: once a run is enough."""
+    _claimed: dict[str, threading.Event] = field(default_factory=dict)
+    """Questions that a call looks up or asks now, by key. Set when it is done with them."""
+    _n_calls: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _opening: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Clear away what a killed run left half written."""
@@ -102,7 +122,7 @@ class JudgeAnswers:
 
     def obtain(
         self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]
-    ) -> list[Obtained]:
+    ) -> Obtained:
         """Return one answer for each body, in order, and what it took.
 
         Args:
@@ -113,99 +133,147 @@ class JudgeAnswers:
             ModelError: the judge cannot be asked at all.
         """
         keys = [request_key(body) for body in bodies]
-        answers: dict[str, ChatAnswer] = {}
-        tallies: dict[str, Counter[str]] = {}
-        open_places: list[int] = []
-        for place, key in enumerate(keys):
-            if key in answers:
-                continue
-            tally = tallies[key] = Counter({N_QUESTIONS: 1})
-            self._count_control_tokens(key, bodies[place], tally)
-            known = self._known(key, bodies[place], is_usable[place], tally)
-            if known is None:
-                open_places.append(place)
-                # Stands until the answer arrives; for good where nothing is asked.
-                known = self._unanswered(key)
-            answers[key] = known
+        questions: dict[str, _Question] = {}
+        for key, body, test in zip(keys, bodies, is_usable, strict=True):
+            questions.setdefault(key, _Question(key, body, test))
 
-        if self.mode == "collect":
-            for place in open_places:
-                self.open_questions[keys[place]] = bodies[place]
-        elif self.mode == "ask" and open_places:
-            arrived = self._ask([bodies[place] for place in open_places])
-            for place, answer in zip(open_places, arrived, strict=True):
-                key = keys[place]
-                answers[key] = answer
-                tallies[key].update(self._counted(answer))
-                if not is_usable[place](answer):
-                    self._failed[key] = answer
-        return [Obtained(answers[key], tallies.pop(key, NOTHING_COUNTED)) for key in keys]
+        answers: dict[str, ChatAnswer] = {}
+        tally = Counter({N_QUESTIONS: len(questions)})
+        with self._lock:
+            self._n_calls += 1
+            tally[N_SPELLING] += self._n_spelling_control_tokens(questions.values())
+        try:
+            while len(answers) < len(questions):
+                left = [each for each in questions.values() if each.key not in answers]
+                with self._claim(left) as (mine, of_others):
+                    answers |= self._look_up_or_ask(mine, tally)
+                # What another call asks is found on the next round, like all that is on disk.
+                for is_done in of_others:
+                    is_done.wait()
+        finally:
+            with self._lock:
+                self._n_calls -= 1
+        return Obtained([answers[key] for key in keys], tally)
+
+    def has_room(self) -> bool:
+        """Return whether so few questions wait that there may soon be nothing to answer.
+
+        As long as none had to be asked, one call at a time is enough.
+        """
+        if self._source is None:
+            return self._n_calls == 0
+        return self._source.has_room()
 
     def close(self) -> None:
         """Close the source, if it was opened."""
         if self._source is not None:
             self._source.close()
 
-    def _count_control_tokens(self, key: str, body: Body, tally: Counter[str]) -> None:
-        if not self.is_served or key in self._spelling_control_tokens:
-            return
-        if spells_control_token(turn["content"] for turn in body["messages"]):
-            self._spelling_control_tokens.add(key)
-            tally[N_SPELLING] += 1
+    @contextmanager
+    def _claim(
+        self, questions: Sequence[_Question]
+    ) -> Iterator[tuple[list[_Question], list[threading.Event]]]:
+        """Yield the questions that no other call sees to now, and what tells that others are done.
 
-    def _counted(self, answer: ChatAnswer) -> Counter[str]:
-        """Return the figures of an answer that arrived now."""
-        tally = Counter({N_ASKED: 1})
+        Until the block ends they are this call's.
+        """
+        is_done = threading.Event()
+        mine: list[_Question] = []
+        of_others: list[threading.Event] = []
+        with self._lock:
+            for question in questions:
+                if question.key in self._claimed:
+                    of_others.append(self._claimed[question.key])
+                else:
+                    self._claimed[question.key] = is_done
+                    mine.append(question)
+        try:
+            yield mine, of_others
+        finally:
+            with self._lock:
+                for question in mine:
+                    del self._claimed[question.key]
+            is_done.set()
+
+    def _look_up_or_ask(
+        self, questions: Sequence[_Question], tally: Counter[str]
+    ) -> dict[str, ChatAnswer]:
+        """Return the answers to questions that this call has claimed, by key.
+
+        What they take is added to ``tally``.
+        """
+        answers: dict[str, ChatAnswer] = {}
+        open_questions: list[_Question] = []
+        for question in questions:
+            known = self._known(question, tally)
+            if known is None:
+                open_questions.append(question)
+                # Stands until the answer arrives; for good where nothing is asked.
+                known = self._unanswered(question.key)
+            answers[question.key] = known
+
+        if self.mode == "collect":
+            self.open_questions |= {each.key: each.body for each in open_questions}
+        elif self.mode == "ask" and open_questions:
+            arrived = self._ask([each.body for each in open_questions])
+            for question, answer in zip(open_questions, arrived, strict=True):
+                answers[question.key] = answer
+                self._count(answer, tally)
+                if not question.is_usable(answer):
+                    self._failed[question.key] = answer
+        return answers
+
+    def _n_spelling_control_tokens(self, questions: Iterable[_Question]) -> int:
+        """Return how many questions to a server spell a control token that did not come before."""
+        n = 0
+        for question in questions if self.is_served else ():
+            if question.key in self._spelling_control_tokens:
+                continue
+            if spells_control_token(turn["content"] for turn in question.body["messages"]):
+                self._spelling_control_tokens.add(question.key)
+                n += 1
+        return n
+
+    def _count(self, answer: ChatAnswer, tally: Counter[str]) -> None:
+        """Count an answer that arrived now."""
+        tally[N_ASKED] += 1
         tally[N_PROMPT_TOKENS] += answer.n_prompt_tokens or 0
         tally[N_COMPLETION_TOKENS] += answer.n_completion_tokens or 0
         tally[N_UNCOUNTED] += answer.n_prompt_tokens is None and answer.status != ERROR
         for setting in getattr(self._source, "left_out", ()):
             tally[SAMPLED_WITHOUT + setting] += 1
-        return tally
 
-    def _known(
-        self,
-        key: str,
-        body: Body,
-        is_usable: Callable[[ChatAnswer], bool],
-        tally: Counter[str],
-    ) -> ChatAnswer | None:
+    def _known(self, question: _Question, tally: Counter[str]) -> ChatAnswer | None:
         """Return the answer of a batch or an earlier run; None if it is to be asked for."""
-        if self.mode == "ingest" and key not in self._used_of_batch:
-            arrived = self._take_from_batch(key, body, is_usable, tally)
+        if self.mode == "ingest" and question.key not in self._used_of_batch:
+            arrived = self._take_from_batch(question, tally)
             if arrived is not None:
                 return arrived
-        if key in self._failed:
-            return self._failed[key]
+        if question.key in self._failed:
+            return self._failed[question.key]
 
-        answer = _read_or_none(self.cache.get(body))
+        answer = _read_or_none(self.cache.get(question.body))
         if answer is None:
             return None
-        if self.ask_again and self.mode != "ingest" and not is_usable(answer):
+        if self.ask_again and self.mode != "ingest" and not question.is_usable(answer):
             return None
         tally[N_FROM_CACHE] += 1
         return answer
 
-    def _take_from_batch(
-        self,
-        key: str,
-        body: Body,
-        is_usable: Callable[[ChatAnswer], bool],
-        tally: Counter[str],
-    ) -> ChatAnswer | None:
+    def _take_from_batch(self, question: _Question, tally: Counter[str]) -> ChatAnswer | None:
         """Keep and return a batch's answer; None if it has none or a usable one is kept already."""
-        arrived = self.batch.answers.get(key)
+        arrived = self.batch.answers.get(question.key)
         answer = _read_or_none(arrived)
         if arrived is None or answer is None:
             return None
 
-        self._used_of_batch.add(key)
+        self._used_of_batch.add(question.key)
         tally[N_OF_BATCH] += 1
-        before = _read_or_none(self.cache.get(body))
-        if before is not None and is_usable(before):
+        before = _read_or_none(self.cache.get(question.body))
+        if before is not None and question.is_usable(before):
             return None
-        self.cache.put(body, arrived)
-        tally.update(self._counted(answer))
+        self.cache.put(question.body, arrived)
+        self._count(answer, tally)
         return answer
 
     def _unanswered(self, key: str) -> ChatAnswer:
@@ -217,14 +285,17 @@ class JudgeAnswers:
         return ChatAnswer(NOT_ANSWERED, "the batch holds no answer to this request yet")
 
     def _ask(self, bodies: Sequence[Body]) -> list[ChatAnswer]:
-        if self._source is None:
-            # before an answer is paid for that could not be kept
-            self.cache.require_writable()
-            self._source = self.open_source()
-
-        return self._source.complete(
+        return self._opened_source().complete(
             bodies, lambda place, completion: self.cache.put(bodies[place], completion)
         )
+
+    def _opened_source(self) -> CompletionSource:
+        with self._opening:
+            if self._source is None:
+                # before an answer is paid for that could not be kept
+                self.cache.require_writable()
+                self._source = self.open_source()
+        return self._source
 
 
 def _read_or_none(completion: Body | None) -> ChatAnswer | None:

@@ -9,8 +9,14 @@ from typing import Any, Literal, NamedTuple
 
 from prefpipe.artifacts.answer_cache import request_key
 from prefpipe.backends.chat_answers import REFUSED, ChatAnswer
-from prefpipe.backends.judges.answers import JudgeAnswers, Obtained
-from prefpipe.backends.protocol import PairRequest, PairVerdict, Score, ScoreRequest
+from prefpipe.backends.judges.answers import JudgeAnswers
+from prefpipe.backends.protocol import (
+    NOTHING_COUNTED,
+    PairRequest,
+    PairVerdict,
+    Score,
+    ScoreRequest,
+)
 from prefpipe.text.judging.judge_prompt import JudgePrompt, Question
 from prefpipe.text.judging.verdicts import Reading, read_verdict, read_verdict_from_probabilities
 
@@ -85,7 +91,7 @@ class ReadAnswer(NamedTuple):
     status: str
     reason: str | None
     key: str
-    tally: Mapping[str, float]
+    tally: Mapping[str, float] = NOTHING_COUNTED
 
 
 class _Judge:
@@ -94,6 +100,10 @@ class _Judge:
     def __init__(self, settings: JudgeSettings, answers: JudgeAnswers) -> None:
         self.settings, self.answers = settings, answers
 
+    def has_room(self) -> bool:
+        """Return whether what answers the questions may soon have nothing to do."""
+        return self.answers.has_room()
+
     def close(self) -> None:
         """Close what answers the questions."""
         self.answers.close()
@@ -101,8 +111,10 @@ class _Judge:
     def _ask(self, questions: Sequence[Question]) -> list[ReadAnswer]:
         bodies = [self.settings.body(question) for question in questions]
         is_usable = [self._holds_verdict(question) for question in questions]
-        answers = self.answers.obtain(bodies, is_usable)
-        return [self._read(*item) for item in zip(bodies, questions, answers, strict=True)]
+        answers, tally = self.answers.obtain(bodies, is_usable)
+        read = [self._read(*item) for item in zip(bodies, questions, answers, strict=True)]
+        # What the call took stands with its first answer.
+        return [each._replace(tally=tally) for each in read[:1]] + read[1:]
 
     def _holds_verdict(self, question: Question) -> Callable[[ChatAnswer], bool]:
         """Return the test of whether another try could tell more; a refusal would be repeated."""
@@ -114,9 +126,8 @@ class _Judge:
 
         return is_usable
 
-    def _read(self, body: dict[str, Any], question: Question, obtained: Obtained) -> ReadAnswer:
-        answer = obtained.answer
-        read = ReadAnswer(answer, Reading(None), "ok", None, request_key(body), obtained.tally)
+    def _read(self, body: dict[str, Any], question: Question, answer: ChatAnswer) -> ReadAnswer:
+        read = ReadAnswer(answer, Reading(None), "ok", None, request_key(body))
         if answer.status != "ok":
             return read._replace(status=answer.status, reason=answer.reason)
         if self.settings.verdict == "logprobs" and answer.tokens is None:

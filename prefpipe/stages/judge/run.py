@@ -133,9 +133,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     summary = Summary(config.stage, config.output, notes=notes_on_force(differences))
     started = time.perf_counter()
     opening = f"opening the judge {config.judge}"
-    # A language model, which sees an order, says itself whether it has room.
-    most_open = 1 if judge.sees_order else MOST_OPEN
-    with LazyEngine(judge.open, runtime, opening, most_open=most_open) as engine:
+    with LazyEngine(judge.open, runtime, opening, most_open=MOST_OPEN) as engine:
         orders = orders_of(config.orders) if judge.sees_order else ("a_first",)
         asking = Asking(config, orders, a, b_by_prompt, engine)
 
