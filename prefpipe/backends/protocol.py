@@ -78,6 +78,11 @@ class Generator(Protocol):
     max_model_len: int
     """Longest prompt plus response, in tokens."""
 
+    @property
+    def engine_version(self) -> str | None:
+        """What samples and its version, ``vllm 0.32.0``; None where nobody here knows it."""
+        ...
+
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the templated conversation, generation prompt included."""
         ...
