@@ -16,7 +16,7 @@ from support.stage_server import StageServer
 
 pytestmark = pytest.mark.slow
 
-N_KILLS, N_STOPS = 20, 10
+N_KILLS, N_STOPS = 20, 7
 STOPPED = 75
 N_PROMPTS = 32
 IN_THE_SOCKET_S = 0.1
@@ -129,7 +129,7 @@ def test_kills_at_random_moments_pay_twice_for_nothing_that_had_come_back(
 def test_sigterm_at_random_moments_pays_for_nothing_twice(
     command: str, folder: Path, servers_of_stages: StageServer
 ) -> None:
-    """10 SIGTERMs each. Answers on their way are waited for, parts that become whole are written, and each question is
+    """7 SIGTERMs each. Answers on their way are waited for, parts that become whole are written, and each question is
     asked once."""
     dice = random.Random(command)
     with running_paid_server(0.15) as server:
