@@ -1,0 +1,1 @@
+"""Who makes which part: this process, workers on this node, Ray actors, claims."""
