@@ -51,6 +51,10 @@ class ModelError(PrefpipeError):
     """A model, tokenizer or chat template that cannot be used (exit 1)."""
 
 
+class EngineDeadError(ModelError):
+    """An engine that has died: nothing can be asked of it any more, but of a new one (exit 1)."""
+
+
 class ErrorRateError(PrefpipeError):
     """The stage finished and everything good is on disk, but too many rows failed (exit 3).
 
@@ -69,6 +73,14 @@ class StoppedEarly(PrefpipeError):  # noqa: N818 - it is a stop that was asked f
     """SIGTERM, SIGUSR1 or a time budget ended the run after the current part (exit 75)."""
 
     exit_code = 75
+
+
+def error_with_code(exit_code: int, message: str, *, hint: str | None) -> PrefpipeError:
+    """Return the error of another process, with the exit code that it would have had."""
+    for kind in (UsageError, IncompleteInputError, StoppedEarly):
+        if kind.exit_code == exit_code:
+            return kind(message, hint=hint)
+    return PrefpipeError(message, hint=hint)
 
 
 class PrefpipeWarning(UserWarning):

@@ -10,6 +10,7 @@ import errno
 import glob
 import os
 import re
+import secrets
 import shutil
 import socket
 import time
@@ -220,7 +221,12 @@ def create_exclusively(path: Path, data: bytes) -> bool:
 
 
 def _temporary_path(path: Path) -> Path:
-    return path.parent / f".{path.name}.{MACHINE}.{os.getpid()}.tmp"
+    """Return a name that no other writer has.
+
+    Neither a thread of this process, nor a process of a machine with the same name.
+    """
+    token = secrets.token_hex(4)
+    return path.parent / f".{path.name}.{token}.{MACHINE}.{os.getpid()}.tmp"
 
 
 def sync_folder(folder: Path) -> None:
@@ -260,7 +266,7 @@ def sweep_temporary_files(folder: Path, name: str | None = None) -> None:
 
         # a process id says something on its own machine alone: elsewhere age has to tell
         if match["machine"] == MACHINE:
-            is_left_behind = not _is_alive(int(match["pid"]))
+            is_left_behind = not is_alive(int(match["pid"]))
         else:
             is_left_behind = _is_abandoned(path)
         if is_left_behind:
@@ -274,7 +280,8 @@ def _is_abandoned(path: Path) -> bool:
         return False  # gone meanwhile: its owner finished, or another worker swept
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Return whether a process of `MACHINE` lives."""
     try:
         os.kill(pid, 0)  # sends nothing, and fails where it could not be sent
     except ProcessLookupError:

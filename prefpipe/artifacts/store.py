@@ -337,6 +337,20 @@ def open_output(
     return Output(path, record, shard)
 
 
+def join_output(path: Path, record: RunRecord) -> Output:
+    """Open the output of a run that another process, its driver, has opened.
+
+    Raises:
+        FingerprintError: this process would make something else; the message lists every field
+            that differs.
+        InputError: there is no run.
+    """
+    on_disk = run_record.read_run_record(path)
+    if on_disk.fingerprint != record.fingerprint:
+        _refuse_difference(path, on_disk, record)
+    return Output(path, on_disk, Shard())
+
+
 def _read_or_none(path: Path) -> RunRecord | None:
     try:
         return run_record.read_run_record(path)

@@ -23,6 +23,7 @@ from prefpipe.cli.savings import savings
 from prefpipe.cli.signals import stop_request
 from prefpipe.cli.slurm import slurm
 from prefpipe.cli.status import status
+from prefpipe.cli.worker import worker
 from prefpipe.configs.check import CheckConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.inspect import InspectConfig
@@ -39,7 +40,7 @@ from prefpipe.configs.status import StatusConfig
 from prefpipe.errors import ErrorRateError, PrefpipeError
 
 if TYPE_CHECKING:
-    from prefpipe.stages.shared.runtime import Summary
+    from prefpipe.stages.shared.partwise import Summary
 
 
 class InPipelineOrder(typer.core.TyperGroup):
@@ -143,6 +144,7 @@ app.command("merge")(command_of(MergeConfig, merge))
 app.add_typer(models, name="models")
 app.command("objectives")(command_of(ObjectivesConfig, objectives))
 app.command("launch-config")(command_of(LaunchFileConfig, launch_config))
+app.command("worker", hidden=True)(worker)
 app.command("reference", hidden=True)(command_of(ReferenceConfig, _reference))
 
 

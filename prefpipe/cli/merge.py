@@ -8,7 +8,7 @@ def merge(config: MergeConfig) -> None:
     from prefpipe.artifacts.atomic import require_free
     from prefpipe.cli import stderr, stdout
     from prefpipe.cli.signals import stop_request
-    from prefpipe.stages.shared.runtime import Runtime
+    from prefpipe.execution.runtime import Runtime
 
     # before libraries that take seconds to load, and before a base is fetched
     if not config.overwrite:

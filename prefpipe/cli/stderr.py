@@ -12,17 +12,19 @@ from rich.progress import (
     Progress,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 
 from prefpipe.errors import PrefpipeError, StoppedEarly
-from prefpipe.stages.shared.runtime import Advance, Summary
+from prefpipe.execution.part_maker import Tally
+from prefpipe.execution.runtime import Advance
+from prefpipe.stages.shared.partwise import Summary
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 if not stderr.is_terminal:
     stderr.width = 140  # a log file has no width; tables should not be folded for one
 
+NO_TALLY: Tally = {}
 SECONDS_BETWEEN_LINES = 5.0
 """Between two lines of progress where there is no terminal: a log should be readable."""
 
@@ -40,39 +42,79 @@ def progress(description: str, total: int) -> Iterator[Advance]:
         description: what is done and the unit it is counted in, ``generate: part``.
         total: units to do.
     """
+    rates = Rates()
     if stderr.is_terminal:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            TextColumn("{task.fields[rates]}"),
         )
         with Progress(*columns, console=stderr, transient=True) as bar:
-            task = bar.add_task(description, total=total)
-            yield lambda n: bar.advance(task, n)
+            task = bar.add_task(description, total=total, rates="")
+
+            def advance_bar(n: int, tally: Tally = NO_TALLY, /) -> None:
+                rates.add(n, tally)
+                bar.update(task, advance=n, rates=rates.describe(total))
+
+            yield advance_bar
         return
 
-    n_done = 0
-    started_s = time.monotonic()
     last_line_s = 0.0
 
-    def advance(n: int) -> None:
-        nonlocal n_done, last_line_s
-        n_done += n
-        elapsed_s = time.monotonic() - started_s
-        if elapsed_s - last_line_s < SECONDS_BETWEEN_LINES and n_done < total:
+    def advance(n: int, tally: Tally = NO_TALLY, /) -> None:
+        nonlocal last_line_s
+        rates.add(n, tally)
+        if rates.elapsed_s - last_line_s < SECONDS_BETWEEN_LINES and rates.n_done < total:
             return
 
-        last_line_s = elapsed_s
-        left_s = elapsed_s / n_done * (total - n_done)
+        last_line_s = rates.elapsed_s
         log(
-            f"{description} {n_done} of {total} done, {elapsed_s:.0f} s so far, "
-            f"about {left_s:.0f} s left"
+            f"{description} {rates.n_done} of {total} done, {rates.elapsed_s:.0f} s so far, "
+            f"{rates.describe(total)}"
         )
 
     yield advance
+
+
+class Rates:
+    """What has been done in which time, and so what is left."""
+
+    def __init__(self) -> None:
+        self.n_done = 0
+        self._started_s = time.monotonic()
+        self._first_done: tuple[int, float] | None = None
+        self._n_tokens = 0.0
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self._started_s
+
+    def add(self, n: int, tally: Tally) -> None:
+        """Count ``n`` more units as done."""
+        self.n_done += n
+        self._n_tokens += tally.get("n_tokens", 0.0)
+        if self._first_done is None:
+            self._first_done = (self.n_done, self.elapsed_s)
+
+    def describe(self, total: int) -> str:
+        """Return the time left, and tokens a second where tokens were counted."""
+        left_s = self._seconds_a_unit() * (total - self.n_done)
+        words = f"about {left_s:.0f} s left"
+        if self._n_tokens and self.elapsed_s > 0:
+            words += f", {self._n_tokens / self.elapsed_s:,.0f} tokens/s"
+        return words
+
+    def _seconds_a_unit(self) -> float:
+        """Return the pace behind the first unit, which waits for a model to be loaded."""
+        elapsed_s = self.elapsed_s
+        if self._first_done is not None:
+            n_first, first_s = self._first_done
+            if self.n_done > n_first:
+                return (elapsed_s - first_s) / (self.n_done - n_first)
+        return elapsed_s / max(1, self.n_done)
 
 
 def show_summary(summary: Summary) -> None:

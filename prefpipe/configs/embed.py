@@ -6,10 +6,11 @@ from typing import ClassVar
 
 from prefpipe.configs.options import option
 from prefpipe.configs.stage import ErrorRateConfig, PartwiseConfig
+from prefpipe.configs.workers import WorkersConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class EmbedConfig(PartwiseConfig, ErrorRateConfig):
+class EmbedConfig(PartwiseConfig, WorkersConfig, ErrorRateConfig):
     """Turn every response into a vector."""
 
     stage: ClassVar[str] = "embed"

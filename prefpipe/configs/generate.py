@@ -7,10 +7,11 @@ from prefpipe.configs.conversations import split_columns
 from prefpipe.configs.options import option
 from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.stage import ShardedConfig
+from prefpipe.configs.workers import WorkersConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(SamplingConfig, ShardedConfig):
+class GenerateConfig(SamplingConfig, ShardedConfig, WorkersConfig):
     """Sample several responses to every prompt from one or more models."""
 
     stage: ClassVar[str] = "generate"

@@ -11,6 +11,7 @@ from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.configs.conversations import ON_DUPLICATE, ConversationsConfig, split_columns
 from prefpipe.configs.options import flag_named, option
 from prefpipe.configs.score import REWARD_FUNCTIONS
+from prefpipe.configs.stage import PART_SIZE_HELP, SizedParts
 
 FORMATS = (
     "rows",
@@ -43,7 +44,7 @@ NAME_RULE = "letters, digits and _ make one, functions of --reward and Python's 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportConfig(ConversationsConfig):
+class ImportConfig(SizedParts, ConversationsConfig):
     """Make candidates, and scores where there are any, of a file of another tool."""
 
     stage: ClassVar[str] = "import"
@@ -118,7 +119,7 @@ class ImportConfig(ConversationsConfig):
         help="the user's columns to pass through, comma-separated, `none` for none; default for "
         "rows and wide all that hold one value for each prompt, for every other format none",
     )
-    part_size: int = option(128, minimum=1, help="prompts a part; a crash costs at most one part")
+    part_size: int | None = option(None, minimum=1, help=PART_SIZE_HELP)
 
     def problems(self) -> list[str]:
         problems = super().problems()

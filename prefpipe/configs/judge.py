@@ -7,13 +7,14 @@ from typing import ClassVar, Literal, get_args
 from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems, parse_judge
 from prefpipe.configs.options import Dtype, option
 from prefpipe.configs.stage import ErrorRateConfig, PartwiseConfig
+from prefpipe.configs.workers import WorkersConfig
 
 KINDS = (*ENGINES, "reward-model", "fake")
 REWARD_RULES = ("sigmoid", "hard")
 
 
 @dataclass(frozen=True, kw_only=True)
-class JudgeConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig):
+class JudgeConfig(JudgingConfig, PartwiseConfig, WorkersConfig, ErrorRateConfig):
     """Compare the responses of two candidates folders, pair by pair, with a judge."""
 
     stage: ClassVar[str] = "judge"

@@ -1,26 +1,33 @@
 """The knobs of sampling, shared by ``prefpipe generate`` and ``prefpipe eval``."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from prefpipe.configs.conversations import ConversationsConfig
 from prefpipe.configs.options import Dtype, option
-from prefpipe.configs.stage import ErrorRateConfig, TemplatedConfig
+from prefpipe.configs.stage import (
+    PART_SIZE_HELP,
+    ErrorRateConfig,
+    SizedParts,
+    TemplatedConfig,
+)
 
 MOST_SAMPLES = 100_000
 """Of a prompt: far above use, and far below what would fill the memory before the first part."""
-BACKENDS = ("vllm", "transformers", "openai", "fake")
+AUTO = "auto"
+BACKENDS = (AUTO, "vllm", "transformers", "openai", "fake")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig(TemplatedConfig, ErrorRateConfig, ConversationsConfig):
+class SamplingConfig(SizedParts, TemplatedConfig, ErrorRateConfig, ConversationsConfig):
     """How responses are sampled, and by which engine."""
 
     backend: str = option(
-        "transformers",
+        AUTO,
         choices=BACKENDS,
         help="engine: vllm on GPUs, transformers anywhere, openai for any OpenAI-compatible "
-        "server, fake for tests and dry runs",
+        "server, fake for tests and dry runs; auto: that of the run on disk, else vllm where it is "
+        "installed and a GPU is visible, else transformers",
     )
     n: int = option(
         32,
@@ -47,7 +54,7 @@ class SamplingConfig(TemplatedConfig, ErrorRateConfig, ConversationsConfig):
     drop_duplicate_prompts: bool = option(
         False, help="keep the first of prompts with the same id instead of refusing"
     )
-    part_size: int = option(128, minimum=1, help="prompts a part; a crash costs at most one part")
+    part_size: int | None = option(None, minimum=1, help=PART_SIZE_HELP)
     max_model_len: int | None = option(
         None, minimum=2, help="longest prompt plus response, in tokens; default the model's own"
     )
@@ -87,3 +94,8 @@ class SamplingConfig(TemplatedConfig, ErrorRateConfig, ConversationsConfig):
         if len(set(self.temperature)) < len(self.temperature):
             problems.append("--temperature names the same value twice")
         return problems
+
+    def identity(self) -> dict[str, Any]:
+        """Return what can change the rows: the engine that ``auto`` came to, and never ``auto``."""
+        assert self.backend != AUTO, "wiring settles the back-end before a stage is run"
+        return super().identity()

@@ -10,6 +10,7 @@ from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems
 from prefpipe.configs.options import Dtype, option
 from prefpipe.configs.stage import ErrorRateConfig, PartwiseConfig
 from prefpipe.configs.tables import TablesConfig
+from prefpipe.configs.workers import WorkersConfig
 
 KINDS = ("checks", "reward-model", "ratings", "judge", "fake")
 REWARD_FUNCTIONS = ("z", "logit", "min", "max", "clip")
@@ -29,7 +30,7 @@ class ScorerSpec(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScoreConfig(JudgingConfig, PartwiseConfig, ErrorRateConfig, TablesConfig):
+class ScoreConfig(JudgingConfig, PartwiseConfig, WorkersConfig, ErrorRateConfig, TablesConfig):
     """Rate every candidate with one or more scorers."""
 
     stage: ClassVar[str] = "score"

@@ -119,6 +119,33 @@ class PartwiseConfig(ShardedConfig):
     )
 
 
+PART_SIZE = 32
+"""Prompts a part of a run that is not on disk yet."""
+PART_SIZE_HELP = (
+    f"prompts a part; default that of the run on disk, else {PART_SIZE}. A crash costs the parts "
+    "that are open"
+)
+
+
+class SizedParts(StageConfig):
+    """What the stages share that read prompts and divide them into parts.
+
+    A run that is on disk keeps its part size: that the default was another one in an earlier
+    release must not make another run of it. So the flag has no default here, and `wiring` looks.
+    """
+
+    part_size: int | None
+
+    @property
+    def prompts_a_part(self) -> int:
+        """The number of prompts of a part."""
+        return PART_SIZE if self.part_size is None else self.part_size
+
+    def identity(self) -> dict[str, Any]:
+        """Return what can change the rows, the part size as a number whether given or not."""
+        return super().identity() | {"part_size": self.prompts_a_part}
+
+
 @dataclass(frozen=True, kw_only=True)
 class TemplatedConfig(StageConfig):
     """What the stages share that write conversations with a model's chat template."""

@@ -15,10 +15,13 @@ import pyarrow as pa
 
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, embeddings_schema
-from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.protocol import Embedder
 from prefpipe.configs.embed import EmbedConfig
+from prefpipe.execution.lazy_engine import LazyEngine
+from prefpipe.execution.part_maker import Tally
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import (
     UNUSABLE,
     Row,
@@ -26,8 +29,12 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_digests,
     parent_identity,
 )
-from prefpipe.stages.shared.lazy_engine import LazyEngine
-from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.partwise import (
+    Summary,
+    check_error_rate,
+    loop_over_parts,
+    open_stage_output,
+)
 from prefpipe.text.tool_turns import readable_turns
 
 FAILING = ("error",)
@@ -62,23 +69,24 @@ def run(
         runtime.shard.parts(candidates.n_parts), allow_partial=config.allow_partial
     )
     parents = parent_digests(indices, candidates=candidates)
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    output = open_stage_output(config, record, runtime)
 
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     with LazyEngine(open_embedder, runtime, "loading the embedder") as embedder:
-        maker = EmbeddingMaker(config, candidates, output, embedder)
+        maker = EmbeddingMaker(config, candidates, output, embedder, parents)
         loop_over_parts(
+            config,
             output,
-            parents.__getitem__,
-            lambda index: maker.make(index, parents[index]),
+            maker,
             runtime,
             summary,
             indices=indices,
+            parents_of=parents.__getitem__,
         )
 
     if summary.n_parts_made:
-        maker.describe(summary, time.perf_counter() - started)
+        describe(summary, time.perf_counter() - started)
     check_error_rate(summary, FAILING, config.max_error_rate)
     return summary
 
@@ -91,7 +99,7 @@ def _made_with(config: EmbedConfig, identity: Mapping[str, Any]) -> list[dict[st
 
 
 class EmbeddingMaker:
-    """Makes the parts of ``embeddings``, and counts the texts."""
+    """Makes the parts of ``embeddings``."""
 
     def __init__(
         self,
@@ -99,24 +107,32 @@ class EmbeddingMaker:
         candidates: Artifact,
         output: Output,
         embedder: LazyEngine[Embedder],
+        parents: Mapping[int, Mapping[str, str]],
     ) -> None:
         self.config, self.candidates = config, candidates
-        self.output, self.embedder = output, embedder
-        self.n_texts, self.n_truncated = 0, 0
+        self.output, self.embedder, self.parents = output, embedder, parents
 
-    def make(self, index: int, parents: Mapping[str, str]) -> None:
-        """Embed and write one part."""
-        # Loaded even for a part without a text: its vectors of zeros have a length, too.
-        embedder = self.embedder.get()
+    def has_room(self, n_open: int) -> bool:
+        """Return whether the embedder would run empty without another part."""
+        return self.embedder.has_room(n_open)
+
+    def prepare(self, index: int) -> pa.Table:
+        """Read the candidates of a part."""
         columns = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
         candidates, _ = self.candidates.read(index, columns)
+        return candidates
+
+    def complete(self, index: int, prepared: pa.Table) -> Tally:
+        """Embed and write a part."""
+        # Loaded even for a part without a text: its vectors of zeros have a length, too.
+        embedder = self.embedder.get()
+        candidates = prepared
         rows = rows_of(candidates)
 
         statuses = [embedding_status(row) for row in rows]
         usable = [place for place, (status, _) in enumerate(statuses) if status == "ok"]
         texts = [text_of(rows[place], self.config.text) for place in usable]
         embedded = embedder.embed(texts)
-        self.n_texts += len(texts)
 
         # a candidate without a text has a vector of zeros: the column has no nulls
         vectors_ND = np.zeros((len(rows), embedder.dim), np.float32)
@@ -125,7 +141,6 @@ class EmbeddingMaker:
         vectors_ND[usable] = embedded.vectors
         n_tokens[usable] = embedded.n_tokens
         truncated[usable] = embedded.truncated
-        self.n_truncated += int(truncated.sum())
 
         is_finite = np.isfinite(vectors_ND).all(axis=1)
         vectors_ND[~is_finite] = 0
@@ -149,19 +164,22 @@ class EmbeddingMaker:
             schema=embeddings_schema(embedder.dim, half=is_half).arrow(),
         )
         counts = count_by_status({"status": status} for status, _ in statuses)
-        self.output.write(index, table, counts=counts, parents=parents)
+        self.output.write(index, table, counts=counts, parents=self.parents[index])
+        return {"n_texts": len(texts), "n_truncated": int(truncated.sum())}
 
-    def describe(self, summary: Summary, elapsed_s: float) -> None:
-        """Add what was made now to a summary."""
-        summary.notes.append(
-            f"{self.n_texts:,} texts in {elapsed_s:.1f} s ({self.n_texts / elapsed_s:.0f} texts/s)"
-        )
-        share = self.n_truncated / max(1, self.n_texts)
-        summary.notes.append(
-            f"{self.n_truncated:,} texts ({share:.1%}) were longer than the embedder reads "
-            "and were cut"
-        )
-        summary.facts |= {"n_truncated": self.n_truncated, "elapsed_s": elapsed_s}
+
+def describe(summary: Summary, elapsed_s: float) -> None:
+    """Add what was made now to a summary."""
+    n_texts = int(summary.counted_now.get("n_texts", 0))
+    n_truncated = int(summary.counted_now.get("n_truncated", 0))
+    summary.notes.append(
+        f"{n_texts:,} texts in {elapsed_s:.1f} s ({n_texts / elapsed_s:.0f} texts/s)"
+    )
+    share = n_truncated / max(1, n_texts)
+    summary.notes.append(
+        f"{n_truncated:,} texts ({share:.1%}) were longer than the embedder reads and were cut"
+    )
+    summary.facts |= {"n_truncated": n_truncated, "elapsed_s": elapsed_s}
 
 
 def embedding_status(row: Row) -> tuple[str, str | None]:

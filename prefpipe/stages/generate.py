@@ -9,7 +9,7 @@ for is a row, with a status when it failed.
 
 import dataclasses
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from shlex import quote
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES
-from prefpipe.artifacts.store import Output, open_output, refuse_nesting
+from prefpipe.artifacts.store import Output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.backends.protocol import (
@@ -41,6 +41,9 @@ from prefpipe.errors import (
     PrefpipeError,
     UsageError,
 )
+from prefpipe.execution.lazy_engine import LazyEngine
+from prefpipe.execution.part_maker import Tally
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import (
     REASONING,
     Key,
@@ -50,13 +53,12 @@ from prefpipe.stages.shared.candidate_rows import (
     mark_duplicates,
     table_of_rows,
 )
-from prefpipe.stages.shared.lazy_engine import LazyEngine
-from prefpipe.stages.shared.runtime import (
-    Runtime,
+from prefpipe.stages.shared.partwise import (
     Summary,
     begin_retry,
     check_error_rate,
     loop_over_parts,
+    open_stage_output,
 )
 from prefpipe.stages.shared.skipped_rows import (
     context_of_skipped_rows,
@@ -96,7 +98,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     record = RunRecord(
         stage=config.stage,
         schema=CANDIDATES.tag,
-        n_parts=prompts.n_parts(config.part_size),
+        n_parts=prompts.n_parts(config.prompts_a_part),
         context={
             **runtime.context,
             "models": [sampler.name for sampler in samplers],
@@ -114,17 +116,11 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
 
     if config.extend:
         record = _extended(config, record)
-    output = open_output(
-        config.output,
-        record,
-        shard=runtime.shard,
-        overwrite=config.overwrite,
-        extends=config.extend,
-    )
+    output = open_stage_output(config, record, runtime, extends=config.extend)
     indices = runtime.shard.parts(output.n_parts)
     with_errors: set[int] = set()
     if config.retry_errors:
-        output, with_errors = begin_retry(output, indices, keep=NOT_RETRIED)
+        output, with_errors = begin_retry(output, indices, runtime, keep=NOT_RETRIED)
 
     # What an earlier run paid for counts no more.
     if config.overwrite.replaces_this_run:
@@ -134,7 +130,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     summary = Summary(config.stage, config.output)
     runtime.log(
         f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of "
-        f"{config.part_size} prompts"
+        f"{config.prompts_a_part} prompts"
     )
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -145,9 +141,9 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         names = [sampler.name for sampler in samplers]
         maker = CandidateMaker(config, prompts, output, names, engines)
         loop_over_parts(
+            config,
             output,
-            lambda _index: {},
-            maker.make,
+            maker,
             runtime,
             summary,
             indices=indices,
@@ -271,8 +267,22 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
     return dataclasses.replace(record, history=[*on_disk.history, step])
 
 
+class PreparedPart(NamedTuple):
+    """A part before its samples are drawn.
+
+    ``rows`` are those that no engine makes: kept ones, and prompts that do not fit. ``requests``
+    has a list for each model. ``n_control_text``: prompts that go to a server with letters which it
+    may take for a control token.
+    """
+
+    prompts: Prompts
+    rows: list[Row]
+    requests: list[list[GenerationRequest]]
+    n_control_text: int
+
+
 class CandidateMaker:
-    """Makes the parts of ``candidates``, and adds up what the summary says of them."""
+    """Makes the parts of ``candidates``."""
 
     def __init__(
         self,
@@ -293,47 +303,75 @@ class CandidateMaker:
         """
         self.config, self.prompts, self.output = config, prompts, output
         self.names, self.engines = names, engines
-        self.spelling_control_tokens: set[str] = set()
-        """Prompts that were sent to a server with letters which it may take for a control token."""
-        self.n_tokens, self.n_duplicates, self.engine_s = 0, 0, 0.0
 
-    def make(self, index: int) -> None:
-        """Generate and write one part."""
-        prompts = self.prompts.part(index, self.config.part_size)
+    def has_room(self, n_open: int) -> bool:
+        """Return whether an engine would run empty without another part."""
+        return all(engine.has_room(n_open) for engine in self.engines)
+
+    def prepare(self, index: int) -> "PreparedPart":
+        """Read a part's prompts and encode them; find the rows that are kept."""
+        prompts = self.prompts.part(index, self.config.prompts_a_part)
         kept = self._kept_rows(index)
+
         rows = list(kept.values())
+        requests: list[list[GenerationRequest]] = []
+        spelling_control_tokens: set[str] = set()
         for sampler_idx in range(len(self.engines)):
-            rows += self._sample(sampler_idx, index, prompts.rows, kept)
+            wanted = self._wanted(sampler_idx, prompts.rows, kept)
+            asked: list[GenerationRequest] = []
+            if wanted:
+                # Only now, so that a part whose rows are all kept loads no model.
+                engine = self.engines[sampler_idx].get()
+                asked, failed = self._requests(sampler_idx, engine, wanted)
+                rows += failed
+            requests.append(asked)
+            if self.config.backend == SERVED:
+                spelling_control_tokens |= _with_control_text(prompt for prompt, _ in wanted)
+        return PreparedPart(prompts, rows, requests, len(spelling_control_tokens))
+
+    def complete(self, index: int, prepared: "PreparedPart") -> Tally:
+        """Sample and write a part."""
+        rows = list(prepared.rows)
+        n_tokens = 0
+        for sampler_idx, requests in enumerate(prepared.requests):
+            answers = self._sample(sampler_idx, index, requests) if requests else []
+            for request, answer in zip(requests, answers, strict=True):
+                status, reason = status_of(answer, self.config.max_tokens)
+                rows.append(self._row(sampler_idx, request, answer, status, reason))
+                n_tokens += _n_tokens(answer) or 0
 
         # Rows came model by model; a part stands by prompt and sample.
+        prompts = prepared.prompts
         order = {prompt.prompt_id: position for position, prompt in enumerate(prompts.rows)}
         rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
-        self.n_duplicates += mark_duplicates(rows)
+        n_duplicates = mark_duplicates(rows)
         table = table_of_rows(rows, prompts, is_served=self.config.backend == SERVED)
         self.output.write(index, table, counts=count_by_status(rows), parents={})
         # Not before: until the part is on disk they are all that was paid for.
         _kept_answers(self.output, index).remove()
+        return {
+            "n_tokens": n_tokens,
+            "n_duplicates": n_duplicates,
+            "n_control_text": prepared.n_control_text,
+        }
 
     def describe(self, summary: Summary, elapsed_s: float) -> None:
         """Add what was made now to a summary."""
-        speed = self.n_tokens / self.engine_s if self.engine_s else 0.0
-        if self.n_tokens or self.config.backend != SERVED:
-            summary.notes.append(
-                f"{self.n_tokens:,} tokens in {elapsed_s:.0f} s "
-                f"({speed:.0f} tokens/s in the engine)"
-            )
+        counted = summary.counted_now
+        n_tokens = int(counted.get("n_tokens", 0))
+        n_duplicates = int(counted.get("n_duplicates", 0))
+        if n_tokens or self.config.backend != SERVED:
+            speed = n_tokens / elapsed_s if elapsed_s else 0.0
+            summary.notes.append(f"{n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s)")
         else:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
 
-        summary.notes.append(
-            f"{self.n_duplicates:,} responses repeat another response of their prompt"
-        )
-        summary.notes += note_on_server(len(self.spelling_control_tokens), "prompts")
+        summary.notes.append(f"{n_duplicates:,} responses repeat another response of their prompt")
+        summary.notes += note_on_server(int(counted.get("n_control_text", 0)), "prompts")
         summary.facts |= {
-            "n_tokens": self.n_tokens,
+            "n_tokens": n_tokens,
             "elapsed_s": elapsed_s,
-            "engine_s": self.engine_s,
-            "n_duplicates": self.n_duplicates,
+            "n_duplicates": n_duplicates,
         }
 
     def _kept_rows(self, index: int) -> dict[Key, Row]:
@@ -362,41 +400,33 @@ class CandidateMaker:
                 kept[key_of(row)] = row
         return kept
 
-    def _sample(
-        self, sampler_idx: int, index: int, prompts: Sequence[Prompt], kept: Collection[Key]
-    ) -> list[Row]:
-        """Return the rows of a part that one model makes, those in ``kept`` left out."""
+    def _wanted(
+        self, sampler_idx: int, prompts: Sequence[Prompt], kept: Collection[Key]
+    ) -> list[tuple[Prompt, int]]:
+        """Return the samples of a part that one model makes, those in ``kept`` left out."""
         wanted: list[tuple[Prompt, int]] = []
         for prompt in prompts:
             # models take turns among the samples of a prompt
             samples = range(sampler_idx, self.config.n, len(self.engines))
             wanted += [(prompt, i) for i in samples if (prompt.prompt_id, i) not in kept]
-        if not wanted:
-            return []
+        return wanted
 
-        # Only now, so that a part whose rows are all kept loads no model.
+    def _sample(
+        self, sampler_idx: int, index: int, requests: Sequence[GenerationRequest]
+    ) -> list[Generation]:
+        """Return what one model answers."""
         engine = self.engines[sampler_idx].get()
-        requests, rows = self._requests(sampler_idx, engine, wanted)
         if isinstance(engine, ServedGenerator):
             # A kill then costs what is on its way, and no answer that arrived.
             answers_folder = _kept_answers(self.output, index).folder
             engine.keep_answers_in(answers_folder, ask_again=self.config.retry_errors)
 
-        answers: list[Generation] = []
-        started = time.perf_counter()
-        if requests:
-            params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
-            answers = engine.generate(requests, params)
-        self.engine_s += time.perf_counter() - started
+        params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
+        answers = engine.generate(requests, params)
         # A server refuses a setting when it is asked, so this is known only now.
         if isinstance(engine, ServedGenerator) and engine.left_out:
             self._record_what_is_not_sent(sampler_idx, engine.left_out)
-
-        for request, answer in zip(requests, answers, strict=True):
-            status, reason = status_of(answer, self.config.max_tokens)
-            rows.append(self._row(sampler_idx, request, answer, status, reason))
-            self.n_tokens += _n_tokens(answer) or 0
-        return rows
+        return answers
 
     def _requests(
         self, sampler_idx: int, engine: Generator, wanted: Sequence[tuple[Prompt, int]]
@@ -409,9 +439,6 @@ class CandidateMaker:
             if prompt.prompt_id in encoded:
                 continue
             encoded[prompt.prompt_id] = encode(engine, prompt)
-            texts = (text for turn in prompt.messages for text in turn.values())
-            if config.backend == SERVED and spells_control_token(texts):
-                self.spelling_control_tokens.add(prompt.prompt_id)
 
         requests: list[GenerationRequest] = []
         rows: list[Row] = []
@@ -490,6 +517,16 @@ class CandidateMaker:
                 "logp": answer.logp,
             }
         return row
+
+
+def _with_control_text(prompts: Iterable[Prompt]) -> set[str]:
+    """Return the prompts that spell what a server may take for a control token."""
+    spelling: set[str] = set()
+    for prompt in prompts:
+        texts = (text for turn in prompt.messages for text in turn.values())
+        if prompt.prompt_id not in spelling and spells_control_token(texts):
+            spelling.add(prompt.prompt_id)
+    return spelling
 
 
 def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:

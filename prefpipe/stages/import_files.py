@@ -29,6 +29,8 @@ from prefpipe.artifacts.store import Output, Shard, open_output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.configs.import_files import ImportConfig
+from prefpipe.execution.part_maker import OneAtATime
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import (
     Row,
     count_by_status,
@@ -37,7 +39,7 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_identity,
     table_of_rows,
 )
-from prefpipe.stages.shared.runtime import Runtime, Summary, loop_over_parts
+from prefpipe.stages.shared.partwise import Summary, loop_over_parts
 from prefpipe.stages.shared.skipped_rows import (
     context_of_skipped_rows,
     read_users_rows,
@@ -82,9 +84,9 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
     summary = Summary(config.stage, config.output)
     indices = range(candidates.n_parts)
     loop_over_parts(
+        config,
         candidates,
-        lambda _index: {},
-        lambda index: _make_candidates(config, pool, candidates, index),
+        OneAtATime(lambda index: _make_candidates(config, pool, candidates, index)),
         runtime,
         summary,
         indices=indices,
@@ -95,12 +97,13 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
         summary_of_scores = Summary(config.stage, config.output)
         parents = parent_digests(indices, candidates=candidates)
         loop_over_parts(
+            config,
             scores,
-            parents.__getitem__,
-            lambda index: _make_scores(config, pool, scores, index, parents[index]),
+            OneAtATime(lambda index: _make_scores(config, pool, scores, index, parents[index])),
             runtime,
             summary_of_scores,
             indices=indices,
+            parents_of=parents.__getitem__,
         )
         summary.facts["scores"] = dict(sorted(summary_of_scores.counts.items()))
         summary.n_parts_made += summary_of_scores.n_parts_made
@@ -161,7 +164,7 @@ def _record_of_candidates(config: ImportConfig, pool: Pool, runtime: Runtime) ->
     return RunRecord(
         stage=config.stage,
         schema=CANDIDATES.tag,
-        n_parts=pool.prompts.n_parts(config.part_size),
+        n_parts=pool.prompts.n_parts(config.prompts_a_part),
         context=dict(runtime.context),
         identity=identity,
         parents=parents,
@@ -175,7 +178,7 @@ def _record_of_scores(
     return RunRecord(
         stage=config.stage,
         schema=SCORES.tag,
-        n_parts=pool.prompts.n_parts(config.part_size),
+        n_parts=pool.prompts.n_parts(config.prompts_a_part),
         context=dict(runtime.context),
         identity={
             "stage": config.stage,
@@ -200,7 +203,7 @@ def _remove_imported(folder: Path) -> None:
 
 def _make_candidates(config: ImportConfig, pool: Pool, output: Output, index: int) -> None:
     """Write one part of the candidates."""
-    prompts = pool.prompts.part(index, config.part_size)
+    prompts = pool.prompts.part(index, config.prompts_a_part)
     rows = [_candidate(config, response) for response in _responses(config, pool, index)]
     mark_duplicates(rows)
     table = table_of_rows(rows, prompts)
@@ -220,8 +223,8 @@ def _make_scores(
 
 def _responses(config: ImportConfig, pool: Pool, index: int) -> Iterator[ImportedResponse]:
     """Yield the responses of a part, prompt by prompt."""
-    start = index * config.part_size
-    for responses in pool.responses[start : start + config.part_size]:
+    start = index * config.prompts_a_part
+    for responses in pool.responses[start : start + config.prompts_a_part]:
         yield from responses
 
 

@@ -14,16 +14,20 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
-from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.device import find_device
 from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.execution.lazy_engine import LazyEngine
+from prefpipe.execution.part_maker import Tally
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.shared.candidate_rows import (
     Row,
@@ -31,8 +35,12 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_digests,
     parent_identity,
 )
-from prefpipe.stages.shared.lazy_engine import LazyEngine
-from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.partwise import (
+    Summary,
+    check_error_rate,
+    loop_over_parts,
+    open_stage_output,
+)
 from prefpipe.stages.shared.training_groups import (
     AGAIN,
     CANDIDATE_COLUMNS,
@@ -78,20 +86,21 @@ def run(
         runtime.shard.parts(groups.n_parts), allow_partial=config.allow_partial
     )
     parents = parent_digests(indices, **{kind_of(groups): groups})
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    output = open_stage_output(config, record, runtime)
 
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     open_reference = partial(ReferenceModel, config, model, encode_as, groups, runtime.log)
     with LazyEngine(open_reference, runtime) as reference:
-        maker = LogprobMaker(config, groups, output, reference)
+        maker = LogprobMaker(config, groups, output, reference, parents)
         loop_over_parts(
+            config,
             output,
-            parents.__getitem__,
-            lambda index: maker.make(index, parents[index]),
+            maker,
             runtime,
             summary,
             indices=indices,
+            parents_of=parents.__getitem__,
         )
         # Without a part to make nothing was opened; stored ids need no encoder.
         if reference.opened is not None and reference.opened.encoder is not None:
@@ -104,11 +113,12 @@ def run(
 
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        rate = maker.n_tokens / elapsed_s
+        n_tokens = int(summary.counted_now["n_tokens"])
+        rate = n_tokens / elapsed_s
         summary.notes.append(
-            f"{maker.n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)"
+            f"{n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)"
         )
-        summary.facts |= {"n_tokens": maker.n_tokens, "elapsed_s": elapsed_s}
+        summary.facts |= {"n_tokens": n_tokens, "elapsed_s": elapsed_s}
     check_error_rate(summary, failing, config.max_error_rate)
     return summary
 
@@ -235,8 +245,16 @@ class ReferenceModel:
         del self.model
 
 
+class ResponsesToMeasure(NamedTuple):
+    """A part's responses: all keys, the groups that can be measured, and what became of each."""
+
+    keys: list[Key]
+    groups: list[Group]
+    statuses: dict[Key, ResponseStatus]
+
+
 class LogprobMaker:
-    """Makes the parts of ``logprobs``, and counts the tokens."""
+    """Makes the parts of ``logprobs``."""
 
     def __init__(
         self,
@@ -244,28 +262,35 @@ class LogprobMaker:
         groups: Artifact,
         output: Output,
         reference: LazyEngine[ReferenceModel],
+        parents: Mapping[int, Mapping[str, str]],
     ) -> None:
         self.config, self.groups, self.output = config, groups, output
-        self.reference = reference
-        self.n_tokens = 0
+        self.reference, self.parents = reference, parents
 
-    def make(self, index: int, parents: Mapping[str, str]) -> None:
-        """Measure and write one part."""
-        reference = self.reference.get()
+    def has_room(self, n_open: int) -> bool:
+        """Return whether the device would run empty without another part."""
+        return self.reference.has_room(n_open)
+
+    def prepare(self, index: int) -> "ResponsesToMeasure":
+        """Read a part's responses, and tokenise those whose ids are not stored."""
+        return self._read(index, self.reference.get().encoder)
+
+    def complete(self, index: int, prepared: "ResponsesToMeasure") -> Tally:
+        """Measure and write a part."""
         # Every response gets a row; only those that fit are measured.
-        keys, groups, statuses = self._read(index, reference.encoder)
-        measured = reference.measure(groups)
+        keys, groups, statuses = prepared
+        measured = self.reference.get().measure(groups)
         rows = []
+        n_tokens = 0
         for key in keys:
             row = _row(key, statuses[key], measured.get(key), per_token=self.config.per_token)
-            self.n_tokens += row["n_tokens"]
+            n_tokens += row["n_tokens"]
             rows.append(row)
         table = pa.Table.from_pylist(rows, schema=LOGPROBS.arrow())
-        self.output.write(index, table, counts=count_by_status(rows), parents=parents)
+        self.output.write(index, table, counts=count_by_status(rows), parents=self.parents[index])
+        return {"n_tokens": n_tokens}
 
-    def _read(
-        self, index: int, encoder: Encoder | None
-    ) -> tuple[list[Key], list[Group], dict[Key, ResponseStatus]]:
+    def _read(self, index: int, encoder: Encoder | None) -> "ResponsesToMeasure":
         """Return every response's key, the groups that can be measured, and what became of each."""
         if kind_of(self.groups) == "candidates":
             table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS))
@@ -286,7 +311,7 @@ class LogprobMaker:
             keys += [(group.prompt_id, response.sample_idx) for response in group.responses]
             if responses:
                 fitting.append(group._replace(responses=responses))
-        return keys, fitting, statuses
+        return ResponsesToMeasure(keys, fitting, statuses)
 
 
 def _row(key: Key, status: ResponseStatus, measured: Measured | None, *, per_token: bool) -> Row:

@@ -18,10 +18,10 @@ from prefpipe.artifacts.atomic import atomic_folder, atomic_write
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.store import refuse_nesting
 from prefpipe.errors import ModelError, PrefpipeError, StoppedEarly, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ADAPTER_CONFIG, MODEL_CONFIG, ModelFiles, inspect_model
 from prefpipe.models.json_files import read_json
 from prefpipe.models.merge_record import merge_record_of
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.training.merge import (
     DTYPES,
     KINDS,

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
-from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
@@ -26,6 +26,9 @@ from prefpipe.backends.scorers.checks_scorer import IFEVAL_COLUMNS
 from prefpipe.configs.judging import parse_judge
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError
+from prefpipe.execution.lazy_engine import LazyEngine
+from prefpipe.execution.part_maker import OneAtATime
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import (
     UNUSABLE,
     Key,
@@ -37,13 +40,12 @@ from prefpipe.stages.shared.candidate_rows import (
     user_columns,
 )
 from prefpipe.stages.shared.judge_spending import facts_of_spending, write_open_questions
-from prefpipe.stages.shared.lazy_engine import LazyEngine
-from prefpipe.stages.shared.runtime import (
-    Runtime,
+from prefpipe.stages.shared.partwise import (
     Summary,
     begin_retry,
     check_error_rate,
     loop_over_parts,
+    open_stage_output,
 )
 from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, report_skipped_rows
 from prefpipe.text.checks.ifeval import IFEVAL_VERSION
@@ -128,7 +130,7 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     for rater in on_file:
         refuse_strangers(rater, candidates)
 
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    output = open_stage_output(config, record, runtime)
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     with ExitStack() as stack:
@@ -139,20 +141,23 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
             return summary
 
         if config.retry_errors:
-            output, to_mend = begin_retry(output, indices, keep=NOT_FAILED)
+            output, to_mend = begin_retry(output, indices, runtime, keep=NOT_FAILED)
             of_judges: set[int] = set()
         else:
-            output, to_mend = begin_retry(output, indices, only=TRIED_AGAIN)
+            output, to_mend = begin_retry(output, indices, runtime, only=TRIED_AGAIN)
             of_judges = to_mend  # made again for their judges' sake: other scorers' ratings stay
         loop_over_parts(
+            config,
             output,
-            parents.__getitem__,
-            lambda index: maker.make(
-                output, index, parents[index], judges_alone=index in of_judges
+            OneAtATime(
+                lambda index: maker.make(
+                    output, index, parents[index], judges_alone=index in of_judges
+                )
             ),
             runtime,
             summary,
             indices=indices,
+            parents_of=parents.__getitem__,
             redo=to_mend.__contains__,
         )
         for scorer in maker.opened.values():

@@ -9,8 +9,8 @@ from prefpipe.configs.score import ScoreConfig
 if TYPE_CHECKING:
     from prefpipe.backends.protocol import Generator, Scorer
     from prefpipe.backends.request_threads import RunControl
+    from prefpipe.execution.runtime import Runtime
     from prefpipe.models.files import ModelFiles
-    from prefpipe.stages.shared.runtime import Runtime
 
 EngineConfig = GenerateConfig | JudgeConfig | ScoreConfig
 """The configurations that name a language model to be run here."""

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from prefpipe.backends.judges.answers import CompletionSource, JudgeAnswers
     from prefpipe.backends.judges.llm_judge import JudgeSettings, VerdictBy
     from prefpipe.backends.protocol import PairwiseJudge, Scorer
+    from prefpipe.execution.runtime import Runtime
     from prefpipe.stages.judge.run import Judge
     from prefpipe.stages.score import Rater
-    from prefpipe.stages.shared.runtime import Runtime
     from prefpipe.text.judging.judge_prompt import Kind
 
 

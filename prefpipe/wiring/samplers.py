@@ -8,8 +8,8 @@ from prefpipe.wiring.models import locate, template_date
 
 if TYPE_CHECKING:
     from prefpipe.backends.protocol import Generator
+    from prefpipe.execution.runtime import Runtime
     from prefpipe.stages.generate import Sampler
-    from prefpipe.stages.shared.runtime import Runtime
 
 SERVED_VERSION = 2
 """Grows when the same answers of a server would become other rows, or it is sent other settings."""

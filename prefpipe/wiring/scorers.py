@@ -10,9 +10,9 @@ from prefpipe.wiring.models import locate, template_date
 
 if TYPE_CHECKING:
     from prefpipe.backends.protocol import Scorer
+    from prefpipe.execution.runtime import Runtime
     from prefpipe.stages.pairs.rating import PairRater
     from prefpipe.stages.score import Rater
-    from prefpipe.stages.shared.runtime import Runtime
 
 
 def rater_for(config: ScoreConfig, spec: ScorerSpec, runtime: "Runtime") -> "Rater":

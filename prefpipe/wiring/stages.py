@@ -15,9 +15,11 @@ from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
-from prefpipe.stages.shared.runtime import Runtime, Summary
+from prefpipe.execution.runtime import Runtime
+from prefpipe.stages.shared.partwise import Summary
 from prefpipe.wiring.judges import judge_for
 from prefpipe.wiring.models import locate, template_date
+from prefpipe.wiring.open_settings import settled
 from prefpipe.wiring.samplers import sampler_for
 from prefpipe.wiring.scorers import pair_rater, rater_for
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 def run_stage(config: StageConfig, runtime: Runtime) -> Summary:
     """Run the stage that a config belongs to."""
+    config = settled(config, runtime.log)
     return _RUNNERS[config.stage](config, runtime)
 
 

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 from prefpipe import __version__
 from prefpipe.artifacts.store import Shard
 from prefpipe.configs.stage import ShardedConfig, StageConfig
-from prefpipe.stages.shared.runtime import Advance, Runtime
+from prefpipe.execution.runtime import Advance, Runtime
 from prefpipe.wiring.batch_job import end_of_job, worker_of
+from prefpipe.wiring.executors import executor_for
 
 VERSIONED = (
     "torch",
@@ -78,6 +79,7 @@ def runtime_for(
         context=context_of(argv),
         shard=shard,
         how_to_go_on=how_to_go_on,
+        executor=executor_for(config),
     )
 
 

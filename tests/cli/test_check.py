@@ -18,8 +18,8 @@ from support.written_groups import PROMPT, TOKENIZER, row_of, write_groups
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import inspect_model
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
 
 DOUBLE_BOS = "<|bos|><|bos|>" + CHAT_TEMPLATE

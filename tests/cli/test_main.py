@@ -216,7 +216,7 @@ def test_all_problems_are_reported_at_once(prompts: Path, capsys) -> None:
     )
     message = capsys.readouterr().err
     for complaint in (
-        "--backend must be one of vllm, transformers, openai, fake, not 'vlm' (did you mean `vllm`?)",
+        "--backend must be one of auto, vllm, transformers, openai, fake, not 'vlm' (did you mean `vllm`?)",
         "--top-p must be above 0 and at most 1, not 2.0",
         "--seed must be 0 or more, not -1",
         "--max-tokens must be 1 or more, not 0",

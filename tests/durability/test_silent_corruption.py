@@ -36,9 +36,9 @@ from prefpipe.backends.protocol import (
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.errors import ErrorRateError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages import generate as generate_stage
 from prefpipe.stages import score as score_stage
-from prefpipe.stages.shared.runtime import Runtime
 
 pytestmark = pytest.mark.slow
 

@@ -25,10 +25,10 @@ from prefpipe.errors import (
     StoppedEarly,
     UsageError,
 )
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.inspect.overview import overview
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
 from prefpipe.status.checker import StatusChecker
 from prefpipe.training import forward

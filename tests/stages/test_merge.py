@@ -31,11 +31,11 @@ from transformers import (
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.errors import ModelError, StoppedEarly
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import inspect_model
 from prefpipe.models.location import locate_model
 from prefpipe.stages import merge as stage
 from prefpipe.stages.merge import MergeRequest, merge
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.training import merge as weights
 from prefpipe.training.merge_check import compare
 

@@ -23,9 +23,9 @@ from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import ErrorRateError, InputError, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -9,11 +9,11 @@ from prefpipe.artifacts.store import open_input
 from prefpipe.backends.device import find_device
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.evaluate.kl import KlReference
 from prefpipe.stages.shared.recipe import RatedCandidates
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import ids_fit
 
 FOLDER = "reference-logprobs"

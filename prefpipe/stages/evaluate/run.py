@@ -21,6 +21,7 @@ from prefpipe.artifacts.store import Artifact, Output, open_output, refuse_nesti
 from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.errors import InputError, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.stages.evaluate.comparison import comparison_table
@@ -31,6 +32,7 @@ from prefpipe.stages.evaluate.kl import KlReference, kl_figures, notes_on_kl
 from prefpipe.stages.evaluate.length_control import notes_on_length
 from prefpipe.stages.evaluate.measures import compare, measures_by_prompt
 from prefpipe.stages.shared.candidate_rows import count_by_status, parent_identity
+from prefpipe.stages.shared.partwise import Summary
 from prefpipe.stages.shared.recipe import (
     SIDES,
     RatedCandidates,
@@ -39,7 +41,6 @@ from prefpipe.stages.shared.recipe import (
     notes_on_recipe,
     recipe_of,
 )
-from prefpipe.stages.shared.runtime import Runtime, Summary
 
 MORE_MEASURES = ("reference_logprobs", *(f"{side}_embeddings" for side in SIDES))
 """Parents that add columns and change none: a finished table is made again with them."""

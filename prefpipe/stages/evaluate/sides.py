@@ -16,12 +16,13 @@ from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.evaluate.kl import SERVED, KlReference, why_no_kl
 from prefpipe.stages.evaluate.run import run
+from prefpipe.stages.shared.partwise import Summary
 from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
-from prefpipe.stages.shared.runtime import Runtime, Summary
 
 
 class LocateModel(Protocol):

@@ -35,9 +35,10 @@ from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
 from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.export.output_file import refuse_existing_file, refuse_no_rows, write_parts
 from prefpipe.stages.shared.candidate_rows import Row
-from prefpipe.stages.shared.runtime import Runtime, Summary
+from prefpipe.stages.shared.partwise import Summary
 
 TOOLS_HINT = (
     "--format jsonl writes tools and tool calls; or take these prompts out, or sample them with "

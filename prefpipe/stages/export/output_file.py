@@ -10,8 +10,8 @@ from shlex import quote
 from prefpipe.artifacts.interchange.row_writers import RowWriter
 from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import InputError, StoppedEarly, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import Row
-from prefpipe.stages.shared.runtime import Runtime
 
 
 def refuse_existing_file(config: ExportConfig) -> None:

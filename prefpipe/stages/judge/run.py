@@ -18,13 +18,16 @@ import pyarrow as pa
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, VERDICTS
-from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
 from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.protocol import PairwiseJudge
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import parse_judge
 from prefpipe.errors import CorruptPartError, InputError
+from prefpipe.execution.lazy_engine import LazyEngine
+from prefpipe.execution.part_maker import OneAtATime
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.judge.figures import COLUMNS as COLUMNS_OF_FIGURES
 from prefpipe.stages.judge.figures import figures_of, notes_of
 from prefpipe.stages.judge.pairs import (
@@ -54,15 +57,14 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_identity,
 )
 from prefpipe.stages.shared.judge_spending import facts_of_spending, write_open_questions
-from prefpipe.stages.shared.lazy_engine import LazyEngine
-from prefpipe.stages.shared.recipe import check_sampling, notes_on_force, recipe_of_pairs
-from prefpipe.stages.shared.runtime import (
-    Runtime,
+from prefpipe.stages.shared.partwise import (
     Summary,
     begin_retry,
     check_error_rate,
     loop_over_parts,
+    open_stage_output,
 )
+from prefpipe.stages.shared.recipe import check_sampling, notes_on_force, recipe_of_pairs
 
 NOT_FAILED = ("ok", "no_partner", "no_response")
 NOT_RETRIED = (
@@ -122,7 +124,7 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
     digest_of_b = b.digest(indices_of_b)
     for digests in parents.values():
         digests["b"] = digest_of_b
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    output = open_stage_output(config, record, runtime)
 
     summary = Summary(config.stage, config.output, notes=notes_on_force(differences))
     started = time.perf_counter()
@@ -138,14 +140,15 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
 
         to_mend: set[int] = set()
         if config.retry_errors:
-            output, to_mend = begin_retry(output, indices, keep=NOT_RETRIED)
+            output, to_mend = begin_retry(output, indices, runtime, keep=NOT_RETRIED)
         loop_over_parts(
+            config,
             output,
-            parents.__getitem__,
-            lambda index: maker.make(output, index, parents[index]),
+            OneAtATime(lambda index: maker.make(output, index, parents[index])),
             runtime,
             summary,
             indices=indices,
+            parents_of=parents.__getitem__,
             redo=to_mend.__contains__,
         )
         if engine.opened is not None:

@@ -33,6 +33,9 @@ from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, InputError, UsageError
+from prefpipe.execution.lazy_engine import LazyEngine
+from prefpipe.execution.part_maker import OneAtATime
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.pairs.figures import figures_of
 from prefpipe.stages.pairs.notes import notes_of
 from prefpipe.stages.pairs.rating import OpenRater, PairRater, Rated, given_scores, pair_row
@@ -42,8 +45,7 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_digests,
     parent_identity,
 )
-from prefpipe.stages.shared.lazy_engine import LazyEngine
-from prefpipe.stages.shared.runtime import Runtime, Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.partwise import Summary, check_error_rate, loop_over_parts
 from prefpipe.stages.shared.skipped_rows import (
     context_of_skipped_rows,
     read_users_rows,
@@ -76,12 +78,13 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
         summary = Summary(config.stage, config.output)
         started = time.perf_counter()
         loop_over_parts(
+            config,
             output,
-            parents.__getitem__,
-            lambda index: source.make(output, index, parents[index]),
+            OneAtATime(lambda index: source.make(output, index, parents[index])),
             runtime,
             summary,
             indices=indices,
+            parents_of=parents.__getitem__,
         )
         notes = source.notes()
     if summary.n_parts_made and rater is not None:

@@ -8,6 +8,7 @@ import numpy as np
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.store import Artifact, Output
 from prefpipe.configs.select import SelectConfig
+from prefpipe.execution.part_maker import Tally
 from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.rewards import RewardExpression
 from prefpipe.maths.selection.screening import is_none
@@ -18,8 +19,8 @@ from prefpipe.stages.select.screening import ScreenedPart, screen_part
 from prefpipe.stages.select.tally import tally_of
 
 
-class PartSelector:
-    """Makes parts, each from its own inputs alone, so that several threads can."""
+class GroupMaker:
+    """Makes the parts of ``groups``, each from its own inputs alone, in several threads."""
 
     def __init__(
         self,
@@ -27,8 +28,19 @@ class PartSelector:
         expression: RewardExpression,
         inputs: Mapping[str, Artifact],
         output: Output,
+        parents: Mapping[int, Mapping[str, str]],
+        n_threads: int,
     ) -> None:
         self.config, self.expression, self.inputs, self.output = config, expression, inputs, output
+        self.parents, self.n_threads = parents, n_threads
+
+    def has_room(self, n_open: int) -> bool:
+        """Return whether a thread has no part."""
+        return n_open < self.n_threads
+
+    def prepare(self, index: int) -> int:
+        """Prepare nothing: threads read their parts beside each other."""
+        return index
 
     def rehearse(self) -> None:
         """Select from one made-up prompt, so that all loops are loaded, or compiled.
@@ -43,13 +55,15 @@ class PartSelector:
         mask_PR = np.ones(rewards_PR.shape, dtype=bool)
         self._choose(rewards_PR, distances_PRR, mask_PR, np.zeros(1, dtype=np.uint64))
 
-    def make(self, index: int, parents: Mapping[str, str]) -> None:
+    def complete(self, index: int, prepared: int) -> Tally:  # noqa: ARG002
         """Select and write one part."""
         screened = screen_part(self.inputs, self.expression, self.config, index)
         selection = self._select(screened)
         groups, counts = group_table(screened, selection, self.config)
         tally = tally_of(screened, selection, groups)
+        parents = self.parents[index]
         self.output.write(index, groups, counts=counts, parents=parents, tally=tally)
+        return {}
 
     def _select(self, screened: ScreenedPart) -> Selection:
         has_group_P1 = is_none(screened.rejections)[:, None]

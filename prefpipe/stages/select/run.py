@@ -18,16 +18,17 @@ from collections.abc import Mapping, Sequence
 
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
-from prefpipe.artifacts.store import Artifact, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import InputError, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.selection.rewards import RewardExpression, parse_reward
 from prefpipe.maths.selection.strategies import is_ready
-from prefpipe.stages.select.part import PartSelector
+from prefpipe.stages.select.part import GroupMaker
 from prefpipe.stages.select.summary import describe_tally, facts_of_tally
 from prefpipe.stages.shared.candidate_rows import parent_identity
+from prefpipe.stages.shared.partwise import Summary, loop_over_parts, open_stage_output
 from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards
-from prefpipe.stages.shared.runtime import Runtime, Summary, loop_over_parts
 
 MOST_WORKERS = 8
 """By default: each worker holds a part in memory."""
@@ -63,27 +64,27 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     # rewards do not allow (logit of 0) must not cost it.
     if indices:
         _evaluate_once(expression, candidates, scores, indices[0])
-    output = open_output(config.output, record, shard=runtime.shard, overwrite=config.overwrite)
+    output = open_stage_output(config, record, runtime)
 
-    selector = PartSelector(config, expression, inputs, output)
+    # The processors that this process may use: a scheduler may give it fewer than there are.
+    n_threads = config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    maker = GroupMaker(config, expression, inputs, output, parents, n_threads)
     if "embeddings" in inputs and not is_ready():
         runtime.log(
             "compiling the selection loops, once an installation: about a quarter of a minute"
         )
     if indices:
-        selector.rehearse()
+        maker.rehearse()
 
-    # The processors that this process may use: a scheduler may give it fewer than there are.
-    workers = config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     summary = Summary(config.stage, config.output)
     loop_over_parts(
+        config,
         output,
-        parents.__getitem__,
-        lambda index: selector.make(index, parents[index]),
+        maker,
         runtime,
         summary,
         indices=indices,
-        workers=workers,
+        parents_of=parents.__getitem__,
     )
     summary.notes += describe_tally(summary.tally, config.strategy)
     summary.facts |= facts_of_tally(summary.tally)

@@ -7,7 +7,7 @@ from typing import Any
 from prefpipe.artifacts.interchange.judge_batch import write_batch
 from prefpipe.backends.judges.answers import Body, JudgeAnswers
 from prefpipe.configs.judging import JudgingConfig
-from prefpipe.stages.shared.runtime import Summary
+from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.control_text import note_on_server
 
 

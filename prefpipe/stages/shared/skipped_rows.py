@@ -16,7 +16,7 @@ from prefpipe.artifacts.tables.bad_rows import (
     read_without_bad_rows,
 )
 from prefpipe.configs.tables import TablesConfig
-from prefpipe.stages.shared.runtime import Summary
+from prefpipe.stages.shared.partwise import Summary
 
 FLAG = "--skip-bad-rows"
 CONTEXT_KEY = "skipped_rows"

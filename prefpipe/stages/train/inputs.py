@@ -21,6 +21,7 @@ from prefpipe.artifacts.store import (
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.objectives.registry import (
     KNOB_NAMES,
     Objective,
@@ -30,7 +31,6 @@ from prefpipe.maths.objectives.registry import (
 )
 from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import parent_identity
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train.earlier_run import (
     refuse_checkpoint_of_another_run,
     start_again_if_changed,

@@ -19,11 +19,11 @@ from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ModelFiles
 from prefpipe.stages import logprobs
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.logprob_rows import read_logprobs
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import stored_ids_fit
 from prefpipe.training.groups import Key
 from prefpipe.training.ranks import processes

@@ -6,8 +6,9 @@ from typing import Any
 import pyarrow as pa
 
 from prefpipe.artifacts.summary_file import SUMMARY_FILE, write_summary
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import Row, count_by_status
-from prefpipe.stages.shared.runtime import Runtime, Summary
+from prefpipe.stages.shared.partwise import Summary
 from prefpipe.stages.train.earlier_run import holds_model
 from prefpipe.stages.train.inputs import TrainInputs
 from prefpipe.stages.train.training import TrainResult

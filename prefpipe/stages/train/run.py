@@ -12,8 +12,9 @@ is trained on or counted under its reason.
 from contextlib import ExitStack
 
 from prefpipe.configs.train import TrainConfig
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ModelFiles
-from prefpipe.stages.shared.runtime import Runtime, Summary
+from prefpipe.stages.shared.partwise import Summary
 from prefpipe.stages.train.inputs import open_training
 from prefpipe.stages.train.result import find_result, write_result
 from prefpipe.stages.train.training import train

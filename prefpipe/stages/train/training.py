@@ -8,7 +8,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from prefpipe.errors import StoppedEarly
-from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.train.inputs import TrainInputs
 from prefpipe.stages.train.trainable import Trainable, open_trainable
 from prefpipe.stages.train.training_data import TrainingData, read_training_data

@@ -6,9 +6,9 @@ from shlex import quote
 from typing import NamedTuple
 
 from prefpipe.errors import InputError, StoppedEarly
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import Row
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.shared.training_groups import read_rows
 from prefpipe.stages.train.inputs import OpenedGroups, TrainInputs
 from prefpipe.stages.train.reference import measure_reference

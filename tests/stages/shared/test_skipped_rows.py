@@ -276,7 +276,7 @@ def test_ratings_and_pairs_leave_bad_rows_out_too(
 
 def test_the_flag_is_in_the_identity_only_where_it_is_given(tmp_path: Path) -> None:
     for config_class, values in (
-        (GenerateConfig, {"prompts": "p", "model": ("fake",)}),
+        (GenerateConfig, {"prompts": "p", "model": ("fake",), "backend": "fake"}),
         (ImportConfig, {"source": "s", "format": "trl"}),
     ):
         config = config_class(output=tmp_path / "o", **values)  # type: ignore[arg-type]

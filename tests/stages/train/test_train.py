@@ -22,9 +22,9 @@ from prefpipe.errors import (
     StoppedEarly,
     UsageError,
 )
+from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.objectives.registry import OBJECTIVES
 from prefpipe.models.files import inspect_model
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
 from prefpipe.stages.train.inputs import settings_of
 

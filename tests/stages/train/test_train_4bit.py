@@ -22,10 +22,10 @@ from prefpipe.artifacts.store import Shard
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import StoppedEarly, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
 from prefpipe.stages.merge import MergeRequest, merge
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
 from prefpipe.training.policy import LoraSettings, load_policy, load_reference
 

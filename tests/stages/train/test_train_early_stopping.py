@@ -14,8 +14,8 @@ from support.written_groups import row_of, write_groups
 
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, StoppedEarly, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import inspect_model
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")

@@ -15,9 +15,9 @@ from prefpipe.errors import (
     StoppedEarly,
     UsageError,
 )
+from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import inspect_model
 from prefpipe.stages import logprobs
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
 from prefpipe.status.checker import StatusChecker
 

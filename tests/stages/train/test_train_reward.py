@@ -23,9 +23,9 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import FingerprintError, ModelError, StoppedEarly, UsageError
+from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.objectives.losses import Targets, mmpo_reward_loss
 from prefpipe.models.files import inspect_model
-from prefpipe.stages.shared.runtime import Runtime
 from prefpipe.stages.train import run as train
 from prefpipe.stages.train.inputs import settings_of
 from prefpipe.text.chat_template import ChatTemplate

@@ -12,8 +12,11 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, Shard, open_output
 from prefpipe.cli.signals import StopNow
+from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import StoppedEarly
-from prefpipe.stages.shared.runtime import Runtime, Summary, loop_over_parts
+from prefpipe.execution.part_maker import OneAtATime
+from prefpipe.execution.runtime import Runtime
+from prefpipe.stages.shared.partwise import Summary, loop_over_parts
 
 N_PARTS = 6
 
@@ -36,10 +39,25 @@ def writes(output: Output, seconds: float = 0.0) -> Callable[[int], None]:
     return make
 
 
-def loop(output: Output, make: Callable[[int], None], runtime: Runtime, **how: object) -> Summary:
+class InThreads(OneAtATime):
+    """Makes so many parts at a time."""
+
+    def __init__(self, make: Callable[[int], None], n_threads: int) -> None:
+        super().__init__(make)
+        self.n_threads = n_threads
+
+    def has_room(self, n_open: int) -> bool:
+        return n_open < self.n_threads
+
+
+def loop(
+    output: Output, make: Callable[[int], None], runtime: Runtime, n_threads: int = 1
+) -> Summary:
     summary = Summary("generate", output.path)
     indices = runtime.shard.parts(output.n_parts)
-    loop_over_parts(output, lambda _index: {}, make, runtime, summary, indices=indices, **how)
+    config = GenerateConfig(prompts="p.jsonl", output=output.path, model=("fake",), backend="fake")
+    maker = InThreads(make, n_threads)
+    loop_over_parts(config, output, maker, runtime, summary, indices=indices)
     return summary
 
 
@@ -129,7 +147,7 @@ def test_an_interrupt_does_not_wait_for_parts_in_other_threads(
 
     started = time.monotonic()
     with pytest.raises(interrupt):
-        loop(output, make, Runtime(should_stop=asked), workers=3)
+        loop(output, make, Runtime(should_stop=asked), n_threads=3)
     assert time.monotonic() - started < 5
     assert sorted(begun) == [0, 1]
     may_end.set()
@@ -138,5 +156,5 @@ def test_an_interrupt_does_not_wait_for_parts_in_other_threads(
 def test_a_stop_in_other_threads_finishes_what_is_begun(output: Output) -> None:
     asked = iter([False, False, True, True, True])
     with pytest.raises(StoppedEarly, match="2 parts made now, 4 left"):
-        loop(output, writes(output, 0.05), Runtime(should_stop=lambda: next(asked)), workers=2)
+        loop(output, writes(output, 0.05), Runtime(should_stop=lambda: next(asked)), n_threads=2)
     assert sorted(path.name[5:10] for path in output.path.glob("part-*")) == ["00000", "00001"]

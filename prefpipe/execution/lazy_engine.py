@@ -5,9 +5,9 @@ A run whose parts are finished loads no model.
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar, runtime_checkable
 
-from prefpipe.stages.shared.runtime import Runtime
+from prefpipe.execution.runtime import Runtime
 
 
 class Closeable(Protocol):
@@ -18,7 +18,22 @@ class Closeable(Protocol):
         ...
 
 
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """What takes requests of several parts and fills its slots by itself."""
+
+    def has_room(self) -> bool:
+        """Return whether more requests are needed to keep its slots busy."""
+        ...
+
+
 Engine = TypeVar("Engine", bound=Closeable)
+
+MOST_OPEN = 1
+"""Parts that are open for a device that takes one batch at a time.
+
+One is being read and tokenised, one is on the device, and one is being written.
+"""
 
 
 class LazyEngine(Generic[Engine]):
@@ -45,13 +60,35 @@ class LazyEngine(Generic[Engine]):
         """The back-end, None as long as no part needed it."""
 
     def get(self) -> Engine:
-        """Return the back-end, opened now where it is not open."""
+        """Return the back-end, opened now where it is not open: in the main thread, for any."""
+        if self.opened is not None:
+            return self.opened
+        return self._runtime.main_thread.do(self._open)
+
+    def has_room(self, n_open: int) -> bool:
+        """Return whether another part should be opened, because the back-end may run empty.
+
+        Args:
+            n_open: parts that are open.
+        """
         if self.opened is None:
+            # The first part opens it, if it needs it.
+            return n_open == 0
+        engine: Any = self.opened
+        if isinstance(engine, StreamingEngine):
+            return engine.has_room()
+        return n_open < MOST_OPEN
+
+    def _open(self) -> Engine:
+        opened = self.opened
+        # Several parts may have asked for it.
+        if opened is None:
             if self._message is not None:
                 self._runtime.log(self._message)
             with self._runtime.interruptible():
-                self.opened = self._open_engine()
-        return self.opened
+                opened = self._open_engine()
+            self.opened = opened
+        return opened
 
     def __enter__(self) -> Self:
         return self

@@ -1,0 +1,57 @@
+"""Who makes the parts of a stage: workers on this node, or on a cluster."""
+
+from dataclasses import dataclass
+
+from prefpipe.configs.options import option
+from prefpipe.configs.stage import StageConfig
+
+AUTO = "auto"
+RAY = "ray"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkersConfig(StageConfig):
+    """What the stages share whose parts several processes can make at the same time."""
+
+    workers: str | None = option(
+        None,
+        identity=False,
+        metavar="N|auto",
+        help="processes on this node, each with an engine and GPUs of its own; auto is one a "
+        "visible GPU; default one, this process",
+    )
+    gpus_per_worker: int | None = option(
+        None,
+        identity=False,
+        minimum=1,
+        help="GPUs of each worker, from CUDA_VISIBLE_DEVICES; default 1 where there are GPUs",
+    )
+    on: str | None = option(
+        None,
+        identity=False,
+        metavar="ray[:ADDRESS]",
+        help="start the workers on a Ray cluster: ray for the one of this machine or of "
+        "RAY_ADDRESS, ray:HOST:PORT for another",
+    )
+
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        workers = self.workers
+        if workers is not None and workers != AUTO:
+            is_number = workers.isascii() and workers.isdecimal()
+            if not is_number or int(workers) < 1:
+                problems.append(f"--workers must be 1 or more, or {AUTO}, not {workers}")
+        if self.gpus_per_worker is not None and workers is None:
+            problems.append("--gpus-per-worker needs --workers")
+
+        if self.on is not None:
+            if self.on.partition(":")[0] != RAY:
+                problems.append(f"--on must be {RAY} or {RAY}:ADDRESS, not {self.on}")
+            if workers in (None, AUTO):
+                problems.append("--on needs --workers N, how many are to run on the cluster")
+        return problems
+
+    @property
+    def n_workers(self) -> int | None:
+        """How many workers are asked for; None for one a visible GPU."""
+        return None if self.workers in (None, AUTO) else int(str(self.workers))

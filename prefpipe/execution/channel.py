@@ -1,0 +1,152 @@
+"""What a driver and a worker say to each other: small JSON objects, never rows.
+
+==========  =========================================================  =========================
+from        message                                                    fields
+==========  =========================================================  =========================
+driver      ``order``: the first one, which stage to run               see `Order`
+driver      ``part``: make this one                                    ``index``
+driver      ``over``: no part is left, end
+driver      ``stop``: finish what is begun, and end
+worker      ``ready``: the stage is open, parts can come
+worker      ``pull``: one more part, please
+worker      ``made``: a part is on disk                                ``index, tally, elapsed_s``
+worker      ``failed``: a part could not be made                       ``index`` and `Failure`
+worker      ``log``: a line for the log                                ``line``
+worker      ``error``: the command failed                              `Failure`
+worker      ``end``: all is closed, the worker ends
+==========  =========================================================  =========================
+"""
+
+import json
+import socket
+import threading
+from collections.abc import Mapping
+from dataclasses import fields
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+from prefpipe.configs.stage import StageConfig
+from prefpipe.errors import EngineDeadError, PrefpipeError
+
+Message = Mapping[str, Any]
+"""``{"type": ..., ...}``, of JSON values alone."""
+
+
+class Channel(Protocol):
+    """One end of the line between a driver and a worker."""
+
+    def send(self, message: Message) -> None:
+        """Send a message. Where the other end is gone, it is lost in silence."""
+        ...
+
+    def receive(self) -> Message | None:
+        """Return the next message, waiting for it; None once the other end is gone."""
+        ...
+
+
+class SocketChannel:
+    """A line of JSON a message, over a connected socket."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines = connection.makefile("rb")
+        self._sending = threading.Lock()
+
+    def send(self, message: Message) -> None:
+        """Send a message, from any thread."""
+        data = json.dumps(message).encode() + b"\n"
+        with self._sending:
+            try:
+                self._connection.sendall(data)
+            except OSError:
+                # The other end is gone, which the thread that receives finds out.
+                return
+
+    def receive(self) -> Message | None:
+        """Return the next message; None once the other end is gone."""
+        try:
+            line = self._lines.readline()
+        except (OSError, ValueError):
+            return None
+        # A line without its end was cut off with the process that wrote it.
+        if not line.endswith(b"\n"):
+            return None
+        message: Message = json.loads(line)
+        return message
+
+    def close(self) -> None:
+        """Close this end, so that the other one notices."""
+        try:
+            self._connection.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return
+        finally:
+            self._connection.close()
+
+
+class Order(NamedTuple):
+    """Which stage a worker is to run.
+
+    ``values`` is the configuration as JSON values, ``folder`` the working directory, to which its
+    paths are relative. ``number`` is the worker's, from 1. The shard is the driver's: its workers
+    make parts of that alone.
+    """
+
+    stage: str
+    values: Mapping[str, Any]
+    folder: str
+    number: int
+    shard_index: int
+    num_shards: int
+
+    def message(self) -> Message:
+        """Return the order as it is sent."""
+        return {"type": "order", **self._asdict()}
+
+    @classmethod
+    def of(cls, message: Message) -> "Order":
+        """Return the order that a message holds."""
+        return cls(**{name: message[name] for name in cls._fields})
+
+
+class Failure(NamedTuple):
+    """An error on its way to the driver.
+
+    ``is_engine_dead``: the worker is of no use any more, and another one may be.
+    """
+
+    message: str
+    hint: str | None
+    exit_code: int
+    is_engine_dead: bool
+
+    @classmethod
+    def of(cls, error: Exception) -> "Failure":
+        """Return what is sent of an error."""
+        if isinstance(error, PrefpipeError):
+            is_engine_dead = isinstance(error, EngineDeadError)
+            return cls(error.message, error.hint, error.exit_code, is_engine_dead)
+        return cls(f"{type(error).__name__}: {error}", None, 1, is_engine_dead=False)
+
+    @classmethod
+    def in_message(cls, message: Message) -> "Failure":
+        """Return the failure that a message holds."""
+        return cls(*(message[f"failure_{name}"] for name in cls._fields))
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return the fields of a message that carry it."""
+        return {f"failure_{name}": value for name, value in self._asdict().items()}
+
+
+def json_values(config: StageConfig) -> dict[str, Any]:
+    """Return a configuration's fields as JSON values, of which ``from_values`` makes it again."""
+    return {item.name: _json_value(getattr(config, item.name)) for item in fields(config)}
+
+
+def _json_value(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_json_value(each) for each in value]
+    if isinstance(value, Enum):
+        return value.value
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,327 @@
+"""The driver of several workers: it hands out parts as workers ask for them, and sees to losses.
+
+Workers pull, so that a slow one does not keep the others waiting at the end. What a worker wrote is
+on disk, whole; all that travels is which part, and what was counted.
+
+A worker that ends before its parts are on disk has lost them: they are handed out again, and
+another worker takes its place. A part that was lost is suspect: it is given to a worker that has no
+other, so that a part which kills its worker takes none with it the second time. Lost three times,
+it is set aside and named; the others go on, and the command exits with 1.
+"""
+
+import queue
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol
+
+from prefpipe.errors import PrefpipeError, UsageError, error_with_code
+from prefpipe.execution.channel import Failure, Message, Order, json_values
+from prefpipe.execution.part_maker import PartMade
+from prefpipe.execution.part_source import PartSource
+from prefpipe.execution.runtime import Job
+from prefpipe.execution.this_process import OpenSource, listed
+
+MOST_LOSSES = 3
+"""A part that was lost so often is set aside."""
+MOST_FRUITLESS = 3
+"""A worker's place stays empty when so many in a row ended there without having made a part."""
+POLL_S = 0.1
+CLOSING_S = 30.0
+"""How long workers may take to close their engines, once no part is left."""
+
+
+class Link(Protocol):
+    """A worker, as its driver sees it."""
+
+    name: str
+    """For messages: ``worker 2 (pid 4711)``, ``worker 2 (10.0.0.7)``."""
+
+    def send(self, message: Message) -> None:
+        """Send a message; lost in silence where the worker is gone."""
+        ...
+
+    def end(self) -> str:
+        """End what is left of the worker, its children too, and return how it ended, in words."""
+        ...
+
+
+Inbox = queue.SimpleQueue[tuple[Link, Message | None]]
+"""What arrives from workers; None is the last thing that comes from one: it is gone."""
+
+
+class Crew(Protocol):
+    """Starts workers: on this node, or on a cluster."""
+
+    n_workers: int
+    """How many there are to be."""
+
+    def open(self, job: Job) -> None:
+        """Prepare.
+
+        Raises:
+            PrefpipeError: no worker could be started.
+        """
+        ...
+
+    def start(self, order: Order, inbox: "Inbox") -> Link:
+        """Start a worker; what it says arrives in ``inbox``."""
+        ...
+
+    def close(self) -> None:
+        """End what the crew itself has started."""
+        ...
+
+
+class Driver:
+    """Has the parts of a job made by several workers.
+
+    Args:
+        crew: starts them.
+        open_source: where parts are taken from.
+    """
+
+    is_worker = False
+
+    def __init__(self, crew: Crew, open_source: OpenSource = listed) -> None:
+        self._crew, self._open_source = crew, open_source
+
+    def make_parts(self, job: Job) -> Iterator[PartMade]:
+        """Yield the parts as they are made, until all are or a stop is asked for.
+
+        Raises:
+            UsageError: there are more workers than parts.
+            PrefpipeError: parts were set aside, or no worker can make any.
+        """
+        n_parts = len(job.runtime.shard.parts(job.output.n_parts))
+        if self._crew.n_workers > n_parts:
+            raise UsageError(
+                f"--workers {self._crew.n_workers}, but {job.output.path} has {n_parts} parts",
+                hint=f"use --workers {max(1, n_parts)} or fewer, or more parts: a smaller "
+                "--part-size where the prompts are read (generate, import)",
+            )
+        yield from _DrivenJob(job, self._crew, self._open_source(job)).run()
+
+
+class _Place:
+    """A worker's place: who is there now, and what is in its hands."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.link: Link | None = None
+        self.parts: set[int] = set()
+        self.is_waiting = False
+        self.is_ready = False
+        self.has_ended = False
+        self.n_fruitless = 0
+        self.failure: Failure | None = None
+
+
+class _DrivenJob:
+    """One job, from the first worker's start to the last one's end."""
+
+    def __init__(self, job: Job, crew: Crew, source: PartSource) -> None:
+        self._job, self._crew, self._source = job, crew, source
+        self._log = job.runtime.log
+        self._inbox: Inbox = queue.SimpleQueue()
+        # No more than there are parts left to make: each would load a model for nothing.
+        n_places = min(crew.n_workers, len(job.to_do))
+        self._places = [_Place(number) for number in range(1, n_places + 1)]
+        self._lost: deque[int] = deque()
+        self._losses: Counter[int] = Counter()
+        self._set_aside: dict[int, str] = {}
+        self._is_stopping = False
+        self._is_ending = False
+
+    def run(self) -> Iterator[PartMade]:
+        self._source.attach(lambda: None)
+        try:
+            with self._job.runtime.finishing():
+                self._crew.open(self._job)
+                for place in self._places:
+                    self._start(place)
+                yield from self._serve()
+        finally:
+            # After an interrupt some workers are still at work: parts appear whole or not at all.
+            for place in self._places:
+                if place.link is not None:
+                    place.link.end()
+            self._crew.close()
+            self._source.close()
+        self._raise_what_failed()
+
+    def _serve(self) -> Iterator[PartMade]:
+        closes_by_s = float("inf")
+        while any(place.link is not None for place in self._places):
+            if self._job.runtime.should_stop() and not self._is_stopping:
+                self._is_stopping = True
+                self._tell_all({"type": "stop"})
+            if not self._is_stopping and not self._is_ending:
+                self._hand_out()
+                if self._has_nothing_left():
+                    self._is_ending = True
+                    closes_by_s = time.monotonic() + CLOSING_S
+                    self._tell_all({"type": "over"})
+            if time.monotonic() > closes_by_s:
+                return
+
+            try:
+                link, message = self._inbox.get(timeout=POLL_S)
+            except queue.Empty:
+                continue
+            place = next((each for each in self._places if each.link is link), None)
+            if place is not None:
+                yield from self._hear(place, message)
+
+    def _start(self, place: _Place) -> None:
+        shard = self._job.runtime.shard
+        order = Order(
+            stage=self._job.config.stage,
+            values=json_values(self._job.config),
+            folder=str(Path.cwd()),
+            number=place.number,
+            shard_index=shard.index,
+            num_shards=shard.count,
+        )
+        place.link = self._crew.start(order, self._inbox)
+        place.parts.clear()
+        place.is_waiting = place.is_ready = place.has_ended = False
+        place.failure = None
+
+    def _tell_all(self, message: Message) -> None:
+        for place in self._places:
+            if place.link is not None:
+                place.link.send(message)
+
+    def _has_nothing_left(self) -> bool:
+        """Return whether every part is made or set aside, so that none can come back."""
+        in_hands = any(place.parts for place in self._places)
+        return not in_hands and not self._lost and self._source.is_over()
+
+    def _hand_out(self) -> None:
+        """Give a part to every worker that waits for one."""
+        for place in self._places:
+            if place.link is None or not place.is_waiting:
+                continue
+            # A suspect part is alone with its worker.
+            if any(self._losses[index] for index in place.parts):
+                continue
+            index = self._next_part(is_idle=not place.parts)
+            if index is None:
+                continue
+            place.parts.add(index)
+            place.is_waiting = False
+            place.link.send({"type": "part", "index": index})
+
+    def _next_part(self, *, is_idle: bool) -> int | None:
+        if self._lost and is_idle:
+            return self._lost.popleft()
+        return self._source.next_part()
+
+    def _hear(self, place: _Place, message: Message | None) -> Iterator[PartMade]:
+        """Act on what a worker said."""
+        if message is None:
+            yield from self._see_end(place)
+            return
+
+        kind = message["type"]
+        if kind == "ready":
+            place.is_ready = True
+        elif kind == "pull":
+            place.is_waiting = True
+        elif kind == "log":
+            assert place.link is not None
+            self._log(f"{place.link.name}: {message['line']}")
+        elif kind == "made":
+            place.n_fruitless = 0
+            part = PartMade(message["index"], message["tally"], message["elapsed_s"])
+            yield from self._note_made(place, part)
+        elif kind == "failed":
+            place.parts.discard(message["index"])
+            self._note_loss(message["index"], Failure.in_message(message).message)
+        elif kind == "error":
+            place.failure = Failure.in_message(message)
+        elif kind == "end":
+            place.has_ended = True
+
+    def _note_made(self, place: _Place, part: PartMade) -> Iterator[PartMade]:
+        place.parts.discard(part.index)
+        self._source.made(part)
+        yield part
+
+    def _note_loss(self, index: int, reason: str) -> None:
+        """Put a lost part back, or set it aside."""
+        self._losses[index] += 1
+        if self._losses[index] < MOST_LOSSES:
+            self._lost.append(index)
+            return
+        self._set_aside[index] = reason
+        self._source.failed(index, PrefpipeError(reason))
+        self._log(
+            f"warning: part {index} was lost {MOST_LOSSES} times and is set aside, the last time: "
+            f"{reason}"
+        )
+
+    def _see_end(self, place: _Place) -> Iterator[PartMade]:
+        """See to a worker that is gone: its parts, and who takes its place."""
+        link, place.link = place.link, None
+        assert link is not None
+        how = link.end()
+        place.is_waiting = False
+        reason = place.failure.message if place.failure is not None else f"{link.name} {how}"
+
+        held = sorted(place.parts)
+        for index in held:
+            # It may have died between the part and the word that it is made.
+            if self._job.is_done(index):
+                yield from self._note_made(place, PartMade(index, {}, 0.0))
+        n_lost = len(place.parts)
+        if not self._is_stopping:
+            for index in sorted(place.parts):
+                self._note_loss(index, reason)
+        place.parts.clear()
+
+        if self._is_stopping or self._is_ending:
+            return
+        if not place.has_ended or place.failure is not None:
+            parts = f" with {n_lost} parts, which are made again" if n_lost else ""
+            self._log(f"warning: {link.name} {how}{parts}: {reason}")
+        self._fill(place)
+
+    def _fill(self, place: _Place) -> None:
+        """Start another worker in the place of one that is gone, unless that would be in vain."""
+        place.n_fruitless += 1
+        failure = place.failure
+        # What is wrong with flags or files is wrong for the next one, too.
+        is_hopeless = failure is not None and not place.is_ready and not failure.is_engine_dead
+        if is_hopeless or place.n_fruitless >= MOST_FRUITLESS or self._has_nothing_left():
+            return
+        self._start(place)
+
+    def _raise_what_failed(self) -> None:
+        """Raise for parts that are set aside, or for workers that could not work at all.
+
+        Raises:
+            PrefpipeError: naming the parts, and what became of them.
+        """
+        if self._set_aside:
+            shown = ", ".join(str(index) for index in sorted(self._set_aside)[:8])
+            more = ", ..." if len(self._set_aside) > 8 else ""
+            first = self._set_aside[min(self._set_aside)]
+            raise PrefpipeError(
+                f"{len(self._set_aside)} parts were lost {MOST_LOSSES} times and set aside: part "
+                f"{shown}{more}; the first one: {first}",
+                hint="all others are finished. Run the same command with --workers 1, without "
+                "--on, to see the error of these parts",
+            )
+        if self._is_stopping or self._is_ending:
+            return
+        for place in self._places:
+            failure = place.failure
+            if failure is not None:
+                raise error_with_code(failure.exit_code, failure.message, hint=failure.hint)
+        raise PrefpipeError(
+            "the workers end before they make a part",
+            hint="read what they printed above, and try the same command without --workers",
+        )

@@ -1,0 +1,104 @@
+"""What every stage is handed beside its config, who makes its parts included.
+
+A stage never prints and never looks at signals; it is given a place to log, a progress bar and a
+question to ask.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from prefpipe.artifacts.store import Output, Shard
+from prefpipe.configs.stage import StageConfig
+from prefpipe.execution.main_thread import MainThread
+from prefpipe.execution.part_maker import PartMade, PartMaker, Tally
+
+
+class Advance(Protocol):
+    """What moves a progress bar on."""
+
+    def __call__(self, n: int, tally: Tally = ..., /) -> None:
+        """Count ``n`` more units as done, in which ``tally`` was counted."""
+        ...
+
+
+@contextmanager
+def no_progress(_description: str, _total: int) -> Iterator[Advance]:
+    """Stand in for a progress bar where there is no terminal."""
+    yield lambda _n, _tally=None: None
+
+
+def no_section(*, however_long: bool = False) -> AbstractContextManager[None]:  # noqa: ARG001
+    """Stand in for a section of `Runtime` where nothing asks to stop."""
+    return nullcontext()
+
+
+class Job(NamedTuple):
+    """The parts of one stage that are to be made.
+
+    ``config`` says another process all that it needs to make them. ``is_done`` looks at the disk
+    whether a part is finished.
+    """
+
+    config: StageConfig
+    output: Output
+    maker: PartMaker[Any]
+    to_do: Sequence[int]
+    is_done: Callable[[int], bool]
+    runtime: "Runtime"
+
+
+class Executor(Protocol):
+    """Decides who makes which part. Rows depend on configuration and keys alone."""
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether this process makes parts for a driver, which does the rest of the command."""
+        ...
+
+    def make_parts(self, job: Job) -> Iterator[PartMade]:
+        """Yield the parts as they are made, until all are or a stop is asked for.
+
+        Raises:
+            Exception: parts could not be made; those that could are on disk.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """The world outside.
+
+    It is where to log, whether to stop, how to show progress, and what to record in ``run.json``.
+
+    A request to stop ends the command there and then, unless it comes in a section that is
+    ``finishing()`` something; there one asks ``should_stop()``. ``interruptible()`` is a section
+    within such a one that has nothing to finish: a model is loaded.
+
+    ``when_asked()`` is when the request came and ``ends_at`` when the batch system ends the job,
+    both in seconds since the epoch. ``started``: when the command began, on the monotonic clock.
+
+    ``executor``: who makes the parts, None for this process. ``main_thread`` opens engines on
+    behalf of the threads that make parts.
+    """
+
+    log: Callable[[str], None] = lambda _line: None
+    should_stop: Callable[[], bool] = lambda: False
+    finishing: Callable[..., AbstractContextManager[None]] = no_section
+    interruptible: Callable[[], AbstractContextManager[None]] = no_section
+    when_asked: Callable[[], float | None] = lambda: None
+    ends_at: float | None = None
+    progress: Callable[[str, int], AbstractContextManager[Advance]] = no_progress
+    context: Mapping[str, Any] = field(default_factory=dict)
+    shard: Shard = Shard()
+    how_to_go_on: str = "run the same command again to go on"
+    started: float = field(default_factory=time.monotonic)
+    executor: Executor | None = None
+    main_thread: MainThread = field(default_factory=MainThread)
+
+    @property
+    def is_worker(self) -> bool:
+        """Whether another process, the driver, opened the output and hands out the parts."""
+        return self.executor is not None and self.executor.is_worker

@@ -1,0 +1,55 @@
+"""Who makes the parts of a stage, as its flags say."""
+
+import os
+from typing import TYPE_CHECKING
+
+from prefpipe.configs.judge import JudgeConfig
+from prefpipe.configs.judging import parse_judge
+from prefpipe.configs.sampling import SamplingConfig
+from prefpipe.configs.score import ScoreConfig, parse_scorer
+from prefpipe.configs.stage import StageConfig
+from prefpipe.configs.workers import WorkersConfig
+
+if TYPE_CHECKING:
+    from prefpipe.execution.driver import Crew
+    from prefpipe.execution.runtime import Executor
+
+
+def executor_for(config: StageConfig) -> "Executor | None":
+    """Return who makes the parts, None for this process alone.
+
+    Raises:
+        UsageError: fewer GPUs than the workers need.
+    """
+    if not isinstance(config, WorkersConfig) or config.workers is None:
+        return None
+    from prefpipe.execution.driver import Driver
+
+    return Driver(_crew_of(config))
+
+
+def _crew_of(config: WorkersConfig) -> "Crew":
+    from prefpipe.backends.visible_gpus import deal_gpus
+    from prefpipe.execution.processes import LocalWorkers
+
+    # An engine that spreads a model over several GPUs needs as many.
+    n_each = config.gpus_per_worker
+    n_tensor_parallel = getattr(config, "tensor_parallel_size", 1)
+    if n_each is None and n_tensor_parallel > 1:
+        n_each = n_tensor_parallel
+    uses_gpus = _runs_a_model_here(config)
+    return LocalWorkers(deal_gpus(os.environ, config.n_workers, n_each, uses_gpus=uses_gpus))
+
+
+def _runs_a_model_here(config: WorkersConfig) -> bool:
+    """Return whether workers run a model on a device, and do not ask a server or a fake."""
+    if getattr(config, "device", "auto") == "cpu":
+        return False
+    if isinstance(config, SamplingConfig):
+        return config.backend not in ("openai", "fake")
+    if isinstance(config, ScoreConfig):
+        kinds = [parse_scorer(text).kind for text in config.scorer]
+        return any(kind not in ("fake", "checks", "ratings") for kind in kinds)
+    if isinstance(config, JudgeConfig):
+        return parse_judge(config.judge).kind not in ("openai", "fake")
+    return getattr(config, "model", None) != "fake"

@@ -1,0 +1,136 @@
+"""What a command leaves open: the run on disk answers it, or else this machine.
+
+``--part-size`` without a value and ``--backend auto`` are settled before anything else, so that
+whoever makes the parts, other processes too, is handed the same values, and ``run.json`` records
+them. A run that goes on, at this machine or another, keeps what it was made with.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefpipe.artifacts.run_record import RunRecord, read_run_record
+from prefpipe.artifacts.schemas import CANDIDATES
+from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.import_files import ImportConfig
+from prefpipe.configs.sampling import AUTO, BACKENDS
+from prefpipe.configs.stage import PART_SIZE, StageConfig
+from prefpipe.errors import ModelError, PrefpipeError
+
+SIDES = ("policy", "baseline")
+RUN_HERE = ("vllm", "transformers")
+Log = Callable[[str], None]
+
+
+class RunOnDisk(NamedTuple):
+    """A run whose settings a command may go on with: its folder and its identity."""
+
+    folder: Path
+    identity: Mapping[str, Any]
+
+
+def settled(config: StageConfig, log: Log) -> StageConfig:
+    """Return a config in which nothing is left open.
+
+    Args:
+        config: of any stage.
+        log: what the back-end came to, and why.
+    """
+    if isinstance(config, ImportConfig):
+        runs = _runs_on_disk(config, [config.output / CANDIDATES.name])
+        return replace(config, part_size=_part_size(config.part_size, runs))
+
+    if isinstance(config, GenerateConfig):
+        runs = _runs_on_disk(config, [config.output])
+        part_size = _part_size(config.part_size, runs)
+        return replace(config, part_size=part_size, backend=_backend(config, runs, log))
+
+    if isinstance(config, EvalConfig):
+        sampled = [config.output / name / CANDIDATES.name for name in SIDES]
+        runs = _runs_on_disk(config, sampled)
+        part_size = _part_size(config.part_size, runs)
+
+        # Both sides are of one engine, so one that is given says which. No server is asked for
+        # that: prompts go to one where the user says so.
+        given = _runs([Path(config.policy), Path(config.baseline)])
+        local = [run for run in given if run.identity.get("backend") in RUN_HERE]
+        samples_nothing = len(given) == len(SIDES)
+        backend = _backend(config, [*runs, *local], _silent if samples_nothing else log)
+        return replace(config, part_size=part_size, backend=backend)
+    return config
+
+
+def _runs_on_disk(config: StageConfig, folders: Sequence[Path]) -> list[RunOnDisk]:
+    """Return the runs that the command goes on with; none where it starts again."""
+    return [] if config.overwrite.replaces_this_run else _runs(folders)
+
+
+def _runs(folders: Sequence[Path]) -> list[RunOnDisk]:
+    """Return the candidates that are there."""
+    runs = []
+    for folder in folders:
+        record = _record_or_none(folder)
+        if record is not None and record.schema.partition("/")[0] == CANDIDATES.name:
+            runs.append(RunOnDisk(folder, record.identity))
+    return runs
+
+
+def _record_or_none(folder: Path) -> RunRecord | None:
+    try:
+        return read_run_record(folder)
+    except PrefpipeError:
+        return None  # no run is there yet, or none that can be read, which its own stage says
+
+
+def _part_size(given: int | None, runs: Sequence[RunOnDisk]) -> int:
+    if given is not None:
+        return given
+    for run in runs:
+        on_disk = run.identity.get("part_size")
+        # a boolean is a whole number to Python
+        if isinstance(on_disk, int) and not isinstance(on_disk, bool) and on_disk >= 1:
+            return on_disk
+    return PART_SIZE
+
+
+def _backend(config: GenerateConfig | EvalConfig, runs: Sequence[RunOnDisk], log: Log) -> str:
+    if config.backend != AUTO:
+        return config.backend
+
+    for run in runs:
+        on_disk = run.identity.get("backend")
+        if on_disk in BACKENDS and on_disk != AUTO:
+            log(f"backend: {on_disk}, with which {run.folder} was made")
+            return str(on_disk)
+
+    lack = _why_not_vllm(config.device)
+    if lack is None:
+        log("backend: vllm, because it is installed and a GPU is visible")
+        return "vllm"
+    log(f"backend: transformers, because {lack}")
+    return "transformers"
+
+
+def _why_not_vllm(device: str) -> str | None:
+    """Return why vLLM is not the engine to take here, None where it is."""
+    from prefpipe.backends.generators.vllm_support import find_version
+    from prefpipe.backends.visible_gpus import n_installed_gpus, visible_gpus
+
+    if device != "auto":
+        return f"--device {device} is a setting of transformers"
+    try:
+        find_version()
+    except ModelError as error:
+        return error.message.partition(", and --backend")[0]
+
+    n_installed = n_installed_gpus()
+    if n_installed == 0 or not visible_gpus(os.environ, n_installed).names:
+        return "no NVIDIA GPU is visible"
+    return None
+
+
+def _silent(_line: str) -> None:
+    """Say nothing of an engine that nothing is sampled with."""

@@ -1,0 +1,55 @@
+"""What a worker does, wherever a driver started it."""
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from prefpipe.configs.stages import STAGES
+from prefpipe.errors import PrefpipeError
+from prefpipe.wiring.stages import run_stage
+
+if TYPE_CHECKING:
+    from prefpipe.execution.channel import Channel
+    from prefpipe.wiring.surroundings import StopSource
+
+
+def work(channel: "Channel", stop: "StopSource", on_lost_driver: Callable[[], None]) -> int:
+    """Make the parts that a driver hands out, and return the exit code.
+
+    Args:
+        channel: the line to the driver, whose first message is the order.
+        stop: whether this process itself was asked to stop.
+        on_lost_driver: called when the driver is gone.
+    """
+    from prefpipe.artifacts.store import Shard
+    from prefpipe.execution.channel import Failure, Order
+    from prefpipe.execution.runtime import Runtime
+    from prefpipe.execution.worker import Worker, WorkerIsDone
+
+    message = channel.receive()
+    if message is None:
+        return 1
+    order = Order.of(message)
+    os.chdir(order.folder)
+    worker = Worker(channel, on_lost_driver)
+    runtime = Runtime(
+        log=worker.log,
+        should_stop=lambda: stop() or worker.should_stop(),
+        finishing=stop.finishing,
+        interruptible=stop.interruptible,
+        shard=Shard(order.shard_index, order.num_shards),
+        executor=worker,
+    )
+    try:
+        config_class = next(each for each in STAGES if each.stage == order.stage)
+        run_stage(config_class.from_values(order.values), runtime)
+    except WorkerIsDone:
+        channel.send({"type": "end"})
+        return 0
+    except PrefpipeError as error:
+        channel.send({"type": "error", **Failure.of(error).as_fields()})
+        return error.exit_code
+    except Exception as error:
+        channel.send({"type": "error", **Failure.of(error).as_fields()})
+        raise
+    return 0
