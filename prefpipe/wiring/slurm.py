@@ -14,16 +14,19 @@ from prefpipe.artifacts.store import Artifact, Shard
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.judge import JudgeConfig
-from prefpipe.configs.judging import parse_judge
 from prefpipe.configs.logprobs import LogprobsConfig
-from prefpipe.configs.score import ScoreConfig, parse_scorer
+from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.slurm import SlurmConfig
 from prefpipe.configs.stage import ShardedConfig, StageConfig
+from prefpipe.configs.workers import AUTO, WorkersConfig
 from prefpipe.errors import FingerprintError, InputError, UsageError
 from prefpipe.execution.slurm_script import SlurmArray
 from prefpipe.status.artifact_status import ArtifactStatus, Effect, ranges
 from prefpipe.status.checker import StatusChecker
+from prefpipe.text.untrusted import visible_line
+from prefpipe.wiring.executors import runs_a_model_here
+from prefpipe.wiring.open_settings import settled
 
 PARTWISE = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, JudgeConfig, LogprobsConfig)
 """The stages whose parts an array can make."""
@@ -54,7 +57,8 @@ def slurm_array(
             may have.
         FingerprintError: the output is of another configuration.
     """
-    stage = _partwise(stage)
+    # the tasks settle it themselves, where their GPUs are: the command stays as it was typed
+    stage = _partwise(settled(stage, lambda _line: None))
     parts = _parts_to_make(stage, log, quick=config.quick)
     if config.array > parts.n_parts:
         raise UsageError(
@@ -66,26 +70,40 @@ def slurm_array(
     if not parts.to_make:
         return None
 
-    shards = [
-        index
-        for index in range(config.array)
-        if set(Shard(index, config.array).parts(parts.n_parts)) & set(parts.to_make)
-    ]
+    takes_free_parts = bool(getattr(stage, "claim", False))
+    if takes_free_parts:
+        # copies of one command; more than there are parts would find nothing
+        shards = list(range(min(config.array, len(parts.to_make))))
+    else:
+        shards = _unfinished_shards(config.array, parts)
     window = _window(config, shards)
-    in_window = [shard - window.start for shard in shards if shard in window]
+    tasks = [shard - window.start for shard in shards if shard in window]
     return SlurmArray(
         words=config.stage_words,
         program=_program(config),
         activation=config.activate,
         folder=Path.cwd(),
-        tasks=ranges(in_window),
+        tasks=ranges(tasks),
         first_shard=window.start,
-        num_shards=config.array,
+        num_shards=None if takes_free_parts else config.array,
         directives=_directives(config, stage),
         max_requeues=config.max_requeues,
-        comment=f"{len(parts.to_make)} of {parts.n_parts} parts of {stage.output} to make, by "
-        f"{len(in_window)} of {config.array} workers",
+        comment=visible_line(
+            f"{len(parts.to_make)} of {parts.n_parts} parts of {stage.output} to make, by "
+            f"{len(tasks)} of {config.array} workers",
+            400,
+        ),
     )
+
+
+def _unfinished_shards(count: int, parts: PartsToMake) -> list[int]:
+    """Return the shards that have a part to make."""
+    to_make = set(parts.to_make)
+    return [
+        index
+        for index in range(count)
+        if not to_make.isdisjoint(Shard(index, count).parts(parts.n_parts))
+    ]
 
 
 def _partwise(stage: StageConfig) -> ShardedConfig:
@@ -150,14 +168,10 @@ def _is_replaced(stage: ShardedConfig, status: ArtifactStatus) -> bool:
     asked_for = {"stage": stage.stage, "version": stage.VERSION, **stage.identity()}
     # what only one of them has, models and parents above all, is for the tasks to compare
     shared = asked_for.keys() & on_disk.identity.keys()
-    differences = [
-        each
-        for each in field_differences(
-            {name: on_disk.identity[name] for name in shared},
-            {name: asked_for[name] for name in shared},
-        )
-        if each.after != "auto"  # a task resolves it, where its GPU is
-    ]
+    differences = field_differences(
+        {name: on_disk.identity[name] for name in shared},
+        {name: asked_for[name] for name in shared},
+    )
 
     extends = isinstance(stage, GenerateConfig) and stage.extend
     if extends and all(each.key == "n" for each in differences):
@@ -261,9 +275,7 @@ def _program(config: SlurmConfig) -> list[str]:
 
 def _directives(config: SlurmConfig, stage: ShardedConfig) -> list[tuple[str, str | None]]:
     """Return the ``#SBATCH`` lines beside ``--array``."""
-    n_gpus = config.gpus_per_worker
-    if n_gpus is None:
-        n_gpus = gpus_needed(stage)
+    n_gpus = _gpus_of_a_task(config, stage)
     log_file = None
     if config.log_folder is not None:
         folder = str(config.log_folder.absolute()).replace("%", "%%")
@@ -289,26 +301,45 @@ def _directives(config: SlurmConfig, stage: ShardedConfig) -> list[tuple[str, st
     return [*given, ("requeue", None), *further]
 
 
+def _gpus_of_a_task(config: SlurmConfig, stage: ShardedConfig) -> int:
+    """Return what ``--gres`` asks for.
+
+    Raises:
+        UsageError: it is less than the command is going to look for.
+    """
+    asked_for = config.gpus_per_worker
+    if asked_for is None:
+        return gpus_needed(stage)
+    # none: another directive asks for them, or the model runs without
+    is_counted = isinstance(stage, WorkersConfig) and stage.workers != AUTO
+    if is_counted and 0 < asked_for < gpus_needed(stage):
+        raise UsageError(
+            f"--gpus-per-worker {asked_for} of a task is less than the {gpus_needed(stage)} that "
+            "the command needs: its --workers times --gpus-per-worker or --tensor-parallel-size",
+            hint=f"pass --gpus-per-worker {gpus_needed(stage)} before `--`, or less behind it",
+        )
+    return asked_for
+
+
 def gpus_needed(stage: ShardedConfig) -> int:
-    """Return the GPUs that one worker of a command needs."""
-    if getattr(stage, "device", "auto") == "cpu":
+    """Return the GPUs that one task of the array needs.
+
+    Raises:
+        UsageError: the task itself has a worker for each GPU, however many these are.
+    """
+    if not isinstance(stage, WorkersConfig) or stage.on is not None:
         return 0
-    if isinstance(stage, GenerateConfig):
-        return 0 if stage.backend in ("openai", "fake") else stage.tensor_parallel_size
-    if isinstance(stage, ScoreConfig):
-        return int(any(_runs_a_model(text) for text in stage.scorer))
-    if isinstance(stage, JudgeConfig):
-        return int(parse_judge(stage.judge).kind not in ("openai", "fake"))
-    if isinstance(stage, EmbedConfig):
-        return int(stage.model != "fake")
-    return int(not isinstance(stage, SelectConfig))
-
-
-def _runs_a_model(scorer: str) -> bool:
-    spec = parse_scorer(scorer)
-    if spec.kind == "judge":
-        return parse_judge(spec.target).kind != "openai"
-    return spec.kind == "reward-model"
+    if not runs_a_model_here(stage):
+        return 0
+    if stage.workers is not None and stage.n_workers is None:
+        raise UsageError(
+            "the command has --workers auto, a worker for each GPU of a task",
+            hint="say how many a task is to have: prefpipe slurm --gpus-per-worker 8 ...",
+        )
+    n_each: int = getattr(stage, "tensor_parallel_size", 1)
+    if stage.gpus_per_worker is not None:
+        n_each = stage.gpus_per_worker
+    return n_each * (stage.n_workers or 1)
 
 
 def _status_of(path: Path) -> str:

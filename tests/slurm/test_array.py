@@ -206,9 +206,7 @@ def test_a_killed_task_fails_and_the_script_printed_anew_has_its_shard_alone(
 
         victims: list[int] = []
         if n_killed < 6:
-            wait_until(lambda: bool(array.processes()), "a process")
-            time.sleep(moments.uniform(0, 2))
-            victims = array.processes()
+            victims = victims_of(array, moments.uniform(0, 2))
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)
         array.wait()
@@ -278,6 +276,13 @@ def test_more_shards_than_an_array_may_have_take_windows(
         array.wait()
         assert set(array.facts("JobState")) == {"COMPLETED"}
     assert_same_artifact(folder / "run" / "candidates", undivided)
+
+
+def victims_of(array: Array, seconds: float) -> list[int]:
+    """The array's processes some time after the first of them has started."""
+    wait_until(lambda: bool(array.processes()), "a process")
+    time.sleep(seconds)
+    return array.processes()
 
 
 def finished_shards(folder: Path, count: int) -> set[int]:
