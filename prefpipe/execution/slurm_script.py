@@ -79,20 +79,22 @@ class SlurmArray:
     def _run(self) -> Iterator[str]:
         """Yield what runs the command and passes signals on.
 
-        A signal ends bash's `wait` and not the program, and it may come before the program is
-        there. SIGTERM is passed on as SIGHUP: Slurm sends it to all processes, and to prefpipe a
-        second SIGTERM means "at once", a SIGHUP soon after the first the same request.
+        A signal ends bash's `wait` and not the program. It may come before the program is there,
+        or while bash's copy of itself becomes the program, which loses it: so it is sent twice.
+        To prefpipe a second SIGUSR1 or SIGHUP is the same request, a second SIGTERM is "at once";
+        Slurm itself sends SIGTERM to all processes, so that it is passed on as SIGHUP.
         """
         yield "# Slurm signals this shell, which passes the signal on and waits for the end."
         yield "signal= early= worker="
         yield "pass_on() {"
-        yield '    if [ -n "$worker" ]; then kill "-$1" "$worker" 2> /dev/null; else early=$1; fi'
+        yield '    [ -n "$worker" ] || { early=$1; return; }'
+        yield '    kill "-$1" "$worker" 2> /dev/null; sleep 1; kill "-$1" "$worker" 2> /dev/null'
         yield "}"
         yield "trap 'signal=USR1; pass_on USR1' USR1"
         yield "trap 'signal=TERM; sleep 1; pass_on HUP' TERM"
         yield f"{join([*self.program, *self.words])} &"
         yield "worker=$!"
-        yield '[ -z "$early" ] || kill "-$early" "$worker"'
+        yield '[ -z "$early" ] || pass_on "$early"'
         yield 'while kill -0 "$worker" 2> /dev/null; do wait "$worker"; done'
         yield 'wait "$worker"'
         yield "code=$?"
