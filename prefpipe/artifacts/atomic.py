@@ -7,12 +7,14 @@ which ``sweep_temporary_files`` removes on the next run.
 """
 
 import errno
+import fcntl
 import glob
 import os
 import re
 import secrets
 import shutil
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -37,6 +39,7 @@ def _machine() -> str:
 
 
 MACHINE = _machine()
+_FOLDER_LOCK = threading.Lock()
 
 
 def make_folder(path: Path) -> None:
@@ -227,6 +230,25 @@ def _temporary_path(path: Path) -> Path:
     """
     token = secrets.token_hex(4)
     return path.parent / f".{path.name}.{token}.{MACHINE}.{os.getpid()}.tmp"
+
+
+@contextmanager
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Let one thread at a time, of all processes, change what is in a folder in this block.
+
+    A lock goes with its process. Where the file system has none for folders (NFS), the threads of
+    one process alone keep out of each other's way.
+    """
+    with _FOLDER_LOCK:
+        descriptor: int | None = None
+        with suppress(OSError):
+            descriptor = os.open(folder, os.O_RDONLY)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def sync_folder(folder: Path) -> None:

@@ -6,12 +6,12 @@ once, by the first worker to start, and every other worker and every resume vali
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from prefpipe import __version__
-from prefpipe.artifacts.atomic import atomic_write, create_exclusively
+from prefpipe.artifacts.atomic import atomic_write, create_exclusively, locked_folder
 from prefpipe.artifacts.fingerprint import fingerprint_of
 from prefpipe.errors import InputError
 
@@ -79,6 +79,30 @@ class RunRecord:
         """Write ``run.json`` over an earlier one (``--overwrite``, ``--extend``)."""
         with atomic_write(folder / FILE_NAME) as file:
             file.write(self.to_bytes())
+
+
+def add_step(folder: Path, step: Mapping[str, Any], *, once: bool = False) -> RunRecord:
+    """Add a step to the history on disk, and return the record.
+
+    Any number of threads and processes may do so at once; on several machines, where the file
+    system locks folders.
+
+    Args:
+        folder: the artifact.
+        step: the operation, as ``history`` lists it.
+        once: whether it is left out where it is in there already.
+
+    Raises:
+        InputError: the record cannot be read.
+        PrefpipeError: it cannot be written.
+    """
+    with locked_folder(folder):
+        # what others have added meanwhile stays
+        record = read_run_record(folder)
+        if not (once and step in record.history):
+            record = replace(record, history=[*record.history, dict(step)])
+            record.replace_in(folder)
+    return record
 
 
 def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str, Any]:

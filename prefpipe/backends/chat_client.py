@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 from prefpipe.backends.chat_answers import ERROR, REFUSED, TOO_LONG, ChatAnswer, read_completion
 from prefpipe.backends.chat_endpoint import Body, ChatEndpoint, StatusError, TransientError
 from prefpipe.backends.request_pace import RequestPace
-from prefpipe.backends.request_threads import RequestThreads, RunControl
+from prefpipe.backends.request_threads import GivenUpError, RequestThreads, RunControl
 from prefpipe.errors import ModelError
 
 Keep = Callable[[int, Body], None]
@@ -97,6 +97,9 @@ class PermanentError(Exception):
 class ChatClient:
     """Sends chat-completion bodies to one server.
 
+    Any number of threads may ask at once: their requests share the slots, the connections, the pace
+    and what is known of the server.
+
     Beside what a body says, `NEUTRAL` is sent, but for what the body sets itself and what the
     server refuses. Refusals are looked for in the first request alone: one setting holds for a
     whole run.
@@ -143,8 +146,8 @@ class ChatClient:
                 thread that received it.
 
         Raises:
-            ModelError: the failure is one that no request could escape; answers that arrived before
-                have been kept.
+            ModelError: the failure is one that no request could escape, of this call or another;
+                answers that arrived before have been kept.
             StoppedEarly: a stop was asked for; the same.
         """
         return [
@@ -164,18 +167,24 @@ class ChatClient:
         def ask_one(place: int) -> Body | ChatAnswer:
             return self._answer(bodies[place], place, keep)
 
-        answers: dict[int, Body | ChatAnswer] = {}
-        places = list(range(len(bodies)))
-        # One alone shows whether there is a server, and what it refuses.
-        while places and not self._reached:
-            answers |= self._threads.ask(ask_one, [places.pop(0)])
-        answers |= self._threads.ask(ask_one, places)
-        return [answers[place] for place in range(len(bodies))]
+        return self._threads.ask(ask_one, len(bodies))
+
+    def has_room(self) -> bool:
+        """Return whether so few requests wait that slots may soon be empty."""
+        return self._threads.has_room()
 
     def close(self) -> None:
-        """Close the connections."""
-        self._threads.stop.set()
+        """Close the connections, once answers on their way have arrived or the grace is over."""
+        self._threads.finish()
         self._endpoint.close()
+
+    def _has_worked(self) -> None:
+        """Note that the server has answered: until then, one request at a time is on its way.
+
+        One alone shows whether there is a server, and what it refuses.
+        """
+        self._reached = True
+        self._threads.open_all_slots()
 
     def _answer(self, body: Body, place: int, keep: Keep) -> Body | ChatAnswer:
         """Return a completion, kept; a failure of this request alone becomes an answer."""
@@ -186,9 +195,10 @@ class ChatClient:
         except TransientError as error:
             return self._failed(error)
 
-        if self.settings.needs_logprobs and not self._reached:
-            self._require_logprobs(completion)
-        self._reached = True
+        if not self._reached:
+            if self.settings.needs_logprobs:
+                self._require_logprobs(completion)
+            self._has_worked()
         return completion
 
     def _refused(self, error: PermanentError) -> ChatAnswer:
@@ -201,20 +211,19 @@ class ChatClient:
                         f"the first {MOST_REFUSED_AT_START} requests were refused, "
                         f"the last with: {error}"
                     )
-                self._reached = True
+                self._has_worked()
 
         # a filter, or a limit of length: the server works, and has read this one
-        if error.answer.status in (REFUSED, TOO_LONG):
-            self._reached = True
+        if error.answer.status in (REFUSED, TOO_LONG) and not self._reached:
+            self._has_worked()
         return error.answer
 
     def _failed(self, error: TransientError) -> ChatAnswer:
         """Return the answer of a request whose tries all failed; give up if it is the first one."""
-        is_there = error.is_answered and not self.settings.ends_when_none_is_answered
-        if not self._reached and not is_there and not self._threads.stop.is_set():
-            self._give_up(str(error))
-        if is_there:
-            self._reached = True
+        if not self._reached:
+            if not error.is_answered or self.settings.ends_when_none_is_answered:
+                self._give_up(str(error))
+            self._has_worked()
         return ChatAnswer(ERROR, f"{error} (after {self.settings.max_tries} tries)")
 
     def _require_logprobs(self, completion: Body) -> None:
@@ -242,6 +251,9 @@ class ChatClient:
             try:
                 with self._threads.on_the_way():
                     completion = self._send(wire)
+                    # The next request leaves while this answer goes to the disk.
+                    if self._reached:
+                        self._threads.free_slot()
                     keep(place, completion)
             except PermanentError as error:
                 # This takes no try: without the fields it is another request.
@@ -261,7 +273,7 @@ class ChatClient:
             if left_out - self._left_out:
                 self._leave_out(left_out)
             return completion
-        raise TransientError("the run was stopped")
+        raise GivenUpError
 
     def _on_the_wire(self, body: Body, left_out: frozenset[str]) -> dict[str, Any]:
         """Return what is sent: the body, and neutral settings beside it.
@@ -297,8 +309,9 @@ class ChatClient:
 
     def _leave_out(self, left_out: frozenset[str]) -> None:
         """Leave fields out from now on, and say so: the server answered without them."""
-        new = sorted(name for name in left_out - self._left_out if name in NEUTRAL)
-        self._left_out |= left_out
+        with self._lock:
+            new = sorted(name for name in left_out - self._left_out if name in NEUTRAL)
+            self._left_out |= left_out
         if new:
             self._run.log(
                 f"the server at {self.url} refuses {', '.join(new)}: sent without, "
@@ -315,9 +328,9 @@ class ChatClient:
         try:
             return self._endpoint.send(wire)
         except StatusError as error:
-            raise self._failure_of(error) from error
+            raise self._failure_of(error, wire) from error
 
-    def _failure_of(self, error: StatusError) -> TransientError | PermanentError:
+    def _failure_of(self, error: StatusError, wire: Body) -> TransientError | PermanentError:
         """Return what a status means; raise when it means the end of the run."""
         status, text, reason = error.status, error.text, str(error)
         # First of all: an empty account comes as a 429 too, which would be tried again.
@@ -332,7 +345,7 @@ class ChatClient:
         if status in TRANSIENT_STATUSES or status >= 500:
             return TransientError(reason, error.wait_s, is_answered=True)
         # OpenAI's newer models know `max_tokens` by this name alone: asked again at once with it.
-        if status == 400 and "max_completion_tokens" in text and not self._has_new_name:
+        if status == 400 and "max_completion_tokens" in text and "max_tokens" in wire:
             self._has_new_name = True
             return TransientError(reason, 0.0)
 

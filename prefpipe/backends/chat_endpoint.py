@@ -7,6 +7,9 @@ Tries are repeated by `chat_client`, not by the OpenAI client's ``max_retries``.
 request: it cannot hold back the others when a server asks for patience, sleeps through a signal,
 and takes a body that is no completion for an answer.
 
+A request is posted as it is, past the client's typed method. That one walks through every field of
+it, to rename none, and took half of what a request costs here.
+
 Reference: https://platform.openai.com/docs/api-reference/chat.
 """
 
@@ -31,8 +34,6 @@ Body = Mapping[str, Any]
 OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "no-key"
 """Sent to local servers, which look at no key; the client library insists on one."""
-BEYOND_OPENAI = ("top_k", "min_p", "repetition_penalty", "return_token_ids")
-"""Fields that OpenAI's own API does not know; the client library sends them as ``extra_body``."""
 
 
 class TransientError(Exception):
@@ -94,10 +95,16 @@ class ChatEndpoint:
         """
         deadline = time.monotonic() + self._timeout_s
         is_late = False
-        create = self._client.chat.completions.with_streaming_response.create
         try:
-            with create(**_arguments(wire)) as response:
-                data, is_late = _read_until(deadline, response.iter_bytes())
+            # As a stream, which leaves the reading of the body to us.
+            with self._client.post(
+                "/chat/completions",
+                body=dict(wire),
+                cast_to=object,
+                stream=True,
+                stream_cls=openai.Stream[object],
+            ) as answer:
+                data, is_late = _read_until(deadline, answer.response.iter_bytes())
             completion = _parse(data)
             read_first_choice(completion)
         except openai.APIStatusError as error:
@@ -132,15 +139,6 @@ class ChatEndpoint:
 
     def _late(self) -> TransientError:
         return TransientError(f"no whole answer within {self._timeout_s:g} s")
-
-
-def _arguments(wire: Body) -> dict[str, Any]:
-    """Return a request's fields as arguments of the client library."""
-    arguments: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
-    for name, value in wire.items():
-        (extra if name in BEYOND_OPENAI else arguments)[name] = value
-    return arguments | ({"extra_body": extra} if extra else {})
 
 
 def _read_until(deadline: float, chunks: Iterator[bytes]) -> tuple[bytes, bool]:

@@ -102,11 +102,22 @@ class ServedGenerator(Protocol):
     left_out: Sequence[str]
     """Neutral sampling settings that the server refuses, so that its own defaults hold."""
 
-    def keep_answers_in(self, folder: Path, *, ask_again: bool) -> None:
-        """Keep each answer in ``folder`` as it arrives, and take from there what arrived before.
+    def generate_and_keep(
+        self,
+        requests: Sequence[GenerationRequest],
+        params: SamplingParams,
+        folder: Path,
+        *,
+        ask_again: bool,
+    ) -> list[Generation]:
+        """Return what ``generate`` does, and keep each answer in ``folder`` as it arrives.
+
+        What arrived there before is not asked for.
 
         Args:
-            folder: a folder for this part's answers alone.
+            requests: what to sample.
+            params: what all of them share.
+            folder: for the answers of this call alone.
             ask_again: whether a kept answer that is an error is asked for again.
         """
         ...

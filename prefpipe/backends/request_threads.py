@@ -1,21 +1,23 @@
-"""Many requests on their way at a time, from threads, and an orderly end when the run is stopped.
+"""Many requests on their way at a time, of several calls, and an orderly end of the run.
+
+A server has so many slots for the whole run. What is asked by whatever thread waits in one line,
+the oldest call first, and the moment a slot is free the next request leaves. So a call that drains
+leaves no slot empty while another one waits.
 
 What ends a run in the middle, a signal or a hopeless failure, waits a bounded time for the answers
 that are on their way, for they are paid for.
 """
 
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from typing import NamedTuple, TypeVar
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from prefpipe.errors import StoppedEarly
 
 Answer = TypeVar("Answer")
-Arrival = tuple[int, Answer | BaseException]
-"""A place, and its answer or what went wrong."""
 
 GRACE_S = 20.0
 """How long a run that is to end waits for answers on their way: Slurm kills 30 s after SIGTERM."""
@@ -25,19 +27,29 @@ POLL_S = 0.1
 class RunControl(NamedTuple):
     """What a client of a server sees of the run.
 
-    Where to say what one should know, whether to stop, and how to go on then.
+    Where to say what one should know, whether to stop, how to go on then, how long to wait for
+    answers on their way, and whether a further signal has cut that short.
     """
 
     log: Callable[[str], None] = lambda _line: None
     should_stop: Callable[[], bool] = lambda: False
     how_to_go_on: str = "run the same command again to go on"
+    grace_s: float = GRACE_S
+    is_hurried: Callable[[], bool] = lambda: False
+
+
+class GivenUpError(Exception):
+    """The run ends, and nobody is waiting for this request: it was between two tries."""
 
 
 class RequestThreads:
-    """As many threads as there may be requests at a time.
+    """The slots of a server, and the threads that fill them with the requests of all calls.
 
-    The threads are daemons: one whose answer never comes must not keep a process that was
-    interrupted from ending. The main thread only waits, so that signals are noticed at once.
+    Until `open_all_slots` there is one slot: the first request alone shows what the server is.
+
+    A thread frees its slot when its answer is there, and keeps the answer afterwards, however slow
+    the disk: there may be twice as many threads as slots. They are daemons: one whose answer never
+    comes must not keep a process that was interrupted from ending.
     """
 
     def __init__(self, concurrency: int, run: RunControl) -> None:
@@ -45,59 +57,67 @@ class RequestThreads:
         """Set when nothing more may be sent."""
         self._concurrency = concurrency
         self._run = run
-        self._lock = threading.Lock()
-        self._n_on_the_way = 0
+        self._slot = threading.local()
 
-    def ask(self, ask_one: Callable[[int], Answer], places: Sequence[int]) -> dict[int, Answer]:
-        """Call ``ask_one`` with each place, and return its answers by place.
+        self._lock = threading.Lock()
+        self._work_waits = threading.Condition(self._lock)
+        self._calls: list[_Call[Any]] = []
+        """Those that are not over, the oldest first."""
+        self._n_slots = 1
+        self._n_taken = 0
+        self._n_threads = 0
+        self._n_idle = 0
+        """Threads that wait and that nobody has called up."""
+        self._n_on_the_way = 0
+        self._failure: BaseException | None = None
+        self._ends_at: float | None = None
+
+    def ask(self, ask_one: Callable[[int], Answer], n: int) -> list[Answer]:
+        """Call ``ask_one`` with each number below ``n``, and return its answers in order.
+
+        Any number of threads may do so at once. A call that has all its answers returns them,
+        whatever has happened to others.
 
         Raises:
             StoppedEarly: a stop was asked for.
-            BaseException: what ``ask_one`` raised first.
+            BaseException: what ended the run: what an ``ask_one`` of any call raised first.
         """
-        waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-        arrived: queue.SimpleQueue[Arrival[Answer]] = queue.SimpleQueue()
-        for place in places:
-            waiting.put(place)
-
-        def ask_what_waits() -> None:
-            while not self.stop.is_set():
-                try:
-                    place = waiting.get_nowait()
-                except queue.Empty:
-                    return
-                try:
-                    arrived.put((place, ask_one(place)))
-                except BaseException as error:  # noqa: BLE001 - raised again in the main thread
-                    # What went wrong ends the run: this thread asks nothing more.
-                    arrived.put((place, error))
-                    return
-
-        for _ in range(min(self._concurrency, len(places))):
-            threading.Thread(target=ask_what_waits, daemon=True).start()
+        if not n:
+            return []
+        call = _Call(ask_one, n)
+        with self._lock:
+            if self.stop.is_set():
+                raise self._why_ended()
+            self._calls.append(call)
+            self._call_up()
 
         try:
-            return self._gather(arrived, len(places))
+            self._wait_for(call)
         except BaseException:
-            self._wait_for_what_is_paid()
+            # An interrupt: this was the main thread.
+            self.finish()
             raise
+        with self._lock:
+            if len(call.answers) < n:
+                raise self._why_ended()
+        return [call.answers[place] for place in range(n)]
 
-    def _gather(self, arrived: "queue.SimpleQueue[Arrival[Answer]]", n: int) -> dict[int, Answer]:
-        """Return ``n`` answers by place; raise what ended a thread, or `StoppedEarly`."""
-        answers: dict[int, Answer] = {}
-        while len(answers) < n:
-            with suppress(queue.Empty):
-                place, answer = arrived.get(timeout=POLL_S)
-                if isinstance(answer, BaseException):
-                    raise answer
-                answers[place] = answer
-            # With all answers here there is no middle of a part to stop in.
-            if self._run.should_stop() and len(answers) < n:
-                raise StoppedEarly(
-                    "stopped as asked in the middle of a part; every answer that arrived is kept",
-                    hint=self._run.how_to_go_on,
-                )
-        return answers
+    def has_room(self) -> bool:
+        """Return whether fewer requests wait than there are slots: some may soon be empty."""
+        with self._lock:
+            return self._n_waiting() < self._concurrency
+
+    def open_all_slots(self) -> None:
+        """Let as many requests out at a time as the server may have: it has shown that it works."""
+        with self._lock:
+            self._n_slots = self._concurrency
+            self._call_up()
+
+    def free_slot(self) -> None:
+        """Let the next request out before this thread is done with the answer that it has."""
+        with self._lock:
+            self._leave_slot()
+            self._call_up()
 
     @contextmanager
     def on_the_way(self) -> Iterator[None]:
@@ -110,17 +130,127 @@ class RequestThreads:
             with self._lock:
                 self._n_on_the_way -= 1
 
-    def _wait_for_what_is_paid(self) -> None:
-        """Send nothing more, and give answers on their way `GRACE_S` to arrive.
+    def finish(self) -> None:
+        """Send nothing more, and wait for answers on their way; at the end of a run there are none.
 
         A further signal cuts that short.
         """
-        self.stop.set()
-        if self._n_on_the_way:
-            self._run.log(
-                f"waiting up to {GRACE_S:.0f} s for {self._n_on_the_way} answers that are on their "
-                "way and paid for; a second signal drops them"
-            )
-        deadline = time.monotonic() + GRACE_S
-        while self._n_on_the_way and time.monotonic() < deadline:
+        self._end()
+        while self._n_on_the_way and self._has_grace():
             time.sleep(POLL_S / 2)
+
+    def _wait_for(self, call: "_Call[Any]") -> None:
+        """Wait until a call has all its answers, or gets no more."""
+        while not call.is_over.wait(POLL_S):
+            if self._run.should_stop():
+                self._end()
+            if self.stop.is_set() and not self._has_grace():
+                return
+
+    def _has_grace(self) -> bool:
+        assert self._ends_at is not None
+        return time.monotonic() < self._ends_at and not self._run.is_hurried()
+
+    def _why_ended(self) -> BaseException:
+        if self._failure is not None:
+            return self._failure
+        return StoppedEarly(
+            "stopped as asked in the middle of a part; every answer that arrived is kept",
+            hint=self._run.how_to_go_on,
+        )
+
+    def _end(self, failure: BaseException | None = None) -> None:
+        """Send nothing more. Calls are over when what they have on its way has arrived."""
+        with self._lock:
+            if self.stop.is_set():
+                return
+            self.stop.set()
+            self._failure = failure
+            self._ends_at = time.monotonic() + self._run.grace_s
+            self._work_waits.notify_all()
+            for call in list(self._calls):
+                self._look_whether_over(call)
+            n_on_the_way = self._n_on_the_way
+        if n_on_the_way:
+            self._run.log(
+                f"waiting up to {self._run.grace_s:.0f} s for {n_on_the_way} answers that are on "
+                "their way and paid for; a second signal drops them"
+            )
+
+    def _n_waiting(self) -> int:
+        return sum(len(call.waiting) for call in self._calls)
+
+    def _call_up(self) -> None:
+        """Have a thread for each request that may leave now."""
+        n_wanted = min(self._n_slots - self._n_taken, self._n_waiting())
+        n_called = min(n_wanted, self._n_idle)
+        self._n_idle -= n_called
+        self._work_waits.notify(n_called)
+
+        n_new = min(n_wanted - n_called, 2 * self._concurrency - self._n_threads)
+        for _ in range(n_new):
+            self._n_threads += 1
+            threading.Thread(target=self._work, daemon=True).start()
+
+    def _work(self) -> None:
+        """Ask what waits, until nothing more may be sent."""
+        while True:
+            taken = self._take()
+            if taken is None:
+                return
+            call, place = taken
+            try:
+                call.answers[place] = call.ask_one(place)
+            except GivenUpError:
+                pass
+            except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
+                self._end(error)
+            with self._lock:
+                # Whoever waits need not be called up: this thread looks for the next one itself.
+                self._leave_slot()
+                call.n_taken -= 1
+                self._look_whether_over(call)
+
+    def _take(self) -> "tuple[_Call[Any], int] | None":
+        """Wait for a slot and a request of the oldest call that has one; None at the end."""
+        while True:
+            # Looked at here as well: whoever waits for answers sees a signal up to `POLL_S` later.
+            if self._run.should_stop():
+                self._end()
+            with self._lock:
+                if self.stop.is_set():
+                    return None
+                call = self._oldest_waiting()
+                if call is not None and self._n_taken < self._n_slots:
+                    self._n_taken += 1
+                    self._slot.is_taken = True
+                    call.n_taken += 1
+                    return call, call.waiting.popleft()
+                self._n_idle += 1
+                self._work_waits.wait()
+
+    def _oldest_waiting(self) -> "_Call[Any] | None":
+        return next((call for call in self._calls if call.waiting), None)
+
+    def _leave_slot(self) -> None:
+        if self._slot.is_taken:
+            self._slot.is_taken = False
+            self._n_taken -= 1
+
+    def _look_whether_over(self, call: "_Call[Any]") -> None:
+        is_over = not call.n_taken and (not call.waiting or self.stop.is_set())
+        if is_over and not call.is_over.is_set():
+            self._calls.remove(call)
+            call.is_over.set()
+
+
+class _Call(Generic[Answer]):
+    """The requests of one call: those that wait, those that are being asked, and answers."""
+
+    def __init__(self, ask_one: Callable[[int], Answer], n: int) -> None:
+        self.ask_one = ask_one
+        self.waiting = deque(range(n))
+        self.n_taken = 0
+        self.answers: dict[int, Answer] = {}
+        self.is_over = threading.Event()
+        """Set when all answers are there, or no more will come."""

@@ -97,8 +97,27 @@ class ShardedConfig(StageConfig):
         "each task",
     )
 
+    claim: bool = option(
+        False,
+        identity=False,
+        help="take parts as they are free, in place of a fixed share: any number of copies of the "
+        "command share the output, and each ends when all parts are on disk",
+    )
+    lease_seconds: float = option(
+        120.0,
+        identity=False,
+        minimum=1,
+        help="seconds without a sign of life after which a part that another copy has claimed is "
+        "made here; a copy gives three in that time",
+    )
+
     def problems(self) -> list[str]:
         problems = super().problems()
+        if self.claim and Overwrite.of(self.overwrite) is Overwrite.ALL:
+            problems.append(
+                "--claim excludes --overwrite, with which each copy would throw away what the "
+                "others have made; --overwrite=stale throws away another configuration alone"
+            )
         index, count = self.shard_index, self.num_shards
         if not self.shards and (index is not None or count is not None):
             problems.append("--no-shards excludes --shard-index and --num-shards")

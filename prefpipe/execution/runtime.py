@@ -39,7 +39,7 @@ class Job(NamedTuple):
     """The parts of one stage that are to be made.
 
     ``config`` says another process all that it needs to make them. ``is_done`` looks at the disk
-    whether a part is finished.
+    whether anybody has made a part since the command began.
     """
 
     config: StageConfig

@@ -416,16 +416,26 @@ class CandidateMaker:
     ) -> list[Generation]:
         """Return what one model answers."""
         engine = self.engines[sampler_idx].get()
-        if isinstance(engine, ServedGenerator):
-            # A kill then costs what is on its way, and no answer that arrived.
-            answers_folder = _kept_answers(self.output, index).folder
-            engine.keep_answers_in(answers_folder, ask_again=self.config.retry_errors)
-
         params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
-        answers = engine.generate(requests, params)
+        if not isinstance(engine, ServedGenerator):
+            return engine.generate(requests, params)
+
+        # A kill then costs what is on its way, and no answer that arrived.
+        answers = engine.generate_and_keep(
+            requests,
+            params,
+            _kept_answers(self.output, index).folder,
+            ask_again=self.config.retry_errors,
+        )
         # A server refuses a setting when it is asked, so this is known only now.
-        if isinstance(engine, ServedGenerator) and engine.left_out:
-            self._record_what_is_not_sent(sampler_idx, engine.left_out)
+        if engine.left_out:
+            step = {
+                "operation": "sampled_without",
+                "model": self.names[sampler_idx],
+                "settings": list(engine.left_out),
+            }
+            # Its own defaults hold for them: once in the history, whichever part finds out.
+            self.output.record_once(step)
         return answers
 
     def _requests(
@@ -465,19 +475,6 @@ class CandidateMaker:
             else:
                 requests.append(request)
         return requests, rows
-
-    def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
-        """Record in ``run.json``, once, which sampling settings a server was not sent.
-
-        Its own defaults hold for them.
-        """
-        step = {
-            "operation": "sampled_without",
-            "model": self.names[sampler_idx],
-            "settings": list(left_out),
-        }
-        if step not in self.output.record.history:
-            self.output = self.output.with_step(step)
 
     def _row(
         self,

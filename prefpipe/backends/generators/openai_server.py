@@ -12,13 +12,15 @@ Reference: https://platform.openai.com/docs/api-reference/chat,
 https://docs.vllm.ai/en/stable/serving/openai_compatible_server/.
 """
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.answer_cache import AnswerCache
 from prefpipe.backends.chat_answers import TOO_LONG, ChatAnswer, read_generation
 from prefpipe.backends.chat_client import NEUTRAL, ChatClient, ServerSettings
+from prefpipe.backends.chat_endpoint import Body
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
     Generation,
@@ -43,6 +45,8 @@ OPTIONAL_FIELDS = {
 class OpenAIGenerator:
     """A generator behind HTTP.
 
+    Calls from several threads share its slots: the requests of earlier calls go first.
+
     Args:
         model_name: the model's name on the server.
         base_url: address up to ``/v1``; default ``OPENAI_BASE_URL``, then OpenAI's own.
@@ -55,8 +59,9 @@ class OpenAIGenerator:
         run: where to say what one should know, and whether to stop.
 
     Raises:
-        ModelError: no ``OPENAI_API_KEY`` for OpenAI's own server; from ``generate``, when the very
-            first request shows that there is no server, no such model, or that the key is refused.
+        ModelError: no ``OPENAI_API_KEY`` for OpenAI's own server; from every ``generate``, when the
+            very first request shows that there is no server, no such model, or that the key is
+            refused.
     """
 
     def __init__(
@@ -83,8 +88,7 @@ class OpenAIGenerator:
             ends_when_none_is_answered=False,
         )
         self._client = ChatClient(settings, self._run)
-        self._cache: AnswerCache | None = None
-        self._asks_again = False
+        self._lock = threading.Lock()
         self._said: set[str] = set()
 
     @property
@@ -96,15 +100,9 @@ class OpenAIGenerator:
         """Return no ids: the server's tokenizer stays there."""
         return []
 
-    def keep_answers_in(self, folder: Path, *, ask_again: bool) -> None:
-        """Keep each answer in ``folder`` as it arrives, and take from there what arrived before.
-
-        Args:
-            folder: for the answers of one part, which is removed when the part is written.
-            ask_again: whether a kept answer that is an error is asked for again.
-        """
-        self._cache, self._asks_again = AnswerCache(folder), ask_again
-        self._cache.sweep()
+    def has_room(self) -> bool:
+        """Return whether so few requests wait that the server may soon have nothing to do."""
+        return self._client.has_room()
 
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
@@ -113,14 +111,47 @@ class OpenAIGenerator:
 
         Raises:
             ModelError: the first request ever sent shows that none can succeed.
-            StoppedEarly: a stop was asked for; answers that arrived are kept.
+            StoppedEarly: a stop was asked for.
         """
+        return self._generate(requests, params, None, ask_again=False)
+
+    def generate_and_keep(
+        self,
+        requests: Sequence[GenerationRequest],
+        params: SamplingParams,
+        folder: Path,
+        *,
+        ask_again: bool,
+    ) -> list[Generation]:
+        """Return the same, and keep each answer in ``folder`` as it arrives.
+
+        What arrived there before is not asked for.
+
+        Args:
+            requests: what to sample.
+            params: what all of them share.
+            folder: for the answers of one part, which is removed when the part is written.
+            ask_again: whether a kept answer that is an error is asked for again.
+
+        Raises:
+            ModelError, StoppedEarly: see `generate`; answers that arrived are kept.
+        """
+        cache = AnswerCache(folder)
+        cache.sweep()
+        return self._generate(requests, params, cache, ask_again=ask_again)
+
+    def _generate(
+        self,
+        requests: Sequence[GenerationRequest],
+        params: SamplingParams,
+        cache: AnswerCache | None,
+        *,
+        ask_again: bool,
+    ) -> list[Generation]:
         bodies = [self._body(request, params) for request in requests]
         generations: dict[int, Generation] = {}
-        for place, body in enumerate(bodies):
-            kept = self._kept(body)
-            if kept is not None:
-                generations[place] = kept
+        if cache is not None:
+            generations = _kept_in(cache, bodies, ask_again=ask_again)
         if generations:
             self._run.log(
                 f"{len(generations):,} of {len(bodies):,} answers arrived in an earlier run "
@@ -129,9 +160,14 @@ class OpenAIGenerator:
 
         open_places = [place for place in range(len(bodies)) if place not in generations]
         open_bodies = [bodies[place] for place in open_places]
-        completions = self._client.completions(
-            open_bodies, lambda number, completion: self._keep(open_bodies[number], completion)
-        )
+
+        def keep(number: int, completion: Body) -> None:
+            # What was read of an answer: its log-probabilities, token by token, are a hundred times
+            # as long.
+            if cache is not None:
+                cache.put(open_bodies[number], read_generation(completion)._asdict())
+
+        completions = self._client.completions(open_bodies, keep)
         for place, completion in zip(open_places, completions, strict=True):
             if isinstance(completion, ChatAnswer):
                 generations[place] = _failed(completion)
@@ -143,7 +179,7 @@ class OpenAIGenerator:
         return in_order
 
     def close(self) -> None:
-        """Close the connections; requests that wait are dropped."""
+        """Close the connections, once answers on their way have arrived or the grace is over."""
         self._client.close()
 
     def _body(self, request: GenerationRequest, params: SamplingParams) -> dict[str, Any]:
@@ -163,22 +199,6 @@ class OpenAIGenerator:
             # The model knows of them; a response is a text, so no calls are to be read out of it.
             body |= {"tools": tools, "tool_choice": "none"}
         return body | dict.fromkeys(OPTIONAL_FIELDS, True)
-
-    def _keep(self, body: Mapping[str, Any], completion: Mapping[str, Any]) -> None:
-        """Keep what was read of an answer, and not the answer.
-
-        Its log-probabilities, token by token, are a hundred times as long.
-        """
-        if self._cache is not None:
-            self._cache.put(body, read_generation(completion)._asdict())
-
-    def _kept(self, body: Mapping[str, Any]) -> Generation | None:
-        values = self._cache.get(body) if self._cache is not None else None
-        # What another release kept may have other fields, and is asked for again.
-        if values is None or values.keys() != set(Generation._fields):
-            return None
-        generation = Generation(**values)
-        return None if self._asks_again and generation.finish_reason == "error" else generation
 
     def _say_what_is_lost(self, generations: Sequence[Generation]) -> None:
         """Say once what the answers lack, and why."""
@@ -201,9 +221,27 @@ class OpenAIGenerator:
         self._say(name, f"gives no {name}: {OPTIONAL_FIELDS[name]}")
 
     def _say(self, name: str, sentence: str) -> None:
-        if name not in self._said:
+        with self._lock:
+            is_news = name not in self._said
             self._said.add(name)
+        if is_news:
             self._run.log(f"{self._client.url} {sentence}")
+
+
+def _kept_in(
+    cache: AnswerCache, bodies: Sequence[Body], *, ask_again: bool
+) -> dict[int, Generation]:
+    """Return what arrived before, by place; without errors where they are asked for again."""
+    kept: dict[int, Generation] = {}
+    for place, body in enumerate(bodies):
+        values = cache.get(body)
+        # What another release kept may have other fields, and is asked for again.
+        if values is None or values.keys() != set(Generation._fields):
+            continue
+        generation = Generation(**values)
+        if not (ask_again and generation.finish_reason == "error"):
+            kept[place] = generation
+    return kept
 
 
 def _failed(answer: ChatAnswer) -> Generation:

@@ -1,12 +1,14 @@
 """Where a judge's answers come from: what was paid for before, a batch, or asking.
 
-One question is asked once, however many rows need its answer. Each answer is on disk before
-anything is made of it.
+One question is asked once, however many rows need its answer, and however many parts need it at the
+same moment. Each answer is on disk before anything is made of it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, NamedTuple, Protocol
 
 from prefpipe.artifacts.answer_cache import AnswerCache, request_key
 from prefpipe.artifacts.chat_messages import NoCompletionError
@@ -25,10 +27,14 @@ class CompletionSource(Protocol):
     def complete(
         self, bodies: Sequence[Body], keep: Callable[[int, Body], None]
     ) -> list[ChatAnswer]:
-        """Return one answer for each body, in order.
+        """Return one answer for each body, in order. Several threads may ask at once.
 
         ``keep`` is called with place and completion as each arrives.
         """
+        ...
+
+    def has_room(self) -> bool:
+        """Return whether so few questions wait that there may soon be nothing to answer."""
         ...
 
     def close(self) -> None:
@@ -38,7 +44,7 @@ class CompletionSource(Protocol):
 
 @dataclass
 class Spending:
-    """What this run asked and used.
+    """What was asked and used.
 
     Questions answered now and before this run, and the tokens of those answered now.
     """
@@ -57,14 +63,36 @@ class Spending:
         self.n_completion_tokens += answer.n_completion_tokens or 0
         self.n_uncounted += answer.n_prompt_tokens is None and answer.status != ERROR
 
+    def __add__(self, other: "Spending") -> "Spending":
+        """Return the sum."""
+        sums = {each.name: getattr(self, each.name) for each in fields(self)}
+        return Spending(**{name: value + getattr(other, name) for name, value in sums.items()})
+
     def cost(self, price_in: float, price_out: float) -> float:
         """Return the cost at so much a million prompt and completion tokens."""
         return (self.n_prompt_tokens * price_in + self.n_completion_tokens * price_out) / 1e6
 
 
+class Obtained(NamedTuple):
+    """Answers, in the order of the questions, and what this call spent on them."""
+
+    answers: list[ChatAnswer]
+    spending: Spending
+
+
+class _Question(NamedTuple):
+    """A request, its key, and whether an answer to it holds a verdict."""
+
+    key: str
+    body: Body
+    is_usable: Callable[[ChatAnswer], bool]
+
+
 @dataclass
 class JudgeAnswers:
     """The answers to a judge's questions, by the content of the question.
+
+    Several threads may obtain answers at once, each those of a part.
 
     Args:
         open_source: opens what answers questions; called when the first one has to be asked.
@@ -84,6 +112,7 @@ class JudgeAnswers:
     ask_again: bool = True
     is_served: bool = False
     spending: Spending = field(default_factory=Spending)
+    """That of all calls so far."""
     open_questions: dict[str, Body] = field(default_factory=dict)
     used_of_batch: set[str] = field(default_factory=set)
     spelling_control_tokens: set[str] = field(default_factory=set)
@@ -91,6 +120,11 @@ class JudgeAnswers:
     _source: CompletionSource | None = None
     _failed: dict[str, ChatAnswer] = field(default_factory=dict)
     """What was asked in vain in this run, by key: once a run is enough."""
+    _claimed: dict[str, threading.Event] = field(default_factory=dict)
+    """Questions that a call looks up or asks now, by key. Set when it is done with them."""
+    _n_calls: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _opening: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         """Clear away what a killed run left half written."""
@@ -98,7 +132,7 @@ class JudgeAnswers:
 
     def obtain(
         self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]
-    ) -> list[ChatAnswer]:
+    ) -> Obtained:
         """Return one answer for each body, in order.
 
         Args:
@@ -111,29 +145,36 @@ class JudgeAnswers:
         keys = [request_key(body) for body in bodies]
         if self.is_served:
             self._note_control_tokens(keys, bodies)
+        questions: dict[str, _Question] = {}
+        for key, body, test in zip(keys, bodies, is_usable, strict=True):
+            questions.setdefault(key, _Question(key, body, test))
 
         answers: dict[str, ChatAnswer] = {}
-        open_places: list[int] = []
-        for place, key in enumerate(keys):
-            if key in answers:
-                continue
-            known = self._known(key, bodies[place], is_usable[place])
-            if known is None:
-                open_places.append(place)
-                # Stands until the answer arrives; for good where nothing is asked.
-                known = self._unanswered(key)
-            answers[key] = known
+        spending = Spending()
+        with self._lock:
+            self._n_calls += 1
+        try:
+            while len(answers) < len(questions):
+                left = [each for each in questions.values() if each.key not in answers]
+                with self._claim(left) as (mine, of_others):
+                    answers |= self._look_up_or_ask(mine, spending)
+                # What another call asks is found on the next round, like all that is on disk.
+                for is_done in of_others:
+                    is_done.wait()
+        finally:
+            with self._lock:
+                self._n_calls -= 1
+                self.spending += spending
+        return Obtained([answers[key] for key in keys], spending)
 
-        if self.mode == "collect":
-            for place in open_places:
-                self.open_questions[keys[place]] = bodies[place]
-        elif self.mode == "ask" and open_places:
-            arrived = self._ask([bodies[place] for place in open_places])
-            for place, answer in zip(open_places, arrived, strict=True):
-                answers[keys[place]] = answer
-                if not is_usable[place](answer):
-                    self._failed[keys[place]] = answer
-        return [answers[key] for key in keys]
+    def has_room(self) -> bool:
+        """Return whether so few questions wait that there may soon be nothing to answer.
+
+        As long as none had to be asked, one call at a time is enough.
+        """
+        if self._source is None:
+            return self._n_calls == 0
+        return self._source.has_room()
 
     @property
     def left_out(self) -> list[str]:
@@ -145,45 +186,95 @@ class JudgeAnswers:
         if self._source is not None:
             self._source.close()
 
+    @contextmanager
+    def _claim(
+        self, questions: Sequence[_Question]
+    ) -> Iterator[tuple[list[_Question], list[threading.Event]]]:
+        """Yield the questions that no other call sees to now, and what tells that others are done.
+
+        Until the block ends they are this call's.
+        """
+        is_done = threading.Event()
+        mine: list[_Question] = []
+        of_others: list[threading.Event] = []
+        with self._lock:
+            for question in questions:
+                if question.key in self._claimed:
+                    of_others.append(self._claimed[question.key])
+                else:
+                    self._claimed[question.key] = is_done
+                    mine.append(question)
+        try:
+            yield mine, of_others
+        finally:
+            with self._lock:
+                for question in mine:
+                    del self._claimed[question.key]
+            is_done.set()
+
+    def _look_up_or_ask(
+        self, questions: Sequence[_Question], spending: Spending
+    ) -> dict[str, ChatAnswer]:
+        """Return the answers to questions that this call has claimed, by key.
+
+        What they take is added to ``spending``.
+        """
+        answers: dict[str, ChatAnswer] = {}
+        open_questions: list[_Question] = []
+        for question in questions:
+            known = self._known(question, spending)
+            if known is None:
+                open_questions.append(question)
+                # Stands until the answer arrives; for good where nothing is asked.
+                known = self._unanswered(question.key)
+            answers[question.key] = known
+
+        if self.mode == "collect":
+            self.open_questions |= {each.key: each.body for each in open_questions}
+        elif self.mode == "ask" and open_questions:
+            arrived = self._ask([each.body for each in open_questions])
+            for question, answer in zip(open_questions, arrived, strict=True):
+                answers[question.key] = answer
+                spending.add(answer)
+                if not question.is_usable(answer):
+                    self._failed[question.key] = answer
+        return answers
+
     def _note_control_tokens(self, keys: Sequence[str], bodies: Sequence[Body]) -> None:
         for key, body in zip(keys, bodies, strict=True):
             if spells_control_token(turn["content"] for turn in body["messages"]):
                 self.spelling_control_tokens.add(key)
 
-    def _known(
-        self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]
-    ) -> ChatAnswer | None:
+    def _known(self, question: _Question, spending: Spending) -> ChatAnswer | None:
         """Return the answer of a batch or an earlier run; None if it is to be asked for."""
-        if self.mode == "ingest" and key not in self.used_of_batch:
-            arrived = self._take_from_batch(key, body, is_usable)
+        if self.mode == "ingest" and question.key not in self.used_of_batch:
+            arrived = self._take_from_batch(question, spending)
             if arrived is not None:
                 return arrived
-        if key in self._failed:
-            return self._failed[key]
+        if question.key in self._failed:
+            return self._failed[question.key]
 
-        answer = _read_or_none(self.cache.get(body))
+        answer = _read_or_none(self.cache.get(question.body))
         if answer is None:
             return None
-        if self.ask_again and self.mode != "ingest" and not is_usable(answer):
+        if self.ask_again and self.mode != "ingest" and not question.is_usable(answer):
             return None
-        self.spending.n_from_cache += 1
+        spending.n_from_cache += 1
         return answer
 
-    def _take_from_batch(
-        self, key: str, body: Body, is_usable: Callable[[ChatAnswer], bool]
-    ) -> ChatAnswer | None:
+    def _take_from_batch(self, question: _Question, spending: Spending) -> ChatAnswer | None:
         """Keep and return a batch's answer; None if it has none or a usable one is kept already."""
-        arrived = self.batch.answers.get(key)
+        arrived = self.batch.answers.get(question.key)
         answer = _read_or_none(arrived)
         if arrived is None or answer is None:
             return None
 
-        self.used_of_batch.add(key)
-        before = _read_or_none(self.cache.get(body))
-        if before is not None and is_usable(before):
+        self.used_of_batch.add(question.key)
+        before = _read_or_none(self.cache.get(question.body))
+        if before is not None and question.is_usable(before):
             return None
-        self.cache.put(body, arrived)
-        self.spending.add(answer)
+        self.cache.put(question.body, arrived)
+        spending.add(answer)
         return answer
 
     def _unanswered(self, key: str) -> ChatAnswer:
@@ -195,17 +286,17 @@ class JudgeAnswers:
         return ChatAnswer(NOT_ANSWERED, "the batch holds no answer to this request yet")
 
     def _ask(self, bodies: Sequence[Body]) -> list[ChatAnswer]:
-        if self._source is None:
-            # before an answer is paid for that could not be kept
-            self.cache.require_writable()
-            self._source = self.open_source()
-
-        answers = self._source.complete(
+        return self._opened_source().complete(
             bodies, lambda place, completion: self.cache.put(bodies[place], completion)
         )
-        for answer in answers:
-            self.spending.add(answer)
-        return answers
+
+    def _opened_source(self) -> CompletionSource:
+        with self._opening:
+            if self._source is None:
+                # before an answer is paid for that could not be kept
+                self.cache.require_writable()
+                self._source = self.open_source()
+        return self._source
 
 
 def _read_or_none(completion: Body | None) -> ChatAnswer | None:

@@ -63,6 +63,11 @@ class EngineAnswers:
             answers[place] = read_completion(completion)
         return [answers[place] for place in range(len(bodies))]
 
+    def has_room(self) -> bool:
+        """Return whether the engine may soon have nothing to do."""
+        has_room: Callable[[], bool] = getattr(self._engine, "has_room", lambda: True)
+        return has_room()
+
     def close(self) -> None:
         """Release the engine's memory."""
         self._engine.close()

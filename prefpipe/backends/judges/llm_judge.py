@@ -93,6 +93,10 @@ class _Judge:
     def __init__(self, settings: JudgeSettings, answers: JudgeAnswers) -> None:
         self.settings, self.answers = settings, answers
 
+    def has_room(self) -> bool:
+        """Return whether what answers the questions may soon have nothing to do."""
+        return self.answers.has_room()
+
     def close(self) -> None:
         """Close what answers the questions."""
         self.answers.close()
@@ -100,7 +104,7 @@ class _Judge:
     def _ask(self, questions: Sequence[Question]) -> list[ReadAnswer]:
         bodies = [self.settings.body(question) for question in questions]
         is_usable = [self._holds_verdict(question) for question in questions]
-        answers = self.answers.obtain(bodies, is_usable)
+        answers = self.answers.obtain(bodies, is_usable).answers
         return [self._read(*item) for item in zip(bodies, questions, answers, strict=True)]
 
     def _holds_verdict(self, question: Question) -> Callable[[ChatAnswer], bool]:
