@@ -146,11 +146,19 @@ def example_commands(path: Path) -> list[list[str]]:
     return found
 
 
+def apart(words: list[str]) -> list[list[str]]:
+    """The command, and the one that ``prefpipe slurm`` is given behind ``--``."""
+    if words[:2] != ["prefpipe", "slurm"] or "--" not in words:
+        return [words]
+    place = words.index("--")
+    return [words[:place], ["prefpipe", *words[place + 1 :]]]
+
+
 @each_document
 def test_example_commands_name_real_commands_and_flags(path: Path) -> None:
-    for words in example_commands(path):
+    for words in [each for words in example_commands(path) for each in apart(words)]:
         name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in COMMANDS), None)
-        if words[1].startswith("-"):
+        if len(words) < 2 or words[1].startswith("-"):
             continue
         assert name is not None, (
             f"{path.name} runs `{' '.join(words)}`, and there is no such command"

@@ -70,8 +70,7 @@ def slurm_array(
     if not parts.to_make:
         return None
 
-    takes_free_parts = bool(getattr(stage, "claim", False))
-    if takes_free_parts:
+    if stage.claim:
         # copies of one command; more than there are parts would find nothing
         shards = list(range(min(config.array, len(parts.to_make))))
     else:
@@ -85,7 +84,7 @@ def slurm_array(
         folder=Path.cwd(),
         tasks=ranges(tasks),
         first_shard=window.start,
-        num_shards=None if takes_free_parts else config.array,
+        num_shards=None if stage.claim else config.array,
         directives=_directives(config, stage),
         max_requeues=config.max_requeues,
         comment=visible_line(
