@@ -142,21 +142,19 @@ def example_commands(path: Path) -> list[list[str]]:
                 stops = [
                     i for i, word in enumerate(words) if word in ("&", "&&", "|", ";", ">", "...")
                 ]
-                found.append(words[: stops[0] if stops else None])
+                words = words[: stops[0] if stops else None]
+                # `prefpipe slurm` is given another command behind --
+                is_slurm = words[:2] == ["prefpipe", "slurm"] and "--" in words
+                place = words.index("--") if is_slurm else len(words)
+                found.append(words[:place])
+                if is_slurm:
+                    found.append(["prefpipe", *words[place + 1 :]])
     return found
-
-
-def apart(words: list[str]) -> list[list[str]]:
-    """The command, and the one that ``prefpipe slurm`` is given behind ``--``."""
-    if words[:2] != ["prefpipe", "slurm"] or "--" not in words:
-        return [words]
-    place = words.index("--")
-    return [words[:place], ["prefpipe", *words[place + 1 :]]]
 
 
 @each_document
 def test_example_commands_name_real_commands_and_flags(path: Path) -> None:
-    for words in [each for words in example_commands(path) for each in apart(words)]:
+    for words in example_commands(path):
         name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in COMMANDS), None)
         if len(words) < 2 or words[1].startswith("-"):
             continue
