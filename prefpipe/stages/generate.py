@@ -8,6 +8,7 @@ for is a row, with a status when it failed.
 """
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack, suppress
@@ -139,7 +140,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
             for sampler in samplers
         ]
         names = [sampler.name for sampler in samplers]
-        maker = CandidateMaker(config, prompts, output, names, engines)
+        maker = CandidateMaker(config, prompts, output, names, engines, runtime.log)
         loop_over_parts(
             config,
             output,
@@ -159,6 +160,10 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
 
     if summary.n_parts_made:
         maker.describe(summary, elapsed_s)
+    if summary.engines:
+        summary.facts["engines"] = summary.engines
+    if len(summary.engines) > 1:
+        summary.notes.append(f"sampled by {' and '.join(summary.engines)}")
     report_skipped_rows(config, skipped, summary)
     check_error_rate(summary, FAILING, config.max_error_rate)
     # `empty` is no failure: a run without any text passes the limit above.
@@ -272,13 +277,14 @@ class PreparedPart(NamedTuple):
 
     ``rows`` are those that no engine makes: kept ones, and prompts that do not fit. ``requests``
     has a list for each model. ``n_control_text``: prompts that go to a server with letters which it
-    may take for a control token.
+    may take for a control token. ``kept_engines`` sampled the rows that are kept.
     """
 
     prompts: Prompts
     rows: list[Row]
     requests: list[list[GenerationRequest]]
     n_control_text: int
+    kept_engines: Sequence[str]
 
 
 class CandidateMaker:
@@ -291,6 +297,7 @@ class CandidateMaker:
         output: Output,
         names: Sequence[str],
         engines: Sequence[LazyEngine[Generator]],
+        log: Callable[[str], None],
     ) -> None:
         """Prepare.
 
@@ -300,9 +307,13 @@ class CandidateMaker:
             output: where the parts go.
             names: of the models, as their rows carry them.
             engines: one for each name.
+            log: takes a line that one should read.
         """
         self.config, self.prompts, self.output = config, prompts, output
-        self.names, self.engines = names, engines
+        self.names, self.engines, self._log = names, engines, log
+        self._lock = threading.Lock()
+        """Held by who reads or changes what has been said."""
+        self._said: set[str] = set()
 
     def has_room(self, n_open: int) -> bool:
         """Return whether an engine would run empty without another part."""
@@ -311,7 +322,7 @@ class CandidateMaker:
     def prepare(self, index: int) -> "PreparedPart":
         """Read a part's prompts and encode them; find the rows that are kept."""
         prompts = self.prompts.part(index, self.config.prompts_a_part)
-        kept = self._kept_rows(index)
+        kept, kept_engines = self._kept_rows(index)
 
         rows = list(kept.values())
         requests: list[list[GenerationRequest]] = []
@@ -327,10 +338,14 @@ class CandidateMaker:
             requests.append(asked)
             if self.config.backend == SERVED:
                 spelling_control_tokens |= _with_control_text(prompt for prompt, _ in wanted)
-        return PreparedPart(prompts, rows, requests, len(spelling_control_tokens))
+        return PreparedPart(prompts, rows, requests, len(spelling_control_tokens), kept_engines)
 
     def complete(self, index: int, prepared: "PreparedPart") -> Tally:
         """Sample and write a part."""
+        engines = self._engines_now(prepared)
+        if set(prepared.kept_engines) not in (set(), set(engines)) and engines:
+            self._note_other_engines(prepared.kept_engines, engines)
+
         rows = list(prepared.rows)
         n_tokens = 0
         for sampler_idx, requests in enumerate(prepared.requests):
@@ -346,7 +361,13 @@ class CandidateMaker:
         rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
         n_duplicates = mark_duplicates(rows)
         table = table_of_rows(rows, prompts, is_served=self.config.backend == SERVED)
-        self.output.write(index, table, counts=count_by_status(rows), parents={})
+        self.output.write(
+            index,
+            table,
+            counts=count_by_status(rows),
+            parents={},
+            engines=[*prepared.kept_engines, *engines],
+        )
         # Not before: until the part is on disk they are all that was paid for.
         _kept_answers(self.output, index).remove()
         return {
@@ -374,31 +395,58 @@ class CandidateMaker:
             "n_duplicates": n_duplicates,
         }
 
-    def _kept_rows(self, index: int) -> dict[Key, Row]:
-        """Return the rows of an earlier part that need not be paid for again.
+    def _engines_now(self, prepared: "PreparedPart") -> list[str]:
+        """Return what samples the rows of a part that are not kept, as far as it is known."""
+        versions: set[str] = set()
+        for engine, requests in zip(self.engines, prepared.requests, strict=True):
+            version = engine.get().engine_version if requests else None
+            if version is not None:
+                versions.add(version)
+        return sorted(versions)
+
+    def _note_other_engines(self, kept: Sequence[str], now: Sequence[str]) -> None:
+        """Say and record, once, that rows which are kept were sampled by another engine.
+
+        Equal seeds need not give equal samples then.
+        """
+        line = (
+            f"warning: rows that are kept were sampled by {' and '.join(kept)}, new ones are by "
+            f"{' and '.join(now)}: what a seed gives may differ between them"
+        )
+        with self._lock:
+            if line in self._said:
+                return
+            self._said.add(line)
+        self._log(line)
+        self.output.record_once(
+            {"operation": "sampled_by_another_engine", "kept": list(kept), "new": list(now)}
+        )
+
+    def _kept_rows(self, index: int) -> tuple[dict[Key, Row], Sequence[str]]:
+        """Return the rows of an earlier part that need not be paid for again, and their engines.
 
         Those are what an extension or a retry keeps.
         """
         # Otherwise a part is made because it is missing or damaged, and holds nothing to keep.
         if not (self.output.record.history or self.config.retry_errors):
-            return {}
+            return {}, ()
         path = self.output.part_path(index)
         try:
             table, footer = parts.read_part(
                 path, _column_names(self.config), if_there=[TEMPLATE_INPUT]
             )
         except CorruptPartError:
-            return {}
+            return {}, ()
 
         # The rows of a smaller --n are rows of this run: no seed depends on n.
         earlier = {step.get("from") for step in self.output.record.history}
         if footer.fingerprint not in {self.output.record.fingerprint} | earlier:
-            return {}
+            return {}, ()
         kept = {}
         for row in rows_of(table):
             if not (self.config.retry_errors and row["status"] == "error"):
                 kept[key_of(row)] = row
-        return kept
+        return kept, footer.engines if kept else ()
 
     def _wanted(
         self, sampler_idx: int, prompts: Sequence[Prompt], kept: Collection[Key]
