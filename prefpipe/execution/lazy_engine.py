@@ -90,6 +90,12 @@ class LazyEngine(Generic[Engine]):
             self.opened = opened
         return opened
 
+    def close(self) -> None:
+        """Close the back-end, if it was opened; let go of it."""
+        opened, self.opened = self.opened, None
+        if opened is not None:
+            opened.close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -99,5 +105,4 @@ class LazyEngine(Generic[Engine]):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        if self.opened is not None:
-            self.opened.close()
+        self.close()
