@@ -91,10 +91,9 @@ class LazyEngine(Generic[Engine]):
         return opened
 
     def close(self) -> None:
-        """Close the back-end, if it was opened; let go of it."""
-        opened, self.opened = self.opened, None
-        if opened is not None:
-            opened.close()
+        """Close the back-end, if it was opened."""
+        if self.opened is not None:
+            self.opened.close()
 
     def __enter__(self) -> Self:
         return self
