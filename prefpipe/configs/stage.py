@@ -14,6 +14,9 @@ from prefpipe.configs.options import option
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
 
+MOST_GRACE_S = 86_400
+"""A day: a longer grace is no grace."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig(CommandConfig):
@@ -75,7 +78,22 @@ class ErrorRateConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardedConfig(StageConfig):
+class GraceConfig(StageConfig):
+    """What the stages share that finish the parts that are open when they are asked to stop."""
+
+    grace_seconds: float = option(
+        20,
+        identity=False,
+        minimum=0,
+        maximum=MOST_GRACE_S,
+        help="seconds after SIGTERM or SIGHUP in which open parts, and answers that are paid for, "
+        "are still finished; 0 gives them up at once. Closing engines takes up to 6 s more, and "
+        "Slurm sends SIGKILL after 30 s",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardedConfig(GraceConfig):
     """What the stages share whose parts can be divided among workers."""
 
     shard_index: int | None = option(

@@ -8,6 +8,7 @@ for is a row, with a status when it failed.
 """
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -139,7 +140,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     started = time.perf_counter()
     with open_models(samplers, runtime) as models:
         names = [sampler.name for sampler in samplers]
-        maker = CandidateMaker(config, prompts, output, names, models)
+        maker = CandidateMaker(config, prompts, output, names, models, runtime.log)
         loop_over_parts(
             config,
             output,
@@ -159,6 +160,10 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
 
     if summary.n_parts_made:
         maker.describe(summary, elapsed_s)
+    if summary.engines:
+        summary.facts["engines"] = summary.engines
+    if len(summary.engines) > 1:
+        summary.notes.append(f"sampled by {' and '.join(summary.engines)}")
     report_skipped_rows(config, skipped, summary)
     check_error_rate(summary, FAILING, config.max_error_rate)
     # `empty` is no failure: a run without any text passes the limit above.
@@ -268,22 +273,35 @@ Wanted = tuple[Prompt, int]
 class PreparedPart(NamedTuple):
     """A part before its samples are drawn.
 
-    ``kept`` are rows of an earlier run. ``wanted`` are the samples to draw, by the number of the
-    model. ``n_control_text``: prompts that go to a server with letters which it may take for a
-    control token.
+    ``kept`` are rows of an earlier run, which ``kept_engines`` sampled. ``wanted`` are the samples
+    to draw, by the number of the model. ``n_control_text``: prompts that go to a server with
+    letters which it may take for a control token.
     """
 
     prompts: Prompts
     kept: list[Row]
+    kept_engines: Sequence[str]
     wanted: dict[int, list[Wanted]]
     n_control_text: int
 
 
 class Asked(NamedTuple):
-    """What a model is asked for one part, and the rows of samples that it cannot be asked for."""
+    """What a model is asked for one part.
+
+    ``refused`` are rows of samples that it cannot be asked for. ``engines``: what is to sample the
+    others, where that is known.
+    """
 
     requests: list[GenerationRequest]
     refused: list[Row]
+    engines: set[str]
+
+
+class Sampled(NamedTuple):
+    """What a model made of one part, and by which engine."""
+
+    rows: list[Row]
+    engines: set[str]
 
 
 class CandidateMaker:
@@ -296,6 +314,7 @@ class CandidateMaker:
         output: Output,
         names: Sequence[str],
         models: Models,
+        log: Callable[[str], None],
     ) -> None:
         """Prepare.
 
@@ -305,9 +324,13 @@ class CandidateMaker:
             output: where the parts go.
             names: of the models, as their rows carry them.
             models: one for each name.
+            log: takes a line that one should read.
         """
         self.config, self.prompts, self.output = config, prompts, output
-        self.names, self.models = names, models
+        self.names, self.models, self._log = names, models, log
+        self._lock = threading.Lock()
+        """Held by who reads or changes what has been said."""
+        self._said: set[str] = set()
 
     def has_room(self, n_open: int) -> bool:
         """Return whether an engine would run empty without another part."""
@@ -316,7 +339,7 @@ class CandidateMaker:
     def prepare(self, index: int) -> PreparedPart:
         """Read a part's prompts, and find the rows that are kept."""
         prompts = self.prompts.part(index, self.config.prompts_a_part)
-        kept = self._kept_rows(index)
+        kept, kept_engines = self._kept_rows(index)
         wanted: dict[int, list[Wanted]] = {}
         spelling_control_tokens: set[str] = set()
         for sampler_idx in range(len(self.names)):
@@ -327,9 +350,10 @@ class CandidateMaker:
             if self.config.backend == SERVED:
                 spelling_control_tokens |= _with_control_text(prompt for prompt, _ in samples)
 
-        prepared = PreparedPart(prompts, list(kept.values()), wanted, len(spelling_control_tokens))
         self.models.announce_part()
-        return prepared
+        return PreparedPart(
+            prompts, list(kept.values()), kept_engines, wanted, len(spelling_control_tokens)
+        )
 
     def complete(self, index: int, prepared: PreparedPart) -> Tally:
         """Sample and write a part."""
@@ -337,14 +361,16 @@ class CandidateMaker:
         sampled = self.models.ask_each(
             list(prepared.wanted),
             n_wanted,
-            lambda number, engine: self._ask(number, engine, prepared.wanted[number]),
+            lambda number, engine: self._ask(number, engine, prepared),
             lambda number, engine, asked: self._sample(number, engine, index, asked),
         )
         rows = list(prepared.kept)
+        engines: set[str] = set()
         n_tokens = 0
         for number in prepared.wanted:
-            rows += sampled[number]
-            n_tokens += sum(row["n_response_tokens"] or 0 for row in sampled[number])
+            rows += sampled[number].rows
+            n_tokens += sum(row["n_response_tokens"] or 0 for row in sampled[number].rows)
+            engines |= sampled[number].engines
 
         # Rows came model by model; a part stands by prompt and sample.
         prompts = prepared.prompts
@@ -352,7 +378,13 @@ class CandidateMaker:
         rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
         n_duplicates = mark_duplicates(rows)
         table = table_of_rows(rows, prompts, is_served=self.config.backend == SERVED)
-        self.output.write(index, table, counts=count_by_status(rows), parents={})
+        self.output.write(
+            index,
+            table,
+            counts=count_by_status(rows),
+            parents={},
+            engines=[*prepared.kept_engines, *sorted(engines)],
+        )
         # Not before: until the part is on disk they are all that was paid for.
         _kept_answers(self.output, index).remove()
         return {
@@ -380,31 +412,49 @@ class CandidateMaker:
             "n_duplicates": n_duplicates,
         }
 
-    def _kept_rows(self, index: int) -> dict[Key, Row]:
-        """Return the rows of an earlier part that need not be paid for again.
+    def _note_other_engines(self, kept: Sequence[str], now: Sequence[str]) -> None:
+        """Say and record, once, that rows which are kept were sampled by another engine.
+
+        Equal seeds need not give equal samples then.
+        """
+        line = (
+            f"warning: rows that are kept were sampled by {' and '.join(kept)}, new ones are by "
+            f"{' and '.join(now)}: what a seed gives may differ between them"
+        )
+        with self._lock:
+            if line in self._said:
+                return
+            self._said.add(line)
+        self._log(line)
+        self.output.record_once(
+            {"operation": "sampled_by_another_engine", "kept": list(kept), "new": list(now)}
+        )
+
+    def _kept_rows(self, index: int) -> tuple[dict[Key, Row], Sequence[str]]:
+        """Return the rows of an earlier part that need not be paid for again, and their engines.
 
         Those are what an extension or a retry keeps.
         """
         # Otherwise a part is made because it is missing or damaged, and holds nothing to keep.
         if not (self.output.record.history or self.config.retry_errors):
-            return {}
+            return {}, ()
         path = self.output.part_path(index)
         try:
             table, footer = parts.read_part(
                 path, _column_names(self.config), if_there=[TEMPLATE_INPUT]
             )
         except CorruptPartError:
-            return {}
+            return {}, ()
 
         # The rows of a smaller --n are rows of this run: no seed depends on n.
         earlier = {step.get("from") for step in self.output.record.history}
         if footer.fingerprint not in {self.output.record.fingerprint} | earlier:
-            return {}
+            return {}, ()
         kept = {}
         for row in rows_of(table):
             if not (self.config.retry_errors and row["status"] == "error"):
                 kept[key_of(row)] = row
-        return kept
+        return kept, footer.engines if kept else ()
 
     def _wanted(
         self, sampler_idx: int, prompts: Sequence[Prompt], kept: Collection[Key]
@@ -417,16 +467,16 @@ class CandidateMaker:
             wanted += [(prompt, i) for i in samples if (prompt.prompt_id, i) not in kept]
         return wanted
 
-    def _ask(self, sampler_idx: int, engine: Generator, wanted: Sequence[Wanted]) -> Asked:
+    def _ask(self, sampler_idx: int, engine: Generator, prepared: PreparedPart) -> Asked:
         """Return what a model is to be asked."""
-        config = self.config
+        config, wanted = self.config, prepared.wanted[sampler_idx]
         # a prompt is encoded once, however many of its samples are wanted
         encoded: dict[str, tuple[list[int], str | None]] = {}
         for prompt, _ in wanted:
             if prompt.prompt_id not in encoded:
                 encoded[prompt.prompt_id] = encode(engine, prompt)
 
-        asked = Asked([], [])
+        asked = Asked([], [], set())
         # A server's prompts have no ids here: it says itself which are too long.
         room = engine.max_model_len - config.max_tokens
         for prompt, sample_idx in wanted:
@@ -450,13 +500,19 @@ class CandidateMaker:
                 asked.refused.append(row)
             else:
                 asked.requests.append(request)
+
+        version = engine.engine_version
+        if asked.requests and version is not None:
+            if set(prepared.kept_engines) not in (set(), {version}):
+                self._note_other_engines(prepared.kept_engines, [version])
+            asked.engines.add(version)
         return asked
 
-    def _sample(self, sampler_idx: int, engine: Generator, index: int, asked: Asked) -> list[Row]:
+    def _sample(self, sampler_idx: int, engine: Generator, index: int, asked: Asked) -> Sampled:
         """Return the rows of a part that a model makes."""
         rows = list(asked.refused)
         if not asked.requests:
-            return rows
+            return Sampled(rows, asked.engines)
         params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
         if isinstance(engine, ServedGenerator):
             # A kill then costs what is on its way, and no answer that arrived.
@@ -473,7 +529,7 @@ class CandidateMaker:
         for request, answer in zip(asked.requests, answers, strict=True):
             status, reason = status_of(answer, self.config.max_tokens)
             rows.append(self._row(sampler_idx, request, answer, status, reason))
-        return rows
+        return Sampled(rows, asked.engines)
 
     def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
         """Record in ``run.json`` which sampling settings a server refuses: its own hold for them.

@@ -1,6 +1,7 @@
 """A part proves what it is: every byte, every type, and who made it from what."""
 
 import datetime as dt
+import json
 import random
 from decimal import Decimal
 from pathlib import Path
@@ -274,6 +275,36 @@ COLUMNS = {
     "null": pa.nulls(2),
     "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, None], pa.binary(16))),
 }
+
+
+def claims_of(path: Path) -> dict[str, object]:
+    return json.loads(pq.read_metadata(path).metadata[parts.FOOTER_KEY.encode()])
+
+
+def test_engines_are_in_the_footer_and_a_part_without_is_as_it_was_before_them(
+    tmp_path: Path, part: Path
+) -> None:
+    assert sorted(claims_of(part)) == [
+        *("counts", "data_bytes", "data_sha256", "fingerprint", "n_rows", "name"),
+        *("parents", "schema", "tally"),
+    ]
+    assert read_footer(part).engines == ()
+
+    with_engines = tmp_path / "with" / NAME
+    with_engines.parent.mkdir()
+    written = write_part(
+        with_engines,
+        TABLE,
+        fingerprint="f" * 64,
+        schema="candidates/1",
+        counts={"ok": 58, "empty": 2},
+        parents={"scores": "5", "candidates": "c"},
+        engines=["vllm 0.33.0", "vllm 0.32.0", "vllm 0.33.0"],
+    )
+    assert claims_of(with_engines)["engines"] == ["vllm 0.32.0", "vllm 0.33.0"]
+    assert verify_part(with_engines) == written
+    # what parts of other stages are made from is the data alone
+    assert written.data_sha256 == read_footer(part).data_sha256
 
 
 @pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)
