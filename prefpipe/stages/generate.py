@@ -171,6 +171,12 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     return summary
 
 
+def count_parts(config: GenerateConfig) -> int:
+    """Return how many parts a run has, whether or not it has begun."""
+    prompts, _skipped = _read_prompts(config)
+    return prompts.n_parts(config.prompts_a_part)
+
+
 def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
     """Return the prompts, and the rows that ``--skip-bad-rows`` leaves out."""
 
