@@ -21,7 +21,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
@@ -35,6 +35,8 @@ FOLDER_NAME = "claims"
 """Where the claims of an artifact are, inside its folder."""
 NAME_PATTERN = re.compile(r"part-(\d{5,})\.json", re.ASCII)
 WORKER_PATTERN = re.compile(r"[\w.-]{1,255}/\d{1,10}", re.ASCII)
+MAX_TRIES = 10
+"""To create a claim in a folder that others remove when it is empty."""
 RENEWALS_A_LEASE = 3
 """So that two in a row may fail, or be late, before the claim counts as left behind."""
 
@@ -58,19 +60,19 @@ class ClaimFolder:
         Raises:
             PrefpipeError: the disk is full, the folder cannot be written to.
         """
-        try:
-            created = self._create(index, data)
-        except PrefpipeError as error:
-            if not _is_gone(error):
+        n_tries = 0
+        while True:
+            n_tries += 1
+            try:
+                atomic.make_folder(self.path)
+                created = atomic.create_exclusively(self._file(index), data)
+            except PrefpipeError as error:
+                # another worker, which gave back the last claim, has removed the folder
+                if _is_gone(error) and n_tries < MAX_TRIES:
+                    continue
                 raise
-            # the last worker of a finished share has removed the folder
-            created = self._create(index, data)
-        # a server that did it and whose answer was lost is asked again, and finds the name taken
-        return created or self.read(index) == data
-
-    def _create(self, index: int, data: bytes) -> bool:
-        atomic.make_folder(self.path)
-        return atomic.create_exclusively(self._file(index), data)
+            # a server that did it and whose answer was lost is asked again: the name is taken
+            return created or self.read(index) == data
 
     def replace(self, index: int, data: bytes, *, expected: bytes) -> bool:
         """Write the claim of a part over ``expected``; return False where that is not there now.
@@ -129,8 +131,9 @@ class ClaimFolder:
 
         A bucket has nothing to remove.
         """
-        atomic.sweep_temporary_files(self.path)
+        # others may be in it, or have removed it in the middle of this
         with suppress(OSError):
+            atomic.sweep_temporary_files(self.path)
             self.path.rmdir()
 
     def _file(self, index: int) -> Path:
@@ -138,7 +141,11 @@ class ClaimFolder:
 
 
 def _is_gone(error: PrefpipeError) -> bool:
-    return isinstance(error.__cause__, FileNotFoundError)
+    """Return whether the folder was removed before a file was in it, or while it was being made.
+
+    `Path.mkdir` calls a folder that is gone again by the time it looks a file that is in the way.
+    """
+    return isinstance(error.__cause__, FileNotFoundError | FileExistsError)
 
 
 def _machine() -> str:
@@ -472,9 +479,14 @@ def has_worker(artifact: Path) -> bool:
     return any(not me.knows_dead(claim) for claim in read_claims(artifact))
 
 
-def remove_claims(artifact: Path, indices: Iterable[int]) -> None:
-    """Remove the claims of parts that are on disk, whoever held them, and the folder with them."""
+def remove_claims(artifact: Path, run: str, made: Collection[int]) -> None:
+    """Remove claims that say nothing any more, and the folder when none is left.
+
+    Those are claims of parts that are on disk, whoever held them, and of other runs.
+    """
     storage = ClaimFolder(artifact)
-    for index in storage.list() & set(indices):
-        storage.delete(index)
+    for index in storage.list():
+        claim = Claim.from_bytes(storage.read(index) or b"")
+        if index in made or (claim is not None and claim.run != run):
+            storage.delete(index)
     storage.remove_if_empty()

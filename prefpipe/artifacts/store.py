@@ -11,11 +11,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from prefpipe.artifacts import atomic, parts, run_record
+from prefpipe.artifacts.claims import has_worker
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.parts import PartFooter, part_name
@@ -46,6 +47,14 @@ class Shard:
     def parts(self, n_parts: int) -> list[int]:
         """Return the numbers of this shard's parts; empty when there are more shards than parts."""
         return list(range(self.index, n_parts, self.count))
+
+
+class FileVersion(NamedTuple):
+    """What tells a part's file from one that was written in its place."""
+
+    inode: int
+    changed_at_ns: int
+    n_bytes: int
 
 
 @dataclass(frozen=True)
@@ -116,6 +125,23 @@ class Artifact:
                 f"{path} has schema {footer.schema}, its artifact says {self.record.schema}",
                 hint="rerun the stage that made it with --overwrite",
             )
+
+    def on_disk(self) -> set[int]:
+        """Return the parts that have a file, whole or not, by one listing of the folder.
+
+        Over NFS a listing is fresh, where a look at a name that was not there may be a minute old.
+        """
+        names = {path.name for path in self.path.iterdir()}
+        matches = filter(None, map(PART_PATTERN.fullmatch, names))
+        return {int(match[1]) for match in matches if int(match[2]) == self.n_parts}
+
+    def file_version(self, index: int) -> "FileVersion | None":
+        """Return which file a part is; None where it is not on disk."""
+        try:
+            status = self.part_path(index).stat()
+        except OSError:
+            return None
+        return FileVersion(status.st_ino, status.st_mtime_ns, status.st_size)
 
     def missing(self, indices: Sequence[int] | None = None) -> list[int]:
         """Return the parts (of ``indices``, or of all) that are not on disk."""
@@ -251,6 +277,14 @@ class Output(Artifact):
             self._check(footer, index)
         except CorruptPartError:
             # an InputError passes: a part that a newer release wrote must not be made again
+            return False
+        return dict(footer.parents) == dict(parents)
+
+    def footer_fits(self, index: int, parents: Mapping[str, str]) -> bool:
+        """Return what `is_done` does, by the footer alone: for a part that was just written."""
+        try:
+            footer = self.footer(index)
+        except CorruptPartError:
             return False
         return dict(footer.parents) == dict(parents)
 
@@ -440,9 +474,9 @@ def _refuse_difference(path: Path, on_disk: RunRecord, wanted: RunRecord) -> Non
 
 
 def _holds_nothing(path: Path) -> bool:
-    """Return whether a run left nothing but its record: no part, no checkpoint."""
+    """Return whether a run left nothing but its record: no part, no checkpoint, no worker."""
     has_parts = any(PART_PATTERN.fullmatch(file.name) for file in path.iterdir())
-    return not has_parts and not any(path.glob("**/checkpoint-*"))
+    return not (has_parts or any(path.glob("**/checkpoint-*")) or has_worker(path))
 
 
 def _remove_parts(path: Path, n_parts: int, shard: Shard) -> None:

@@ -4,6 +4,7 @@ The engines are handed ids and hand back ids. Text is made here, so that the sam
 text whichever engine sampled them, and so that no engine adds a second BOS to a templated string.
 """
 
+import threading
 from collections.abc import Sequence
 
 from transformers import AutoTokenizer
@@ -18,6 +19,8 @@ from prefpipe.text.chat_template import ChatTemplate
 class ChatTokenizer:
     """A model's tokenizer and chat template, and the ids that end its responses.
 
+    `encode` and `decode` may be called from several threads.
+
     Raises:
         ModelError: the template fails on two plain questions, or leaves them out.
     """
@@ -31,6 +34,8 @@ class ChatTokenizer:
         self.template = ChatTemplate(
             self.tokenizer, eos_ids=sorted(self.eos_ids), today=model.template_date
         )
+        # A fast tokenizer that two threads use at a time may raise "Already borrowed".
+        self._lock = threading.Lock()
         self.template.self_test(model.requested, answered=False)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -43,7 +48,8 @@ class ChatTokenizer:
                 user turns in a row).
             ModelError: the template and the tokenizer both put a BOS in front.
         """
-        ids = self.template.ids(messages, add_generation_prompt=True)
+        with self._lock:
+            ids = self.template.ids(messages, add_generation_prompt=True)
         bos = self.tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:
             raise ModelError(
@@ -57,7 +63,8 @@ class ChatTokenizer:
         """Return the text of a response's ids, without special tokens."""
         # By hand: an end that is no special token would stay in the text.
         body = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
-        text: str = self.tokenizer.decode(
-            body, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
+        with self._lock:
+            text: str = self.tokenizer.decode(
+                body, skip_special_tokens=True, clean_up_tokenization_spaces=False
+            )
         return text

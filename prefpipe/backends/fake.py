@@ -2,10 +2,14 @@
 
 Honest fakes: they follow the protocols, depend on nothing but their input and seeds, and cost no
 time unless asked to. A run with them exercises every file and every row of a pipeline without a
-model.
+model. Asked to take time, they take as much as an engine with so many slots would, however many
+threads call them.
 """
 
+import heapq
+import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import NamedTuple
@@ -40,17 +44,22 @@ WORDS = VOCABULARY.split()
 LONGEST_ANSWER_WORDS = 80
 
 
-class FakeModel(NamedTuple):
-    """A fake as ``--model`` names it, ``fake:delay_s=0.01,error_rate=0.1``.
+TIMING = ("delay_s", "token_delay_s", "slots")
+"""Settings of a fake that change no row."""
 
-    ``identity`` is the name with every setting that was given but ``delay_s``, which changes no
-    row.
+
+class FakeModel(NamedTuple):
+    """A fake as ``--model`` names it, ``fake:delay_s=0.01,slots=16,error_rate=0.1``.
+
+    ``identity`` is the name with every setting that was given but those of `TIMING`.
     """
 
     name: str
     identity: str
     max_model_len: int = 8192
     delay_s: float = 0.0
+    token_delay_s: float = 0.0
+    slots: int = 1
     error_rate: float = 0.0
 
     @classmethod
@@ -71,43 +80,94 @@ class FakeModel(NamedTuple):
                     f"--model {reference}: a fake takes numbers, fake:delay_s=0.01,error_rate=0.1"
                 ) from error
 
-        unknown = sorted(settings.keys() - {"delay_s", "error_rate", "max_model_len"})
+        unknown = sorted(settings.keys() - {*TIMING, "error_rate", "max_model_len"})
         if unknown:
             raise UsageError(
-                f"--model {reference}: a fake has no `{unknown[0]}`; it has delay_s, error_rate, "
-                "max_model_len"
+                f"--model {reference}: a fake has no `{unknown[0]}`; it has delay_s, "
+                "token_delay_s, slots, error_rate, max_model_len"
             )
+        if settings.get("slots", 1) < 1:
+            raise UsageError(f"--model {reference}: a fake has one slot or more")
 
-        pieces = [f"{key}={settings[key]:g}" for key in sorted(settings) if key != "delay_s"]
+        pieces = [f"{key}={settings[key]:g}" for key in sorted(settings) if key not in TIMING]
         return cls(
             name,
             identity=":".join([name, *pieces]),
             max_model_len=int(settings.get("max_model_len", 8192)),
             delay_s=settings.get("delay_s", 0.0),
+            token_delay_s=settings.get("token_delay_s", 0.0),
+            slots=int(settings.get("slots", 1)),
             error_rate=settings.get("error_rate", 0.0),
         )
 
     def open(self) -> "FakeGenerator":
         """Return the generator."""
         return FakeGenerator(
-            max_model_len=self.max_model_len, delay_s=self.delay_s, error_rate=self.error_rate
+            max_model_len=self.max_model_len,
+            delay_s=self.delay_s,
+            token_delay_s=self.token_delay_s,
+            slots=self.slots,
+            error_rate=self.error_rate,
         )
+
+
+class SimulatedSlots:
+    """When an engine that answers ``n`` requests at a time would be done with each.
+
+    A request begins when a slot is free; those of earlier calls begin first.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._lock = threading.Lock()
+        self._free_at = [0.0] * n
+        """A heap of times of the monotonic clock, one a slot."""
+        self._starts: deque[float] = deque()
+        """Of the requests that have not begun, ascending."""
+
+    def sleep(self, durations_s: Sequence[float]) -> None:
+        """Return when requests that take so long, and all before them, would be answered."""
+        if not any(durations_s):
+            return
+        end = 0.0
+        with self._lock:
+            now = time.monotonic()
+            for duration_s in durations_s:
+                start = max(now, self._free_at[0])
+                heapq.heapreplace(self._free_at, start + duration_s)
+                self._starts.append(start)
+                end = max(end, start + duration_s)
+        time.sleep(max(0.0, end - time.monotonic()))
+
+    def n_waiting(self) -> int:
+        """Return how many requests wait for a slot."""
+        with self._lock:
+            while self._starts and self._starts[0] <= time.monotonic():
+                self._starts.popleft()
+            return len(self._starts)
 
 
 class FakeGenerator:
     """A generator whose tokens are bytes, and whose words a hash of seed and prompt chooses.
 
     Answers have 1 to 80 words, short ones more often, so that some hit ``max_tokens``. At
-    temperature 0 the answer depends on the prompt alone. ``delay_s`` is slept for each request, so
-    that a test can kill a run in the middle; ``error_rate`` is the share of requests, chosen by
-    seed, that come back as errors.
+    temperature 0 the answer depends on the prompt alone. Each answer takes ``delay_s`` and
+    ``token_delay_s`` for each of its tokens, ``slots`` of them at a time, so that a test can kill a
+    run in the middle; ``error_rate`` is the share of requests, chosen by seed, that come back as
+    errors.
     """
 
     def __init__(
-        self, *, max_model_len: int = 8192, delay_s: float = 0.0, error_rate: float = 0.0
+        self,
+        *,
+        max_model_len: int = 8192,
+        delay_s: float = 0.0,
+        token_delay_s: float = 0.0,
+        slots: int = 1,
+        error_rate: float = 0.0,
     ) -> None:
         self.max_model_len = max_model_len
-        self._delay_s = delay_s
+        self._delay_s, self._token_delay_s = delay_s, token_delay_s
+        self._n_slots, self._slots = slots, SimulatedSlots(slots)
         self._error_rate = error_rate
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -119,15 +179,20 @@ class FakeGenerator:
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
         """Return one made-up generation for each request, in order."""
-        return [self._answer(request, params.max_tokens) for request in requests]
+        answers = [self._answer(request, params.max_tokens) for request in requests]
+        self._slots.sleep(
+            [self._delay_s + self._token_delay_s * len(answer.token_ids) for answer in answers]
+        )
+        return answers
+
+    def has_room(self) -> bool:
+        """Return whether another part's requests are wanted, lest slots be empty."""
+        return self._slots.n_waiting() < max(1, self._n_slots // 4)
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
 
     def _answer(self, request: GenerationRequest, max_tokens: int) -> Generation:
-        if self._delay_s:
-            time.sleep(self._delay_s)
-
         prompt = list(request.prompt_token_ids) or self.encode(request.messages)
         if _uniform("error", request.seed, prompt) < self._error_rate:
             return Generation("", [], "error", None, "the fake generator was asked to fail here")
@@ -154,18 +219,18 @@ class FakeScorer:
     """A scorer whose reward in [0, 1) is a hash of the conversation and the response."""
 
     def __init__(self, *, delay_s: float = 0.0) -> None:
-        self._delay_s = delay_s
+        self._delay_s, self._slots = delay_s, SimulatedSlots(1)
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one made-up score for each request, in order."""
-        return [self._rate(request) for request in requests]
+        scores = [self._rate(request) for request in requests]
+        self._slots.sleep([self._delay_s] * len(scores))
+        return scores
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
 
     def _rate(self, request: ScoreRequest) -> Score:
-        if self._delay_s:
-            time.sleep(self._delay_s)
         turns = [(message["role"], message["content"]) for message in request.messages]
         return Score(reward=_uniform("reward", turns, request.response))
 
@@ -179,7 +244,7 @@ class FakeEmbedder:
     def __init__(self, dim: int = 16, *, max_tokens: int = 512, delay_s: float = 0.0) -> None:
         self.dim = dim
         self._max_tokens = max_tokens
-        self._delay_s = delay_s
+        self._delay_s, self._slots = delay_s, SimulatedSlots(1)
 
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return the L2-normalised counts of words by bucket.
@@ -189,13 +254,12 @@ class FakeEmbedder:
         vectors = np.zeros((len(texts), self.dim), dtype=np.float32)
         n_tokens = np.zeros(len(texts), dtype=np.int64)
         for row, text in enumerate(texts):
-            if self._delay_s:
-                time.sleep(self._delay_s)
             words = text.lower().split()
             n_tokens[row] = len(words)
             for word in words[: self._max_tokens] or [""]:
                 vectors[row, _hash("word", word) % self.dim] += 1
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        self._slots.sleep([self._delay_s] * len(texts))
         return Embeddings(vectors, n_tokens, n_tokens > self._max_tokens)
 
     def close(self) -> None:

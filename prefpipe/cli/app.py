@@ -53,11 +53,13 @@ class InPipelineOrder(typer.core.TyperGroup):
 
 def _run_stage(config: StageConfig, as_json: bool) -> None:
     from prefpipe.cli import stderr
+    from prefpipe.wiring.open_settings import settled
     from prefpipe.wiring.stages import run_stage
     from prefpipe.wiring.surroundings import runtime_for
 
     speaks = speaks_for_the_run(config.stage)
     log = stderr.log if speaks else lambda _line: None
+    config = settled(config, log)
     runtime = runtime_for(
         config, log=log, stop=stop_request, progress=stderr.progress, argv=sys.argv
     )

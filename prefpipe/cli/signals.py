@@ -7,7 +7,8 @@ stops there and then in any case and exits with 130.
 
 =============  ==================================================================================
 SIGUSR1        finishes what is begun, however long that takes: Slurm sends it before the limit
-SIGTERM, HUP   the same, for `GRACE_S` at most: Slurm, Kubernetes, systemd kill 30 s after SIGTERM
+SIGTERM, HUP   the same, for `--grace-seconds` at most, and not at all where they are 0: Slurm,
+               Kubernetes and systemd kill 30 s after SIGTERM
 SIGINT         finishes nothing
 a second one   finishes nothing; under a launcher it is the same request, as processes wait for
                each other
@@ -38,7 +39,10 @@ terminal sent already, and systemd lets SIGHUP follow SIGTERM.
 """
 
 GRACE_S = 20.0
-"""What is being finished may take so long after SIGTERM or SIGHUP."""
+"""What is being finished may take so long after SIGTERM or SIGHUP, where no command says it."""
+
+LEAST_GRACE_S = 0.5
+"""Before a second signal is sent the main thread has had so long to handle the first one."""
 
 UNWIND_S = 6.0
 """Closing engines and removing temporary files may take so long.
@@ -90,7 +94,8 @@ class StopRequest:
 
     ``number`` is the first signal and ``asked_at`` when it came, in seconds since the epoch.
     ``has_raised``: `StopNow` was raised, which happens once a process. ``section``: where the
-    command is.
+    command is. ``grace_s``: what is being finished may take so long after SIGTERM or SIGHUP; set
+    when the command's config is known, before which nothing is being finished.
     """
 
     def __init__(self) -> None:
@@ -98,7 +103,9 @@ class StopRequest:
         self.asked_at: float | None = None
         self.has_raised = False
         self.section: Section | None = None
+        self.grace_s = GRACE_S
         self._first_at = 0.0
+        self._is_hurried = False
         self._reason, self._overdue = "", ""
         self._exit_code = 1
         self._is_installed = False
@@ -114,11 +121,15 @@ class StopRequest:
         """Return when the first signal came, in seconds since the epoch."""
         return self.asked_at
 
+    def is_hurried(self) -> bool:
+        """Return whether a second signal came, or the grace is over: nothing is waited for."""
+        return self._is_hurried
+
     def finishing(self, *, however_long: bool = False) -> Section:
         """Return a section in which a first SIGTERM, SIGUSR1 or SIGHUP waits.
 
         Args:
-            however_long: SIGTERM waits for longer than `GRACE_S`, too: where a checkpoint is cut
+            however_long: SIGTERM waits for longer than ``grace_s``, too: where a checkpoint is cut
                 off, more is lost than a part.
         """
         return Section(self, is_finishing=True, however_long=however_long)
@@ -217,12 +228,23 @@ class StopRequest:
         if _is_launched():
             return
         if not is_first:
+            self._is_hurried = True
             reason = self._overdue or "stopped at once by a second signal"
             self._stop_now(number, frame, reason)
-        if self.section is None or not self.section.is_finishing:
+        section = self.section
+        if section is None or not section.is_finishing:
             self._stop_now(number, frame, _nothing_to_finish(number))
-        name = signal.Signals(number).name
-        _say(f"{name}: finishing what is begun, then stopping; a second signal stops at once\n")
+            return
+
+        name, limit = signal.Signals(number).name, ""
+        if number != signal.SIGUSR1 and not section.however_long:
+            limit = f" within {self.grace_s:g} s"
+            if self.grace_s == 0:
+                self._is_hurried = True
+                reason = f"stopped by {name}: with --grace-seconds 0 nothing is finished"
+                self._stop_now(number, frame, reason)
+        what = f"finishing what is begun{limit}, then stopping"
+        _say(f"{name}: {what}; a second signal stops at once\n")
 
     def _stop_now(self, number: int, frame: FrameType | None, reason: str) -> None:
         """Raise `StopNow`, once a process and never inside an import; else end the process here.
@@ -286,14 +308,20 @@ class StopRequest:
                 elif not is_first:
                     _thread.start_new_thread(self._end_after, (UNWIND_S, STOPPED))
                 elif number != signal.SIGUSR1:
-                    _thread.start_new_thread(self._hurry_after, (GRACE_S,))
+                    # The handler stops by itself where the grace is 0: this is for a main thread
+                    # that gets to no handler.
+                    _thread.start_new_thread(self._hurry_after, (max(self.grace_s, LEAST_GRACE_S),))
 
     def _hurry_after(self, seconds: float) -> None:
         """Send a second signal, unless what is being finished has no limit."""
         time.sleep(seconds)
         while self.section is not None and self.section.however_long:
             time.sleep(1)
-        self._overdue = f"stopped: what was begun took longer than {GRACE_S:.0f} s from the signal"
+        # The command stopped at the first one. A second one would cut off what it unwinds, and it
+        # ends after `UNWIND_S` in any case.
+        if self.has_raised:
+            return
+        self._overdue = f"stopped: what was begun took longer than {seconds:g} s from the signal"
         self._signal_after(0, signal.SIGTERM)
 
     def _signal_after(self, seconds: float, number: int) -> None:

@@ -2,7 +2,7 @@
 
 import shlex
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import typer
@@ -13,11 +13,13 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from prefpipe.status.artifact_status import ArtifactStatus
+    from prefpipe.status.claimed_parts import ClaimedPart
 
 STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "corrupt": "bold red"}
 INDENT = " " * 9
 REASONS_SHOWN = 12
 SHARDS_SHOWN = 8
+CLAIMS_SHOWN = 12
 
 
 def status(config: StatusConfig) -> None:
@@ -72,6 +74,7 @@ def _block(status: "ArtifactStatus", longest: int, num_shards: int | None, width
     n_more = len(status.reasons) - REASONS_SHOWN
     if n_more > 0:
         lines.append((f"and {n_more} more; --json has them all", ""))
+    lines += _claim_lines(status.claims)
     lines += [(f"note: {note}", "dim") for note in status.notes]
     for line, style in lines:
         # a reason that belongs to the one above it comes indented
@@ -87,6 +90,31 @@ def _block(status: "ArtifactStatus", longest: int, num_shards: int | None, width
     for line in _next_steps(status, num_shards):
         text.append(f"\n{INDENT}{visible(line)}")
     return text
+
+
+def _claim_lines(claims: "Sequence[ClaimedPart]") -> Iterator[tuple[str, str]]:
+    """Yield who is making which part, each line with its style."""
+    for claim in claims[:CLAIMS_SHOWN]:
+        renewed = f"{_duration(claim.renewed_s_ago)} ago"
+        if claim.is_left_behind:
+            line = f"part {claim.part}: left behind by {claim.worker}, last renewed {renewed}"
+            yield line, "yellow"
+        else:
+            begun = _duration(claim.begun_s_ago)
+            yield (
+                f"part {claim.part}: {claim.worker} is making it for {begun}, renewed {renewed}",
+                "",
+            )
+    n_more = len(claims) - CLAIMS_SHOWN
+    if n_more > 0:
+        yield f"and {n_more} more parts that workers have claimed; --json has them all", ""
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def _next_steps(status: "ArtifactStatus", num_shards: int | None) -> Iterator[str]:

@@ -7,11 +7,12 @@ from typing import ClassVar
 from prefpipe.configs.options import option
 from prefpipe.configs.sampling import MOST_SAMPLES, SamplingConfig
 from prefpipe.configs.score import scorer_problems
+from prefpipe.configs.stage import GraceConfig
 from prefpipe.configs.workers import WorkersConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig(SamplingConfig, WorkersConfig):
+class EvalConfig(SamplingConfig, WorkersConfig, GraceConfig):
     """Compare a policy with a baseline on held-out prompts."""
 
     stage: ClassVar[str] = "eval"

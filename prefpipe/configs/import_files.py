@@ -11,7 +11,7 @@ from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.configs.conversations import ON_DUPLICATE, ConversationsConfig, split_columns
 from prefpipe.configs.options import flag_named, option
 from prefpipe.configs.score import REWARD_FUNCTIONS
-from prefpipe.configs.stage import PART_SIZE_HELP, SizedParts
+from prefpipe.configs.stage import PART_SIZE_HELP, GraceConfig, SizedParts
 
 FORMATS = (
     "rows",
@@ -44,7 +44,7 @@ NAME_RULE = "letters, digits and _ make one, functions of --reward and Python's 
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImportConfig(SizedParts, ConversationsConfig):
+class ImportConfig(SizedParts, GraceConfig, ConversationsConfig):
     """Make candidates, and scores where there are any, of a file of another tool."""
 
     stage: ClassVar[str] = "import"

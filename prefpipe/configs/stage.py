@@ -14,6 +14,9 @@ from prefpipe.configs.options import option
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
 
+MOST_GRACE_S = 86_400
+"""A day: a longer grace is no grace."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageConfig(CommandConfig):
@@ -75,7 +78,22 @@ class ErrorRateConfig(StageConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardedConfig(StageConfig):
+class GraceConfig(StageConfig):
+    """What the stages share that finish the parts that are open when they are asked to stop."""
+
+    grace_seconds: float = option(
+        20,
+        identity=False,
+        minimum=0,
+        maximum=MOST_GRACE_S,
+        help="seconds after SIGTERM or SIGHUP in which open parts, and answers that are paid for, "
+        "are still finished; 0 gives them up at once. Closing engines takes up to 6 s more, and "
+        "Slurm sends SIGKILL after 30 s",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardedConfig(GraceConfig):
     """What the stages share whose parts can be divided among workers."""
 
     shard_index: int | None = option(
@@ -97,8 +115,27 @@ class ShardedConfig(StageConfig):
         "each task",
     )
 
+    claim: bool = option(
+        False,
+        identity=False,
+        help="take parts as they are free, in place of a fixed share: any number of copies of the "
+        "command share the output, and each ends when all parts are on disk",
+    )
+    lease_seconds: float = option(
+        120.0,
+        identity=False,
+        minimum=1,
+        help="seconds without a sign of life after which a part that another copy has claimed is "
+        "made here; a copy gives three in that time",
+    )
+
     def problems(self) -> list[str]:
         problems = super().problems()
+        if self.claim and Overwrite.of(self.overwrite) is Overwrite.ALL:
+            problems.append(
+                "--claim excludes --overwrite, with which each copy would throw away what the "
+                "others have made; --overwrite=stale throws away another configuration alone"
+            )
         index, count = self.shard_index, self.num_shards
         if not self.shards and (index is not None or count is not None):
             problems.append("--no-shards excludes --shard-index and --num-shards")

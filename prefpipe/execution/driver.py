@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Protocol
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.errors import PrefpipeError, UsageError, error_with_code
+from prefpipe.errors import PrefpipeError, StoppedEarly, UsageError, error_with_code
 from prefpipe.execution.channel import Failure, Message, Order, json_values
 from prefpipe.execution.part_maker import PartMade
 from prefpipe.execution.part_source import PartSource
@@ -241,7 +241,12 @@ class _DrivenJob:
             yield from self._note_made(place, part)
         elif kind == "failed":
             place.parts.discard(message["index"])
-            self._note_loss(message["index"], Failure.in_message(message).message)
+            failure = Failure.in_message(message)
+            if failure.exit_code == StoppedEarly.exit_code:
+                # Given back by a worker that was asked to stop: that is no fault of the part.
+                self._lost.append(message["index"])
+            else:
+                self._note_loss(message["index"], failure.message)
         elif kind == "error":
             place.failure = Failure.in_message(message)
         elif kind == "end":

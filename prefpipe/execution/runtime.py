@@ -39,7 +39,7 @@ class Job(NamedTuple):
     """The parts of one stage that are to be made.
 
     ``config`` says another process all that it needs to make them. ``is_done`` looks at the disk
-    whether a part is finished.
+    whether anybody has made a part since the command began.
     """
 
     config: StageConfig
@@ -80,6 +80,9 @@ class Runtime:
     ``when_asked()`` is when the request came and ``ends_at`` when the batch system ends the job,
     both in seconds since the epoch. ``started``: when the command began, on the monotonic clock.
 
+    ``grace_s``: how long what is being finished may take after SIGTERM. ``is_hurried()``: a second
+    signal came, or the grace is over, and nothing is waited for any more.
+
     ``executor``: who makes the parts, None for this process. ``main_thread`` opens engines on
     behalf of the threads that make parts.
     """
@@ -89,6 +92,8 @@ class Runtime:
     finishing: Callable[..., AbstractContextManager[None]] = no_section
     interruptible: Callable[[], AbstractContextManager[None]] = no_section
     when_asked: Callable[[], float | None] = lambda: None
+    is_hurried: Callable[[], bool] = lambda: False
+    grace_s: float = 20.0
     ends_at: float | None = None
     progress: Callable[[str, int], AbstractContextManager[Advance]] = no_progress
     context: Mapping[str, Any] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings
+from prefpipe.status.claimed_parts import ClaimedPart
 
 State = Literal["done", "partial", "stale", "corrupt"]
 
@@ -39,8 +40,9 @@ class ArtifactStatus:
     """The state of one artifact.
 
     ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts. ``reasons`` say why the
-    state is not ``done``, ``notes`` what could not be looked at. ``words`` are the command that
-    made it, as it was typed, and ``folder`` is where it was run.
+    state is not ``done``, ``notes`` what could not be looked at. ``claims`` are the parts that
+    workers are making. ``words`` are the command that made it, as it was typed, and ``folder`` is
+    where it was run.
     """
 
     path: Path
@@ -54,6 +56,7 @@ class ArtifactStatus:
     effects: Collection[Effect] = ()
     reasons: Sequence[str] = ()
     notes: Sequence[str] = ()
+    claims: Sequence[ClaimedPart] = ()
     words: Sequence[str] = ()
     folder: str = ""
 
@@ -144,6 +147,7 @@ class ArtifactStatus:
             "corrupt": list(self.corrupt_parts),
             "reasons": list(self.reasons),
             "notes": list(self.notes),
+            "claims": [claim.to_json() for claim in self.claims],
             "command": self.command,
             "num_shards": num_shards or max(1, self.n_parts),
             "shards_to_run": self.shards(num_shards),

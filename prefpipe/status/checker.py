@@ -19,6 +19,7 @@ from prefpipe.models.files import content_hash_of
 from prefpipe.models.location import locate_model
 from prefpipe.models.merge_record import MergedPart, MergeRecord, read_merge_record
 from prefpipe.status.artifact_status import ArtifactStatus, Effect, Standing, StatusFinding
+from prefpipe.status.claimed_parts import claimed_parts
 from prefpipe.status.folders import PAIR_STAGES
 from prefpipe.status.origins import (
     FILES,
@@ -115,6 +116,7 @@ class StatusChecker:
             effects={finding.effect for finding in [*findings, *unfinished]},
             reasons=[*reasons, *states.reasons, *(finding.text for finding in unfinished)],
             notes=[*notes, *states.notes],
+            claims=claimed_parts(path, record.fingerprint, states.to_make),
             words=_command_words(record),
             folder=_command_folder(record),
         )

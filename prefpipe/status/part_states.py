@@ -23,6 +23,11 @@ class PartStates(NamedTuple):
     reasons: list[str]
     notes: list[str]
 
+    @property
+    def to_make(self) -> set[int]:
+        """The parts that are to be made, or made again."""
+        return {*self.missing, *self.outdated, *self.corrupt}
+
 
 def part_states(artifact: Artifact, parents: Mapping[str, Artifact], *, quick: bool) -> PartStates:
     """Look at every part.

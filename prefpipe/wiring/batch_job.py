@@ -43,7 +43,8 @@ class Worker(NamedTuple):
 def worker_of(config: ShardedConfig, environment: Mapping[str, str]) -> Worker:
     """Return this worker's share.
 
-    Flags say it, else PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS, else Slurm's array.
+    Flags say it, else PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS, else Slurm's array, unless the
+    parts are claimed.
 
     Raises:
         UsageError: variables that contradict each other, or an array that is no row of numbers at
@@ -55,6 +56,9 @@ def worker_of(config: ShardedConfig, environment: Mapping[str, str]) -> Worker:
         return Worker()
     if any(name in environment for name in OWN_VARIABLES):
         return _of_own_variables(environment)
+    # Tasks of an array that claim their parts are copies of one command.
+    if config.claim:
+        return Worker()
     if any(f"{ARRAY}{name}" in environment for name in ("ID", "COUNT")):
         return _of_array(environment)
     return Worker()
@@ -97,7 +101,8 @@ def _of_array(environment: Mapping[str, str]) -> Worker:
         raise UsageError(
             f"this array has {count} tasks from {first} to {last}, with gaps: which of them is to "
             "make which parts is not to be seen",
-            hint=f"pass {BY_HAND} with the number of all shards, finished ones too; {SWEEP}",
+            hint=f"pass --claim, which needs no numbers, or {BY_HAND} with the number of all "
+            f"shards, finished ones too; {SWEEP}",
         )
     index, rest = divmod(task - first, step)
     if rest or not 0 <= index < count:

@@ -72,4 +72,10 @@ def run_control(runtime: "Runtime") -> "RunControl":
     """Return what a client of a server sees of the run."""
     from prefpipe.backends.request_threads import RunControl
 
-    return RunControl(runtime.log, runtime.should_stop, runtime.how_to_go_on)
+    return RunControl(
+        runtime.log,
+        runtime.should_stop,
+        runtime.how_to_go_on,
+        grace_s=runtime.grace_s,
+        is_hurried=runtime.is_hurried,
+    )

@@ -7,25 +7,35 @@ from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import parse_judge
 from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.score import ScoreConfig, parse_scorer
-from prefpipe.configs.stage import StageConfig
+from prefpipe.configs.stage import ShardedConfig, StageConfig
 from prefpipe.configs.workers import WorkersConfig
+from prefpipe.execution.claim_source import claimed
+from prefpipe.execution.this_process import OpenSource, ThisProcess, listed
 
 if TYPE_CHECKING:
     from prefpipe.execution.driver import Crew
     from prefpipe.execution.runtime import Executor
 
 
-def executor_for(config: StageConfig) -> "Executor | None":
-    """Return who makes the parts, None for this process alone.
+def executor_for(config: StageConfig) -> "Executor":
+    """Return who makes the parts.
 
     Raises:
         UsageError: fewer GPUs than the workers need.
     """
+    open_source = _source_of(config)
     if not isinstance(config, WorkersConfig) or config.workers is None:
-        return None
+        return ThisProcess(open_source)
     from prefpipe.execution.driver import Driver
 
-    return Driver(_crew_of(config))
+    return Driver(_crew_of(config), open_source)
+
+
+def _source_of(config: StageConfig) -> OpenSource:
+    """Return where parts are taken from: a fixed share, or what nobody has claimed."""
+    if isinstance(config, ShardedConfig) and config.claim:
+        return claimed(config.lease_seconds)
+    return listed
 
 
 def _crew_of(config: WorkersConfig) -> "Crew":

@@ -19,7 +19,6 @@ from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.wiring.judges import judge_for
 from prefpipe.wiring.models import locate, template_date
-from prefpipe.wiring.open_settings import settled
 from prefpipe.wiring.samplers import sampler_for
 from prefpipe.wiring.scorers import pair_rater, rater_for
 
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 def run_stage(config: StageConfig, runtime: Runtime) -> Summary:
     """Run the stage that a config belongs to."""
-    config = settled(config, runtime.log)
     return _RUNNERS[config.stage](config, runtime)
 
 

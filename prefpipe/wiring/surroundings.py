@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from prefpipe import __version__
 from prefpipe.artifacts.store import Shard
-from prefpipe.configs.stage import ShardedConfig, StageConfig
+from prefpipe.configs.stage import GraceConfig, ShardedConfig, StageConfig
 from prefpipe.execution.runtime import Advance, Runtime
 from prefpipe.wiring.batch_job import end_of_job, worker_of
 from prefpipe.wiring.executors import executor_for
@@ -35,8 +35,15 @@ class StopSource(Protocol):
         """Return whether to stop."""
         ...
 
+    grace_s: float
+    """What is being finished may take so long after SIGTERM."""
+
     def when_asked(self) -> float | None:
         """Return when the request came, in seconds since the epoch."""
+        ...
+
+    def is_hurried(self) -> bool:
+        """Return whether a second request came, or the grace is over."""
         ...
 
     def finishing(self, *, however_long: bool = False) -> AbstractContextManager[None]:
@@ -61,6 +68,7 @@ def runtime_for(
     without = ", without --overwrite," if config.overwrite.replaces_this_run else ""
     how_to_go_on = f"run the same command again{without} to go on"
 
+    set_grace(config, stop)
     shard = Shard()
     if isinstance(config, ShardedConfig):
         worker = worker_of(config, os.environ)
@@ -74,6 +82,8 @@ def runtime_for(
         finishing=stop.finishing,
         interruptible=stop.interruptible,
         when_asked=stop.when_asked,
+        is_hurried=stop.is_hurried,
+        grace_s=stop.grace_s,
         ends_at=end_of_job(os.environ),
         progress=progress,
         context=context_of(argv),
@@ -81,6 +91,12 @@ def runtime_for(
         how_to_go_on=how_to_go_on,
         executor=executor_for(config),
     )
+
+
+def set_grace(config: StageConfig, stop: StopSource) -> None:
+    """Tell what handles signals how long open parts may take, now that the config is known."""
+    if isinstance(config, GraceConfig):
+        stop.grace_s = config.grace_seconds
 
 
 def context_of(argv: Sequence[str]) -> dict[str, Any]:

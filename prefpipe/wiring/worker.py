@@ -2,18 +2,19 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from prefpipe.configs.stages import STAGES
 from prefpipe.errors import PrefpipeError
 from prefpipe.wiring.stages import run_stage
+from prefpipe.wiring.surroundings import StopSource, set_grace
 
 if TYPE_CHECKING:
     from prefpipe.execution.channel import Channel
-    from prefpipe.wiring.surroundings import StopSource
 
 
-def work(channel: "Channel", stop: "StopSource", on_lost_driver: Callable[[], None]) -> int:
+def work(channel: "Channel", stop: StopSource, on_lost_driver: Callable[[], None]) -> int:
     """Make the parts that a driver hands out, and return the exit code.
 
     Args:
@@ -37,12 +38,15 @@ def work(channel: "Channel", stop: "StopSource", on_lost_driver: Callable[[], No
         should_stop=lambda: stop() or worker.should_stop(),
         finishing=stop.finishing,
         interruptible=stop.interruptible,
+        is_hurried=stop.is_hurried,
         shard=Shard(order.shard_index, order.num_shards),
         executor=worker,
     )
     try:
         config_class = next(each for each in STAGES if each.stage == order.stage)
-        run_stage(config_class.from_values(order.values), runtime)
+        config = config_class.from_values(order.values)
+        set_grace(config, stop)
+        run_stage(config, replace(runtime, grace_s=stop.grace_s))
     except WorkerIsDone:
         channel.send({"type": "end"})
         return 0

@@ -348,7 +348,7 @@ def test_a_worker_whose_claim_is_gone_says_so_once_and_never_makes_it_anew(stora
     lines: list[str] = []
     left = held(storage, claimant(1), lines.append)
     assert left.take(0)
-    remove_claims(storage.path.parent, [0])
+    remove_claims(storage.path.parent, RUN, [0])
     left.renew()
     left.renew()
     left.give_back(0)
@@ -502,7 +502,7 @@ def test_workers_in_threads_share_parts_and_none_is_left_or_made_while_it_is_hel
         thread.join()
     assert sorted(made) == list(range(40))
     assert n_twice == 0
-    remove_claims(tmp_path, range(40))
+    remove_claims(tmp_path, RUN, range(40))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -512,5 +512,5 @@ def test_what_is_no_claim_is_left_alone(storage: ClaimFolder) -> None:
         (storage.path / name).write_text("mine")
     assert storage.list() == set()
     assert held(storage, claimant(1)).take(3)
-    remove_claims(storage.path.parent, range(10))
+    remove_claims(storage.path.parent, RUN, range(10))
     assert len(list(storage.path.iterdir())) == 4

@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
+import pytest
 
 from prefpipe.backends.fake import (
     BOS_ID,
@@ -12,9 +14,11 @@ from prefpipe.backends.fake import (
     FIRST_BYTE_ID,
     FakeEmbedder,
     FakeGenerator,
+    FakeModel,
     FakeScorer,
 )
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams, ScoreRequest
+from prefpipe.errors import UsageError
 
 PARAMS = SamplingParams(max_tokens=120)
 
@@ -89,6 +93,45 @@ def test_the_delay_is_slept_for_each_request():
     start = time.perf_counter()
     FakeGenerator(delay_s=0.01).generate([ask("x", seed) for seed in range(5)], PARAMS)
     assert time.perf_counter() - start >= 0.05
+
+
+def test_slots_answer_at_a_time_however_many_threads_ask_and_earlier_calls_first():
+    generator = FakeGenerator(delay_s=0.04, slots=4)
+    ended = []
+
+    def ask_for(number):
+        generator.generate([ask("x", seed) for seed in range(5)], PARAMS)
+        ended.append(number)
+
+    start = time.perf_counter()
+    threads = [threading.Thread(target=ask_for, args=(number,)) for number in range(4)]
+    assert generator.has_room()
+    for thread in threads:
+        thread.start()
+        time.sleep(0.005)
+    assert not generator.has_room(), "16 requests wait"
+    for thread in threads:
+        thread.join()
+    # 20 requests, 4 at a time
+    assert 0.2 <= time.perf_counter() - start < 0.4
+    assert ended == [0, 1, 2, 3]
+    assert generator.has_room()
+
+
+def test_a_long_answer_takes_longer_and_holds_one_slot_only():
+    requests = [ask("x", seed) for seed in range(40)]
+    n_tokens = [len(each.token_ids) for each in FakeGenerator().generate(requests, PARAMS)]
+    start = time.perf_counter()
+    FakeGenerator(token_delay_s=0.0005, slots=8).generate(requests, PARAMS)
+    elapsed_s = time.perf_counter() - start
+    assert 0.0005 * sum(n_tokens) / 8 <= elapsed_s < 0.0005 * sum(n_tokens) / 3
+
+
+def test_timing_is_no_part_of_a_fakes_identity():
+    timed = FakeModel.parse("fake:delay_s=0.1,token_delay_s=0.2,slots=8,error_rate=0.5")
+    assert timed.identity == FakeModel.parse("fake:error_rate=0.5").identity
+    with pytest.raises(UsageError, match="one slot or more"):
+        FakeModel.parse("fake:slots=0")
 
 
 def test_scores_lie_between_zero_and_one_and_depend_on_prompt_and_response():

@@ -63,6 +63,19 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "generate p.jsonl -o x --model fake --temperature nan",
             "--temperature takes finite numbers",
         ),
+        (
+            "generate p.jsonl -o x --model fake --grace-seconds -1",
+            "--grace-seconds must be within 0 and 86400, not -1.0",
+        ),
+        (
+            "embed c -o x --model fake --grace-seconds inf",
+            "--grace-seconds takes a finite number, not inf",
+        ),
+        (
+            "generate p.jsonl -o x --model fake --part-size 0",
+            "--part-size must be 1 or more, not 0",
+        ),
+        ("generate p.jsonl -o x --model fake --backend gpu", "--backend must be one of auto, vllm"),
         ("generate p.jsonl -o x --model fake --allow-partial", "No such option: --allow-partial"),
         (
             "train g -o x --model m --load-in-4bit",

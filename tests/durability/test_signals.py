@@ -159,12 +159,42 @@ def test_a_part_is_finished_after_sigterm_and_what_is_finished_stays(
     code, stderr, _ = ended(process, 20)
     assert code == 75
     assert (
-        "SIGTERM: finishing what is begun, then stopping; a second signal stops at once" in stderr
+        "SIGTERM: finishing what is begun within 20 s, then stopping; a second signal stops at once"
+        in stderr
     )
     assert "stopped: generate stopped as asked: 1 parts made now, 19 left" in stderr
     assert [path.name for path in (folder / "out").glob("part-*")] == [
         "part-00000-of-00020.parquet"
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("grace", "number", "is_finished", "line"),
+    [
+        ("0", signal.SIGTERM, False, "stopped by SIGTERM: with --grace-seconds 0 nothing is"),
+        ("0", signal.SIGHUP, False, "stopped by SIGHUP: with --grace-seconds 0 nothing is"),
+        ("0", signal.SIGUSR1, True, "SIGUSR1: finishing what is begun, then stopping"),
+        ("0.7", signal.SIGTERM, False, "what was begun took longer than 0.7 s from the signal"),
+        ("0.7", signal.SIGUSR1, True, "SIGUSR1: finishing what is begun, then stopping"),
+        ("60", signal.SIGTERM, True, "SIGTERM: finishing what is begun within 60 s, then stopping"),
+    ],
+)
+def test_grace_seconds_is_how_long_open_parts_may_take_after_sigterm(
+    inputs: Path, folder: Path, grace: str, number: signal.Signals, is_finished: bool, line: str
+) -> None:
+    """A part takes 2 s here."""
+    words = [*slow_parts(str(folder / "out")), "--grace-seconds", grace]
+    process = at_its_first_part(words, inputs)
+    process.send_signal(number)
+    code, stderr, elapsed_s = ended(process, 20)
+    assert code == 75
+    assert line in stderr
+    if is_finished:
+        assert list((folder / "out").glob("part-*"))
+    else:
+        assert {path.name for path in (folder / "out").iterdir()} == {"run.json"}, stderr
+        assert elapsed_s < 5
 
 
 @pytest.mark.slow
@@ -271,13 +301,18 @@ LONG = """
 import sys, time
 from prefpipe.cli import signals
 from prefpipe.cli.signals import stop_request
-signals.GRACE_S, signals.UNWIND_S = 1.0, 1.0
+signals.UNWIND_S = {unwind_s}
+stop_request.grace_s = {grace_s}
 
 def command():
     sys.stderr.write("ready\\n")
     sys.stderr.flush()
-    with stop_request.finishing(however_long={however_long}):
-        time.sleep({seconds})
+    try:
+        with stop_request.finishing(however_long={however_long}):
+            time.sleep({seconds})
+    finally:
+        time.sleep({closing_s})
+        sys.stderr.write("closed\\n")
     return 75 if stop_request() else 0
 
 stop_request.run(command)
@@ -285,10 +320,21 @@ stop_request.run(command)
 
 
 def run_long(
-    seconds: float, *numbers: signal.Signals, however_long: bool = False, **variables: str
+    seconds: float,
+    *numbers: signal.Signals,
+    however_long: bool = False,
+    grace_s: float = 1.0,
+    closing_s: float = 0.0,
+    **variables: str,
 ) -> tuple[int, str, float]:
     """Send signals, a moment apart, to what finishes something for so long, with a grace of 1 s."""
-    script = LONG.format(seconds=seconds, however_long=however_long)
+    script = LONG.format(
+        seconds=seconds,
+        however_long=however_long,
+        grace_s=grace_s,
+        closing_s=closing_s,
+        unwind_s=closing_s + 1,
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stderr=subprocess.PIPE,
@@ -315,11 +361,20 @@ def test_what_is_begun_is_left_when_the_grace_is_over(number: signal.Signals) ->
     assert 0.8 < elapsed_s < 5
 
 
-def test_sigusr1_waits_for_as_long_as_it_takes_and_so_does_a_checkpoint() -> None:
+@pytest.mark.parametrize("grace_s", [0.0, 1.0])
+def test_sigusr1_waits_for_as_long_as_it_takes_and_so_does_a_checkpoint(grace_s: float) -> None:
     for number, however_long in ((signal.SIGUSR1, False), (signal.SIGTERM, True)):
-        code, _, elapsed_s = run_long(3, number, however_long=however_long)
+        code, _, elapsed_s = run_long(2, number, however_long=however_long, grace_s=grace_s)
         assert code == 75
-        assert elapsed_s > 2
+        assert elapsed_s > 1.5
+
+
+@pytest.mark.parametrize("grace_s", [0.0, 0.2])
+def test_a_short_grace_does_not_cut_off_the_closing_of_engines(grace_s: float) -> None:
+    code, stderr, elapsed_s = run_long(30, signal.SIGTERM, grace_s=grace_s, closing_s=1.5)
+    assert code == 75
+    assert "closed" in stderr
+    assert 1 < elapsed_s < 3
 
 
 @pytest.mark.parametrize(

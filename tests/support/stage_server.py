@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass, field
 from importlib import import_module
 from pathlib import Path
 
+from prefpipe.artifacts import claims
+
 TESTS = Path(__file__).resolve().parent.parent
 
 
@@ -29,7 +31,9 @@ class Command:
 
     ``signal_after_s``: send ``signal`` so long after the start. ``die_at_event``: SIGKILL itself just before the n-th time
     (from 0) that a file below ``watched`` is opened, linked, renamed or removed. ``powerless``: root obeys permissions.
-    ``max_file_bytes``: no file may grow beyond. ``limit_s``: SIGKILL after so long.
+    ``max_file_bytes``: no file may grow beyond. ``limit_s``: SIGKILL after so long. ``start_after_s``: begin later than
+    the others. ``paused_s``: from when to when the process is stopped by SIGSTOP. ``machine``: another one than the
+    others' for claims, so that nobody sees whether the process lives.
     """
 
     argv: list[str]
@@ -42,6 +46,9 @@ class Command:
     powerless: bool = False
     max_file_bytes: int | None = None
     limit_s: float | None = None
+    start_after_s: float = 0.0
+    paused_s: tuple[float, float] | None = None
+    machine: str = ""
 
 
 @dataclass
@@ -149,12 +156,14 @@ def _run_children(commands: list[Command], scratch: Path) -> list[Outcome]:
         if pid == 0:
             os.close(opener)
             os.read(gate, 1)  # ends when the server closes its end: all start at once
+            time.sleep(command.start_after_s)
             _be_child(command, *streams)
         children[pid] = number
     os.close(gate)
     started = time.monotonic()
     os.close(opener)
     codes, elapsed = {}, {}
+    paused: set[int] = set()
     while children:
         now = time.monotonic() - started
         for pid, number in list(children.items()):
@@ -162,6 +171,12 @@ def _run_children(commands: list[Command], scratch: Path) -> list[Outcome]:
             if command.signal_after_s is not None and now >= command.signal_after_s:
                 os.kill(pid, command.signal)
                 command.signal_after_s = None
+            if command.paused_s is not None and now >= command.paused_s[0]:
+                # once to stop it, and once to let it go on
+                is_paused = pid in paused
+                os.kill(pid, signal.SIGCONT if is_paused else signal.SIGSTOP)
+                command.paused_s = None if is_paused else (command.paused_s[1], 0.0)
+                paused.add(pid)
             if command.limit_s is not None and now >= command.limit_s:
                 os.kill(pid, signal.SIGKILL)
             done, status = os.waitpid(pid, os.WNOHANG)
@@ -198,6 +213,8 @@ def _be_child(command: Command, stdout: Path, stderr: Path) -> None:
             _drop_capabilities()
         if command.die_at_event is not None:
             _die_at(command.die_at_event, command.watched)
+        if command.machine:
+            claims._machine = lambda: command.machine
         sys.argv = ["prefpipe", *command.argv]
         from prefpipe.cli.main import main
 

@@ -1,9 +1,9 @@
 """The decoding loop: prompts go in, sampled token ids and log-probabilities come out.
 
-A row is one sample of one prompt. Each distinct prompt is prefilled once, and its key/value cache
-is copied to its samples. Rows that end leave the batch and waiting rows take their places, an
-eighth of the batch at a time, because each change copies the cache. Prompts are taken shortest
-first, so that neighbours need little padding.
+A row is one sample of one prompt. Each distinct prompt of a call is prefilled once, and its
+key/value cache is copied to its samples. A row that ends frees its slot, and a waiting row takes it
+before the next step. Calls are served in their order; of one call's prompts the shortest come
+first, so that those that are prefilled together need little padding.
 """
 
 from collections import deque
@@ -14,24 +14,34 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache
 
-from prefpipe.backends.generators.kv_cache import count_positions, join_caches, new_cache
+from prefpipe.backends.generators.kv_cache import SlotCache, count_positions, prefill_cache
 from prefpipe.backends.generators.sampling import sample_tokens
 from prefpipe.backends.protocol import SamplingParams
 
 MAX_PREFILL_TOKENS = 8192
 """Padded prompt tokens of one prefill, to bound its memory; a longer prompt goes alone."""
 
-STRIDE_SHARE = 0.125
-"""Share of the batch that must have ended before the cache is copied without it."""
+AHEAD_SHARE = 0.25
+"""Share of the batch that is prefilled at a time, though fewer slots may be free.
+
+A prefill of one short prompt costs nearly what one of many costs.
+"""
 
 
 class Row(NamedTuple):
-    """One sample to draw: the place of its request, its prompt, its seed and its temperature."""
+    """One sample to draw: its call, its place there, and of what it is drawn."""
 
-    request: int
+    call: int
+    place: int
     prompt: tuple[int, ...]
     seed: int
     temperature: float
+    params: SamplingParams
+
+    @property
+    def truncation(self) -> tuple[float, int]:
+        """What is cut off the distribution: ``top_p`` and ``top_k``."""
+        return self.params.top_p, self.params.top_k
 
 
 class Sampled(NamedTuple):
@@ -41,24 +51,31 @@ class Sampled(NamedTuple):
     model's numbers overflowed on the way.
     """
 
-    request: int
+    row: Row
     token_ids: list[int]
     logp: float
     is_stopped: bool
 
 
 class Batch(NamedTuple):
-    """The S rows in flight, with room for T = max_tokens tokens each."""
+    """S rows, with room for T tokens each."""
 
-    request: Tensor  # (S,) place among the requests
     n_prompt: Tensor  # (S,)
     n_tokens: Tensor  # (S,) sampled so far; the last one is not in the cache yet
+    max_tokens: Tensor  # (S,)
     tokens: Tensor  # (S, T)
     uniforms: Tensor  # (S, T) float64
     temperature: Tensor  # (S,)
     logp: Tensor  # (S,) float64
-    is_alive: Tensor  # (S,)
     is_stopped: Tensor  # (S,)
+    has_ended: Tensor  # (S,)
+
+
+class Waiting(NamedTuple):
+    """A prompt and its samples that wait for a slot."""
+
+    prompt: tuple[int, ...]
+    rows: list[Row]
 
 
 class Prefilled(NamedTuple):
@@ -68,42 +85,77 @@ class Prefilled(NamedTuple):
     logits: Tensor
 
 
-class Decoder:
-    """The loop over one list of rows. Not reusable: make one for each call."""
+class Ready(NamedTuple):
+    """A prompt that is prefilled, and its samples that wait for a slot."""
 
-    def __init__(
-        self, model: Any, eos_ids: Iterable[int], params: SamplingParams, batch_size: int
-    ) -> None:
+    prefilled: Prefilled
+    place: int
+    rows: list[Row]
+
+
+class Decoder:
+    """The batch in flight and what waits for it. Of one thread: see `shared_decoder`."""
+
+    def __init__(self, model: Any, eos_ids: Iterable[int], batch_size: int) -> None:
         self._model = model
-        self._params = params
         self._batch_size = batch_size
         self._eos = torch.tensor(sorted(eos_ids), dtype=torch.int64, device=model.device)
-        self._prompts: deque[tuple[tuple[int, ...], list[Row]]] = deque()
-        self._ready: deque[tuple[Prefilled, int, list[Row]]] = deque()
-        self._finished: list[Sampled] = []
 
-    @torch.inference_mode()
-    def run(self, rows: Sequence[Row]) -> list[Sampled]:
-        """Return every row once, in the order in which they ended."""
+        self._waiting: deque[Waiting] = deque()
+        self._ready: deque[Ready] = deque()
+        self._rows: list[Row | None] = []
+        """The row in each slot, None where it ended."""
+        self._batch: Batch | None = None
+        """What is sampled of the rows, by slot, and slots to spare."""
+        self._cache = SlotCache(batch_size)
+
+    @property
+    def n_waiting(self) -> int:
+        """Rows without a slot."""
+        n_ready = sum(len(ready.rows) for ready in self._ready)
+        return n_ready + sum(len(waiting.rows) for waiting in self._waiting)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether every row has ended."""
+        return not (self._rows or self._ready or self._waiting)
+
+    def add(self, rows: Iterable[Row]) -> None:
+        """Put the rows of one call at the end of the line."""
         samples: dict[tuple[int, ...], list[Row]] = {}
         for row in rows:
             samples.setdefault(row.prompt, []).append(row)
-        # shortest first
-        self._prompts.extend(sorted(samples.items(), key=lambda item: len(item[0])))
+        shortest_first = sorted(samples.items(), key=lambda item: len(item[0]))
+        self._waiting.extend(Waiting(prompt, rows) for prompt, rows in shortest_first)
 
-        batch, cache = self._admit(None, None)
-        while batch is not None and cache is not None:
-            # New rows have their first token from the prefill, and may all have ended with it.
-            if bool(batch.is_alive.any()):
-                self._append(batch, self._step(batch, cache))
+    def drop(self, call: int) -> None:
+        """Forget the rows of a call that nobody waits for any more."""
+        self._waiting = deque(each for each in self._waiting if each.rows[0].call != call)
+        self._ready = deque(each for each in self._ready if each.rows[0].call != call)
+        for slot, row in enumerate(self._rows):
+            if row is not None and row.call == call:
+                self._rows[slot] = None
 
-            n_rows, n_ended = len(batch.request), int((~batch.is_alive).sum())
-            if n_ended >= max(1, STRIDE_SHARE * n_rows):
-                batch, cache = self._admit(batch, cache)
-        return self._finished
+    @torch.inference_mode()
+    def step(self) -> list[Sampled]:
+        """Fill the free slots, sample one token for each row, and return the rows that ended."""
+        finished = self._fill()
+        rows = self._close_gaps()
+        if not rows or self._batch is None:
+            # No row is left, and until the next one comes their memory is free.
+            self._batch, self._cache = None, SlotCache(self._batch_size)
+            return finished
 
-    def _step(self, batch: Batch, cache: Cache) -> Tensor:
+        batch = _part_of(self._batch, slice(0, len(rows)))
+        self._append(batch, self._next_logits(batch), rows[0].truncation)
+        ended = batch.has_ended.nonzero().squeeze(1)
+        for slot in ended.tolist():
+            self._rows[slot] = None
+        return finished + _finished(batch, ended, rows)
+
+    def _next_logits(self, batch: Batch) -> Tensor:
         """Feed each row's last token; return the logits of the next one, (S, V) float32."""
+        cache = self._cache.for_a_step()
         n_cached = batch.n_prompt + batch.n_tokens - 1
         width = count_positions(cache) + 1
         # Rows are aligned at the right: what lies left of a row's own positions is not its.
@@ -123,131 +175,194 @@ class Decoder:
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
-    def _append(self, batch: Batch, logits: Tensor) -> None:
-        """Sample one token for each living row and write it down, in place."""
+    def _append(self, batch: Batch, logits: Tensor, truncation: tuple[float, int]) -> None:
+        """Sample one token for each row and write it down, in place."""
         normaliser = logits.logsumexp(dim=-1)
         is_sound = normaliser.isfinite()
         if not bool(is_sound.all()):
             # these rows end here, with a logp that is not finite
             logits = logits.masked_fill(~is_sound[:, None], 0.0)
 
-        # A row that has ended may be full: it points at its last token, which is kept below.
-        place = batch.n_tokens.clamp(max=self._params.max_tokens - 1)[:, None]
+        place = batch.n_tokens[:, None]
         uniforms = batch.uniforms.gather(1, place).squeeze(1)
-        chosen = sample_tokens(
-            logits, uniforms, batch.temperature, top_k=self._params.top_k, top_p=self._params.top_p
-        )
-        logp = logits.gather(1, chosen[:, None]).squeeze(1) - normaliser
+        top_p, top_k = truncation
+        chosen = sample_tokens(logits, uniforms, batch.temperature, top_k=top_k, top_p=top_p)
 
-        # Ended rows are still in the batch: they keep what they have.
-        was_alive = batch.is_alive.clone()
-        kept = torch.where(was_alive[:, None], chosen[:, None], batch.tokens.gather(1, place))
-        batch.tokens.scatter_(1, place, kept)
-        batch.logp.add_(torch.where(was_alive, logp, 0.0))
-        batch.n_tokens.add_(was_alive)
+        batch.logp.add_(logits.gather(1, chosen[:, None]).squeeze(1) - normaliser)
+        batch.tokens.scatter_(1, place, chosen[:, None])
+        batch.n_tokens.add_(1)
+        batch.is_stopped.copy_(torch.isin(chosen, self._eos))
+        is_full = batch.n_tokens >= batch.max_tokens
+        batch.has_ended.copy_(batch.is_stopped | is_full | ~is_sound)
 
-        batch.is_stopped.logical_or_(was_alive & torch.isin(chosen, self._eos))
-        has_room = batch.n_tokens < self._params.max_tokens
-        batch.is_alive.logical_and_(~batch.is_stopped & is_sound & has_room)
-
-    def _admit(self, batch: Batch | None, cache: Cache | None) -> tuple[Batch | None, Cache | None]:
-        """Write down the ended rows and fill their places.
-
-        Returns:
-            The new batch and its cache, None for both when nothing is left.
-        """
-        caches: list[tuple[Cache, Tensor]] = []
-        batches: list[Batch] = []
-        n_living = 0
-        if batch is not None and cache is not None:
-            self._collect(batch)
-            living = batch.is_alive.nonzero().squeeze(1)
-            n_living = len(living)
-            batches.append(Batch(*(column[living] for column in batch)))
-            caches.append((cache, living))
-
-        for prefilled, places, rows in self._start(self._batch_size - n_living):
-            chosen = torch.tensor(places, device=self._eos.device)
+    def _fill(self) -> list[Sampled]:
+        """Let waiting rows take the free slots; return those that ended with their first token."""
+        finished: list[Sampled] = []
+        free = [slot for slot, row in enumerate(self._rows) if row is None]
+        free += range(len(self._rows), self._batch_size)
+        while free and self._may_start():
+            prefilled, places, rows = self._start(len(free))
             started = self._new_batch(rows)
-            self._append(started, prefilled.logits[chosen])
-            batches.append(started)
-            caches.append((prefilled.cache, chosen))
+            chosen = torch.tensor(places, device=self._eos.device)
+            self._append(started, prefilled.logits[chosen], rows[0].truncation)
+            ended = started.has_ended.nonzero().squeeze(1)
+            finished += _finished(started, ended, rows)
 
-        if not any(len(part.request) for part in batches):
-            return None, None
-        joined = Batch(*(torch.cat(columns) for columns in zip(*batches, strict=True)))
-        width = int((joined.n_prompt + joined.n_tokens - 1).max())
-        return joined, join_caches(caches, width)
+            living = (~started.has_ended).nonzero().squeeze(1)
+            if len(living):
+                slots, free = free[: len(living)], free[len(living) :]
+                living_rows = [rows[place] for place in living.tolist()]
+                self._put(_part_of(started, living), slots, living_rows)
+                lengths = [len(row.prompt) for row in living_rows]
+                self._cache.put(prefilled.cache, chosen[living], slots, lengths)
+        return finished
 
-    def _collect(self, batch: Batch) -> None:
-        for row in (~batch.is_alive).nonzero().squeeze(1).tolist():
-            ids = batch.tokens[row, : int(batch.n_tokens[row])].tolist()
-            sampled = Sampled(
-                int(batch.request[row]), ids, float(batch.logp[row]), bool(batch.is_stopped[row])
-            )
-            self._finished.append(sampled)
+    def _may_start(self) -> bool:
+        """Return whether a row waits that can join those in flight.
 
-    def _start(self, n_free: int) -> list[tuple[Prefilled, list[int], list[Row]]]:
-        """Take up to ``n_free`` waiting rows.
+        All rows of a batch have one truncation; those of another wait until it is empty.
+        """
+        line = self._ready or self._waiting
+        if not line:
+            return False
+        in_flight = {row.truncation for row in self._rows if row is not None}
+        return in_flight <= {line[0].rows[0].truncation}
+
+    def _start(self, n_free: int) -> tuple[Prefilled, list[int], list[Row]]:
+        """Take up to ``n_free`` waiting rows of one prefill and one truncation.
 
         Returns:
-            The prefills they come from, each with the rows and their prompts' places in it.
+            The prefill, the place in it of each row's prompt, and the rows.
         """
-        started: list[tuple[Prefilled, list[int], list[Row]]] = []
-        while n_free > 0 and (self._ready or self._prompts):
-            if not self._ready:
-                self._prefill(n_free)
-            prefilled, place, waiting = self._ready[0]
-            rows = waiting[:n_free]
-            del waiting[:n_free]
-            if not waiting:
-                self._ready.popleft()
+        if not self._ready:
+            self._prefill(max(n_free, int(AHEAD_SHARE * self._batch_size)))
 
-            if not started or started[-1][0] is not prefilled:
-                started.append((prefilled, [], []))
-            _, places, started_rows = started[-1]
-            places += [place] * len(rows)
-            started_rows += rows
-            n_free -= len(rows)
-        return started
+        prefilled, truncation = self._ready[0].prefilled, self._ready[0].rows[0].truncation
+        places: list[int] = []
+        taken: list[Row] = []
+        while self._ready and len(taken) < n_free:
+            ready = self._ready[0]
+            if ready.prefilled is not prefilled or ready.rows[0].truncation != truncation:
+                break
+            rows = ready.rows[: n_free - len(taken)]
+            places += [ready.place] * len(rows)
+            taken += rows
+            del ready.rows[: len(rows)]
+            if not ready.rows:
+                self._ready.popleft()
+        return prefilled, places, taken
 
     def _prefill(self, n_rows: int) -> None:
         """Prefill the next prompts: as many as have ``n_rows`` rows together and fit into one."""
-        taken: list[tuple[tuple[int, ...], list[Row]]] = []
-        n_taken = 0
-        while self._prompts and n_taken < n_rows:
-            longest = len(self._prompts[0][0])  # they come shortest first
-            if taken and longest * (len(taken) + 1) > MAX_PREFILL_TOKENS:
+        taken: list[Waiting] = []
+        n_taken, width = 0, 0
+        while self._waiting and n_taken < n_rows:
+            wider = max(width, len(self._waiting[0].prompt))
+            if taken and wider * (len(taken) + 1) > MAX_PREFILL_TOKENS:
                 break
-            taken.append(self._prompts.popleft())
-            n_taken += len(taken[-1][1])
+            taken.append(self._waiting.popleft())
+            n_taken += len(taken[-1].rows)
+            width = wider
 
         # Padded at the left: the last position of every prompt gives the logits.
         device = self._eos.device
-        width = len(taken[-1][0])
         padded = [[0] * (width - len(prompt)) + list(prompt) for prompt, _ in taken]
         ids = torch.tensor(padded, device=device)
         n_padding = torch.tensor([width - len(prompt) for prompt, _ in taken], device=device)
         places = torch.arange(width, device=device) - n_padding[:, None]
-        cache = new_cache()
+        cache = prefill_cache()
         logits = self._forward(ids, places >= 0, places.clamp(min=0), cache)
         prefilled = Prefilled(cache, logits)
-        self._ready.extend((prefilled, place, rows) for place, (_, rows) in enumerate(taken))
+        for place, waiting in enumerate(taken):
+            self._ready.append(Ready(prefilled, place, waiting.rows))
 
     def _new_batch(self, rows: Sequence[Row]) -> Batch:
-        device, n_rows, n_tokens = self._eos.device, len(rows), self._params.max_tokens
-        uniforms = [draw_uniforms(row.seed, n_tokens) for row in rows]
+        """Return rows without a token, with room for as many as the longest may have."""
+        device, n_rows = self._eos.device, len(rows)
+        width = max(row.params.max_tokens for row in rows)
+        uniforms = [draw_uniforms(row.seed, width) for row in rows]
         return Batch(
-            request=torch.tensor([row.request for row in rows], device=device),
             n_prompt=torch.tensor([len(row.prompt) for row in rows], device=device),
             n_tokens=torch.zeros(n_rows, dtype=torch.int64, device=device),
-            tokens=torch.zeros(n_rows, n_tokens, dtype=torch.int64, device=device),
+            max_tokens=torch.tensor([row.params.max_tokens for row in rows], device=device),
+            tokens=torch.zeros(n_rows, width, dtype=torch.int64, device=device),
             uniforms=torch.stack(uniforms).to(device),
             temperature=torch.tensor([float(row.temperature) for row in rows], device=device),
             logp=torch.zeros(n_rows, dtype=torch.float64, device=device),
-            is_alive=torch.ones(n_rows, dtype=torch.bool, device=device),
             is_stopped=torch.zeros(n_rows, dtype=torch.bool, device=device),
+            has_ended=torch.zeros(n_rows, dtype=torch.bool, device=device),
         )
+
+    def _put(self, started: Batch, slots: Sequence[int], rows: Sequence[Row]) -> None:
+        """Write rows that have their first token into slots."""
+        self._rows += [None] * (max(slots) + 1 - len(self._rows))
+        for slot, row in zip(slots, rows, strict=True):
+            self._rows[slot] = row
+
+        if self._batch is None or self._batch.tokens.shape[1] < started.tokens.shape[1]:
+            wider = _empty_batch(started, self._batch_size)
+            if self._batch is not None:
+                _write(self._batch, wider, slice(0, self._batch_size))
+            self._batch = wider
+        _write(started, self._batch, torch.tensor(slots, device=self._eos.device))
+
+    def _close_gaps(self) -> list[Row]:
+        """Move the last rows into slots that stayed free: a step computes no empty slot.
+
+        Returns:
+            The rows, by slot.
+        """
+        living = [row for row in self._rows if row is not None]
+        if len(living) == len(self._rows):
+            return living
+
+        n_living = len(living)
+        targets = [slot for slot, row in enumerate(self._rows) if row is None and slot < n_living]
+        sources = [
+            slot for slot, row in enumerate(self._rows) if row is not None and slot >= n_living
+        ]
+        for source, target in zip(sources, targets, strict=True):
+            self._rows[target] = self._rows[source]
+        del self._rows[n_living:]
+
+        self._cache.move(sources, targets, n_living)
+        if self._batch is not None and sources:
+            moved = _part_of(self._batch, torch.tensor(sources, device=self._eos.device))
+            _write(moved, self._batch, torch.tensor(targets, device=self._eos.device))
+        return [row for row in self._rows if row is not None]
+
+
+def _part_of(batch: Batch, rows: slice | Tensor) -> Batch:
+    """Return some rows of a batch: views of them for a slice."""
+    return Batch(*(column[rows] for column in batch))
+
+
+def _empty_batch(like: Batch, n_slots: int) -> Batch:
+    """Return a batch of ``n_slots``, each with as much room for tokens as ``like`` has."""
+    return Batch(*(column.new_zeros(n_slots, *column.shape[1:]) for column in like))
+
+
+def _write(rows: Batch, batch: Batch, slots: slice | Tensor) -> None:
+    """Write rows into slots of a batch that has as much room for tokens, or more."""
+    for column, new in zip(batch, rows, strict=True):
+        if new.dim() == 1:
+            column[slots] = new
+        else:
+            column[slots, : new.shape[1]] = new
+
+
+def _finished(batch: Batch, ended: Tensor, rows: Sequence[Row]) -> list[Sampled]:
+    """Return what was sampled of the rows at the places ``ended``."""
+    if not len(ended):
+        return []
+    columns = (batch.n_tokens, batch.tokens, batch.logp, batch.is_stopped)
+    n_tokens, tokens, logp, is_stopped = (column[ended].tolist() for column in columns)
+    return [
+        Sampled(rows[place], ids[:n], total, stopped)
+        for place, ids, n, total, stopped in zip(
+            ended.tolist(), tokens, n_tokens, logp, is_stopped, strict=True
+        )
+    ]
 
 
 def draw_uniforms(seed: int, n_tokens: int) -> Tensor:

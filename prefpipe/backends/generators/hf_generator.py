@@ -12,8 +12,9 @@ from transformers.utils import logging as transformers_logging
 
 from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.backends.device import find_device
-from prefpipe.backends.generators.decoding import Decoder, Row, Sampled
+from prefpipe.backends.generators.decoding import Sampled
 from prefpipe.backends.generators.kv_cache import is_supported
+from prefpipe.backends.generators.shared_decoder import Sample, SharedDecoder
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
     Generation,
@@ -30,8 +31,9 @@ DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
 class HfGenerator:
     """A generator on transformers' models with prefpipe's own decoding loop (see ``decoding``).
 
-    The answer to a request depends on its own prompt, seed and temperature. Other rows of the batch
-    move it only through the rounding of the matrix products.
+    `encode` and `generate` may be called from several threads: the rows of all calls share one
+    batch. The answer to a request depends on its own prompt, seed and temperature. Other rows of
+    the batch move it only through the rounding of the matrix products.
 
     ``dtype="auto"`` is float32 on CPU and bfloat16 on a GPU; ``batch_size`` counts sequences.
 
@@ -59,7 +61,7 @@ class HfGenerator:
         self._model = loaded.to(place)
         if place.type == "cpu":
             _take_into_memory(self._model)
-        self._batch_size = batch_size
+        self._decoder = SharedDecoder(self._model, self._tokenizer.eos_ids, batch_size)
 
         limit = self._model.config.get_text_config().max_position_embeddings
         if max_model_len is not None and max_model_len > limit:
@@ -82,9 +84,13 @@ class HfGenerator:
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
-        """Return one generation for each request, in order; one that does not fit is an error."""
+        """Return one generation for each request, in order; one that does not fit is an error.
+
+        Raises:
+            EngineDeadError: sampling failed, out of memory say, or the generator was closed.
+        """
         generations: dict[int, Generation] = {}
-        rows = []
+        samples: dict[int, Sample] = {}
         for index, request in enumerate(requests):
             prompt = tuple(request.prompt_token_ids) or tuple(self.encode(request.messages))
             if len(prompt) + params.max_tokens > self.max_model_len:
@@ -94,16 +100,21 @@ class HfGenerator:
                 )
                 generations[index] = Generation("", [], "error", None, reason)
             else:
-                rows.append(Row(index, prompt, request.seed, request.temperature))
+                samples[index] = Sample(prompt, request.seed, request.temperature)
 
-        decoder = Decoder(self._model, self._tokenizer.eos_ids, params, self._batch_size)
-        for sampled in decoder.run(rows):
-            generations[sampled.request] = self._generation(sampled)
+        sampled = self._decoder.sample(list(samples.values()), params)
+        for index, each in zip(samples, sampled, strict=True):
+            generations[index] = self._generation(each)
         return [generations[index] for index in range(len(requests))]
 
+    def has_room(self) -> bool:
+        """Return whether another part's requests are wanted, lest slots be empty."""
+        return self._decoder.has_room()
+
     def close(self) -> None:
-        """Release the model's memory."""
-        del self._model
+        """End the calls that wait, and release the model's memory."""
+        self._decoder.close()
+        self._model = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

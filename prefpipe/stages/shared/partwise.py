@@ -9,9 +9,17 @@ from pathlib import Path
 from shlex import quote
 from typing import Any
 
+from prefpipe.artifacts.claims import remove_claims
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.store import Output, Shard, add_tallies, join_output, open_output
+from prefpipe.artifacts.store import (
+    FileVersion,
+    Output,
+    Shard,
+    add_tallies,
+    join_output,
+    open_output,
+)
 from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, StoppedEarly
 from prefpipe.execution.part_maker import PartMaker, Prepared
@@ -105,14 +113,16 @@ def loop_over_parts(
     """
     executor = runtime.executor or ThisProcess()
     to_do: list[int] = []
+    # A part that is made again was finished before: only its file shows that somebody made it.
+    files_before: dict[int, FileVersion | None] = {}
     # The driver has looked which parts are left.
     if not runtime.is_worker:
-        # A part of an earlier run counts only where its parents are the ones on disk now.
-        to_do = [
-            index
-            for index in indices
-            if not output.is_done(index, parents_of(index)) or redo(index)
-        ]
+        for index in indices:
+            # before the part itself, which another worker may write between the two
+            files_before[index] = output.file_version(index)
+            # A part of an earlier run counts only where its parents are the ones on disk now.
+            if not output.is_done(index, parents_of(index)) or redo(index):
+                to_do.append(index)
         summary.n_parts_kept = len(indices) - len(to_do)
     if summary.n_parts_kept:
         runtime.log(
@@ -122,7 +132,8 @@ def loop_over_parts(
         runtime.log(_nothing_to_do(runtime.shard, output))
 
     def is_done(index: int) -> bool:
-        return output.is_done(index, parents_of(index))
+        is_written = output.file_version(index) != files_before.get(index)
+        return is_written and output.footer_fits(index, parents_of(index))
 
     job = Job(config, output, maker, to_do, is_done, runtime)
     clock = PartClock(runtime)
@@ -146,6 +157,9 @@ def loop_over_parts(
             f"{n_left} left",
             hint=runtime.how_to_go_on,
         )
+
+    # A worker that was killed behind a part has left its claim.
+    remove_claims(output.path, output.record.fingerprint, indices)
 
     # Rows are counted from the footers, so that parts of earlier runs count as those made now.
     footers = [output.footer(index) for index in indices]

@@ -4,6 +4,7 @@ Where vLLM is installed (`make test-vllm`), its engine and its server are tested
 those are skipped.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import pytest
@@ -271,6 +272,37 @@ def test_one_failing_row_does_not_lose_the_others(case):
     assert ids_of([answers[0], *answers[2:]]) == ids_of(
         case.generator.generate(good, SamplingParams(8))
     )
+
+
+def test_calls_from_several_threads_are_answered_as_one_call_is(case):
+    """Whatever their order, and each with its own settings."""
+    calls = [[ask(case, text, seed) for seed in range(2)] for text in (*TEXTS[:4], *TEXTS[:2])]
+    limits = [SamplingParams(6 + 3 * (number % 3)) for number in range(len(calls))]
+    expected = [
+        case.generator.generate(call, params) for call, params in zip(calls, limits, strict=True)
+    ]
+    with ThreadPoolExecutor(len(calls)) as threads:
+        found = list(threads.map(case.generator.generate, calls, limits))
+    assert [ids_of(each) for each in found] == [ids_of(each) for each in expected]
+    assert [[each.text for each in call] for call in found] == [
+        [each.text for each in call] for call in expected
+    ]
+
+
+def test_prompts_are_encoded_by_several_threads_while_answers_are_made(case):
+    """A fast tokenizer that two threads share raises "Already borrowed" unless it is guarded."""
+    messages = [[{"role": "user", "content": text * 40}] for text in TEXTS]
+    expected = [case.generator.encode(each) for each in messages]
+    requests = [ask(case, text) for text in TEXTS]
+    with ThreadPoolExecutor(4) as threads:
+        answers = threads.submit(case.generator.generate, requests, SamplingParams(12))
+        encoded = list(threads.map(case.generator.encode, messages * 20))
+    assert encoded == expected * 20
+    assert len(answers.result()) == len(requests)
+
+
+def test_there_is_room_when_nobody_asks(case):
+    assert case.generator.has_room()
 
 
 def test_unicode_prompts_are_answered(case):

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
 from prefpipe.backends.generators import decoding
 from prefpipe.backends.generators.decoding import draw_uniforms
 from prefpipe.backends.generators.hf_generator import HfGenerator, load_causal_lm
+from prefpipe.backends.generators.shared_decoder import SharedDecoder
 from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.errors import InputError, ModelError
 from prefpipe.models.files import inspect_model
@@ -58,8 +59,9 @@ def ask(generator, texts=TEXTS, n=4, temperature=1.0):
 
 def resized(generator, batch_size):
     """The same generator with another batch size, without loading the model again."""
+    decoder = SharedDecoder(generator._model, generator._tokenizer.eos_ids, batch_size)
     other = object.__new__(HfGenerator)
-    other.__dict__ = generator.__dict__ | {"_batch_size": batch_size}
+    other.__dict__ = generator.__dict__ | {"_decoder": decoder}
     return other
 
 

@@ -1,0 +1,192 @@
+"""One decoder for the calls of many threads.
+
+The rows of all calls share one batch. They are computed in a thread of the decoder's own, which
+lives as long as there is a row to sample: a caller puts its rows into the line, waits, and makes
+texts of what comes back itself, while the next step is computed.
+"""
+
+import atexit
+import threading
+from collections.abc import Iterable, Sequence
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+
+from prefpipe.backends.generators.decoding import Decoder, Row, Sampled
+from prefpipe.backends.protocol import SamplingParams
+from prefpipe.errors import EngineDeadError
+
+CLOSE_S = 10.0
+"""How long `SharedDecoder.close` waits for the step that is being computed.
+
+It may be one of a large model on a CPU, and the thread is a daemon: the process ends without it.
+"""
+
+
+class Sample(NamedTuple):
+    """What a caller asks for: one sample of a prompt."""
+
+    prompt: tuple[int, ...]
+    seed: int
+    temperature: float
+
+
+class Call:
+    """What one caller waits for."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+        self.sampled: dict[int, Sampled] = {}
+        """By their places in the call."""
+        self.is_over = threading.Event()
+        """Set when all rows are sampled, or none will be any more."""
+
+
+class SharedDecoder:
+    """Samples the rows of many threads at a time, those of earlier calls first."""
+
+    def __init__(self, model: Any, eos_ids: Iterable[int], batch_size: int) -> None:
+        self._model, self._eos_ids, self._batch_size = model, list(eos_ids), batch_size
+        self._numbers = count()
+        self._lock = threading.Lock()
+        """Held by who reads or changes what follows, never during a step."""
+        self._thread: threading.Thread | None = None
+        """The last one that was started."""
+        self._is_running = False
+        """Whether that thread looks at what is offered once more."""
+        self._calls: dict[int, Call] = {}
+        """All that are waited for, by number."""
+        self._offered: list[list[Row]] = []
+        """Rows that the decoder has not seen yet, call by call, the oldest first."""
+        self._given_up: list[int] = []
+        """Calls whose callers wait no more."""
+        self._n_waiting = 0
+        """Rows that the decoder has seen and given no slot."""
+        self._end: EngineDeadError | None = None
+        """Why nothing is sampled any more."""
+
+    def sample(self, samples: Sequence[Sample], params: SamplingParams) -> list[Sampled]:
+        """Return every sample, in order.
+
+        Raises:
+            EngineDeadError: the decoder failed, now or in an earlier call, or was closed.
+        """
+        if not samples:
+            return []
+        number, call = next(self._numbers), Call(len(samples))
+        rows = [
+            Row(number, place, sample.prompt, sample.seed, sample.temperature, params)
+            for place, sample in enumerate(samples)
+        ]
+
+        with self._lock:
+            self._refuse_if_dead()
+            self._calls[number] = call
+            self._offered.append(rows)
+            if not self._is_running:
+                self._is_running = True
+                self._thread = threading.Thread(target=self._work, name="decoder", daemon=True)
+                self._thread.start()
+        try:
+            call.is_over.wait()
+        except BaseException:
+            # A signal in the main thread: nobody wants these rows any more.
+            with self._lock:
+                self._given_up.append(number)
+            raise
+
+        if len(call.sampled) < len(samples):
+            self._refuse_if_dead()
+        return [call.sampled[place] for place in range(len(samples))]
+
+    def has_room(self) -> bool:
+        """Return whether so few rows wait that slots may be empty before the next call comes."""
+        with self._lock:
+            n_offered = sum(len(rows) for rows in self._offered)
+            return n_offered + self._n_waiting < max(1, self._batch_size // 4)
+
+    def close(self) -> None:
+        """End the calls that wait and, after the step that is being computed, the thread."""
+        with self._lock:
+            self._end_calls(EngineDeadError("the engine was closed"))
+        if self._thread is not None:
+            self._thread.join(CLOSE_S)
+        self._model = None
+
+    def _refuse_if_dead(self) -> None:
+        if self._end is not None:
+            # Each thread raises its own: a traceback belongs to one of them.
+            raise EngineDeadError(self._end.message, hint=self._end.hint) from self._end.__cause__
+
+    def _work(self) -> None:
+        _AT_WORK.add(self)
+        try:
+            self._decode()
+        finally:
+            _AT_WORK.discard(self)
+
+    def _decode(self) -> None:
+        """Sample until no row is left."""
+        try:
+            decoder = Decoder(self._model, self._eos_ids, self._batch_size)
+            while self._goes_on(decoder):
+                self._hand_out(decoder.step())
+        except BaseException as error:  # noqa: BLE001 - raised again in every caller's thread
+            is_memory = isinstance(error, torch.OutOfMemoryError)
+            end = EngineDeadError(
+                f"the engine failed while it sampled: {type(error).__name__}: {error}",
+                hint="use a smaller --batch-size" if is_memory else None,
+            )
+            end.__cause__ = error
+            with self._lock:
+                self._end_calls(end)
+
+    def _goes_on(self, decoder: Decoder) -> bool:
+        """Hand the decoder new calls and those given up; return whether a row is left."""
+        with self._lock:
+            if self._end is not None:
+                return False
+            for rows in self._offered:
+                decoder.add(rows)
+            self._offered.clear()
+            for number in self._given_up:
+                decoder.drop(number)
+                self._calls.pop(number, None)
+            self._given_up.clear()
+
+            self._n_waiting = decoder.n_waiting
+            if decoder.is_idle:
+                # In the lock: a call from here on starts the next thread.
+                self._is_running = False
+            return self._is_running
+
+    def _hand_out(self, sampled: Sequence[Sampled]) -> None:
+        with self._lock:
+            for each in sampled:
+                call = self._calls.get(each.row.call)
+                if call is None:
+                    continue
+                call.sampled[each.row.place] = each
+                if len(call.sampled) == call.n_rows:
+                    del self._calls[each.row.call]
+                    call.is_over.set()
+
+    def _end_calls(self, end: EngineDeadError) -> None:
+        """Let every caller know that nothing comes any more; the first reason counts."""
+        self._end = self._end or end
+        self._offered.clear()
+        for call in self._calls.values():
+            call.is_over.set()
+        self._calls.clear()
+
+
+_AT_WORK: set[SharedDecoder] = set()
+"""Decoders whose threads compute."""
+
+
+@atexit.register
+def _close_all() -> None:
+    """End the threads before the interpreter does: one inside of torch would abort the process."""
+    for decoder in list(_AT_WORK):
+        decoder.close()

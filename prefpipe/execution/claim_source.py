@@ -1,0 +1,173 @@
+"""Parts that no driver hands out: a worker claims the next one that nobody has.
+
+Any number of copies of one command share an output so. Each makes the parts that it claims, waits
+for those that others have claimed, takes over what was left behind, and ends when all are on disk.
+"""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+from prefpipe.artifacts.claims import Claimant, ClaimFolder, ClaimWatch, HeldClaims, SeenClaim
+from prefpipe.execution.part_maker import PartMade
+from prefpipe.execution.runtime import Job
+from prefpipe.execution.this_process import OpenSource
+
+SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.1, 5.0
+"""How often a worker that waits looks at the folder: less and less often, within these bounds."""
+LOOKS_A_LEASE = 6
+"""But as often as this, so that what is left behind is not noticed late."""
+MAX_SHOWN = 6
+"""How many parts of others a message names."""
+
+
+def claimed(lease_s: float) -> OpenSource:
+    """Return how to open the parts of a job, each to be claimed with a lease of so many seconds."""
+
+    def open_source(job: Job) -> ClaimSource:
+        me = Claimant.this_process(job.output.record.fingerprint, lease_s)
+        return ClaimSource(job, me)
+
+    return open_source
+
+
+class ClaimSource:
+    """The parts of a job that nobody has made or claimed yet.
+
+    Parts that were left behind come after all others: where a part itself ends the process that
+    makes it, the rest is on disk before the next worker meets it.
+
+    Args:
+        job: its output, its parts, and how to see that one was made meanwhile.
+        me: this process.
+    """
+
+    def __init__(self, job: Job, me: Claimant) -> None:
+        self._output, self._is_made, self._log = job.output, job.is_done, job.runtime.log
+        self._lease_s = me.lease_s
+        self._storage = ClaimFolder(job.output.path)
+        self._held = HeldClaims(self._storage, me, job.runtime.log)
+        self._watch = ClaimWatch(self._storage, me)
+        # workers that start at once begin at different parts, and do not all try the same one
+        start = int(me.owner, 16) % max(1, len(job.to_do))
+        self._left = _rotated(job.to_do, start)
+        """Parts to make that are neither handed out here nor known to be on disk."""
+        self._open: set[int] = set()
+        """Parts that are being made here."""
+        self._n_made_by_others = 0
+
+        self._wake: Callable[[], None] = lambda: None
+        self._is_waiting = False
+        # a look costs a listing of two folders: a worker that waits takes one now and then
+        self._is_due = threading.Event()
+        self._is_due.set()
+        self._is_closed = threading.Event()
+
+    def attach(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` when it is time to look again."""
+        self._wake = wake
+        threading.Thread(target=self._look_now_and_then, daemon=True, name="claimed parts").start()
+
+    def next_part(self) -> int | None:
+        """Return a part that is claimed for this process now.
+
+        Raises:
+            PrefpipeError: the folder of the claims cannot be read or written to.
+        """
+        if not self._is_due.is_set():
+            return None
+        self._drop_what_others_made()
+        claims = self._watch.look()
+        for index in list(self._left):
+            if index not in claims and self._held.take(index) and self._keeps(index):
+                return index
+        for index in list(self._left):
+            seen = claims.get(index)
+            if seen is None or not seen.is_expired:
+                continue
+            if self._held.take_over(seen) and self._keeps(index):
+                self._log(self._left_behind(seen))
+                return index
+
+        self._is_due.clear()
+        if self._left and not self._open and not self._is_waiting:
+            self._log(self._waiting_for(claims))
+            self._is_waiting = True
+        return None
+
+    def is_over(self) -> bool:
+        """Return whether all parts are on disk or handed out here, as far as the last look went."""
+        return not self._left
+
+    def made(self, part: PartMade) -> None:
+        """Give the claim back: the part is on disk."""
+        self._open.discard(part.index)
+        self._held.give_back(part.index)
+
+    def failed(self, index: int, error: Exception) -> bool:  # noqa: ARG002
+        """Give the claim back, so that another worker can try; end this one."""
+        self._open.discard(index)
+        self._held.give_back(index)
+        return False
+
+    def close(self) -> None:
+        """Give back all claims."""
+        self._is_closed.set()
+        self._held.close()
+        self._storage.remove_if_empty()
+        if self._n_made_by_others:
+            count = self._n_made_by_others
+            noun = "part was" if count == 1 else "parts were"
+            self._log(f"{count} {noun} made by other workers meanwhile")
+
+    def _keeps(self, index: int) -> bool:
+        """Return whether a part that was just claimed is to be made here.
+
+        It was made, and its claim removed, where that happened between the two looks.
+        """
+        self._left.remove(index)
+        if self._is_made(index):
+            self._n_made_by_others += 1
+            self._held.give_back(index)
+            return False
+        self._open.add(index)
+        self._is_waiting = False
+        return True
+
+    def _drop_what_others_made(self) -> None:
+        # one listing, which over NFS is fresh: a look at each part by name may be a minute old
+        on_disk = self._output.on_disk()
+        for index in list(self._left):
+            if index in on_disk and self._is_made(index):
+                self._left.remove(index)
+                self._n_made_by_others += 1
+
+    def _look_now_and_then(self) -> None:
+        longest_s = min(max(self._lease_s / LOOKS_A_LEASE, SHORTEST_LOOK_S), LONGEST_LOOK_S)
+        look_s = SHORTEST_LOOK_S
+        while not self._is_closed.wait(look_s):
+            # set: since the last look a part was handed out, and nobody waits
+            look_s = SHORTEST_LOOK_S if self._is_due.is_set() else min(look_s * 1.5, longest_s)
+            self._is_due.set()
+            self._wake()
+
+    def _waiting_for(self, claims: Mapping[int, SeenClaim]) -> str:
+        by_whom = []
+        for index in sorted(self._left)[:MAX_SHOWN]:
+            seen = claims.get(index)
+            by_whom.append(f"part {index} by {'another worker' if seen is None else seen.worker}")
+        if len(self._left) > MAX_SHOWN:
+            by_whom.append("...")
+        count = len(self._left)
+        what = "1 part that another makes" if count == 1 else f"{count} parts that others make"
+        return f"waiting for {what}: {', '.join(by_whom)}"
+
+    def _left_behind(self, seen: SeenClaim) -> str:
+        line = f"part {seen.part} was left behind by {seen.worker} and is made here now"
+        n_before = 0 if seen.claim is None else seen.claim.n_taken_over
+        if n_before:
+            line += f"; it was left behind {n_before + 1} times in all"
+        return line
+
+
+def _rotated(indices: Sequence[int], start: int) -> list[int]:
+    return [*indices[start:], *indices[:start]]
