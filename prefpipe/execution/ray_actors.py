@@ -7,6 +7,8 @@ say to each other. It ends with its worker, and the worker with it.
 
 import os
 import queue
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +19,8 @@ from prefpipe.execution.processes import THREADS_VARIABLES, LocalWorker
 from prefpipe.execution.ray_nodes import NodeFacts, Probe, facts_of_this_node
 
 MOST_MESSAGES = 256
+DESERTED_S = 90.0
+"""An actor that nobody listens to for so long ends itself: its driver cannot be reached."""
 
 
 class Heard(NamedTuple):
@@ -32,6 +36,8 @@ class WorkerActor:
     def __init__(self) -> None:
         self._inbox: queue.SimpleQueue[tuple[Any, Message | None]] = queue.SimpleQueue()
         self._worker: LocalWorker | None = None
+        self._heard_at_s = time.monotonic()
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def look_around(self, probe: Probe) -> tuple[str, int, NodeFacts]:
         """Return the node's id, the actor's process id, and what the node is like."""
@@ -59,6 +65,7 @@ class WorkerActor:
     def listen(self, limit_s: float) -> Heard:
         """Return what the worker says, waiting for it for some time."""
         messages: list[Message] = []
+        self._heard_at_s = time.monotonic()
         try:
             _, message = self._inbox.get(timeout=limit_s)
         except queue.Empty:
@@ -74,3 +81,9 @@ class WorkerActor:
         """End the worker and its children; return how it ended, in words."""
         assert self._worker is not None
         return self._worker.end()
+
+    def _watch(self) -> None:
+        """End the process, and with it the worker, when it has been deserted."""
+        while time.monotonic() - self._heard_at_s < DESERTED_S:
+            time.sleep(1)
+        os._exit(1)

@@ -34,7 +34,13 @@ from contextlib import suppress
 from typing import Any
 
 import ray
-from ray.exceptions import GetTimeoutError, RayError
+from ray.exceptions import (
+    GetTimeoutError,
+    RayError,
+    RaySystemError,
+    RayTaskError,
+    RuntimeEnvSetupError,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from prefpipe.errors import UsageError
@@ -51,8 +57,8 @@ from prefpipe.execution.ray_nodes import (
 
 LISTEN_S = 20.0
 """How long an actor is listened to before it is asked again."""
-LOOK_S = 60.0
-"""How long a node may take to say what it is like."""
+LOOK_S = 20.0
+"""How long nodes may take to say what they are like."""
 PATIENCE_S = 10.0
 """When so much time has passed, it is said which workers have no place yet."""
 ENDING_S = 10.0
@@ -80,13 +86,19 @@ class Connection:
 
     def nodes(self) -> list[dict[str, Any]]:
         """Return the nodes that live and on which a worker would fit, if nothing else ran there."""
-        wanted = {"CPU": self.resources["num_cpus"], "GPU": self.resources["num_gpus"]}
         fitting = []
         for node in ray.nodes():
             has = node["Resources"]
-            if node["Alive"] and all(has.get(name, 0) >= n for name, n in wanted.items()):
+            is_large = all(has.get(name, 0) >= self._wanted(name) for name in ("CPU", "GPU"))
+            if node["Alive"] and is_large:
                 fitting.append(node)
         return fitting
+
+    def wanted(self) -> str:
+        """Return what a worker reserves, in words."""
+        return " and ".join(
+            f"{self._wanted(name):g} {name}" for name in ("GPU", "CPU") if self._wanted(name)
+        )
 
     def n_threads(self, node_id: str) -> int:
         """Return a worker's share of the processors of its node, when all workers run."""
@@ -110,9 +122,13 @@ class Connection:
         words = [
             f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free"
             for name in ("GPU", "CPU")
+            if total.get(name, 0) or self._wanted(name)
         ]
         n_nodes = sum(node["Alive"] for node in ray.nodes())
         return f"{' and '.join(words)} on {n_nodes} {'nodes' if n_nodes > 1 else 'node'}"
+
+    def _wanted(self, name: str) -> float:
+        return float(self.resources[f"num_{name.lower()}s"] or 0)
 
 
 class Client:
@@ -121,7 +137,6 @@ class Client:
     def __init__(self, channel: SocketChannel, connection: Connection) -> None:
         self._channel, self.connection = channel, connection
         self._workers: dict[int, ActorWorker] = {}
-        self._started_at_s = time.monotonic()
 
     def serve(self) -> None:
         """Do what the driver says, until it is gone."""
@@ -141,17 +156,21 @@ class Client:
 
     def _say_who_waits(self) -> None:
         """Say once, after some time, that workers wait for room. That is no error."""
-        time.sleep(PATIENCE_S)
-        waiting = [worker for worker in list(self._workers.values()) if worker.is_waiting]
-        if waiting:
-            wanted = self.connection.resources
-            each = f"{wanted['num_gpus']} GPU and {wanted['num_cpus']} CPU each"
-            self.tell(
-                "log",
-                line=f"{len(waiting)} of {self.connection.n_workers} workers wait for room on the "
-                f"Ray cluster, {each}; it has {self.connection.free()}. They start when there "
-                "is room",
-            )
+        has_said = False
+        while True:
+            time.sleep(1)
+            now_s = time.monotonic()
+            waiting = [worker for worker in list(self._workers.values()) if worker.is_waiting]
+            if not waiting:
+                has_said = False
+            elif not has_said and now_s - waiting[0].asked_at_s > PATIENCE_S:
+                has_said = True
+                line = (
+                    f"{len(waiting)} of {self.connection.n_workers} workers wait for room on the "
+                    f"Ray cluster, {self.connection.wanted()} each; it has "
+                    f"{self.connection.free()}. They start when there is room"
+                )
+                self.tell("log", line=line)
 
 
 class ActorWorker:
@@ -160,6 +179,7 @@ class ActorWorker:
     def __init__(self, number: int, order: Order, client: Client) -> None:
         self.number, self._order, self._client = number, order, client
         self.is_waiting = True
+        self.asked_at_s = time.monotonic()
         self._is_over = False
         self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         options = {
@@ -275,11 +295,14 @@ def connect(message: Message, connection: Connection, channel: SocketChannel) ->
             left_s = max(0.1, deadline - time.monotonic())
             facts: NodeFacts = ray.get(looks[node["NodeID"]], timeout=left_s)
         except GetTimeoutError:
-            refusals.append(f"node {address}: no answer within {LOOK_S:.0f} s")
+            # It is slow, or dead and not yet known to be: an actor that starts there looks again.
             continue
-        except RayError as error:
+        except (RayTaskError, RaySystemError, RuntimeEnvSetupError) as error:
             why = f"prefpipe cannot be run there: {last_line(error)}"
             refusals.append(refusal(node["NodeManagerHostname"], address, [why]))
+            continue
+        except RayError:
+            # The node has gone meanwhile.
             continue
         problems = problems_of(facts, connection.probe, connection.expected)
         if problems:

@@ -325,7 +325,7 @@ class _Client:
         self._printed.seek(0)
         lines = self._printed.read().decode(errors="replace").split("\n")
         words = [RAY_PREFIX.sub("", line).strip() for line in lines if line.strip()]
-        return words[-1] if words else f"no answer within {CONNECT_S:.0f} s"
+        return words[-1].partition(". ")[0] if words else f"no answer within {CONNECT_S:.0f} s"
 
 
 def _forwarded(environment: Mapping[str, str]) -> dict[str, str]:
