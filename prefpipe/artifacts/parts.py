@@ -13,9 +13,10 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -49,7 +50,8 @@ class PartFooter:
 
     ``counts`` is rows by status, ``parents`` digests of parent parts by name. ``tally`` holds sums
     over what the part was made from, which its rows no longer show, so that a summary of the whole
-    never depends on which parts were made now.
+    never depends on which parts were made now. ``engines`` are what sampled its rows, with their
+    versions; of earlier releases' parts, of servers' and of fakes' nobody knows.
     """
 
     name: str
@@ -61,6 +63,7 @@ class PartFooter:
     data_bytes: int
     data_sha256: str
     tally: Mapping[str, float] = field(default_factory=dict)
+    engines: Sequence[str] = ()
 
 
 def part_name(index: int, n_parts: int) -> str:
@@ -100,6 +103,7 @@ def write_part(
     counts: Mapping[str, int],
     parents: Mapping[str, str],
     tally: Mapping[str, float] | None = None,
+    engines: Collection[str] = (),
 ) -> PartFooter:
     """Write a part under its final name, whole or not at all, and return its footer."""
     with atomic_write(path) as file:
@@ -108,6 +112,7 @@ def write_part(
             pa.PythonFile(sink, mode="w"),
             table.schema,
             compression="zstd",
+            use_dictionary=_columns_with_dictionary(table.schema),
             write_page_checksum=True,
         )
         try:
@@ -130,9 +135,10 @@ def write_part(
             data_bytes=sink.n_bytes,
             data_sha256=sink.sha256.hexdigest(),
             tally=dict(sorted((tally or {}).items())),
+            engines=tuple(sorted(set(engines))),
         )
         # a blank as long as the checksum holds its place: nothing behind it moves when it comes
-        claims = canonical_json(asdict(footer))
+        claims = canonical_json(_footer_values(footer))
         writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: BLANK.decode()})
 
         # the checksum is of the footer with a blank in its place, which it then takes
@@ -143,6 +149,39 @@ def write_part(
         sink.footer[place : place + len(BLANK)] = hashlib.sha256(sink.footer).hexdigest().encode()
         file.write(sink.footer)
     return footer
+
+
+def _footer_values(footer: PartFooter) -> dict[str, Any]:
+    """Return what is written of a footer.
+
+    Engines only where there are any: other parts are what releases before them wrote.
+    """
+    values = asdict(footer)
+    if not footer.engines:
+        del values["engines"]
+    return values
+
+
+def _columns_with_dictionary(schema: pa.Schema) -> list[str]:
+    """Return the paths of the columns that repeat themselves: all but those of fractions.
+
+    Of rewards, log-probabilities and embeddings hardly two are alike. A dictionary of them makes a
+    part of 1,024 embeddings 40 % larger, and takes twice as long to write.
+    """
+    return list(_paths_without_fractions(schema.remove_metadata()))
+
+
+@cache
+def _paths_without_fractions(schema: pa.Schema) -> tuple[str, ...]:
+    # how Parquet calls what is nested is seen in a file without rows
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema).close()
+    leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    return tuple(
+        leaf.path
+        for leaf in leaves
+        if leaf.physical_type not in ("FLOAT", "DOUBLE") and leaf.logical_type.type != "FLOAT16"
+    )
 
 
 def _checksum_place(footer: bytes | bytearray) -> int | None:
@@ -330,6 +369,7 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
             hint="read it with the release that wrote it, or make the artifact again with "
             "--overwrite",
         )
+    values["engines"] = tuple(values.get("engines", ()))
     return PartFooter(**values)
 
 
@@ -349,6 +389,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_list_of_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(_is_text(item) for item in value)
+
+
 def _maps_texts_to(is_valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
     def check(value: Any) -> bool:
         return isinstance(value, dict) and all(is_valid(item) for item in value.values())
@@ -366,10 +410,11 @@ FOOTER_TYPES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "data_bytes": (_is_count, "a number of bytes"),
     "data_sha256": (_is_text, "a text"),
     "tally": (_maps_texts_to(_is_number), "numbers by name"),
+    "engines": (_is_list_of_texts, "a list of texts"),
 }
 """What each field of the footer must be, and how a message calls it."""
-OPTIONAL_FOOTER_FIELDS = ("tally",)
-"""Fields that early releases did not write."""
+OPTIONAL_FOOTER_FIELDS = ("tally", "engines")
+"""Fields that early releases did not write, and that not every part has."""
 
 
 def _unreadable(path: Path, error: OSError) -> CorruptPartError | InputError:

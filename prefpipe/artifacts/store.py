@@ -7,7 +7,7 @@ run and were made from the parent parts that are on disk now; everything else is
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -307,6 +307,7 @@ class Output(Artifact):
         counts: Mapping[str, int],
         parents: Mapping[str, str],
         tally: Mapping[str, float] | None = None,
+        engines: Collection[str] = (),
     ) -> PartFooter:
         """Write one part atomically."""
         return parts.write_part(
@@ -317,6 +318,7 @@ class Output(Artifact):
             counts=counts,
             parents=parents,
             tally=tally or {},
+            engines=engines,
         )
 
 

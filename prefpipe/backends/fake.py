@@ -166,6 +166,7 @@ class FakeGenerator:
         error_rate: float = 0.0,
     ) -> None:
         self.max_model_len = max_model_len
+        self.engine_version = None
         self._delay_s, self._token_delay_s = delay_s, token_delay_s
         self._n_slots, self._slots = slots, SimulatedSlots(slots)
         self._error_rate = error_rate

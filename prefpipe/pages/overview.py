@@ -109,6 +109,8 @@ def _run(overview: Mapping[str, Any]) -> Table:
     if context.get("versions"):
         versions = [f"{name} {version}" for name, version in context["versions"].items()]
         table.add_row("versions", Text(visible_line("  ".join(versions), 400)))
+    if overview["engines"]:
+        table.add_row("sampled by", Text(visible_line(", ".join(overview["engines"]), 400)))
     if context.get("host"):
         host = f"{context['host']}, in {context.get('folder', '?')}"
         table.add_row("made on", Text(visible_line(host, 200)))

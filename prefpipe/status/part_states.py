@@ -118,8 +118,10 @@ class _ParentDigests:
 
 
 def _of_other_run(record: RunRecord, indices: Sequence[int]) -> str:
-    if record.history:
-        operation = record.history[-1].get("operation", "change")
+    # What is only noted in the history leaves the fingerprint as it is.
+    changes = [step for step in record.history if "from" in step]
+    if changes:
+        operation = changes[-1].get("operation", "change")
         return f"from before the last {operation}: {_numbered(indices)}"
     return f"of another run than run.json describes: {_numbered(indices)}"
 

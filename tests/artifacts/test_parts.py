@@ -1,6 +1,7 @@
 """A part proves what it is: every byte, every type, and who made it from what."""
 
 import datetime as dt
+import json
 import random
 from decimal import Decimal
 from pathlib import Path
@@ -52,6 +53,40 @@ def part(tmp_path: Path) -> Path:
 
 def test_a_part_is_named_by_its_number_and_the_number_of_parts() -> None:
     assert NAME == "part-00003-of-00016.parquet"
+
+
+@pytest.mark.parametrize("number", [pa.float16(), pa.float32(), pa.float64()])
+def test_what_repeats_is_written_once_and_fractions_as_they_are(
+    tmp_path: Path, number: pa.DataType
+) -> None:
+    """A dictionary of embeddings would make a part of them larger and slower."""
+    rng = np.random.default_rng(0)
+    vectors = pa.array(rng.standard_normal(512 * 64).astype("float32")).cast(number)
+    turns = [{"role": "user", "content": "the same prompt", "weight": 0.5}]
+    schema = pa.list_(pa.struct([("role", pa.string()), ("weight", number)]))
+    table = pa.table(
+        {
+            "messages": pa.array([turns] * 512, schema),
+            "embedding": pa.FixedSizeListArray.from_arrays(vectors, 64),
+            "response_token_ids": [[1, 2, 3]] * 512,
+            "reward": vectors[:512],
+        }
+    )
+    write(tmp_path / NAME, table)
+    assert pq.read_table(tmp_path / NAME).equals(table)
+
+    columns = pq.read_metadata(tmp_path / NAME).row_group(0)
+    has_dictionary = {
+        columns.column(i).path_in_schema: columns.column(i).has_dictionary_page
+        for i in range(columns.num_columns)
+    }
+    assert has_dictionary == {
+        "messages.list.element.role": True,
+        "messages.list.element.weight": False,
+        "embedding.list.element": False,
+        "response_token_ids.list.element": True,
+        "reward": False,
+    }
 
 
 def test_a_part_reads_back_as_it_was_written(part: Path) -> None:
@@ -274,6 +309,36 @@ COLUMNS = {
     "null": pa.nulls(2),
     "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, None], pa.binary(16))),
 }
+
+
+def claims_of(path: Path) -> dict[str, object]:
+    return json.loads(pq.read_metadata(path).metadata[parts.FOOTER_KEY.encode()])
+
+
+def test_engines_are_in_the_footer_and_a_part_without_is_as_it_was_before_them(
+    tmp_path: Path, part: Path
+) -> None:
+    assert sorted(claims_of(part)) == [
+        *("counts", "data_bytes", "data_sha256", "fingerprint", "n_rows", "name"),
+        *("parents", "schema", "tally"),
+    ]
+    assert read_footer(part).engines == ()
+
+    with_engines = tmp_path / "with" / NAME
+    with_engines.parent.mkdir()
+    written = write_part(
+        with_engines,
+        TABLE,
+        fingerprint="f" * 64,
+        schema="candidates/1",
+        counts={"ok": 58, "empty": 2},
+        parents={"scores": "5", "candidates": "c"},
+        engines=["vllm 0.33.0", "vllm 0.32.0", "vllm 0.33.0"],
+    )
+    assert claims_of(with_engines)["engines"] == ["vllm 0.32.0", "vllm 0.33.0"]
+    assert verify_part(with_engines) == written
+    # what parts of other stages are made from is the data alone
+    assert written.data_sha256 == read_footer(part).data_sha256
 
 
 @pytest.mark.parametrize("column", COLUMNS.values(), ids=COLUMNS)

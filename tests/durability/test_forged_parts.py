@@ -109,6 +109,7 @@ FOOTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "negative rows": (forged(n_rows=-1), "`n_rows` in its footer is -1"),
     "rows a truth": (forged(n_rows=True), "`n_rows` in its footer is True"),
     "tally null": (forged(tally=None), "`tally` in its footer is None"),
+    "engines a text": (forged(engines="vllm 1"), "`engines` in its footer is 'vllm 1'"),
     "fingerprint null": (forged(fingerprint=None), "`fingerprint` in its footer is None"),
     "a newer release": (forged(compression_level=3), "was written by a newer release of prefpipe"),
     "another run": (forged(fingerprint="0" * 64), "another run"),

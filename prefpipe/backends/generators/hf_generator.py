@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
+import transformers
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
@@ -70,6 +71,7 @@ class HfGenerator:
                 hint=f"use --max-model-len {limit} or less",
             )
         self.max_model_len = int(max_model_len or limit)
+        self.engine_version = f"transformers {transformers.__version__}"
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the templated conversation, generation prompt included.

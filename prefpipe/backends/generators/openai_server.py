@@ -76,6 +76,7 @@ class OpenAIGenerator:
         run: RunControl | None = None,
     ) -> None:
         self.max_model_len = max_model_len or UNKNOWN_LENGTH
+        self.engine_version = None
         self._model_name = model_name
         self._run = run or RunControl()
         settings = ServerSettings(

@@ -10,12 +10,15 @@ and later), so sharing ``VLLM_CACHE_ROOT`` is safe and saves compile time. Give 
 GPUs with ``CUDA_VISIBLE_DEVICES``.
 """
 
+import atexit
 import gc
 import os
 from collections.abc import Sequence
 from typing import Any
 
 from prefpipe.backends.chat_tokenizer import ChatTokenizer
+from prefpipe.backends.generators.engine_processes import EngineProcesses
+from prefpipe.backends.generators.vllm_stream import EngineRequest, Refused, VllmStream
 from prefpipe.backends.generators.vllm_support import check_adapter, find_version, hidden_torchrun
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
@@ -27,7 +30,7 @@ from prefpipe.backends.protocol import (
 from prefpipe.errors import ModelError
 from prefpipe.models.files import ModelFiles
 
-find_version()
+VERSION = find_version()
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
@@ -35,9 +38,10 @@ os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 import vllm  # noqa: E402
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory  # noqa: E402
 from vllm.exceptions import VLLMValidationError  # noqa: E402
-from vllm.inputs import TokensPrompt  # noqa: E402
+from vllm.inputs import tokens_input  # noqa: E402
 from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
+from vllm.sampling_params import RequestOutputKind  # noqa: E402
 
 REFUSED = (ValueError, VLLMValidationError)
 """What vLLM raises for a request it cannot take; the second became a class of its own later."""
@@ -45,7 +49,7 @@ CPU_KV_CACHE_BYTES = 4 * 2**30
 
 
 class VllmGenerator:
-    """A generator on vLLM's offline engine.
+    """A generator on vLLM's offline engine, for the calls of many threads at a time.
 
     Every request has its own seed, so a sample's randomness does not depend on its neighbours. Its
     arithmetic does, in the last bits, because vLLM batches requests as they fit
@@ -59,7 +63,7 @@ class VllmGenerator:
 
     Raises:
         ModelError: vLLM is absent or of another version, cannot load the model or the adapter, or
-            has not the memory; from ``generate``, when the engine dies.
+            has not the memory.
     """
 
     def __init__(
@@ -90,8 +94,9 @@ class VllmGenerator:
 
         self._chat = ChatTokenizer(model, trust_remote_code=trust_remote_code)
         base = model.base or model
+        self._processes = EngineProcesses()
         try:
-            with hidden_torchrun():
+            with hidden_torchrun(), self._processes.started_here():
                 self._engine: Any = vllm.LLM(
                     str(base.path),
                     tokenizer=str(model.tokenizer_path),
@@ -113,6 +118,18 @@ class VllmGenerator:
                 "--gpu-memory-utilization",
             ) from error
         self.max_model_len = int(self._engine.model_config.max_model_len)
+        self.engine_version = f"vllm {VERSION}"
+
+        config = self._engine.llm_engine.vllm_config
+        self._stream = VllmStream(
+            self._engine.llm_engine,
+            n_slots=int(config.scheduler_config.max_num_seqs),
+            refusals=REFUSED,
+            lora=self._lora,
+        )
+        self._processes.watch(lambda how: self._stream.end(f"the vLLM engine died: {how}"))
+        # Its thread must not be inside of torch when the interpreter ends.
+        atexit.register(self.close)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the templated conversation, generation prompt included."""
@@ -123,9 +140,13 @@ class VllmGenerator:
     ) -> list[Generation]:
         """Return one generation for each request, in order.
 
-        A request that vLLM refuses is a row with an error.
+        A request that vLLM refuses is a row with an error. Any number of threads may call this at a
+        time; the requests of earlier calls go first.
+
+        Raises:
+            EngineDeadError: the engine died, now or earlier, or was closed.
         """
-        accepted: dict[int, tuple[Any, Any]] = {}
+        accepted: dict[int, EngineRequest] = {}
         generations: dict[int, Generation] = {}
         for index, request in enumerate(requests):
             prompt = list(request.prompt_token_ids) or self.encode(request.messages)
@@ -138,20 +159,30 @@ class VllmGenerator:
             except REFUSED as error:
                 generations[index] = Generation("", [], "error", None, str(error))
             else:
-                accepted[index] = (TokensPrompt(prompt_token_ids=prompt), request_params)
+                accepted[index] = EngineRequest(tokens_input(prompt), request_params)
 
-        outputs = self._run(list(accepted.values()))
-        generations |= zip(accepted, outputs, strict=True)
+        answers = self._stream.answer(list(accepted.values()))
+        for index, answer in zip(accepted, answers, strict=True):
+            generations[index] = self._read(answer)
         return [generations[index] for index in range(len(requests))]
 
+    def has_room(self) -> bool:
+        """Return whether more requests are needed to keep the engine's slots busy."""
+        return self._stream.has_room()
+
     def close(self) -> None:
-        """Stop the engine's processes and release its memory."""
+        """End the calls that wait, stop the engine's processes and release its memory."""
         engine, self._engine = self._engine, None
-        if engine is not None:
-            engine.llm_engine.engine_core.shutdown()
-            del engine
-            gc.collect()
-            cleanup_dist_env_and_memory()
+        if engine is None:
+            return
+        atexit.unregister(self.close)
+        self._processes.stopping()
+        self._stream.close()
+        engine.llm_engine.engine_core.shutdown()
+        self._processes.close()
+        del engine
+        gc.collect()
+        cleanup_dist_env_and_memory()
 
     def _problem(
         self, n_tokens: int, request: GenerationRequest, params: SamplingParams
@@ -180,47 +211,16 @@ class VllmGenerator:
             # of the chosen token, and of no others
             logprobs=0,
             detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
             stop_token_ids=sorted(self._chat.eos_ids),
         )
 
-    def _run(self, batch: Sequence[tuple[Any, Any]]) -> list[Generation]:
-        """Run a batch of prompts with their parameters.
-
-        When vLLM refuses it, which costs nothing yet, it is halved until the refused rows are
-        alone.
-        """
-        if not batch:
-            return []
-        try:
-            outputs = self._engine.generate(
-                [prompt for prompt, _ in batch],
-                [request_params for _, request_params in batch],
-                use_tqdm=False,
-                lora_request=self._lora,
-            )
-        except REFUSED as error:
-            if len(batch) == 1:
-                return [Generation("", [], "error", None, str(error))]
-            middle = len(batch) // 2
-            return self._run(batch[:middle]) + self._run(batch[middle:])
-        except Exception as error:
-            raise ModelError(
-                f"the vLLM engine failed: {type(error).__name__}: {error}",
-                hint="read vLLM's log above; run the same command again to go on from the last "
-                "finished part",
-            ) from error
-
-        if len(outputs) != len(batch):
-            raise ModelError(
-                f"vLLM returned {len(outputs)} outputs for {len(batch)} requests",
-                hint="run the same command again",
-            )
-        return [self._read(output.outputs[0]) for output in outputs]
-
-    def _read(self, output: Any) -> Generation:
-        ids = list(output.token_ids)
-        if output.finish_reason not in {"stop", "length"}:
-            reason = f"vLLM ended the response with finish_reason {output.finish_reason!r}"
+    def _read(self, answer: Any) -> Generation:
+        if isinstance(answer, Refused):
+            return Generation("", [], "error", None, answer.reason)
+        ids = list(answer.token_ids)
+        if answer.finish_reason not in {"stop", "length"}:
+            reason = f"vLLM ended the response with finish_reason {answer.finish_reason!r}"
             return Generation("", [], "error", None, reason)
-        logp = float(output.cumulative_logprob)
-        return Generation(self._chat.decode(ids), ids, output.finish_reason, logp)
+        logp = float(answer.cumulative_logprob)
+        return Generation(self._chat.decode(ids), ids, answer.finish_reason, logp)

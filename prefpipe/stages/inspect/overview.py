@@ -27,8 +27,9 @@ def overview(artifact: Artifact) -> dict[str, Any]:
     The parts on disk are read one by one, every byte verified.
 
     Keys: ``path``, ``stage``, ``schema``, ``fingerprint``, ``parts``, ``n_rows``, ``n_bytes``,
-    ``run``, ``parents``, ``columns``, ``statuses``, ``reasons``, ``facts``, ``distributions``,
-    ``curves`` (training) and ``summary``, where the stage left a ``summary.json``.
+    ``engines``, ``run``, ``parents``, ``columns``, ``statuses``, ``reasons``, ``facts``,
+    ``distributions``, ``curves`` (training) and ``summary``, where the stage left a
+    ``summary.json``.
 
     Raises:
         CorruptPartError: a part is damaged.
@@ -41,12 +42,14 @@ def overview(artifact: Artifact) -> dict[str, Any]:
     columns: dict[str, dict[str, Any]] = {}
     statuses: Counter[str] = Counter()
     reasons: Counter[tuple[str, str]] = Counter()
+    engines: set[str] = set()
     n_rows, n_bytes = 0, 0
     for index in present:
         table, footer = artifact.read(index)
         n_rows += table.num_rows
         n_bytes += artifact.part_path(index).stat().st_size
         statuses.update(footer.counts)
+        engines.update(footer.engines)
         _add_columns(columns, table, kind)
         _add_reasons(reasons, table)
         if measure is not None:
@@ -65,6 +68,7 @@ def overview(artifact: Artifact) -> dict[str, Any]:
         "parts": {"n": artifact.n_parts, "n_present": len(present)},
         "n_rows": n_rows,
         "n_bytes": n_bytes,
+        "engines": sorted(engines),
         "run": run_facts(artifact),
         "parents": dict(record.parents),
         "columns": columns,

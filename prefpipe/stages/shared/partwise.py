@@ -31,8 +31,9 @@ from prefpipe.execution.this_process import ThisProcess
 class Summary:
     """What a stage did.
 
-    Rows by status and ``tally``, the sums that parts recorded, are over this shard's parts;
-    ``counted_now`` sums what was counted while parts were made now. Notes are lines worth reading.
+    Rows by status, ``tally``, the sums that parts recorded, and ``engines`` are over this shard's
+    parts; ``counted_now`` sums what was counted while parts were made now. Notes are lines worth
+    reading.
     """
 
     stage: str
@@ -43,6 +44,7 @@ class Summary:
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
     tally: dict[str, float] = field(default_factory=dict)
+    engines: list[str] = field(default_factory=list)
     counted_now: dict[str, float] = field(default_factory=dict)
     table: Any = None
 
@@ -135,12 +137,12 @@ def loop_over_parts(
         is_written = output.file_version(index) != files_before.get(index)
         return is_written and output.footer_fits(index, parents_of(index))
 
-    job = Job(config, output, maker, to_do, is_done, runtime)
     clock = PartClock(runtime)
     made: set[int] = set()
     counted: list[Mapping[str, float]] = []
     if to_do or runtime.is_worker:
         with runtime.progress(f"{summary.stage}: part", len(to_do)) as advance:
+            job = Job(config, output, maker, to_do, is_done, runtime, made_by_others=advance)
             for part in executor.make_parts(job):
                 made.add(part.index)
                 counted.append(part.tally)
@@ -164,6 +166,7 @@ def loop_over_parts(
     # Rows are counted from the footers, so that parts of earlier runs count as those made now.
     footers = [output.footer(index) for index in indices]
     summary.tally = add_tallies(footer.tally for footer in footers)
+    summary.engines = sorted({engine for footer in footers for engine in footer.engines})
     for footer in footers:
         summary.counts.update(footer.counts)
 

@@ -1,0 +1,106 @@
+"""The processes that an engine starts: their death is noticed, and they do not outlive this one.
+
+vLLM samples in a process of its own, and with several GPUs in more of them. When that process is
+killed, out of memory say, vLLM's synchronous engine waits for its next step forever. When this
+process is killed, vLLM's stays, with its GPU's memory, and whoever goes on in our place has none.
+"""
+
+import multiprocessing
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+REAPER = 'read -r _; kill -KILL "$@"'
+"""A shell that waits for a line, or for the end of its input: this process has ended, somehow."""
+REAPER_S = 10.0
+"""How long `EngineProcesses.close` waits for it."""
+
+
+class EngineProcesses:
+    """The processes that were started in a ``with`` block."""
+
+    def __init__(self) -> None:
+        self._processes: list[BaseProcess] = []
+        self._reaper: subprocess.Popen[bytes] | None = None
+        self._is_stopping = False
+
+    @contextmanager
+    def started_here(self) -> Iterator[None]:
+        """Note the processes that are started in the block and live at its end."""
+        before = multiprocessing.active_children()
+        yield
+        self._processes = [
+            process for process in multiprocessing.active_children() if process not in before
+        ]
+        if not self._processes:
+            return
+
+        # By number: some of them are children of children.
+        pids = []
+        for process in self._processes:
+            assert process.pid is not None
+            pids += [process.pid, *_descendants(process.pid)]
+        # In a session of its own: a signal to our group is not meant for it.
+        self._reaper = subprocess.Popen(
+            ["/bin/sh", "-c", REAPER, "reaper", *map(str, pids)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+
+    @property
+    def pids(self) -> list[int]:
+        """The numbers of the processes that were started."""
+        return [process.pid for process in self._processes if process.pid is not None]
+
+    def watch(self, on_death: Callable[[str], None]) -> None:
+        """Call ``on_death``, in a thread, when one of the processes ends before `stopping`.
+
+        It gets what there is to say of it.
+        """
+        if self._processes:
+            threading.Thread(
+                target=self._watch, args=(on_death,), name="engine watch", daemon=True
+            ).start()
+
+    def stopping(self) -> None:
+        """Take the end of a process from here on for what was asked of it, and not for a death."""
+        self._is_stopping = True
+
+    def close(self) -> None:
+        """Kill what is left of the processes after the engine has stopped them."""
+        if self._reaper is None:
+            return
+        assert self._reaper.stdin is not None
+        # A line, for the end of its input may be in the hands of a process forked since.
+        with suppress(BrokenPipeError):
+            self._reaper.stdin.write(b"\n")
+            self._reaper.stdin.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._reaper.wait(REAPER_S)
+
+    def _watch(self, on_death: Callable[[str], None]) -> None:
+        by_sentinel = {process.sentinel: process for process in self._processes}
+        ended = wait(list(by_sentinel))
+        if self._is_stopping:
+            return
+        process = by_sentinel[next(iter(ended))]  # type: ignore[index]
+        process.join(1)
+        code = process.exitcode
+        how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+        on_death(f"its process {process.name} (pid {process.pid}) ended: {how}")
+
+
+def _descendants(pid: int) -> list[int]:
+    """Return the children of a process and theirs, where the system lists them."""
+    found: list[int] = []
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):
+            for child in map(int, path.read_text().split()):
+                found += [child, *_descendants(child)]
+    return found

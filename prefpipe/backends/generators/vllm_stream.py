@@ -1,0 +1,204 @@
+"""One vLLM engine for the calls of many threads.
+
+A thread of its own adds requests to the engine and steps it, so that the engine is full as long as
+any caller has something to ask. It touches nothing else: callers make ids and texts themselves.
+Why it drives ``LLMEngine`` and not ``AsyncLLM``: ``docs/decisions/vllm-steps.md``.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Sequence
+from itertools import count
+from typing import Any, NamedTuple
+
+from prefpipe.errors import EngineDeadError
+
+AHEAD = 2
+"""Requests inside vLLM at the most, as a multiple of its slots.
+
+As many wait there as run, so that a slot that is freed is filled in the next step. What waits here
+is added as theirs move up: a part of thousands of requests does not hold up the steps.
+"""
+CLOSE_S = 10.0
+"""How long `VllmStream.close` waits for the step that is being computed."""
+DEAD_HINT = "read vLLM's log above; run the same command again to go on from the last finished part"
+
+
+class EngineRequest(NamedTuple):
+    """What vLLM is asked: a prompt, in the form that it takes, and its sampling parameters."""
+
+    prompt: Any
+    params: Any
+
+
+class Refused(NamedTuple):
+    """The answer to a request that vLLM does not take."""
+
+    reason: str
+
+
+class VllmStream:
+    """Answers the requests of many threads with one engine, those of earlier calls first.
+
+    Args:
+        engine: a ``vllm.LLMEngine``. Nothing else may use it until `close`.
+        n_slots: how many requests it samples at a time.
+        refusals: what it raises for a request that it does not take.
+        lora: the adapter of all requests.
+    """
+
+    def __init__(
+        self, engine: Any, *, n_slots: int, refusals: tuple[type[Exception], ...], lora: Any
+    ) -> None:
+        self._engine, self._n_slots = engine, n_slots
+        self._refusals, self._lora = refusals, lora
+        self._changed = threading.Condition()
+        """Held by who reads or changes what follows, never while the engine steps."""
+        self._line: deque[_Place] = deque()
+        """Requests that vLLM does not know yet, the oldest call's first."""
+        self._inside: dict[str, _Place] = {}
+        """Requests that vLLM waits to sample, or samples, by their ids."""
+        self._end: EngineDeadError | None = None
+        """Why nothing is answered any more."""
+        self._ids = count()
+        self._thread = threading.Thread(target=self._run, name="vllm steps", daemon=True)
+        self._thread.start()
+
+    def answer(self, requests: Sequence[EngineRequest]) -> list[Any]:
+        """Return vLLM's completion for every request, or `Refused`, in order.
+
+        Raises:
+            EngineDeadError: the engine died, now or in an earlier call, or was closed.
+        """
+        if not requests:
+            return []
+        call = _Call(requests)
+        with self._changed:
+            self._raise_if_ended()
+            self._line.extend(_Place(call, position) for position in range(len(requests)))
+            self._changed.notify()
+
+        call.is_over.wait()
+        if call.n_missing:
+            with self._changed:
+                self._raise_if_ended()
+        return call.answers
+
+    def has_room(self) -> bool:
+        """Return whether so few requests wait that slots may be empty before the next call.
+
+        A dead engine has room: whoever asks it next must learn of its death.
+        """
+        with self._changed:
+            n_waiting = len(self._line) + len(self._inside) - self._n_slots
+            return self._end is not None or n_waiting < max(1, self._n_slots // 4)
+
+    def end(self, reason: str, cause: BaseException | None = None) -> None:
+        """Raise ``EngineDeadError`` from all calls that wait, and from all later ones.
+
+        The first reason counts.
+        """
+        with self._changed:
+            if self._end is None:
+                self._end = EngineDeadError(reason, hint=DEAD_HINT)
+                self._end.__cause__ = cause
+            for place in (*self._line, *self._inside.values()):
+                place.call.is_over.set()
+            self._line.clear()
+            self._inside.clear()
+            self._changed.notify()
+
+    def close(self) -> None:
+        """End the calls that wait and, after the step that is being computed, the thread.
+
+        A thread that waits for a dead engine's step is left behind: it is a daemon.
+        """
+        is_dead = self._end is not None
+        self.end("the vLLM engine was closed")
+        self._thread.join(0 if is_dead else CLOSE_S)
+        # Whoever holds this for its errors must not hold the engine's memory.
+        self._engine = None
+
+    def _raise_if_ended(self) -> None:
+        if self._end is not None:
+            # Each thread raises its own: a traceback belongs to one of them.
+            raise EngineDeadError(self._end.message, hint=self._end.hint) from self._end.__cause__
+
+    def _run(self) -> None:
+        """Add and step until the end. Only this thread touches the engine."""
+        try:
+            while self._wait_for_requests():
+                self._add()
+                # All that were added may have been refused: then there is nothing to step.
+                if self._inside:
+                    self._hand_out(self._engine.step())
+        except BaseException as error:  # noqa: BLE001 - raised again in every caller's thread
+            self.end(f"the vLLM engine failed: {type(error).__name__}: {error}", error)
+
+    def _wait_for_requests(self) -> bool:
+        """Return True as soon as there are requests, False at the end."""
+        with self._changed:
+            while self._end is None and not self._line and not self._inside:
+                self._changed.wait()
+            return self._end is None
+
+    def _add(self) -> None:
+        """Add requests to the engine, as many as it has room for."""
+        while True:
+            with self._changed:
+                if not self._line or len(self._inside) >= AHEAD * self._n_slots:
+                    return
+                place = self._line.popleft()
+                name = str(next(self._ids))
+                # Before it is added: an end from another thread finds it in one place or the other.
+                self._inside[name] = place
+            request = place.call.requests[place.position]
+            try:
+                self._engine.add_request(
+                    name, request.prompt, request.params, lora_request=self._lora
+                )
+            except self._refusals as error:
+                self._deliver(name, Refused(str(error)))
+
+    def _hand_out(self, outputs: Sequence[Any]) -> None:
+        for output in outputs:
+            if not output.finished:
+                continue
+            completion = output.outputs[0]
+            # Nobody here aborts: vLLM's process was told to stop, by a signal to the whole job say,
+            # and what it had sampled of its requests is no answer.
+            if completion.finish_reason == "abort":
+                self.end("the vLLM engine was stopped from outside and aborted its requests")
+                return
+            self._deliver(output.request_id, completion)
+
+    def _deliver(self, name: str, answer: Any) -> None:
+        with self._changed:
+            place = self._inside.pop(name, None)
+            # None after the end: its caller has been woken.
+            if place is not None:
+                place.call.take(place.position, answer)
+
+
+class _Call:
+    """What one caller waits for."""
+
+    def __init__(self, requests: Sequence[EngineRequest]) -> None:
+        self.requests = requests
+        self.answers: list[Any] = [None] * len(requests)
+        self.n_missing = len(requests)
+        self.is_over = threading.Event()
+        """Set when all answers are there, or none will come any more."""
+
+    def take(self, position: int, answer: Any) -> None:
+        self.answers[position] = answer
+        self.n_missing -= 1
+        if not self.n_missing:
+            self.is_over.set()
+
+
+class _Place(NamedTuple):
+    """One request of a call."""
+
+    call: _Call
+    position: int
