@@ -2,6 +2,7 @@
 # make test-fast    what runs in a minute and a half: neither slow nor on real models
 # make test         lint, types and the whole suite
 # make test-vllm    the vLLM back-end, for real, in an environment of its own
+# make test-slurm   arrays in a real Slurm of one node; installs slurm-wlm and munge of Debian where they are not, as root
 # make test-deepspeed  DeepSpeed's ZeRO-2 and ZeRO-3 with two processes on a CPU, in an environment of its own; needs a C++ compiler
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the CPU build of torch where pip would take the CUDA one.
@@ -20,7 +21,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast lint test-vllm test-deepspeed reference bench-overhead bench-select bench-train clean
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference bench-overhead bench-select bench-train clean
 
 install: $(installed)
 
@@ -45,6 +46,13 @@ test: lint
 
 test-fast: $(installed)
 	OMP_NUM_THREADS=1 $(bin)/pytest -q -n $(WORKERS) --dist loadfile -m "not slow and not models and not vllm"
+
+# The tests start daemons of their own, with their own key and folders, and end them. Debian's are not started: RUNLEVEL=1.
+test-slurm: $(installed)
+	test "$$(id -u)" = 0 || { echo 'make test-slurm needs root: Slurm starts as root on this machine' >&2; exit 1; }
+	command -v slurmctld slurmd munged > /dev/null || { apt-get update -qq && \
+		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } > /dev/null
+	OMP_NUM_THREADS=1 PREFPIPE_TEST_SLURM=1 $(bin)/pytest tests/slurm
 
 # DeepSpeed beside what is installed already; it builds nothing at installation and one extension at the first run.
 test-deepspeed: $(installed)

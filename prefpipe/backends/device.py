@@ -1,4 +1,13 @@
-"""Where a model runs: ``auto`` is the GPU if torch sees one, else the CPU."""
+"""Where a model runs, and whose turn it is there.
+
+``auto`` is the GPU if torch sees one, else the CPU.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -27,3 +36,41 @@ def find_device(name: str) -> torch.device:
             hint="use --device cpu, or install a torch built for your GPU",
         )
     return device
+
+
+class DeviceTurns:
+    """Lets calls from several threads on a device, one at a time, in the order in which they came.
+
+    So the oldest part is finished first, and a device holds the activations of one batch. A thread
+    reads, tokenises and pads before its turn, and writes after it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiting: deque[threading.Event] = deque()
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Wait until all that came before are done, and keep the device until the block ends."""
+        mine = threading.Event()
+        with self._lock:
+            self._waiting.append(mine)
+            self._waiting[0].set()
+        try:
+            mine.wait()
+            yield
+        finally:
+            with self._lock:
+                self._waiting.remove(mine)
+                if self._waiting:
+                    self._waiting[0].set()
+
+
+def turns_on(device: torch.device) -> DeviceTurns:
+    """Return the turns of a device: all models that lie on it share them."""
+    return _turns_of(device.type, device.index or 0)
+
+
+@cache
+def _turns_of(_kind: str, _index: int) -> DeviceTurns:
+    return DeviceTurns()

@@ -7,6 +7,7 @@ which only ``prefpipe.wiring`` imports.
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -141,17 +142,26 @@ class ScoreRequest(NamedTuple):
     columns: Mapping[str, Any]
 
 
+NOTHING_COUNTED: Mapping[str, float] = MappingProxyType({})
+"""An empty tally."""
+
+
 class Score(NamedTuple):
-    """A rating. ``reward`` is None unless ``status`` is ``ok``; ``detail`` is JSON text or None."""
+    """A rating. ``reward`` is None unless ``status`` is ``ok``; ``detail`` is JSON text or None.
+
+    ``tally``: what rating took and showed, for the summary. What belongs to a whole call stands
+    with its first score.
+    """
 
     reward: float | None
     status: str = "ok"
     reason: str | None = None
     detail: str | None = None
+    tally: Mapping[str, float] = NOTHING_COUNTED
 
 
 class Scorer(Protocol):
-    """A rater: higher is better, any scale."""
+    """A rater: higher is better, any scale. Several threads may ask it at once."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one score for each request, in order."""
@@ -177,6 +187,7 @@ class PairVerdict(NamedTuple):
     ``choice`` the verdict in a word: ``first``, ``second`` or ``tie``. ``mass`` is the probability
     of the verdict's tokens before they were renormalised, None for a verdict that was read from
     text. ``raw`` is what the judge said, ``request`` the content hash of what it was asked.
+    ``tally`` is that of a `Score`.
     """
 
     preference: float | None
@@ -188,10 +199,11 @@ class PairVerdict(NamedTuple):
     request: str | None = None
     n_prompt_tokens: int | None = None
     n_completion_tokens: int | None = None
+    tally: Mapping[str, float] = NOTHING_COUNTED
 
 
 class PairwiseJudge(Protocol):
-    """A judge of pairs."""
+    """A judge of pairs. Several threads may ask it at once."""
 
     def judge(self, requests: Sequence[PairRequest]) -> list[PairVerdict]:
         """Return one verdict for each request, in order."""
@@ -215,7 +227,7 @@ class Embeddings(NamedTuple):
 
 
 class Embedder(Protocol):
-    """A model that turns texts into vectors."""
+    """A model that turns texts into vectors. Several threads may ask it at once."""
 
     dim: int
 

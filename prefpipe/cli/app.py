@@ -21,6 +21,7 @@ from prefpipe.cli.reference import reference
 from prefpipe.cli.report import report
 from prefpipe.cli.savings import savings
 from prefpipe.cli.signals import stop_request
+from prefpipe.cli.slurm import slurm
 from prefpipe.cli.status import status
 from prefpipe.cli.worker import worker
 from prefpipe.configs.check import CheckConfig
@@ -32,6 +33,7 @@ from prefpipe.configs.objectives import ObjectivesConfig
 from prefpipe.configs.reference import ReferenceConfig
 from prefpipe.configs.report import ReportConfig
 from prefpipe.configs.savings import SavingsConfig
+from prefpipe.configs.slurm import SlurmConfig
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.stages import STAGES
 from prefpipe.configs.status import StatusConfig
@@ -132,6 +134,10 @@ for _config_class in STAGES:
         app.command(_config_class.stage)(stage_command_of(_config_class, _run_stage))
 
 app.command("status")(command_of(StatusConfig, status))
+# what follows the first word is the command of a stage, with flags of its own
+app.command("slurm", context_settings={"allow_interspersed_args": False})(
+    command_of(SlurmConfig, slurm)
+)
 app.command("inspect")(command_of(InspectConfig, inspect))
 app.command("report")(command_of(ReportConfig, report))
 app.command("savings")(command_of(SavingsConfig, savings))

@@ -1,6 +1,7 @@
 """stdout: paths and JSON for scripts, and pages for commands whose answer is text to read."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,13 @@ def pipe(text: str) -> None:
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     sys.stdout.flush()
+
+
+def pipe_exactly(text: str) -> None:
+    """Print what a shell runs: names that are no text come out byte for byte as they came in."""
+    sys.stdout.flush()
+    sys.stdout.buffer.write(os.fsencode(text))
+    sys.stdout.buffer.flush()
 
 
 def pipe_json(value: Any) -> None:

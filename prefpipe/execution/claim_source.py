@@ -43,6 +43,7 @@ class ClaimSource:
 
     def __init__(self, job: Job, me: Claimant) -> None:
         self._output, self._is_made, self._log = job.output, job.is_done, job.runtime.log
+        self._tell_of_others = job.made_by_others
         self._lease_s = me.lease_s
         self._storage = ClaimFolder(job.output.path)
         self._held = HeldClaims(self._storage, me, job.runtime.log)
@@ -126,7 +127,7 @@ class ClaimSource:
         """
         self._left.remove(index)
         if self._is_made(index):
-            self._n_made_by_others += 1
+            self._count_other()
             self._held.give_back(index)
             return False
         self._open.add(index)
@@ -139,7 +140,11 @@ class ClaimSource:
         for index in list(self._left):
             if index in on_disk and self._is_made(index):
                 self._left.remove(index)
-                self._n_made_by_others += 1
+                self._count_other()
+
+    def _count_other(self) -> None:
+        self._n_made_by_others += 1
+        self._tell_of_others(1)
 
     def _look_now_and_then(self) -> None:
         longest_s = min(max(self._lease_s / LOOKS_A_LEASE, SHORTEST_LOOK_S), LONGEST_LOOK_S)

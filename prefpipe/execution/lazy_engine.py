@@ -29,7 +29,7 @@ class StreamingEngine(Protocol):
 
 Engine = TypeVar("Engine", bound=Closeable)
 
-MOST_OPEN = 1
+MOST_OPEN = 3
 """Parts that are open for a device that takes one batch at a time.
 
 One is being read and tokenised, one is on the device, and one is being written.
@@ -46,7 +46,12 @@ class LazyEngine(Generic[Engine]):
     """
 
     def __init__(
-        self, open_engine: Callable[[], Engine], runtime: Runtime, message: str | None = None
+        self,
+        open_engine: Callable[[], Engine],
+        runtime: Runtime,
+        message: str | None = None,
+        *,
+        most_open: int = 1,
     ) -> None:
         """Prepare.
 
@@ -54,7 +59,9 @@ class LazyEngine(Generic[Engine]):
             open_engine: loads the back-end.
             runtime: where to log, and whether to stop.
             message: what is logged before it is opened; None where the back-end says it itself.
+            most_open: parts that may be open for a back-end that does not say whether it has room.
         """
+        self._most_open = most_open
         self._open_engine, self._runtime, self._message = open_engine, runtime, message
         self.opened: Engine | None = None
         """The back-end, None as long as no part needed it."""
@@ -77,7 +84,7 @@ class LazyEngine(Generic[Engine]):
         engine: Any = self.opened
         if isinstance(engine, StreamingEngine):
             return engine.has_room()
-        return n_open < MOST_OPEN
+        return n_open < self._most_open
 
     def _open(self) -> Engine:
         opened = self.opened
@@ -90,6 +97,11 @@ class LazyEngine(Generic[Engine]):
             self.opened = opened
         return opened
 
+    def close(self) -> None:
+        """Close the back-end, if it was opened."""
+        if self.opened is not None:
+            self.opened.close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -99,5 +111,4 @@ class LazyEngine(Generic[Engine]):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        if self.opened is not None:
-            self.opened.close()
+        self.close()

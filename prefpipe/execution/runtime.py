@@ -39,7 +39,8 @@ class Job(NamedTuple):
     """The parts of one stage that are to be made.
 
     ``config`` says another process all that it needs to make them. ``is_done`` looks at the disk
-    whether anybody has made a part since the command began.
+    whether anybody has made a part since the command began; ``made_by_others`` is called with the
+    number of parts that were made behind this command's back.
     """
 
     config: StageConfig
@@ -48,6 +49,7 @@ class Job(NamedTuple):
     to_do: Sequence[int]
     is_done: Callable[[int], bool]
     runtime: "Runtime"
+    made_by_others: Callable[[int], None] = lambda _n: None
 
 
 class Executor(Protocol):

@@ -7,8 +7,8 @@ Promises: rows follow the order of the candidates; a response that was cut by th
 """
 
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nestin
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.protocol import Embedder
 from prefpipe.configs.embed import EmbedConfig
-from prefpipe.execution.lazy_engine import LazyEngine
+from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
 from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import (
@@ -73,7 +73,9 @@ def run(
 
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
-    with LazyEngine(open_embedder, runtime, "loading the embedder") as embedder:
+    with LazyEngine(
+        open_embedder, runtime, "loading the embedder", most_open=MOST_OPEN
+    ) as embedder:
         maker = EmbeddingMaker(config, candidates, output, embedder, parents)
         loop_over_parts(
             config,
@@ -98,6 +100,19 @@ def _made_with(config: EmbedConfig, identity: Mapping[str, Any]) -> list[dict[st
     return [ingredient("model", config.model, identity)]
 
 
+class TextsToEmbed(NamedTuple):
+    """What is read of a part.
+
+    ``keys``: its candidates' ``prompt_id`` and ``sample_idx``; ``statuses``: status and reason of
+    each; ``usable``: the places of those that have a text; ``texts``: theirs.
+    """
+
+    keys: pa.Table
+    statuses: list[tuple[str, str | None]]
+    usable: Sequence[int]
+    texts: Sequence[str]
+
+
 class EmbeddingMaker:
     """Makes the parts of ``embeddings``."""
 
@@ -116,28 +131,28 @@ class EmbeddingMaker:
         """Return whether the embedder would run empty without another part."""
         return self.embedder.has_room(n_open)
 
-    def prepare(self, index: int) -> pa.Table:
-        """Read the candidates of a part."""
+    def prepare(self, index: int) -> TextsToEmbed:
+        """Read the candidates of a part, and put their texts together."""
         columns = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
         candidates, _ = self.candidates.read(index, columns)
-        return candidates
-
-    def complete(self, index: int, prepared: pa.Table) -> Tally:
-        """Embed and write a part."""
-        # Loaded even for a part without a text: its vectors of zeros have a length, too.
-        embedder = self.embedder.get()
-        candidates = prepared
         rows = rows_of(candidates)
 
         statuses = [embedding_status(row) for row in rows]
         usable = [place for place, (status, _) in enumerate(statuses) if status == "ok"]
         texts = [text_of(rows[place], self.config.text) for place in usable]
+        return TextsToEmbed(candidates.select(["prompt_id", "sample_idx"]), statuses, usable, texts)
+
+    def complete(self, index: int, prepared: TextsToEmbed) -> Tally:
+        """Embed and write a part."""
+        keys, statuses, usable, texts = prepared
+        # Loaded even for a part without a text: its vectors of zeros have a length, too.
+        embedder = self.embedder.get()
         embedded = embedder.embed(texts)
 
         # a candidate without a text has a vector of zeros: the column has no nulls
-        vectors_ND = np.zeros((len(rows), embedder.dim), np.float32)
-        n_tokens = np.zeros(len(rows), np.int32)
-        truncated = np.zeros(len(rows), bool)
+        vectors_ND = np.zeros((keys.num_rows, embedder.dim), np.float32)
+        n_tokens = np.zeros(keys.num_rows, np.int32)
+        truncated = np.zeros(keys.num_rows, bool)
         vectors_ND[usable] = embedded.vectors
         n_tokens[usable] = embedded.n_tokens
         truncated[usable] = embedded.truncated
@@ -153,8 +168,8 @@ class EmbeddingMaker:
         vectors = pa.FixedSizeListArray.from_arrays(pa.array(vectors_ND.reshape(-1)), embedder.dim)
         table = pa.Table.from_arrays(
             [
-                candidates["prompt_id"],
-                candidates["sample_idx"],
+                keys["prompt_id"],
+                keys["sample_idx"],
                 vectors,
                 pa.array(n_tokens),
                 pa.array(truncated),

@@ -23,9 +23,9 @@ from prefpipe.artifacts.schemas import LOGPROBS
 from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
-from prefpipe.backends.device import find_device
+from prefpipe.backends.device import find_device, turns_on
 from prefpipe.configs.logprobs import LogprobsConfig
-from prefpipe.execution.lazy_engine import LazyEngine
+from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
 from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ModelFiles, require_chat_template
@@ -50,8 +50,13 @@ from prefpipe.stages.shared.training_groups import (
     groups_of_candidates,
     stored_ids_fit,
 )
-from prefpipe.training.encoding import Encoder
-from prefpipe.training.forward import Measured, measure_responses, share_prompts
+from prefpipe.training.encoding import N_APART, N_TOKENISED, Encoder, notes_on_encoding
+from prefpipe.training.forward import (
+    Measured,
+    measure_batches,
+    response_batches,
+    share_prompts,
+)
 from prefpipe.training.groups import Group, Key, ResponseStatus, check_group, fit_length
 from prefpipe.training.policy import computes_in_bfloat16, load_reference
 
@@ -91,7 +96,7 @@ def run(
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     open_reference = partial(ReferenceModel, config, model, encode_as, groups, runtime.log)
-    with LazyEngine(open_reference, runtime) as reference:
+    with LazyEngine(open_reference, runtime, most_open=MOST_OPEN) as reference:
         maker = LogprobMaker(config, groups, output, reference, parents)
         loop_over_parts(
             config,
@@ -102,18 +107,15 @@ def run(
             indices=indices,
             parents_of=parents.__getitem__,
         )
-        # Without a part to make nothing was opened; stored ids need no encoder.
-        if reference.opened is not None and reference.opened.encoder is not None:
-            encoder = reference.opened.encoder
-            summary.notes += encoder.notes()
-            summary.facts |= {
-                "n_tokenised": encoder.n_encoded,
-                "n_tokenised_apart": encoder.n_apart,
-            }
 
+    # Stored ids need no encoder, which counts nothing then.
+    counted = summary.counted_now
+    if N_TOKENISED in counted:
+        summary.notes += notes_on_encoding(counted)
+        summary.facts |= {name: int(counted[name]) for name in (N_TOKENISED, N_APART)}
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        n_tokens = int(summary.counted_now["n_tokens"])
+        n_tokens = int(counted["n_tokens"])
         rate = n_tokens / elapsed_s
         summary.notes.append(
             f"{n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)"
@@ -220,7 +222,8 @@ class ReferenceModel:
             merge_adapter=config.merge_adapter,
             trust_remote_code=config.trust_remote_code,
         )
-        self.model.to(find_device(config.device))
+        self.device = find_device(config.device)
+        self.model.to(self.device)
         problem: str | None = "--no-shared-prompt"
         if config.shared_prompt:
             problem = share_prompts(self.model)
@@ -230,14 +233,18 @@ class ReferenceModel:
         log(line)
 
     def measure(self, groups: Sequence[Group]) -> dict[Key, Measured]:
-        """Return the log-probability of every response of some groups, by key."""
-        measured = measure_responses(
-            self.model,
-            groups,
-            pad_token_id=0,
-            bf16=computes_in_bfloat16(self.config.dtype),
-            max_batch_tokens=self.config.max_batch_tokens,
+        """Return the log-probability of every response of some groups, by key.
+
+        Of several calls at once one is on the device; the others pack their batches, or wait for
+        it.
+        """
+        batches = response_batches(
+            self.model, groups, pad_token_id=0, max_batch_tokens=self.config.max_batch_tokens
         )
+        packed = list(batches)
+        with turns_on(self.device).turn():
+            bf16 = computes_in_bfloat16(self.config.dtype)
+            measured = list(measure_batches(self.model, packed, bf16=bf16))
         return {each.key: each for each in measured}
 
     def close(self) -> None:
@@ -246,11 +253,15 @@ class ReferenceModel:
 
 
 class ResponsesToMeasure(NamedTuple):
-    """A part's responses: all keys, the groups that can be measured, and what became of each."""
+    """A part's responses: all keys, the groups that can be measured, and what became of each.
 
-    keys: list[Key]
-    groups: list[Group]
-    statuses: dict[Key, ResponseStatus]
+    ``tally``: what was counted while they were tokenised.
+    """
+
+    keys: Sequence[Key]
+    groups: Sequence[Group]
+    statuses: Mapping[Key, ResponseStatus]
+    tally: Tally
 
 
 class LogprobMaker:
@@ -271,38 +282,17 @@ class LogprobMaker:
         """Return whether the device would run empty without another part."""
         return self.reference.has_room(n_open)
 
-    def prepare(self, index: int) -> "ResponsesToMeasure":
+    def prepare(self, index: int) -> ResponsesToMeasure:
         """Read a part's responses, and tokenise those whose ids are not stored."""
-        return self._read(index, self.reference.get().encoder)
+        encoder = self.reference.get().encoder
+        if encoder is not None:
+            encoder = encoder.anew()
 
-    def complete(self, index: int, prepared: "ResponsesToMeasure") -> Tally:
-        """Measure and write a part."""
         # Every response gets a row; only those that fit are measured.
-        keys, groups, statuses = prepared
-        measured = self.reference.get().measure(groups)
-        rows = []
-        n_tokens = 0
-        for key in keys:
-            row = _row(key, statuses[key], measured.get(key), per_token=self.config.per_token)
-            n_tokens += row["n_tokens"]
-            rows.append(row)
-        table = pa.Table.from_pylist(rows, schema=LOGPROBS.arrow())
-        self.output.write(index, table, counts=count_by_status(rows), parents=self.parents[index])
-        return {"n_tokens": n_tokens}
-
-    def _read(self, index: int, encoder: Encoder | None) -> "ResponsesToMeasure":
-        """Return every response's key, the groups that can be measured, and what became of each."""
-        if kind_of(self.groups) == "candidates":
-            table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS))
-            groups = groups_of_candidates(rows_of(table), encoder)
-        else:
-            table, _ = self.groups.read(index, list(COLUMNS))
-            groups = groups_of(rows_of(table), encoder)
-
         keys: list[Key] = []
         fitting: list[Group] = []
         statuses: dict[Key, ResponseStatus] = {}
-        for group in groups:
+        for group in self._groups(index, encoder):
             check_group(group, statuses)
             responses, statuses_by_length = fit_length(
                 group, max_length=self.config.max_length, on_too_long=self.config.on_too_long
@@ -311,7 +301,26 @@ class LogprobMaker:
             keys += [(group.prompt_id, response.sample_idx) for response in group.responses]
             if responses:
                 fitting.append(group._replace(responses=responses))
-        return ResponsesToMeasure(keys, fitting, statuses)
+        tally = {} if encoder is None else encoder.tally()
+        return ResponsesToMeasure(keys, fitting, statuses, tally)
+
+    def complete(self, index: int, prepared: ResponsesToMeasure) -> Tally:
+        """Measure and write a part."""
+        measured = self.reference.get().measure(prepared.groups)
+        rows = []
+        for key in prepared.keys:
+            status = prepared.statuses[key]
+            rows.append(_row(key, status, measured.get(key), per_token=self.config.per_token))
+        table = pa.Table.from_pylist(rows, schema=LOGPROBS.arrow())
+        self.output.write(index, table, counts=count_by_status(rows), parents=self.parents[index])
+        return {**prepared.tally, "n_tokens": sum(row["n_tokens"] for row in rows)}
+
+    def _groups(self, index: int, encoder: Encoder | None) -> list[Group]:
+        if kind_of(self.groups) == "candidates":
+            table, _ = self.groups.read(index, list(CANDIDATE_COLUMNS))
+            return groups_of_candidates(rows_of(table), encoder)
+        table, _ = self.groups.read(index, list(COLUMNS))
+        return groups_of(rows_of(table), encoder)
 
 
 def _row(key: Key, status: ResponseStatus, measured: Measured | None, *, per_token: bool) -> Row:

@@ -7,6 +7,7 @@ dropped, averaged away or made up: what could not be rated has a null reward, a 
 """
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -17,7 +18,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
-from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
+from prefpipe.artifacts.store import Artifact, Output, add_tallies, open_input, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
@@ -25,9 +26,9 @@ from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
 from prefpipe.backends.scorers.checks_scorer import IFEVAL_COLUMNS
 from prefpipe.configs.judging import parse_judge
 from prefpipe.configs.score import ScoreConfig, parse_scorer
-from prefpipe.errors import InputError
-from prefpipe.execution.lazy_engine import LazyEngine
-from prefpipe.execution.part_maker import OneAtATime
+from prefpipe.errors import CorruptPartError, InputError
+from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
+from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import (
     UNUSABLE,
@@ -47,6 +48,7 @@ from prefpipe.stages.shared.partwise import (
     loop_over_parts,
     open_stage_output,
 )
+from prefpipe.stages.shared.rating_notes import notes_on_texts
 from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, report_skipped_rows
 from prefpipe.text.checks.ifeval import IFEVAL_VERSION
 
@@ -64,6 +66,9 @@ OF_ONE_KIND = (
 TRIED_AGAIN = ("parse_error", "error", "no_logprobs", "not_answered")
 """Statuses of judges alone, which the next run tries to mend without being told."""
 
+
+N_RATED, SUM_OF_REWARDS = "n_rated", "sum_of_rewards"
+"""Of a scorer's tally: rewards that it gave, and their sum."""
 
 CANDIDATE_COLUMNS = (
     "prompt_id",
@@ -134,39 +139,36 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     summary = Summary(config.stage, config.output)
     started = time.perf_counter()
     with ExitStack() as stack:
-        maker = ScoreMaker(candidates, raters, runtime, stack)
+        scorers = _scorers(raters, runtime, stack)
         if config.emit_batch is not None:
-            judges = maker.ask_judges(output, parents)
+            maker = ScoreMaker(config, candidates, output, raters, scorers, parents)
+            judges = maker.ask_judges()
             write_open_questions(judges, config.emit_batch, summary)
             return summary
 
         if config.retry_errors:
             output, to_mend = begin_retry(output, indices, runtime, keep=NOT_FAILED)
-            of_judges: set[int] = set()
         else:
             output, to_mend = begin_retry(output, indices, runtime, only=TRIED_AGAIN)
-            of_judges = to_mend  # made again for their judges' sake: other scorers' ratings stay
         loop_over_parts(
             config,
             output,
-            OneAtATime(
-                lambda index: maker.make(
-                    output, index, parents[index], judges_alone=index in of_judges
-                )
-            ),
+            ScoreMaker(config, candidates, output, raters, scorers, parents),
             runtime,
             summary,
             indices=indices,
             parents_of=parents.__getitem__,
             redo=to_mend.__contains__,
         )
-        for scorer in maker.opened.values():
-            facts_of_spending(summary, scorer, config)
 
+    counted = {rater.name: counted_for(rater.name, summary.counted_now) for rater in raters}
+    for tally in counted.values():
+        facts_of_spending(summary, tally, config)
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        summary.notes.append(f"{maker.n_rated:,} ratings in {elapsed_s:.1f} s")
-    summary.notes += maker.notes()
+        n_rated = sum(int(tally.get(N_RATED, 0)) for tally in counted.values())
+        summary.notes.append(f"{n_rated:,} ratings in {elapsed_s:.1f} s")
+    summary.notes += notes_on_ratings(counted)
 
     report_skipped_rows(config, skipped, summary)
     # Last, for it may end the command: what was left out is in its file by then.
@@ -246,65 +248,117 @@ def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
         )
 
 
+def _scorers(
+    raters: Sequence[Rater], runtime: Runtime, stack: ExitStack
+) -> dict[str, LazyEngine[Scorer]]:
+    """Return the scorers by name, each to be opened when it is needed and closed by ``stack``."""
+
+    def open_scorer(rater: Rater) -> Scorer:
+        scorer = rater.open()
+        example = getattr(scorer, "example", None)
+        if example:
+            runtime.log(f"{rater.name} sees, for example:\n{example}")
+        return scorer
+
+    scorers: dict[str, LazyEngine[Scorer]] = {}
+    for rater in raters:
+        scorer = LazyEngine(
+            partial(open_scorer, rater),
+            runtime,
+            f"loading scorer {rater.name}",
+            most_open=MOST_OPEN,
+        )
+        scorers[rater.name] = stack.enter_context(scorer)
+    return scorers
+
+
+class CandidatesToRate(NamedTuple):
+    """What is read of a part.
+
+    ``requests`` are the ratings to ask for, ``places`` of which candidate each is. ``kept``: what
+    the part on disk holds, by scorer and candidate, {} where that is of no use.
+    """
+
+    candidates: Sequence[Row]
+    requests: Sequence[ScoreRequest]
+    places: Sequence[int]
+    kept: Mapping[tuple[str, Key], Score]
+
+
 class ScoreMaker:
-    """Makes the parts of ``scores``, and adds up the rewards for the summary."""
+    """Makes the parts of ``scores``. A part goes to one scorer after another."""
 
     def __init__(
-        self, candidates: Artifact, raters: Sequence[Rater], runtime: Runtime, stack: ExitStack
+        self,
+        config: ScoreConfig,
+        candidates: Artifact,
+        output: Output,
+        raters: Sequence[Rater],
+        scorers: Mapping[str, LazyEngine[Scorer]],
+        parents: Mapping[int, Mapping[str, str]],
     ) -> None:
         """Prepare.
 
         Args:
+            config: the stage's knobs.
             candidates: what is rated.
+            output: where the parts go.
             raters: in the order of their rows.
-            runtime: where to log, and whether to stop.
-            stack: closes the scorers that were opened.
+            scorers: one for each rater, by name.
+            parents: digests of the candidates that each part is made of.
         """
-        self.candidates, self.raters, self.runtime = candidates, raters, runtime
-        self.scorers: dict[str, LazyEngine[Scorer]] = {}
-        for rater in raters:
-            scorer = LazyEngine(partial(self._open, rater), runtime, f"loading scorer {rater.name}")
-            self.scorers[rater.name] = stack.enter_context(scorer)
-        self.totals: dict[str, tuple[int, float]] = {}
-        """Number and sum of the rewards that each scorer gave now."""
+        self.config, self.candidates, self.output = config, candidates, output
+        self.raters, self.scorers, self.parents = raters, scorers, parents
+        self._scorer_of_part: dict[int, str] = {}
+        """The scorer that each part is with; those behind the first are looked at."""
 
-    @property
-    def n_rated(self) -> int:
-        """Rewards that were given now."""
-        return sum(count for count, _ in self.totals.values())
+    def has_room(self, n_open: int) -> bool:
+        """Return whether another part keeps every scorer busy.
 
-    @property
-    def opened(self) -> dict[str, Scorer]:
-        """The scorers that were needed, by name."""
-        return {
-            name: scorer.opened
-            for name, scorer in self.scorers.items()
-            if scorer.opened is not None
-        }
-
-    def make(
-        self, output: Output, index: int, parents: Mapping[str, str], *, judges_alone: bool
-    ) -> None:
-        """Score and write one part.
-
-        Args:
-            output: where it goes.
-            index: of the part.
-            parents: digests of the candidates it is made of.
-            judges_alone: take what other scorers than judges said from the part on disk, where it
-                is of these candidates.
+        A scorer that has enough to do would have the parts of faster ones wait in memory.
         """
-        candidates, columns = self._rows(index)
-        kept = self._kept_scores(output, index, parents) if judges_alone else {}
+        n_with = Counter(self._scorer_of_part.copy().values())
+        first, *later = (rater.name for rater in self.raters)
+        # What is being read or written counts with the first.
+        n_with[first] = n_open - sum(n_with[name] for name in later)
+        return all(scorer.has_room(n_with[name]) for name, scorer in self.scorers.items())
+
+    def prepare(self, index: int) -> CandidatesToRate:
+        """Read the candidates of a part, the user's own columns beside them."""
+        table, _ = self.candidates.read(index)
+        names = [name for name in CANDIDATE_COLUMNS if name in table.column_names]
+        candidates = rows_of(table.select(names))
+        columns = python_rows(user_columns(table))
+
+        places, requests = [], []
+        for place, (row, user_row) in enumerate(zip(candidates, columns, strict=True)):
+            # Candidates without a response are not shown to a scorer.
+            if row["status"] not in UNUSABLE:
+                response = row["response"] or ""
+                places.append(place)
+                requests.append(ScoreRequest(*key_of(row), row["messages"], response, user_row))
+        return CandidatesToRate(candidates, requests, places, self._kept_scores(index))
+
+    def complete(self, index: int, prepared: CandidatesToRate) -> Tally:
+        """Rate and write a part."""
         scores: dict[str, list[Score]] = {}
-        for rater in self.raters:
-            if kept and rater.kind != "judge":
-                scores[rater.name] = [kept[rater.name, key_of(row)] for row in candidates]
-            else:
-                scores[rater.name] = self._rate(rater, candidates, columns)
+        tally: dict[str, float] = {}
+        try:
+            for rater in self.raters:
+                self._scorer_of_part[index] = rater.name
+                if prepared.kept and rater.kind != "judge":
+                    keys = [(rater.name, key_of(row)) for row in prepared.candidates]
+                    scores[rater.name] = [prepared.kept[key] for key in keys]
+                    continue
+                rated = self._rate(rater.name, prepared)
+                scores[rater.name] = rated
+                for name, value in tally_of(rated).items():
+                    tally[f"{rater.name}/{name}"] = value
+        finally:
+            self._scorer_of_part.pop(index, None)
 
         rows = []
-        for place, candidate in enumerate(candidates):
+        for place, candidate in enumerate(prepared.candidates):
             for rater in self.raters:
                 score = scores[rater.name][place]
                 rows.append(
@@ -319,9 +373,11 @@ class ScoreMaker:
                     }
                 )
         table = pa.Table.from_pylist(rows, schema=SCORES.arrow())
-        output.write(index, table, counts=count_by_status(rows), parents=parents)
+        counts = count_by_status(rows)
+        self.output.write(index, table, counts=counts, parents=self.parents[index])
+        return tally
 
-    def ask_judges(self, output: Output, parents: Mapping[int, Mapping[str, str]]) -> list[Scorer]:
+    def ask_judges(self) -> list[Scorer]:
         """Ask judges that collect their questions about every part that is not finished.
 
         No part is touched.
@@ -329,86 +385,89 @@ class ScoreMaker:
         Returns:
             The judges, with the questions that nobody has answered yet.
         """
-        for index, digests in parents.items():
-            if output.is_done(index, digests):
-                statuses = output.footer(index).counts.keys()
+        for index, digests in self.parents.items():
+            if self.output.is_done(index, digests):
+                statuses = self.output.footer(index).counts.keys()
                 if statuses.isdisjoint(TRIED_AGAIN):
                     continue
+            prepared = self.prepare(index)
             for rater in self.raters:
                 if rater.kind == "judge":
-                    self._rate(rater, *self._rows(index))
-        return list(self.opened.values())
+                    self._rate(rater.name, prepared)
+        return [scorer.opened for scorer in self.scorers.values() if scorer.opened is not None]
 
-    def notes(self) -> list[str]:
-        """Return a line for each scorer that was used now, and what the scorers say themselves."""
-        lines = []
-        for name, (count, total) in self.totals.items():
-            if count:
-                lines.append(f"{name}: mean reward {total / count:.4f} over {count:,} ratings")
-        for name, scorer in self.opened.items():
-            if hasattr(scorer, "notes"):
-                lines += [f"{name}: {note}" for note in scorer.notes()]
-        return lines
+    def _kept_scores(self, index: int) -> dict[tuple[str, Key], Score]:
+        """Return what a part on disk holds that is made again for its judges' sake.
 
-    def _open(self, rater: Rater) -> Scorer:
-        scorer = rater.open()
-        example = getattr(scorer, "example", None)
-        if example:
-            self.runtime.log(f"{rater.name} sees, for example:\n{example}")
-        return scorer
-
-    def _rows(self, index: int) -> tuple[list[Row], list[Row]]:
-        """Return a part's candidates, and the user's own columns beside them."""
-        table, _ = self.candidates.read(index)
-        columns = [name for name in CANDIDATE_COLUMNS if name in table.column_names]
-        return rows_of(table.select(columns)), python_rows(user_columns(table))
-
-    def _kept_scores(
-        self, output: Output, index: int, parents: Mapping[str, str]
-    ) -> dict[tuple[str, Key], Score]:
-        """Return what the part on disk holds, by scorer and candidate.
-
-        It is {} where the part was made from other candidates.
+        Other scorers' ratings stay. It is {} where there is no part of this run and of these
+        candidates, or every failed rating is asked for again.
         """
-        table, footer = output.read(index)
-        if dict(footer.parents) != dict(parents):
+        has_judges = any(rater.kind == "judge" for rater in self.raters)
+        if self.config.retry_errors or not has_judges:
             return {}
+        try:
+            table, footer = self.output.read(index)
+        except CorruptPartError:
+            return {}
+        if dict(footer.parents) != dict(self.parents[index]):
+            return {}
+
         kept = {}
         for row in table.to_pylist():
             score = Score(row["reward"], row["status"], row["reason"], row["detail"])
             kept[row["scorer"], key_of(row)] = score
         return kept
 
-    def _rate(self, rater: Rater, candidates: Sequence[Row], columns: Sequence[Row]) -> list[Score]:
-        """Return one score for each candidate.
-
-        Those without a response are not shown to the scorer.
-        """
+    def _rate(self, scorer: str, prepared: CandidatesToRate) -> list[Score]:
+        """Return one score for each candidate."""
+        # What a candidate without a response gets; the answers take the others' places.
         rated: list[Score] = []
-        places, requests = [], []
-        for place, (row, user_row) in enumerate(zip(candidates, columns, strict=True)):
-            # What a candidate without a response gets; the answers take the others' places.
+        for row in prepared.candidates:
             reason = f"generation ended with {row['status']}: {row['reason']}"
             rated.append(Score(None, "no_response", reason))
-            if row["status"] not in UNUSABLE:
-                places.append(place)
-                request = ScoreRequest(
-                    *key_of(row), row["messages"], row["response"] or "", user_row
-                )
-                requests.append(request)
 
-        answers = self.scorers[rater.name].get().score(requests) if requests else []
-        for place, answer in zip(places, answers, strict=True):
+        answers: Sequence[Score] = []
+        if prepared.requests:
+            answers = self.scorers[scorer].get().score(prepared.requests)
+        for place, answer in zip(prepared.places, answers, strict=True):
             rated[place] = checked(answer)
-
-        rewards = [score.reward for score in rated if score.reward is not None]
-        count, total = self.totals.get(rater.name, (0, 0.0))
-        self.totals[rater.name] = (count + len(rewards), total + sum(rewards))
         return rated
+
+
+def tally_of(rated: Sequence[Score]) -> dict[str, float]:
+    """Return number and sum of the rewards that a scorer gave, and what it counted itself."""
+    rewards = [score.reward for score in rated if score.reward is not None]
+    counted = {N_RATED: len(rewards), SUM_OF_REWARDS: sum(rewards)}
+    return add_tallies([counted, *(score.tally for score in rated)])
+
+
+def counted_for(scorer: str, tally: Mapping[str, float]) -> dict[str, float]:
+    """Return what was counted for one scorer, of a tally of all."""
+    prefix = f"{scorer}/"
+    return {
+        name.removeprefix(prefix): value for name, value in tally.items() if name.startswith(prefix)
+    }
+
+
+def notes_on_ratings(counted: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Return a line for each scorer that was used now, and what there is to know of the texts.
+
+    Args:
+        counted: tallies by scorer.
+    """
+    means, notes = [], []
+    for scorer, tally in counted.items():
+        n_rated = int(tally.get(N_RATED, 0))
+        if n_rated:
+            mean = tally[SUM_OF_REWARDS] / n_rated
+            means.append(f"{scorer}: mean reward {mean:.4f} over {n_rated:,} ratings")
+        notes += [f"{scorer}: {note}" for note in notes_on_texts(tally)]
+    return means + notes
 
 
 def checked(score: Score) -> Score:
     """Return the score, a reward that is not finite turned into a status."""
     if score.reward is not None and not isfinite(score.reward):
-        return Score(None, "not_finite", f"the scorer gave {score.reward}", score.detail)
+        reason = f"the scorer gave {score.reward}"
+        return score._replace(reward=None, status="not_finite", reason=reason)
     return score

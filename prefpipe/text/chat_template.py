@@ -27,6 +27,7 @@ import jinja2
 
 from prefpipe.errors import ModelError, PrefpipeError
 from prefpipe.surrogates import replace_lone_surrogates
+from prefpipe.text.control_text import note_on_control_text
 from prefpipe.text.control_tokens import ControlTokens, TemplateError
 from prefpipe.text.tool_turns import CALLS, for_template, holds_tools, without_each
 
@@ -51,7 +52,7 @@ TRIED = "the template was tried on two plain questions, without and with a syste
 
 
 class ChatTemplate:
-    """A tokenizer with a chat template.
+    """A tokenizer with a chat template. Several threads may use it.
 
     Args:
         tokenizer: of transformers.
@@ -143,12 +144,14 @@ class ChatTemplate:
         """Return whether a content holds the text of a control token, which is read as text."""
         return self._control.is_spelled_in(text)
 
+    @property
+    def control_token(self) -> str:
+        """A control token for messages: the end of a turn, where it is known."""
+        return self._control.example
+
     def note_on_control_text(self, n: int, n_conversations: int) -> list[str]:
         """Return a sentence on conversations with the text of a control token, none for none."""
-        if not n:
-            return []
-        what = f"the text of a control token, such as {self._control.example}"
-        return [f"{n:,} of {n_conversations:,} conversations hold {what}: it is read as text"]
+        return note_on_control_text(n, n_conversations, self.control_token)
 
     @cached_property
     def turn_words(self) -> str | None:

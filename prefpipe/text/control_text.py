@@ -1,11 +1,20 @@
-"""Texts that spell control tokens, for models whose tokenizer is elsewhere.
+"""Texts that spell control tokens: what is said of them, and models whose tokenizer is elsewhere.
 
 Where the tokenizer is here, such a text is tokenised as text (`prefpipe.text.chat_template`). A
 server renders and tokenises by itself, and nothing in its protocol says which letters are data.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+CONTROL_TEXT = "n_with_control_text/"
+"""Begins the name of a tally's count of conversations that hold the text of a control token.
+
+One of the model's control tokens follows, for the message.
+"""
+
+N_READ = "n_read"
+"""Of a tally: conversations that a rater's tokenizer read."""
 
 _SPELLED = re.compile(
     r"<\|[^|<>\s]{2,40}\|>"  # ChatML, Llama 3, Phi, and most others
@@ -30,3 +39,27 @@ def note_on_server(n: int, what: str) -> list[str]:
         return []
     risk = "a server may take it for the end of a turn, and prefpipe cannot keep it from that"
     return [f"{n:,} {what} spell a control token, such as <|im_end|>: {risk}"]
+
+
+def note_on_control_text(n: int, n_conversations: int, example: str) -> list[str]:
+    """Return a sentence on conversations with the text of a control token, which is read as text.
+
+    Args:
+        n: how many; none for none.
+        n_conversations: of how many.
+        example: a control token of the model.
+    """
+    if not n:
+        return []
+    what = f"the text of a control token, such as {example}"
+    return [f"{n:,} of {n_conversations:,} conversations hold {what}: it is read as text"]
+
+
+def notes_of_control_text(tally: Mapping[str, float], n_conversations: float) -> list[str]:
+    """Return `note_on_control_text` of what was counted under `CONTROL_TEXT`."""
+    notes: list[str] = []
+    for name, n in tally.items():
+        if name.startswith(CONTROL_TEXT):
+            example = name.removeprefix(CONTROL_TEXT)
+            notes += note_on_control_text(int(n), int(n_conversations), example)
+    return notes

@@ -19,6 +19,7 @@ The others go two ways round the tokenizer's own matching:
 import json
 import re
 import secrets
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -43,7 +44,7 @@ class TemplateError(InputError):
 
 
 class ControlTokens:
-    """The control tokens of a tokenizer with a chat template.
+    """The control tokens of a tokenizer with a chat template. Several threads may use them.
 
     ``spellings`` are the texts of these tokens by id.
 
@@ -55,6 +56,9 @@ class ControlTokens:
 
     def __init__(self, tokenizer: Any, template: str, eos_ids: Sequence[int]) -> None:
         self._tokenizer = tokenizer
+        # Each call of a fast tokenizer may change its settings, which fails while another thread
+        # encodes with it.
+        self._lock = threading.RLock()
         self.spellings = _spellings_of(tokenizer, template, eos_ids)
         self._pattern = re.compile(
             "|".join(map(re.escape, _longest_first(self.spellings.values()))) or "(?!)"
@@ -106,11 +110,14 @@ class ControlTokens:
         """
         needs_care = self._mark in text or self._is_in_normalised(text)
         if not needs_care:
-            ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+            with self._lock:
+                ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
             return ids
 
         # what is still spelled out whole was written by the template
-        private = self._private_tokenizer
+        # Spellings are drawn once, so the copy is made by one thread.
+        with self._lock:
+            private = self._private_tokenizer
         renamed = self._pattern.sub(lambda match: self._private_spellings[match.group()], text)
         made: list[int] = private.encode(self.without_marks(renamed), add_special_tokens=False).ids
 

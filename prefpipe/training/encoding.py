@@ -18,9 +18,13 @@ from typing import Any, NamedTuple
 
 from prefpipe.errors import InputError
 from prefpipe.text.chat_template import PROBE_ANSWERS, PROBES, ChatTemplate
+from prefpipe.text.control_text import CONTROL_TEXT, notes_of_control_text
 from prefpipe.text.control_tokens import TemplateError
 
 Message = Mapping[str, Any]
+
+N_TOKENISED, N_APART = "n_tokenised", "n_tokenised_apart"
+"""Of a tally: responses that were encoded, and those of them that were apart from their prompts."""
 
 
 class Encoded(NamedTuple):
@@ -53,23 +57,37 @@ class EncodingError(InputError):
 class Encoder:
     """A tokenizer with a chat template, and the ids that end a turn.
 
+    It counts what it encodes, so each thread has its own, see `anew`.
+
     Args:
         tokenizer: of transformers.
         eos_token_ids: of the model; the tokenizer's own is one anyway.
         today: what a template that reads the clock is told.
+        template: of this tokenizer and these ids, where there is one already.
     """
 
     def __init__(
-        self, tokenizer: Any, eos_token_ids: Sequence[int], *, today: str | None = None
+        self,
+        tokenizer: Any,
+        eos_token_ids: Sequence[int],
+        *,
+        today: str | None = None,
+        template: ChatTemplate | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.eos_token_ids = {tokenizer.eos_token_id, *eos_token_ids} - {None}
-        self.template = ChatTemplate(tokenizer, eos_ids=sorted(self.eos_token_ids), today=today)
+        if template is None:
+            template = ChatTemplate(tokenizer, eos_ids=sorted(self.eos_token_ids), today=today)
+        self.template = template
         self.n_encoded = 0
         self.n_apart = 0
         self.n_with_control_text = 0
         self._last_prompt: tuple[list[Message], str, list[int]] | None = None
         self._anchors: list[str] | None = None
+
+    def anew(self) -> "Encoder":
+        """Return an encoder with the same tokenizer and template that has counted nothing yet."""
+        return Encoder(self.tokenizer, sorted(self.eos_token_ids), template=self.template)
 
     def encode(
         self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool
@@ -142,14 +160,15 @@ class Encoder:
 
     def notes(self) -> list[str]:
         """Return what a reader should know of the responses that were encoded, in sentences."""
-        notes = []
-        if self.n_apart:
-            notes.append(
-                f"{self.n_apart:,} of {self.n_encoded:,} responses are tokenised apart from their "
-                "prompts: tokenised with them, their first letters would change the prompts' last "
-                "tokens"
-            )
-        return notes + self.template.note_on_control_text(self.n_with_control_text, self.n_encoded)
+        return notes_on_encoding(self.tally())
+
+    def tally(self) -> dict[str, float]:
+        """Return what was counted, by name, to be added to what other encoders counted."""
+        return {
+            N_TOKENISED: self.n_encoded,
+            N_APART: self.n_apart,
+            CONTROL_TEXT + self.template.control_token: self.n_with_control_text,
+        }
 
     def _prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
         """Return text and ids of a prompt.
@@ -222,6 +241,18 @@ class Encoder:
         """Return whether a turn holds the text of a control token."""
         texts = [text for text in turn.values() if isinstance(text, str)]
         return any(map(self.template.holds_control_text, texts))
+
+
+def notes_on_encoding(tally: Mapping[str, float]) -> list[str]:
+    """Return what a reader should know of responses that were encoded, of their `Encoder.tally`."""
+    notes = []
+    n_encoded, n_apart = int(tally.get(N_TOKENISED, 0)), int(tally.get(N_APART, 0))
+    if n_apart:
+        notes.append(
+            f"{n_apart:,} of {n_encoded:,} responses are tokenised apart from their prompts: "
+            "tokenised with them, their first letters would change the prompts' last tokens"
+        )
+    return notes + notes_of_control_text(tally, n_encoded)
 
 
 def begins_with_two_bos(ids: Sequence[int], bos_token_id: int | None) -> bool:

@@ -5,7 +5,7 @@ The output projection sees only the positions that predict a response token. Wit
 would be thrown away.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -292,6 +292,10 @@ class Measured(NamedTuple):
     token_logps: Tensor
 
 
+KeyedBatch = tuple[list[Key], Batch]
+"""A batch, and the keys of its responses."""
+
+
 def measure_responses(
     model: nn.Module,
     groups: Sequence[Group],
@@ -316,13 +320,43 @@ def measure_responses(
     Raises:
         InputError: a token id that the model does not have.
     """
+    batches = response_batches(
+        model, groups, pad_token_id=pad_token_id, max_batch_tokens=max_batch_tokens
+    )
+    yield from measure_batches(model, batches, bf16=bf16)
+
+
+def response_batches(
+    model: nn.Module, groups: Sequence[Group], *, pad_token_id: int, max_batch_tokens: int
+) -> Iterator[KeyedBatch]:
+    """Return the batches of `measure_responses`, in which the model has no part yet.
+
+    Args:
+        model: whose kind of batches.
+        groups: as there.
+        pad_token_id: as there.
+        max_batch_tokens: as there.
+
+    Raises:
+        InputError: a token id that the model does not have.
+    """
     require_known_tokens(groups, without_adapters(model).get_input_embeddings().weight.shape[0])
     batches = _packed_batches if shares_prompts(model) else _padded_batches
+    return batches(groups, pad_token_id, max_batch_tokens)
+
+
+def measure_batches(
+    model: nn.Module, batches: Iterable[KeyedBatch], *, bf16: bool = False
+) -> Iterator[Measured]:
+    """Yield the log-probabilities of the responses of batches, see `measure_responses`.
+
+    For one thread at a time: the model is changed while it measures.
+    """
     device = next(model.parameters()).device
     was_training = model.training
     model.eval()
     try:
-        for keys, batch in batches(groups, pad_token_id, max_batch_tokens):
+        for keys, batch in batches:
             on_device = to_device(batch, device)
             with torch.no_grad(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 tokens = _token_logps(model, on_device)
@@ -358,9 +392,7 @@ def reference_logps(
     return {each.key: (each.logp, each.n_tokens) for each in measured}
 
 
-def _packed_batches(
-    groups: Sequence[Group], _pad: int, max_tokens: int
-) -> Iterator[tuple[list[Key], Batch]]:
+def _packed_batches(groups: Sequence[Group], _pad: int, max_tokens: int) -> Iterator[KeyedBatch]:
     """Yield groups, the longest first.
 
     A group that is too long for a batch comes in several, each with the prompt.
@@ -379,7 +411,7 @@ def _packed_batches(
 
 def _padded_batches(
     groups: Sequence[Group], pad_token_id: int, max_tokens: int
-) -> Iterator[tuple[list[Key], Batch]]:
+) -> Iterator[KeyedBatch]:
     """Yield responses, the longest first, each with its prompt.
 
     A batch holds as many as its longest response lets in.

@@ -47,19 +47,25 @@ def _crew_of(config: WorkersConfig) -> "Crew":
     n_tensor_parallel = getattr(config, "tensor_parallel_size", 1)
     if n_each is None and n_tensor_parallel > 1:
         n_each = n_tensor_parallel
-    uses_gpus = _runs_a_model_here(config)
+    uses_gpus = runs_a_model_here(config)
     return LocalWorkers(deal_gpus(os.environ, config.n_workers, n_each, uses_gpus=uses_gpus))
 
 
-def _runs_a_model_here(config: WorkersConfig) -> bool:
+def runs_a_model_here(config: WorkersConfig) -> bool:
     """Return whether workers run a model on a device, and do not ask a server or a fake."""
     if getattr(config, "device", "auto") == "cpu":
         return False
     if isinstance(config, SamplingConfig):
         return config.backend not in ("openai", "fake")
     if isinstance(config, ScoreConfig):
-        kinds = [parse_scorer(text).kind for text in config.scorer]
-        return any(kind not in ("fake", "checks", "ratings") for kind in kinds)
+        return any(_scorer_runs_a_model(text) for text in config.scorer)
     if isinstance(config, JudgeConfig):
         return parse_judge(config.judge).kind not in ("openai", "fake")
     return getattr(config, "model", None) != "fake"
+
+
+def _scorer_runs_a_model(text: str) -> bool:
+    scorer = parse_scorer(text)
+    if scorer.kind == "judge":
+        return parse_judge(scorer.target).kind != "openai"
+    return scorer.kind == "reward-model"

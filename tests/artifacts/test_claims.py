@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,9 +53,20 @@ def storage(tmp_path: Path) -> ClaimFolder:
     return ClaimFolder(tmp_path)
 
 
+OPENED: list[HeldClaims] = []
+
+
+@pytest.fixture(autouse=True)
+def end_threads() -> Iterator[None]:
+    yield
+    while OPENED:
+        OPENED.pop().close()
+
+
 def held(storage: ClaimFolder, me: Claimant, log: Callable[[str], None] = print) -> HeldClaims:
     """Claims that the test renews: the lease is a minute."""
-    return HeldClaims(storage, me, log)
+    OPENED.append(HeldClaims(storage, me, log))
+    return OPENED[-1]
 
 
 def test_a_claim_is_a_file_that_people_read_and_that_reads_back(storage: ClaimFolder) -> None:

@@ -1,7 +1,8 @@
-"""The README's job script, run by bash as Slurm runs it: what it exits with, and what it asks scontrol for."""
+"""The script that ``prefpipe slurm`` prints, run by bash as Slurm runs it: what it exits with, and what it asks scontrol for."""
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,6 @@ from support.pipelines import write_prompts
 
 pytestmark = pytest.mark.slow
 
-README = Path(__file__).resolve().parents[2] / "README.md"
 ARRAY = {
     "SLURM_ARRAY_JOB_ID": "77",
     "SLURM_ARRAY_TASK_ID": "2",
@@ -24,15 +24,7 @@ ARRAY = {
     "SLURM_ARRAY_TASK_STEP": "1",
 }
 FAKE = "generate prompts.jsonl -o run/candidates --backend fake --model fake:delay_s={delay_s} --n 2 --part-size 2"
-
-
-def job_script() -> str:
-    """Return the one script of the README that has an array."""
-    blocks = re.findall(
-        r"```bash\n(#!/bin/bash\n.*?)```", README.read_text(encoding="utf-8"), re.DOTALL
-    )
-    (script,) = [block for block in blocks if "#SBATCH --array" in block]
-    return script
+ENTRY = "import sys; from prefpipe.__main__ import main; sys.exit(main())"
 
 
 class Job:
@@ -41,25 +33,40 @@ class Job:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         (folder / "bin").mkdir()
-        (folder / "job.sh").write_text(job_script(), encoding="utf-8")
         self._program("scontrol", f'echo "$@" >> {folder}/asked')
+        self._program("prefpipe", f'exec {sys.executable} -c "{ENTRY}" "$@"')
+        self.environment = os.environ | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
 
     def _program(self, name: str, body: str) -> None:
         path = self.folder / "bin" / name
         path.write_text(f"#!/bin/bash\n{body}\n", encoding="utf-8")
         path.chmod(0o755)
 
-    def start(self, words: str, **variables: str) -> "subprocess.Popen[str]":
-        """Start the script; its ``prefpipe`` runs these words, with a fake engine in place of vLLM."""
-        entry = "import sys; from prefpipe.__main__ import main; sys.exit(main())"
-        self._program("prefpipe", f'exec {sys.executable} -c "{entry}" {words}')
-        environment = (
-            os.environ | ARRAY | {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"} | variables
+    def print_script(self, words: str, *flags: str) -> str:
+        """Print the script of an array of two, or of what ``flags`` say."""
+        done = subprocess.run(
+            [
+                *("prefpipe", "slurm", "--array", "2", "--activate", ":", *flags),
+                *("--", *shlex.split(words)),
+            ],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
+        assert done.returncode == 0, done.stderr
+        (self.folder / "job.sh").write_text(done.stdout, encoding="utf-8")
+        (self.folder / "asked").unlink(missing_ok=True)
+        return done.stdout
+
+    def start(self, task: int = 1, **variables: str) -> "subprocess.Popen[str]":
+        """Start the script as a task of the array."""
+        of_task = ARRAY | {"SLURM_ARRAY_TASK_ID": str(task)}
         return subprocess.Popen(
             ["bash", "job.sh"],
             cwd=self.folder,
-            env=environment,
+            env=self.environment | of_task | variables,
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
@@ -92,32 +99,35 @@ def wait_for(line: str, process: "subprocess.Popen[str]") -> None:
 
 def test_usr1_ends_the_job_after_the_part_and_queues_it_again(job: Job) -> None:
     """Slurm signals the batch shell alone, twice where other tasks are pending; shard 1 of 2 has parts 1, 3, 5 and 7."""
-    process = job.start(FAKE.format(delay_s=0.3))
+    job.print_script(FAKE.format(delay_s=0.3))
+    process = job.start()
     wait_for("loading fake", process)
     time.sleep(0.3)
     process.send_signal(signal.SIGUSR1)
     time.sleep(0.5)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == 75
-    assert job.asked == ["requeue 77_2"]
-    assert job.parts == [1]
+    assert job.asked == ["requeue 77_1"]
+    assert 1 in job.parts
+    assert len(job.parts) < 4
 
 
 def test_queued_again_it_goes_on_and_ends_with_0(job: Job) -> None:
-    words = FAKE.format(delay_s=0.1)
-    process = job.start(words)
+    job.print_script(FAKE.format(delay_s=0.1))
+    process = job.start()
     wait_for("loading fake", process)
     time.sleep(0.2)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(30) == 75
-    assert job.start(words).wait(30) == 0
+    assert job.start().wait(30) == 0
     assert job.parts == [1, 3, 5, 7]
-    assert job.asked == ["requeue 77_2"]
+    assert job.asked == ["requeue 77_1"]
 
 
 def test_usr1_in_the_last_part_ends_with_0_and_queues_nothing(job: Job) -> None:
     """Once it ended with 138, the wait that the signal broke off."""
-    process = job.start(FAKE.format(delay_s=0.3) + " --shard-index 7 --num-shards 8")
+    job.print_script(FAKE.format(delay_s=0.3), "--array", "8")
+    process = job.start(task=7)
     wait_for("loading fake", process)
     time.sleep(0.3)
     process.send_signal(signal.SIGUSR1)
@@ -126,24 +136,87 @@ def test_usr1_in_the_last_part_ends_with_0_and_queues_nothing(job: Job) -> None:
     assert job.asked == []
 
 
-@pytest.mark.parametrize(
-    ("words", "code"),
-    [
-        ("generate prompts.jsonl --no-such-flag", 2),
-        ("score nowhere -o run/scores --scorer fake", 1),
-    ],
-)
-def test_an_error_is_the_jobs_and_queues_nothing(job: Job, words: str, code: int) -> None:
-    assert job.start(words).wait(30) == code
+@pytest.mark.parametrize("moment_s", [0, 0.03, 0.1, 0.25])
+def test_usr1_while_everything_is_starting_queues_the_task_again(job: Job, moment_s: float) -> None:
+    """Python has a handler some milliseconds after bash has its trap."""
+    job.print_script(FAKE.format(delay_s=0.1))
+    process = job.start()
+    while not catches_usr1(process.pid):
+        time.sleep(0.001)
+    time.sleep(moment_s)
+    process.send_signal(signal.SIGUSR1)
+    assert process.wait(30) == 75
+    assert job.asked == ["requeue 77_1"]
+
+
+def catches_usr1(process: int) -> bool:
+    status = Path(f"/proc/{process}/status").read_text()
+    caught = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt"))
+    return bool(int(caught, 16) >> (signal.SIGUSR1 - 1) & 1)
+
+
+def test_sigterm_finishes_the_part_and_queues_nothing(job: Job) -> None:
+    """It comes with scancel, to all processes: passed on as it came, it would stop the program at once."""
+    job.print_script(FAKE.format(delay_s=0.7))
+    process = job.start()
+    wait_for("loading fake", process)
+    time.sleep(0.3)
+    os.killpg(process.pid, signal.SIGTERM)
+    assert process.wait(30) == 75
+    assert job.asked == []
+    assert 1 in job.parts
+    assert len(job.parts) < 4
+
+
+def test_a_task_is_not_queued_again_for_ever(job: Job) -> None:
+    """A model that takes longer to load than the time limit allows is never done."""
+    job.print_script(FAKE.format(delay_s=0.1), "--max-requeues", "3")
+    for count, asked in (("2", ["requeue 77_1"]), ("3", ["requeue 77_1"])):
+        process = job.start(SLURM_RESTART_COUNT=count)
+        wait_for("loading fake", process)
+        process.send_signal(signal.SIGUSR1)
+        _, stderr = process.communicate(timeout=30)
+        assert process.returncode == 75
+        assert job.asked == asked
+    assert "error: queued again 3 times, the limit of --max-requeues" in stderr
+
+
+@pytest.mark.parametrize("missing", ["SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_JOB_ID"])
+def test_started_without_sbatch_it_does_nothing(job: Job, missing: str) -> None:
+    job.print_script(FAKE.format(delay_s=0))
+    variables = {name: value for name, value in ARRAY.items() if name != missing}
+    done = subprocess.run(
+        ["bash", "job.sh"],
+        cwd=job.folder,
+        env=job.environment | variables,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert f"{missing}: is not set: submit this script with sbatch" in done.stderr
+    assert job.parts == []
+
+
+def test_a_line_that_makes_no_prefpipe_available_is_an_error(job: Job) -> None:
+    job.print_script(FAKE.format(delay_s=0), "--activate", "PATH=/usr/bin:/bin")
+    process = job.start()
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "error: the lines above make no prefpipe available" in stderr
+
+
+def test_an_error_is_the_jobs_and_queues_nothing(job: Job) -> None:
+    job.print_script(FAKE.format(delay_s=0))
+    (job.folder / "prompts.jsonl").unlink()
+    assert job.start().wait(30) == 1
     assert job.asked == []
 
 
-def test_the_script_appends_to_its_log_and_is_signalled_alone() -> None:
+def test_the_script_appends_to_its_log_and_is_signalled_alone(job: Job) -> None:
     """A job that is queued again would else truncate what it said before."""
-    directives = " ".join(line for line in job_script().splitlines() if line.startswith("#SBATCH"))
-    assert "--open-mode=append" in directives
-    assert re.search(r"--signal=B:USR1@\d+", directives)
-    assert "--requeue" in directives
+    directives = re.findall("^#SBATCH (.*)", job.print_script(FAKE.format(delay_s=0)), re.MULTILINE)
+    assert {"--open-mode=append", "--signal=B:USR1@600", "--requeue"} <= set(directives)
 
 
 @pytest.fixture

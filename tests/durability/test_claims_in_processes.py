@@ -190,6 +190,26 @@ def test_status_shows_who_makes_what_and_a_plain_run_clears_what_was_left_behind
     assert_same_artifact(output, inputs / "straight")
 
 
+def test_copies_with_workers_of_their_own_share_with_others_and_one_whose_driver_is_killed_is_missed(
+    stages: StageServer, inputs: Path, folder: Path
+) -> None:
+    """The driver claims on behalf of its workers."""
+    output = folder / "parts"
+    several = claiming(inputs, output, "--workers", 2, delay_s=0.05)
+    alone = claiming(inputs, output, delay_s=0.2)
+    outcomes = stages.run_at_once([Command(several), Command(alone)])
+    assert [outcome.code for outcome in outcomes] == [0, 0], outcomes
+    assert sum(map(n_made, outcomes)) == N_PARTS
+    assert min(map(n_made, outcomes)) >= 1
+    assert_same_artifact(output, inputs / "straight")
+
+    output = folder / "killed"
+    words = claiming(inputs, output, "--workers", 2, delay_s=0.5)
+    stages.run(*words, signal_after_s=4.5)
+    assert stages.run(*claiming(inputs, output)).code == 0
+    assert_same_artifact(output, inputs / "straight")
+
+
 def test_copies_of_shards_claim_within_their_shard(
     stages: StageServer, inputs: Path, folder: Path
 ) -> None:

@@ -41,6 +41,7 @@ class Copy:
     lease_s: float = 60.0
     lines: list[str] = field(default_factory=list)
     n_woken: int = 0
+    n_made_by_others: int = 0
 
     def __post_init__(self) -> None:
         self.me = Claimant(
@@ -53,9 +54,13 @@ class Copy:
             to_do=range(N_PARTS),
             is_done=lambda index: self.folder.part(index).exists(),
             runtime=Runtime(log=self.lines.append),
+            made_by_others=self.count_others,
         )
         self.source = ClaimSource(job, self.me)
         self.source.attach(self.wake)
+
+    def count_others(self, n: int) -> None:
+        self.n_made_by_others += n
 
     def wake(self) -> None:
         self.n_woken += 1
@@ -125,6 +130,7 @@ def test_a_copy_with_nothing_to_take_says_once_for_whom_it_waits_and_is_woken(co
     assert second.source.is_over()
     second.source.close()
     assert second.lines[1:] == ["8 parts were made by other workers meanwhile"]
+    assert (first.n_made_by_others, second.n_made_by_others) == (0, N_PARTS)
 
 
 def test_a_copy_that_still_makes_parts_itself_does_not_say_that_it_waits(copy_of: CopyOf) -> None:
@@ -198,14 +204,13 @@ def test_a_part_made_between_look_and_claim_is_not_made_again(
 
 
 def test_closing_gives_back_what_is_held_and_ends_the_threads(copy_of: CopyOf) -> None:
+    before = set(threading.enumerate())
     first = copy_of(0)
     assert first.source.next_part() == 0
+    assert len(set(threading.enumerate()) - before) == 2
     assert (first.folder.path / "claims").exists()
     first.source.close()
     assert not (first.folder.path / "claims").exists()
-    ends_at = time.monotonic() + 20
-    while time.monotonic() < ends_at and any(
-        thread.name in ("claims", "claimed parts") for thread in threading.enumerate()
-    ):
-        time.sleep(0.05)
-    assert not [t for t in threading.enumerate() if t.name in ("claims", "claimed parts")]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(20)
+        assert not thread.is_alive()

@@ -1,5 +1,6 @@
 """Embeds texts with a sentence-transformers model, and says which it did not read to the end."""
 
+import threading
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -7,8 +8,9 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import batch_to_device
 
-from prefpipe.backends.device import find_device
+from prefpipe.backends.device import find_device, turns_on
 from prefpipe.backends.protocol import Embeddings
 from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
 from prefpipe.models.files import ModelFiles
@@ -25,6 +27,8 @@ class SentenceEmbedder:
 
     Lone surrogates, which no tokenizer takes, are read as U+FFFD. The model's default prompt and
     chat template, where it has them, are applied as it applies them, and count.
+
+    Of several calls at once one is on the device and one tokenises; the others wait for it.
     """
 
     def __init__(
@@ -43,8 +47,12 @@ class SentenceEmbedder:
                 PrefpipeWarning,
                 stacklevel=2,
             )
-        self._model = _load(model, find_device(device), trust_remote_code)
+        self._device = find_device(device)
+        self._model = _load(model, self._device, trust_remote_code)
         self._batch_size = batch_size
+        # Its tokenizer is set to count, and to cut at the limit, in turn.
+        self._tokenizing = threading.Lock()
+        self._turns = turns_on(self._device)
         if not callable(self._model.tokenizer):
             raise ModelError(
                 f"{model.requested}: tokens cannot be counted with a "
@@ -70,7 +78,8 @@ class SentenceEmbedder:
         unique = list(places)
         order = np.array([places[text] for text in cleaned], dtype=np.int64)
 
-        n_tokens = self._count_tokens(unique)
+        with self._tokenizing:
+            n_tokens = self._count_tokens(unique)
         vectors = np.full((len(unique), self.dim), np.nan, dtype=np.float32)
         readable = [text for text, count in zip(unique, n_tokens, strict=True) if count]
         vectors[n_tokens > 0] = self._encode(readable)
@@ -83,17 +92,33 @@ class SentenceEmbedder:
             torch.cuda.empty_cache()
 
     def _encode(self, texts: list[str]) -> np.ndarray:
+        """Return the vectors (N, D) of texts, as the model's own ``encode`` makes them.
+
+        That tokenises each batch between two forward passes; here all are tokenised before the
+        first one.
+        """
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32)
-        # encode sorts by length itself, so that a batch is padded little.
-        vectors = self._model.encode(
-            texts,
-            batch_size=self._batch_size,
-            normalize_embeddings=True,
-            convert_to_numpy=True,
-            show_progress_bar=False,
-        )
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+        # Texts of like length share a batch, so that it is padded little.
+        order = np.argsort([-len(text) for text in texts])
+        batches = []
+        with self._tokenizing:
+            for begin in range(0, len(texts), self._batch_size):
+                batch = [texts[place] for place in order[begin : begin + self._batch_size]]
+                batches.append(self._model.preprocess(batch, prompt=self._prompt))
+
+        with self._turns.turn():
+            by_length = torch.cat([self._forward(features) for features in batches])
+        vectors = np.empty(by_length.shape, dtype=np.float32)
+        vectors[order] = by_length.cpu().numpy()
+        return vectors
+
+    @torch.inference_mode()
+    def _forward(self, features: dict[str, Any]) -> torch.Tensor:
+        """Return the unit vectors of a tokenised batch, on the device."""
+        output = self._model(batch_to_device(features, self._device))
+        vectors = output["sentence_embedding"][:, : self._model.truncate_dim]
+        return torch.nn.functional.normalize(vectors, p=2, dim=1)
 
     def _count_tokens(self, texts: list[str]) -> np.ndarray:
         """Count what the model itself makes of each text.

@@ -5,9 +5,10 @@ same moment. Each answer is on disk before anything is made of it.
 """
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, Protocol
 
 from prefpipe.artifacts.answer_cache import AnswerCache, request_key
@@ -42,42 +43,33 @@ class CompletionSource(Protocol):
         ...
 
 
-@dataclass
-class Spending:
-    """What was asked and used.
+N_QUESTIONS = "n_questions"
+"""Of a tally: the different questions of a call, whoever answered them."""
+N_ASKED, N_FROM_CACHE = "n_asked", "n_from_cache"
+"""Questions answered now, and those answered before this run."""
+N_PROMPT_TOKENS, N_COMPLETION_TOKENS = "n_prompt_tokens", "n_completion_tokens"
+"""Of the questions answered now."""
+N_UNCOUNTED = "n_uncounted"
+"""Answers of now whose tokens the server did not count."""
+N_OF_BATCH = "n_of_batch"
+"""Answers of a batch that a question was open for."""
+N_SPELLING = "n_spelling_control_tokens"
+"""Questions to a server that spell a control token."""
+SAMPLED_WITHOUT = "sampled_without/"
+"""Begins the name of a count of answers without a setting that the server refuses, which follows.
 
-    Questions answered now and before this run, and the tokens of those answered now.
-    """
-
-    n_asked: int = 0
-    n_from_cache: int = 0
-    n_prompt_tokens: int = 0
-    n_completion_tokens: int = 0
-    n_uncounted: int = 0
-    """Answers whose tokens the server did not count."""
-
-    def add(self, answer: ChatAnswer) -> None:
-        """Count an answer that arrived now."""
-        self.n_asked += 1
-        self.n_prompt_tokens += answer.n_prompt_tokens or 0
-        self.n_completion_tokens += answer.n_completion_tokens or 0
-        self.n_uncounted += answer.n_prompt_tokens is None and answer.status != ERROR
-
-    def __add__(self, other: "Spending") -> "Spending":
-        """Return the sum."""
-        sums = {each.name: getattr(self, each.name) for each in fields(self)}
-        return Spending(**{name: value + getattr(other, name) for name, value in sums.items()})
-
-    def cost(self, price_in: float, price_out: float) -> float:
-        """Return the cost at so much a million prompt and completion tokens."""
-        return (self.n_prompt_tokens * price_in + self.n_completion_tokens * price_out) / 1e6
+Its own default holds for it.
+"""
 
 
 class Obtained(NamedTuple):
-    """Answers, in the order of the questions, and what this call spent on them."""
+    """Answers, in the order of the questions, and what this call asked and used for them.
+
+    ``tally`` has the names above.
+    """
 
     answers: list[ChatAnswer]
-    spending: Spending
+    tally: Mapping[str, float]
 
 
 class _Question(NamedTuple):
@@ -111,12 +103,10 @@ class JudgeAnswers:
     batch: BatchAnswers = field(default_factory=lambda: BatchAnswers({}, {}))
     ask_again: bool = True
     is_served: bool = False
-    spending: Spending = field(default_factory=Spending)
-    """That of all calls so far."""
     open_questions: dict[str, Body] = field(default_factory=dict)
-    used_of_batch: set[str] = field(default_factory=set)
-    spelling_control_tokens: set[str] = field(default_factory=set)
-    """Questions to a server that spell a control token, by key."""
+    _used_of_batch: set[str] = field(default_factory=set)
+    _spelling_control_tokens: set[str] = field(default_factory=set)
+    """Questions to a server that spell a control token, by key: counted once a run."""
     _source: CompletionSource | None = None
     _failed: dict[str, ChatAnswer] = field(default_factory=dict)
     """What was asked in vain in this run, by key: once a run is enough."""
@@ -133,7 +123,7 @@ class JudgeAnswers:
     def obtain(
         self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]
     ) -> Obtained:
-        """Return one answer for each body, in order.
+        """Return one answer for each body, in order, and what it took.
 
         Args:
             bodies: chat-completion requests; equal ones are asked once.
@@ -143,29 +133,27 @@ class JudgeAnswers:
             ModelError: the judge cannot be asked at all.
         """
         keys = [request_key(body) for body in bodies]
-        if self.is_served:
-            self._note_control_tokens(keys, bodies)
         questions: dict[str, _Question] = {}
         for key, body, test in zip(keys, bodies, is_usable, strict=True):
             questions.setdefault(key, _Question(key, body, test))
 
         answers: dict[str, ChatAnswer] = {}
-        spending = Spending()
+        tally = Counter({N_QUESTIONS: len(questions)})
         with self._lock:
             self._n_calls += 1
+            tally[N_SPELLING] += self._n_spelling_control_tokens(questions.values())
         try:
             while len(answers) < len(questions):
                 left = [each for each in questions.values() if each.key not in answers]
                 with self._claim(left) as (mine, of_others):
-                    answers |= self._look_up_or_ask(mine, spending)
+                    answers |= self._look_up_or_ask(mine, tally)
                 # What another call asks is found on the next round, like all that is on disk.
                 for is_done in of_others:
                     is_done.wait()
         finally:
             with self._lock:
                 self._n_calls -= 1
-                self.spending += spending
-        return Obtained([answers[key] for key in keys], spending)
+        return Obtained([answers[key] for key in keys], tally)
 
     def has_room(self) -> bool:
         """Return whether so few questions wait that there may soon be nothing to answer.
@@ -175,11 +163,6 @@ class JudgeAnswers:
         if self._source is None:
             return self._n_calls == 0
         return self._source.has_room()
-
-    @property
-    def left_out(self) -> list[str]:
-        """The sampling settings that a server refuses, so that its own defaults hold."""
-        return list(getattr(self._source, "left_out", []))
 
     def close(self) -> None:
         """Close the source, if it was opened."""
@@ -213,16 +196,16 @@ class JudgeAnswers:
             is_done.set()
 
     def _look_up_or_ask(
-        self, questions: Sequence[_Question], spending: Spending
+        self, questions: Sequence[_Question], tally: Counter[str]
     ) -> dict[str, ChatAnswer]:
         """Return the answers to questions that this call has claimed, by key.
 
-        What they take is added to ``spending``.
+        What they take is added to ``tally``.
         """
         answers: dict[str, ChatAnswer] = {}
         open_questions: list[_Question] = []
         for question in questions:
-            known = self._known(question, spending)
+            known = self._known(question, tally)
             if known is None:
                 open_questions.append(question)
                 # Stands until the answer arrives; for good where nothing is asked.
@@ -235,20 +218,35 @@ class JudgeAnswers:
             arrived = self._ask([each.body for each in open_questions])
             for question, answer in zip(open_questions, arrived, strict=True):
                 answers[question.key] = answer
-                spending.add(answer)
+                self._count(answer, tally)
                 if not question.is_usable(answer):
                     self._failed[question.key] = answer
         return answers
 
-    def _note_control_tokens(self, keys: Sequence[str], bodies: Sequence[Body]) -> None:
-        for key, body in zip(keys, bodies, strict=True):
-            if spells_control_token(turn["content"] for turn in body["messages"]):
-                self.spelling_control_tokens.add(key)
+    def _n_spelling_control_tokens(self, questions: Iterable[_Question]) -> int:
+        """Return how many questions to a server spell a control token that did not come before."""
+        n = 0
+        for question in questions if self.is_served else ():
+            if question.key in self._spelling_control_tokens:
+                continue
+            if spells_control_token(turn["content"] for turn in question.body["messages"]):
+                self._spelling_control_tokens.add(question.key)
+                n += 1
+        return n
 
-    def _known(self, question: _Question, spending: Spending) -> ChatAnswer | None:
+    def _count(self, answer: ChatAnswer, tally: Counter[str]) -> None:
+        """Count an answer that arrived now."""
+        tally[N_ASKED] += 1
+        tally[N_PROMPT_TOKENS] += answer.n_prompt_tokens or 0
+        tally[N_COMPLETION_TOKENS] += answer.n_completion_tokens or 0
+        tally[N_UNCOUNTED] += answer.n_prompt_tokens is None and answer.status != ERROR
+        for setting in getattr(self._source, "left_out", ()):
+            tally[SAMPLED_WITHOUT + setting] += 1
+
+    def _known(self, question: _Question, tally: Counter[str]) -> ChatAnswer | None:
         """Return the answer of a batch or an earlier run; None if it is to be asked for."""
-        if self.mode == "ingest" and question.key not in self.used_of_batch:
-            arrived = self._take_from_batch(question, spending)
+        if self.mode == "ingest" and question.key not in self._used_of_batch:
+            arrived = self._take_from_batch(question, tally)
             if arrived is not None:
                 return arrived
         if question.key in self._failed:
@@ -259,22 +257,23 @@ class JudgeAnswers:
             return None
         if self.ask_again and self.mode != "ingest" and not question.is_usable(answer):
             return None
-        spending.n_from_cache += 1
+        tally[N_FROM_CACHE] += 1
         return answer
 
-    def _take_from_batch(self, question: _Question, spending: Spending) -> ChatAnswer | None:
+    def _take_from_batch(self, question: _Question, tally: Counter[str]) -> ChatAnswer | None:
         """Keep and return a batch's answer; None if it has none or a usable one is kept already."""
         arrived = self.batch.answers.get(question.key)
         answer = _read_or_none(arrived)
         if arrived is None or answer is None:
             return None
 
-        self.used_of_batch.add(question.key)
+        self._used_of_batch.add(question.key)
+        tally[N_OF_BATCH] += 1
         before = _read_or_none(self.cache.get(question.body))
         if before is not None and question.is_usable(before):
             return None
         self.cache.put(question.body, arrived)
-        spending.add(answer)
+        self._count(answer, tally)
         return answer
 
     def _unanswered(self, key: str) -> ChatAnswer:

@@ -4,13 +4,19 @@ A verdict is read from the answer's text or from the probabilities of its tokens
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from prefpipe.artifacts.answer_cache import request_key
 from prefpipe.backends.chat_answers import REFUSED, ChatAnswer
 from prefpipe.backends.judges.answers import JudgeAnswers
-from prefpipe.backends.protocol import PairRequest, PairVerdict, Score, ScoreRequest
+from prefpipe.backends.protocol import (
+    NOTHING_COUNTED,
+    PairRequest,
+    PairVerdict,
+    Score,
+    ScoreRequest,
+)
 from prefpipe.text.judging.judge_prompt import JudgePrompt, Question
 from prefpipe.text.judging.verdicts import Reading, read_verdict, read_verdict_from_probabilities
 
@@ -78,13 +84,14 @@ def _knows_ten(answer: ChatAnswer) -> bool:
 
 
 class ReadAnswer(NamedTuple):
-    """A question's answer, the verdict read from it, and its status as a row."""
+    """A question's answer, the verdict read from it, its status as a row, and what it took."""
 
     answer: ChatAnswer
     reading: Reading
     status: str
     reason: str | None
     key: str
+    tally: Mapping[str, float] = NOTHING_COUNTED
 
 
 class _Judge:
@@ -104,8 +111,10 @@ class _Judge:
     def _ask(self, questions: Sequence[Question]) -> list[ReadAnswer]:
         bodies = [self.settings.body(question) for question in questions]
         is_usable = [self._holds_verdict(question) for question in questions]
-        answers = self.answers.obtain(bodies, is_usable).answers
-        return [self._read(*item) for item in zip(bodies, questions, answers, strict=True)]
+        answers, tally = self.answers.obtain(bodies, is_usable)
+        read = [self._read(*item) for item in zip(bodies, questions, answers, strict=True)]
+        # What the call took stands with its first answer.
+        return [each._replace(tally=tally) for each in read[:1]] + read[1:]
 
     def _holds_verdict(self, question: Question) -> Callable[[ChatAnswer], bool]:
         """Return the test of whether another try could tell more; a refusal would be repeated."""
@@ -118,18 +127,18 @@ class _Judge:
         return is_usable
 
     def _read(self, body: dict[str, Any], question: Question, answer: ChatAnswer) -> ReadAnswer:
-        key = request_key(body)
+        read = ReadAnswer(answer, Reading(None), "ok", None, request_key(body))
         if answer.status != "ok":
-            return ReadAnswer(answer, Reading(None), answer.status, answer.reason, key)
+            return read._replace(status=answer.status, reason=answer.reason)
         if self.settings.verdict == "logprobs" and answer.tokens is None:
             reason = "the answer came without log-probabilities"
-            return ReadAnswer(answer, Reading(None), NO_LOGPROBS, reason, key)
+            return read._replace(status=NO_LOGPROBS, reason=reason)
 
         reading = self.settings.read(answer, question)
         if reading.value is not None:
-            return ReadAnswer(answer, reading, "ok", None, key)
+            return read._replace(reading=reading)
         cut = f"; it was cut at {self.settings.max_tokens} tokens" if answer.is_cut else ""
-        return ReadAnswer(answer, reading, PARSE_ERROR, f"{reading.problem}{cut}", key)
+        return read._replace(reading=reading, status=PARSE_ERROR, reason=f"{reading.problem}{cut}")
 
 
 class LlmJudge(_Judge):
@@ -177,6 +186,7 @@ def _pair_verdict(read_answer: ReadAnswer) -> PairVerdict:
         request=read_answer.key,
         n_prompt_tokens=answer.n_prompt_tokens,
         n_completion_tokens=answer.n_completion_tokens,
+        tally=read_answer.tally,
     )
 
 
@@ -193,7 +203,9 @@ def _score(read_answer: ReadAnswer) -> Score:
     }
     known = {name: value for name, value in detail.items() if value is not None}
     text = json.dumps(known, ensure_ascii=False)
-    return Score(reading.value, read_answer.status, read_answer.reason, text)
+    return Score(
+        reading.value, read_answer.status, read_answer.reason, text, tally=read_answer.tally
+    )
 
 
 def default_max_tokens(prompt: JudgePrompt) -> int:

@@ -4,6 +4,7 @@ It sees each response alone, so there is no order to be biased by.
 """
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -35,12 +36,15 @@ class RewardJudge:
             return []
         to_rate: list[ScoreRequest] = []
         for number, request in enumerate(requests):
-            first = ScoreRequest("", number, request.messages, request.first, {})
-            to_rate += [first, first._replace(response=request.second)]
+            shown = ScoreRequest("", number, request.messages, request.first, {})
+            to_rate += [shown, shown._replace(response=request.second)]
 
         scores = self._scorer.score(to_rate)
-        pairs = zip(scores[::2], scores[1::2], strict=True)
-        return [self._compare(first, second) for first, second in pairs]
+        verdicts = []
+        for first, second in zip(scores[::2], scores[1::2], strict=True):
+            tally = Counter(first.tally) + Counter(second.tally)
+            verdicts.append(self._compare(first, second)._replace(tally=tally))
+        return verdicts
 
     def close(self) -> None:
         """Release the model's memory."""

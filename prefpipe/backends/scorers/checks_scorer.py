@@ -1,7 +1,7 @@
 """The rater that runs no model: a prompt's own verifiable constraints (docs/checks.md)."""
 
 import json
-from collections import Counter
+import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -20,15 +20,26 @@ from prefpipe.text.checks.ifeval import IDS_COLUMN, KWARGS_COLUMN, NEAR, checks_
 COLUMN: Final = "checks"
 IFEVAL_COLUMNS: Final = (IDS_COLUMN, KWARGS_COLUMN)
 """What a prompts file of IFEval has in place of ``checks``."""
+NEAR_IFEVAL: Final = "n_near/"
+"""Begins the name of a tally's count of prompts with an instruction that is judged nearly.
+
+The instruction follows.
+"""
 _MOST_PROMPTS_SHOWN: Final = 20
+Checks = tuple[WeightedCheck, ...]
+Near = Sequence[str]
+"""Those of IFEval's instructions that a prompt's checks only come near."""
 
 
 class ChecksScorer:
-    """Rates a response by its prompt's column ``checks``: a weighted mean in [0, 1]."""
+    """Rates a response by its prompt's column ``checks``: a weighted mean in [0, 1].
+
+    One call at a time: a user's own functions may keep what they like in their modules.
+    """
 
     def __init__(self, *, trust_python_checks: bool = False) -> None:
         self._trust_python_checks = trust_python_checks
-        self._n_near: Counter[str] = Counter()
+        self._rating = threading.Lock()
 
     def identity(self) -> dict[str, int]:
         """Return what the fingerprint needs to know.
@@ -49,7 +60,8 @@ class ChecksScorer:
         problems = []
         for prompt_id, columns in prompts:
             try:
-                n_with_checks += bool(self._parse(prompt_id, columns))
+                checks, _ = self._parse(prompt_id, columns)
+                n_with_checks += bool(checks)
             except InputError as error:
                 problems.append(error)
         if not problems:
@@ -65,40 +77,36 @@ class ChecksScorer:
 
         Statuses: ``ok``; ``no_checks``: the prompt carries none; ``bad_checks``: they cannot be
         read; ``check_error``: a user's own function failed. ``detail`` lists each check's type,
-        score, weight and reason.
+        score, weight and reason. Tallies count prompts with instructions that are judged nearly.
         """
         # Once a prompt: its candidates share its checks.
-        parsed: dict[str, tuple[WeightedCheck, ...] | InputError] = {}
+        parsed: dict[str, Checks | InputError] = {}
         scores = []
-        for request in requests:
-            if request.prompt_id not in parsed:
-                parsed[request.prompt_id] = self._try_parse(request)
-            scores.append(_score(request, parsed[request.prompt_id]))
+        with self._rating:
+            for request in requests:
+                near: Near = ()
+                if request.prompt_id not in parsed:
+                    parsed[request.prompt_id], near = self._try_parse(request)
+                score = _score(request, parsed[request.prompt_id])
+                scores.append(score._replace(tally={NEAR_IFEVAL + name: 1 for name in near}))
         return scores
-
-    def notes(self) -> list[str]:
-        """Return which of IFEval's instructions were judged by a check that is only near theirs."""
-        return [
-            f"{name}: {count:,} prompts; near IFEval's rule, not the same: {NEAR[name]}"
-            for name, count in sorted(self._n_near.items())
-        ]
 
     def close(self) -> None:
         """Hold nothing, release nothing."""
 
-    def _parse(self, prompt_id: str, columns: Mapping[str, Any]) -> tuple[WeightedCheck, ...]:
+    def _parse(self, prompt_id: str, columns: Mapping[str, Any]) -> tuple[Checks, Near]:
+        """Return a prompt's checks, and which of IFEval's instructions they only come near."""
         where = f"prompt {prompt_id!r}"
         has_checks = columns.get(COLUMN) is not None
         has_instructions = all(columns.get(name) is not None for name in IFEVAL_COLUMNS)
         if has_instructions and not has_checks:
             return self._parse_instructions(where, columns)
-        return parse_checks(
+        checks = parse_checks(
             columns.get(COLUMN), where, trust_python_checks=self._trust_python_checks
         )
+        return checks, ()
 
-    def _parse_instructions(
-        self, where: str, columns: Mapping[str, Any]
-    ) -> tuple[WeightedCheck, ...]:
+    def _parse_instructions(self, where: str, columns: Mapping[str, Any]) -> tuple[Checks, Near]:
         try:
             value = checks_of_instructions(columns[IDS_COLUMN], columns[KWARGS_COLUMN])
         except ValueError as error:
@@ -112,17 +120,16 @@ class ChecksScorer:
         ids = columns[IDS_COLUMN]
         if isinstance(ids, str):
             ids = json.loads(ids)
-        self._n_near.update(set(ids) & set(NEAR))
-        return checks
+        return checks, sorted(set(ids) & set(NEAR))
 
-    def _try_parse(self, request: ScoreRequest) -> tuple[WeightedCheck, ...] | InputError:
+    def _try_parse(self, request: ScoreRequest) -> tuple[Checks | InputError, Near]:
         try:
             return self._parse(request.prompt_id, request.columns)
         except InputError as error:
-            return error
+            return error, ()
 
 
-def _score(request: ScoreRequest, checks: tuple[WeightedCheck, ...] | InputError) -> Score:
+def _score(request: ScoreRequest, checks: Checks | InputError) -> Score:
     if isinstance(checks, InputError):
         return Score(None, "bad_checks", replace_lone_surrogates(checks.message))
     if not checks:

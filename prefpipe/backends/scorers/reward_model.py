@@ -7,27 +7,32 @@ labels, no pad token, no chat template, scores that padding changes, pickled wei
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import torch
+from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from prefpipe.backends.device import find_device
+from prefpipe.backends.device import find_device, turns_on
 from prefpipe.backends.protocol import Message, Score, ScoreRequest
 from prefpipe.backends.scorers.padding_self_test import CONVERSATIONS, judge_padding
 from prefpipe.errors import ModelError, PrefpipeWarning
 from prefpipe.models.files import ModelFiles
 from prefpipe.text.chat_template import ChatTemplate
+from prefpipe.text.control_text import CONTROL_TEXT, N_READ
 from prefpipe.text.control_tokens import TemplateError
 
 REMOTE_CODE_HINT: Final = "a model with code of its own needs --trust-remote-code, if you trust it"
 NO_LIMIT: Final = 1_000_000
 """Tokenizers without a limit say so with an absurd number; anything above this is no limit."""
+READ: Final[Mapping[str, float]] = {N_READ: 1}
 
 
 class RewardModelScorer:
     """A reward model that reads the conversation and the response in its own chat template.
+
+    Of several calls at once one is on the device; the others tokenise, or wait for it.
 
     Args:
         model: a checked model folder.
@@ -62,7 +67,8 @@ class RewardModelScorer:
         self._tokenizer = _load_tokenizer(model, trust_remote_code)
         self._template = ChatTemplate(self._tokenizer, today=model.template_date)
         self._template.self_test(self._name, answered=True)
-        self._n_read = self._n_with_control_text = 0
+        self._turns = turns_on(self._device)
+        self._read_with_control_text = {**READ, CONTROL_TEXT + self._template.control_token: 1}
 
         self._model = _load_model(model, self._dtype, trust_remote_code).to(self._device)
         # The model finds the last token by its pad id: it must be what this class pads with.
@@ -82,32 +88,34 @@ class RewardModelScorer:
 
         Statuses: ``ok``; ``too_long``; ``template_error``: the chat template refuses the
         conversation, or the response cannot be told from the turns that it writes; ``not_finite``:
-        the model gave NaN or infinity.
+        the model gave NaN or infinity. Tallies count what was read and held the text of a control
+        token.
         """
         scores: dict[int, Score] = {}
-        readable: list[tuple[int, list[int]]] = []
+        readable: list[tuple[int, list[int], Mapping[str, float]]] = []
         for place, request in enumerate(requests):
             try:
                 token_ids = self.encode(request.messages, request.response)
             except TemplateError as error:
                 scores[place] = Score(None, "template_error", error.why)
                 continue
-            self._n_read += 1
-            self._n_with_control_text += self._template.holds_control_text(request.response)
+            holds_control_text = self._template.holds_control_text(request.response)
+            tally = self._read_with_control_text if holds_control_text else READ
             if len(token_ids) > self.max_length:
                 reason = f"{len(token_ids)} tokens, the limit is {self.max_length}"
-                scores[place] = Score(None, "too_long", reason)
+                scores[place] = Score(None, "too_long", reason, tally=tally)
             else:
-                readable.append((place, token_ids))
+                readable.append((place, token_ids, tally))
 
         # Rows of like length share a batch. The longest come first: too little memory shows soon.
         readable.sort(key=lambda item: len(item[1]), reverse=True)
-        rewards = self._rewards([token_ids for _, token_ids in readable], self._batch_size)
-        for (place, _), reward in zip(readable, rewards, strict=True):
+        rewards = self._rewards([token_ids for _, token_ids, _ in readable], self._batch_size)
+        for (place, _, tally), reward in zip(readable, rewards, strict=True):
             if math.isfinite(reward):
-                scores[place] = Score(reward)
+                scores[place] = Score(reward, tally=tally)
             else:
-                scores[place] = Score(None, "not_finite", f"the model gave {reward}")
+                reason = f"the model gave {reward}"
+                scores[place] = Score(None, "not_finite", reason, tally=tally)
         return [scores[place] for place in range(len(requests))]
 
     def close(self) -> None:
@@ -124,21 +132,23 @@ class RewardModelScorer:
         """
         return self._template.rated_ids(messages, response)
 
-    def notes(self) -> list[str]:
-        """Return what a reader should know of the responses that were rated, in sentences."""
-        return self._template.note_on_control_text(self._n_with_control_text, self._n_read)
-
     def _rewards(self, rows: Sequence[list[int]], batch_size: int) -> list[float]:
-        rewards: list[float] = []
-        for begin in range(0, len(rows), batch_size):
-            rewards += self._forward(rows[begin : begin + batch_size])
+        if not rows:
+            return []
+        batches = [
+            self._padded(rows[begin : begin + batch_size])
+            for begin in range(0, len(rows), batch_size)
+        ]
+        with self._turns.turn():
+            logits = [self._forward(*batch) for batch in batches]
+        # Not before: a GPU works on them until they are asked for, and on the next call's already.
+        rewards: list[float] = torch.cat(logits).cpu().tolist()
         return rewards
 
-    @torch.inference_mode()
-    def _forward(self, rows: Sequence[list[int]]) -> list[float]:
-        """Return the rewards of rows of ids.
+    def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+        """Return ids and attention mask of a batch.
 
-        They are padded at the right, so that positions are those of the row alone.
+        Rows are padded at the right, so that positions are those of the row alone.
         """
         width = max(map(len, rows))
         input_ids = torch.full((len(rows), width), self._pad_id)
@@ -146,11 +156,15 @@ class RewardModelScorer:
         for place, row in enumerate(rows):
             input_ids[place, : len(row)] = torch.tensor(row)
             attention_mask[place, : len(row)] = 1
+        return input_ids, attention_mask
 
+    @torch.inference_mode()
+    def _forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Return the rewards of a batch, on the device."""
         output = self._model(
             input_ids=input_ids.to(self._device), attention_mask=attention_mask.to(self._device)
         )
-        rewards: list[float] = output.logits[:, 0].float().cpu().tolist()
+        rewards: Tensor = output.logits[:, 0].float()
         return rewards
 
     def _own_limit(self) -> int:

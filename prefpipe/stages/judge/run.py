@@ -18,15 +18,15 @@ import pyarrow as pa
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, VERDICTS
-from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
+from prefpipe.artifacts.store import Artifact, Output, add_tallies, open_input, refuse_nesting
 from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.artifacts.tool_calls import rows_of
-from prefpipe.backends.protocol import PairwiseJudge
+from prefpipe.backends.protocol import PairVerdict, PairwiseJudge
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import parse_judge
 from prefpipe.errors import CorruptPartError, InputError
-from prefpipe.execution.lazy_engine import LazyEngine
-from prefpipe.execution.part_maker import OneAtATime
+from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
+from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.judge.figures import COLUMNS as COLUMNS_OF_FIGURES
 from prefpipe.stages.judge.figures import figures_of, notes_of
@@ -76,6 +76,10 @@ NOT_RETRIED = (
     "not_finite",
 )
 """Statuses that another try would not mend."""
+
+
+N_VERDICTS = "n_verdicts"
+"""Of a tally: verdicts that a judge gave, one for each order of a pair."""
 
 
 class Judge(NamedTuple):
@@ -128,13 +132,15 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
 
     summary = Summary(config.stage, config.output, notes=notes_on_force(differences))
     started = time.perf_counter()
-    with LazyEngine(judge.open, runtime, f"opening the judge {config.judge}") as engine:
+    opening = f"opening the judge {config.judge}"
+    with LazyEngine(judge.open, runtime, opening, most_open=MOST_OPEN) as engine:
         orders = orders_of(config.orders) if judge.sees_order else ("a_first",)
-        maker = VerdictMaker(config, orders, a, b_by_prompt, engine)
+        asking = Asking(config, orders, a, b_by_prompt, engine)
 
         if config.emit_batch is not None:
+            maker = VerdictMaker(asking, output, parents)
             for index in indices:
-                maker.rows(output, index, parents[index])
+                maker.ask(maker.prepare(index))
             write_open_questions([engine.opened], config.emit_batch, summary)
             return summary
 
@@ -144,18 +150,19 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
         loop_over_parts(
             config,
             output,
-            OneAtATime(lambda index: maker.make(output, index, parents[index])),
+            VerdictMaker(asking, output, parents),
             runtime,
             summary,
             indices=indices,
             parents_of=parents.__getitem__,
             redo=to_mend.__contains__,
         )
-        if engine.opened is not None:
-            facts_of_spending(summary, engine.opened, config)
+
+    facts_of_spending(summary, summary.counted_now, config)
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
-        summary.notes.append(f"{maker.n_verdicts:,} verdicts in {elapsed_s:.1f} s")
+        n_verdicts = int(summary.counted_now[N_VERDICTS])
+        summary.notes.append(f"{n_verdicts:,} verdicts in {elapsed_s:.1f} s")
 
     # Before the error rate, which may end the command: what was judged has its figures anyway.
     _sum_up(config, output, indices, summary, recipe_of_pairs(a, b, record, differences))
@@ -171,41 +178,57 @@ def _made_with(config: JudgeConfig, judge: Judge) -> list[dict[str, Any]]:
     return [ingredient("judge", parse_judge(config.judge).model, judge.identity)]
 
 
+class Asking(NamedTuple):
+    """How a part's questions are made, and who is asked.
+
+    ``orders``: in which each pair is shown; ``a``: candidates, a part of which a part of the
+    verdicts speaks of; ``b``: what they are compared with.
+    """
+
+    config: JudgeConfig
+    orders: Sequence[str]
+    a: Artifact
+    b: CandidatesByPrompt
+    judge: LazyEngine[PairwiseJudge]
+
+
+class PairsToJudge(NamedTuple):
+    """What is read of a part.
+
+    ``rows`` are its rows, with the verdicts that are known; ``to_ask``: the place of a row and the
+    order of each verdict that is not.
+    """
+
+    pairs: Sequence[ResponsePair]
+    rows: Sequence[Row]
+    to_ask: Sequence[tuple[int, str]]
+
+
 class VerdictMaker:
-    """Makes the parts of ``verdicts``, and counts what was asked."""
+    """Makes the parts of ``verdicts``."""
 
     def __init__(
-        self,
-        config: JudgeConfig,
-        orders: Sequence[str],
-        a: Artifact,
-        b: CandidatesByPrompt,
-        judge: LazyEngine[PairwiseJudge],
+        self, asking: Asking, output: Output, parents: Mapping[int, Mapping[str, str]]
     ) -> None:
         """Prepare.
 
         Args:
-            config: the stage's knobs.
-            orders: in which each pair is shown.
-            a: candidates, a part of which a part of the verdicts speaks of.
-            b: what they are compared with.
-            judge: who is asked.
+            asking: how questions are made.
+            output: where the parts go.
+            parents: digests of the candidates that each part is made of.
         """
-        self.config, self.orders, self.a, self.b = config, orders, a, b
-        self.judge = judge
-        self.n_verdicts = 0
+        self.config, self.orders, self.a, self.b, self.judge = asking
+        self.output, self.parents = output, parents
 
-    def make(self, output: Output, index: int, parents: Mapping[str, str]) -> None:
-        """Judge and write one part."""
-        rows = self.rows(output, index, parents)
-        table = pa.Table.from_pylist(rows, schema=VERDICTS.arrow())
-        output.write(index, table, counts=count_by_status(rows), parents=parents)
+    def has_room(self, n_open: int) -> bool:
+        """Return whether the judge would run empty without another part."""
+        return self.judge.has_room(n_open)
 
-    def rows(self, output: Output, index: int, parents: Mapping[str, str]) -> list[Row]:
-        """Return a part's rows, those that have a verdict kept and the rest judged."""
+    def prepare(self, index: int) -> PairsToJudge:
+        """Read and join the pairs of a part; find what is to be asked about them."""
         pairs = self._pairs(index)
         rows = [blank_row(pair) for pair in pairs]
-        earlier = self._earlier(output, index, parents)
+        earlier = self._earlier(index)
         # What is known without asking: equal texts tie, and earlier verdicts are paid for.
         to_ask: list[tuple[int, str]] = []
         for place, pair in enumerate(pairs):
@@ -219,19 +242,30 @@ class VerdictMaker:
             row |= kept_orders(earlier.get(key_of_pair(row)), self.orders, self._is_kept)
             not_kept = [order for order in self.orders if row[f"{order}_status"] is None]
             to_ask += [(place, order) for order in not_kept]
+        return PairsToJudge(pairs, rows, to_ask)
 
-        if to_ask:
-            # All of a part's questions at once, for the judge to answer side by side.
-            requests = [request_of(pairs[place], order) for place, order in to_ask]
-            verdicts = self.judge.get().judge(requests)
-            for (place, order), verdict in zip(to_ask, verdicts, strict=True):
-                rows[place] |= order_columns(verdict, order)
-            self.n_verdicts += len(to_ask)
-
-        for place, pair in enumerate(pairs):
+    def complete(self, index: int, prepared: PairsToJudge) -> Tally:
+        """Ask the judge and write a part."""
+        verdicts = self.ask(prepared)
+        rows = list(prepared.rows)
+        for (place, order), verdict in zip(prepared.to_ask, verdicts, strict=True):
+            rows[place] |= order_columns(verdict, order)
+        for place, pair in enumerate(prepared.pairs):
             if pair.status == "ok":
                 rows[place] = finish_row(rows[place], self.orders)
-        return rows
+
+        table = pa.Table.from_pylist(rows, schema=VERDICTS.arrow())
+        counts = count_by_status(rows)
+        self.output.write(index, table, counts=counts, parents=self.parents[index])
+        return add_tallies([{N_VERDICTS: len(verdicts)}, *(each.tally for each in verdicts)])
+
+    def ask(self, prepared: PairsToJudge) -> list[PairVerdict]:
+        """Return the verdicts that are not known yet."""
+        if not prepared.to_ask:
+            return []
+        # All of a part's questions at once, for the judge to answer side by side.
+        requests = [request_of(prepared.pairs[place], order) for place, order in prepared.to_ask]
+        return self.judge.get().judge(requests)
 
     def _pairs(self, index: int) -> list[ResponsePair]:
         """Return the pairs of a part of A.
@@ -254,15 +288,15 @@ class VerdictMaker:
     def _is_kept(self, status: str) -> bool:
         return status in NOT_RETRIED or not self.config.retry_errors
 
-    def _earlier(
-        self, output: Output, index: int, parents: Mapping[str, str]
-    ) -> dict[PairKey, Row]:
+    def _earlier(self, index: int) -> dict[PairKey, Row]:
         """Return the rows of this run's earlier part, made from the same candidates, by key."""
         try:
-            table, footer = parts.read_part(output.part_path(index), VERDICTS.column_names)
+            path = self.output.part_path(index)
+            table, footer = parts.read_part(path, VERDICTS.column_names)
         except (CorruptPartError, InputError):
             return {}
-        if footer.fingerprint != output.record.fingerprint or dict(footer.parents) != dict(parents):
+        is_of_this_run = footer.fingerprint == self.output.record.fingerprint
+        if not is_of_this_run or dict(footer.parents) != dict(self.parents[index]):
             return {}
         return {key_of_pair(row): row for row in table.to_pylist()}
 

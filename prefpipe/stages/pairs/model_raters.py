@@ -11,14 +11,15 @@ from math import isfinite
 from typing import Any
 
 from prefpipe.artifacts.interchange.pair_rows import ScoredTexts
-from prefpipe.backends.device import find_device
+from prefpipe.backends.device import find_device, turns_on
 from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.configs.pairs import BASE, PairsConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.pairs.rating import RESPONSES, SAME_TOKENS, PairRater, Rated, scorer_rater
 from prefpipe.stages.shared.training_groups import encoder_of
-from prefpipe.training.forward import measure_responses, share_prompts
+from prefpipe.training.encoding import Encoder
+from prefpipe.training.forward import measure_batches, response_batches, share_prompts
 from prefpipe.training.groups import Group, Response, fit_length
 from prefpipe.training.policy import computes_in_bfloat16, load_reference
 from prefpipe.training.reward_model import longest_conversation
@@ -126,6 +127,7 @@ class PolicyRater:
         log: Callable[[str], None],
     ) -> None:
         self.config, self.log = config, log
+        self.device = find_device(config.device)
         self.encoder = encoder_of(policy, trust_remote_code=config.trust_remote_code)
 
         whole = policy.base if policy.base is not None else policy
@@ -143,11 +145,12 @@ class PolicyRater:
 
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
         """Return the scores of each pair; both of its responses, or neither."""
+        encoder = self.encoder.anew()
         rated: dict[int, Rated] = {}
         groups: list[Group] = []
         for pair in pairs:
             try:
-                group = self._group(pair)
+                group = _group(pair, encoder)
             except InputError as error:
                 rated[pair.pair_idx] = Rated(status="template_error", reason=error.message)
                 continue
@@ -161,11 +164,8 @@ class PolicyRater:
         ref_logps = logps if self.reference is None else self._measure(self.reference, groups)
         for group in groups:
             rated[int(group.prompt_id)] = self._rated(group, logps, ref_logps)
-        return [rated[pair.pair_idx] for pair in pairs]
-
-    def notes(self) -> list[str]:
-        """Return what a reader should know of how the texts were tokenised, in sentences."""
-        return self.encoder.notes()
+        in_order = [rated[pair.pair_idx] for pair in pairs]
+        return [in_order[0]._replace(tally=encoder.tally()), *in_order[1:]]
 
     def close(self) -> None:
         """Release the models."""
@@ -176,28 +176,12 @@ class PolicyRater:
         model = load_reference(
             files, dtype=self.config.dtype, trust_remote_code=self.config.trust_remote_code
         )
-        model.to(find_device(self.config.device))
+        model.to(self.device)
 
         problem = share_prompts(model)
         if problem is not None:
             self.log(f"each prompt is computed once a response: {problem}")
         return model
-
-    def _group(self, pair: ScoredTexts) -> Group:
-        """Return a pair as a group of two, its number in the place of the prompt's id.
-
-        Raises:
-            InputError: the chat template refuses the conversation.
-        """
-        name = f"of pair {pair.pair_idx}"
-        encode = self.encoder.encode
-        chosen = encode(name, pair.messages, pair.chosen, finished=True)
-        rejected = encode(name, pair.messages, pair.rejected, finished=True)
-        responses = [
-            Response(0, chosen.response, 0.0, "positive"),
-            Response(1, rejected.response, 0.0, "negative"),
-        ]
-        return Group(str(pair.pair_idx), chosen.prompt, responses)
 
     def _too_long(self, group: Group) -> Rated | None:
         """Return why a pair cannot be read whole, None where both of its responses fit."""
@@ -211,13 +195,13 @@ class PolicyRater:
         return Rated(status=status, reason=f"{RESPONSES[number]}: {reason}")
 
     def _measure(self, model: Any, groups: Sequence[Group]) -> Logps:
-        measured = measure_responses(
-            model,
-            groups,
-            pad_token_id=0,
-            bf16=computes_in_bfloat16(self.config.dtype),
-            max_batch_tokens=self.config.max_batch_tokens,
+        batches = response_batches(
+            model, groups, pad_token_id=0, max_batch_tokens=self.config.max_batch_tokens
         )
+        packed = list(batches)
+        with turns_on(self.device).turn():
+            bf16 = computes_in_bfloat16(self.config.dtype)
+            measured = list(measure_batches(model, packed, bf16=bf16))
         return {each.key: (each.logp, each.n_tokens) for each in measured}
 
     def _rated(self, group: Group, logps: Logps, ref_logps: Logps) -> Rated:
@@ -258,3 +242,19 @@ def is_same(policy: ModelFiles, reference: ModelFiles) -> bool:
     """Return whether two models have the same weights."""
     names = ("content_hash", "base_content_hash")
     return all(policy.identity()[name] == reference.identity()[name] for name in names)
+
+
+def _group(pair: ScoredTexts, encoder: Encoder) -> Group:
+    """Return a pair as a group of two, its number in the place of the prompt's id.
+
+    Raises:
+        InputError: the chat template refuses the conversation.
+    """
+    name = f"of pair {pair.pair_idx}"
+    chosen = encoder.encode(name, pair.messages, pair.chosen, finished=True)
+    rejected = encoder.encode(name, pair.messages, pair.rejected, finished=True)
+    responses = [
+        Response(0, chosen.response, 0.0, "positive"),
+        Response(1, rejected.response, 0.0, "negative"),
+    ]
+    return Group(str(pair.pair_idx), chosen.prompt, responses)

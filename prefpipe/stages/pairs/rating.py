@@ -11,7 +11,8 @@ from math import isfinite
 from typing import Any, NamedTuple, Protocol
 
 from prefpipe.artifacts.interchange.pair_rows import ScoredTexts
-from prefpipe.backends.protocol import Score, Scorer, ScoreRequest
+from prefpipe.artifacts.store import add_tallies
+from prefpipe.backends.protocol import NOTHING_COUNTED, Score, Scorer, ScoreRequest
 from prefpipe.stages.shared.candidate_rows import Row
 
 SCORED = ("ok", "identical")
@@ -30,7 +31,8 @@ RESPONSES = ("chosen", "rejected")
 class Rated(NamedTuple):
     """What a rater says of one pair.
 
-    Scores, token counts and log-probabilities are each of (chosen, rejected).
+    Scores, token counts and log-probabilities are each of (chosen, rejected). ``tally``: what the
+    rater counted of the texts of a call; it stands with the first pair of the call.
     """
 
     scores: tuple[float | None, float | None] = (None, None)
@@ -39,17 +41,14 @@ class Rated(NamedTuple):
     ref_logps: tuple[float | None, float | None] = (None, None)
     status: str = "ok"
     reason: str | None = None
+    tally: Mapping[str, float] = NOTHING_COUNTED
 
 
 class OpenRater(Protocol):
-    """A rater whose model is loaded."""
+    """A rater whose model is loaded. Several threads may ask it at once."""
 
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
-        """Return what it says of each pair, in order."""
-        ...
-
-    def notes(self) -> list[str]:
-        """Return what a reader should know of the texts, in sentences."""
+        """Return what it says of each pair, in order; there is at least one."""
         ...
 
     def close(self) -> None:
@@ -99,11 +98,8 @@ class ScorerRater:
         rated = []
         for pair, places in zip(pairs, places_of_pairs, strict=True):
             rated.append(self._rated(pair, [scores[place] for place in places]))
-        return rated
-
-    def notes(self) -> list[str]:
-        """Return what the scorer says of the texts."""
-        return list(self.scorer.notes()) if hasattr(self.scorer, "notes") else []
+        tally = add_tallies(score.tally for score in scores)
+        return [rated[0]._replace(tally=tally), *rated[1:]]
 
     def close(self) -> None:
         """Release the model."""

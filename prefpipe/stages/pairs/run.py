@@ -28,13 +28,20 @@ from prefpipe.artifacts.interchange.rewardbench_two_rows import (
 from prefpipe.artifacts.interchange.user_table import file_of, read_user_table
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES
-from prefpipe.artifacts.store import Artifact, Output, open_input, open_output, refuse_nesting
+from prefpipe.artifacts.store import (
+    Artifact,
+    Output,
+    add_tallies,
+    open_input,
+    open_output,
+    refuse_nesting,
+)
 from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, InputError, UsageError
-from prefpipe.execution.lazy_engine import LazyEngine
-from prefpipe.execution.part_maker import OneAtATime
+from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
+from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.pairs.figures import figures_of
 from prefpipe.stages.pairs.notes import notes_of
@@ -46,14 +53,18 @@ from prefpipe.stages.shared.candidate_rows import (
     parent_identity,
 )
 from prefpipe.stages.shared.partwise import Summary, check_error_rate, loop_over_parts
+from prefpipe.stages.shared.rating_notes import notes_on_texts
 from prefpipe.stages.shared.skipped_rows import (
     context_of_skipped_rows,
     read_users_rows,
     report_skipped_rows,
 )
+from prefpipe.training.encoding import notes_on_encoding
 
 FAILING = ("template_error", "not_finite", "missing_text", "unreadable", "no_score")
 FLAG = "--pairs"
+N_SCORED = "n_scored"
+"""Of a tally: pairs that have a margin."""
 
 
 def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summary:
@@ -80,18 +91,18 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
         loop_over_parts(
             config,
             output,
-            OneAtATime(lambda index: source.make(output, index, parents[index])),
+            PairMaker(source, output, parents),
             runtime,
             summary,
             indices=indices,
             parents_of=parents.__getitem__,
         )
-        notes = source.notes()
     if summary.n_parts_made and rater is not None:
         elapsed_s = time.perf_counter() - started
         summary.facts["elapsed_s"] = elapsed_s
-        summary.notes.append(f"{source.n_scored:,} pairs in {elapsed_s:.1f} s")
-        summary.notes += notes
+        counted = summary.counted_now
+        summary.notes.append(f"{int(counted[N_SCORED]):,} pairs in {elapsed_s:.1f} s")
+        summary.notes += notes_on_encoding(counted) + notes_on_texts(counted)
 
     # What was scored has its figures, and what was left out its file, even where too much failed.
     try:
@@ -135,8 +146,7 @@ class PairsOfFile:
         self.model: LazyEngine[OpenRater] | None = None
         if rater is not None:
             self.kind = rater.kind
-            self.model = stack.enter_context(LazyEngine(rater.open, runtime))
-        self.n_scored = 0
+            self.model = stack.enter_context(LazyEngine(rater.open, runtime, most_open=MOST_OPEN))
 
     def record(self, context: Mapping[str, Any]) -> RunRecord:
         """Return what is written into ``run.json``."""
@@ -178,14 +188,16 @@ class PairsOfFile:
         """Return no digests: the file's hash is in the fingerprint."""
         return {index: {} for index in indices}
 
-    def make(self, output: Output, index: int, parents: Mapping[str, str]) -> None:
+    def has_room(self, n_open: int) -> bool:
+        """Return whether the model would run empty without another part."""
+        return n_open == 0 if self.model is None else self.model.has_room(n_open)
+
+    def make(self, output: Output, index: int, parents: Mapping[str, str]) -> Tally:
         """Rate and write one part."""
         start = index * self.config.part_size
         pairs = self.file.rows[start : start + self.config.part_size]
         rated = self._rate(pairs)
         rows = [pair_row(pair, rated.get(pair.pair_idx), self.kind) for pair in pairs]
-        self.n_scored += sum(row["margin"] is not None for row in rows)
-
         schema = PAIR_SCORES.arrow(ITEM_SCHEMA if self.is_of_completions else None)
         output.write(
             index,
@@ -194,12 +206,8 @@ class PairsOfFile:
             parents=parents,
             tally={"n_contradictions": sum(pair.is_contrary for pair in pairs)},
         )
-
-    def notes(self) -> list[str]:
-        """Return what the model says of the texts, where one was opened."""
-        if self.model is None or self.model.opened is None:
-            return []
-        return self.model.opened.notes()
+        counted = {N_SCORED: sum(row["margin"] is not None for row in rows)}
+        return add_tallies([counted, *(each.tally for each in rated.values())])
 
     def _rate(self, pairs: Sequence[ScoredTexts]) -> dict[int, Rated]:
         """Return the scores of those pairs whose texts can be used."""
@@ -215,7 +223,6 @@ class PairsOfFile:
 class PairsOfFolder:
     """Pairs that were scored before."""
 
-    n_scored = 0
     skipped: Sequence[BadRow] = ()
 
     def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
@@ -253,14 +260,39 @@ class PairsOfFolder:
         self.earlier.present(indices, allow_partial=False)
         return parent_digests(indices, pair_scores=self.earlier)
 
-    def make(self, output: Output, index: int, parents: Mapping[str, str]) -> None:
+    def has_room(self, n_open: int) -> bool:
+        """Return whether no part is being copied."""
+        return n_open == 0
+
+    def make(self, output: Output, index: int, parents: Mapping[str, str]) -> Tally:
         """Take one part over as it is."""
         table, footer = self.earlier.read(index)
         output.write(index, table, counts=footer.counts, parents=parents, tally=footer.tally)
+        return {}
 
-    def notes(self) -> list[str]:
-        """Return nothing: no model was opened."""
-        return []
+
+class PairMaker:
+    """Makes the parts of ``pair_scores``."""
+
+    def __init__(
+        self,
+        source: PairsOfFile | PairsOfFolder,
+        output: Output,
+        parents: Mapping[int, Mapping[str, str]],
+    ) -> None:
+        self.source, self.output, self.parents = source, output, parents
+
+    def has_room(self, n_open: int) -> bool:
+        """Return whether another part should be opened."""
+        return self.source.has_room(n_open)
+
+    def prepare(self, index: int) -> int:
+        """Read nothing: the pairs of a file are in memory."""
+        return index
+
+    def complete(self, index: int, prepared: int) -> Tally:  # noqa: ARG002
+        """Rate and write a part."""
+        return self.source.make(self.output, index, self.parents[index])
 
 
 def _source(

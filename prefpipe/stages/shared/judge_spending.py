@@ -1,11 +1,23 @@
 """What a run asked its judge and what that cost, for the summary."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prefpipe.artifacts.interchange.judge_batch import write_batch
-from prefpipe.backends.judges.answers import Body, JudgeAnswers
+from prefpipe.artifacts.interchange.judge_batch import read_batch_answers, write_batch
+from prefpipe.backends.judges.answers import (
+    N_ASKED,
+    N_COMPLETION_TOKENS,
+    N_FROM_CACHE,
+    N_OF_BATCH,
+    N_PROMPT_TOKENS,
+    N_QUESTIONS,
+    N_SPELLING,
+    N_UNCOUNTED,
+    SAMPLED_WITHOUT,
+    Body,
+    JudgeAnswers,
+)
 from prefpipe.configs.judging import JudgingConfig
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.control_text import note_on_server
@@ -29,51 +41,63 @@ def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) ->
     summary.facts |= {"n_requests": len(questions), "files": [str(file) for file in files]}
 
 
-def facts_of_spending(summary: Summary, judge: Any, config: JudgingConfig) -> None:
+def facts_of_spending(summary: Summary, tally: Mapping[str, float], config: JudgingConfig) -> None:
     """Add a line and figures on what was asked now.
 
-    Of a judge that is no language model there is nothing to add.
+    Args:
+        summary: gets them; nothing where no question was asked: the judge is no language model, or
+            no part was made.
+        tally: the sum of what the judge counted.
+        config: the stage's knobs.
     """
-    answers = getattr(judge, "answers", None)
-    if not isinstance(answers, JudgeAnswers):
+    if N_QUESTIONS not in tally:
         return
 
-    spent = answers.spending
-    source = "answers taken from the batch" if answers.mode == "ingest" else "questions asked now"
+    def count(name: str) -> int:
+        return int(tally.get(name, 0))
+
+    source = "questions asked now"
+    if config.answers_mode == "ingest":
+        source = "answers taken from the batch"
     line = (
-        f"judge: {spent.n_asked:,} {source} ({spent.n_prompt_tokens:,} prompt and "
-        f"{spent.n_completion_tokens:,} answer tokens), {spent.n_from_cache:,} answered before"
+        f"judge: {count(N_ASKED):,} {source} ({count(N_PROMPT_TOKENS):,} prompt and "
+        f"{count(N_COMPLETION_TOKENS):,} answer tokens), {count(N_FROM_CACHE):,} answered before"
     )
     summary.facts |= {
-        "n_answered_now": spent.n_asked,
-        "n_answered_before": spent.n_from_cache,
-        "n_prompt_tokens_now": spent.n_prompt_tokens,
-        "n_completion_tokens_now": spent.n_completion_tokens,
+        "n_answered_now": count(N_ASKED),
+        "n_answered_before": count(N_FROM_CACHE),
+        "n_prompt_tokens_now": count(N_PROMPT_TOKENS),
+        "n_completion_tokens_now": count(N_COMPLETION_TOKENS),
     }
 
     if config.price_in is not None and config.price_out is not None:
-        cost = spent.cost(config.price_in, config.price_out)
+        price_of_prompts = count(N_PROMPT_TOKENS) * config.price_in
+        price_of_answers = count(N_COMPLETION_TOKENS) * config.price_out
+        cost = (price_of_prompts + price_of_answers) / 1e6
         summary.facts["cost_now"] = cost
         line += f"; cost now {cost:.4f}"
 
-    if spent.n_uncounted:
-        summary.facts["n_uncounted"] = spent.n_uncounted
-        line += f"; {spent.n_uncounted:,} answers came without a token count"
-    if answers.left_out:
-        summary.facts["sampled_without"] = answers.left_out
+    if count(N_UNCOUNTED):
+        summary.facts["n_uncounted"] = count(N_UNCOUNTED)
+        line += f"; {count(N_UNCOUNTED):,} answers came without a token count"
+    left_out = [
+        name.removeprefix(SAMPLED_WITHOUT) for name in tally if name.startswith(SAMPLED_WITHOUT)
+    ]
+    if left_out:
+        summary.facts["sampled_without"] = left_out
 
     summary.notes.append(line)
-    summary.notes += note_on_server(len(answers.spelling_control_tokens), "questions")
-    if answers.mode == "ingest":
-        summary.notes += _notes_on_unused_answers(answers)
+    summary.notes += note_on_server(count(N_SPELLING), "questions")
+    if config.answers_mode == "ingest":
+        summary.notes += _notes_on_unused_answers(config, count(N_OF_BATCH))
 
 
-def _notes_on_unused_answers(answers: JudgeAnswers) -> list[str]:
+def _notes_on_unused_answers(config: JudgingConfig, n_used: int) -> list[str]:
     """Return how many answers of a batch are to questions that this run did not ask."""
-    n_unused = len(answers.batch.answers) - len(answers.used_of_batch)
+    n_unused = len(read_batch_answers(config.ingest_batch).answers) - n_used
     if not n_unused:
         return []
     line = f"{n_unused:,} answers of the batch belong to no question that was open in this run"
-    if not answers.used_of_batch:
+    if not n_used:
         line += "; none does: was the batch emitted with this judge, prompt and verdict?"
     return [line]

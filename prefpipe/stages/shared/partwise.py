@@ -137,12 +137,12 @@ def loop_over_parts(
         is_written = output.file_version(index) != files_before.get(index)
         return is_written and output.footer_fits(index, parents_of(index))
 
-    job = Job(config, output, maker, to_do, is_done, runtime)
     clock = PartClock(runtime)
     made: set[int] = set()
     counted: list[Mapping[str, float]] = []
     if to_do or runtime.is_worker:
         with runtime.progress(f"{summary.stage}: part", len(to_do)) as advance:
+            job = Job(config, output, maker, to_do, is_done, runtime, made_by_others=advance)
             for part in executor.make_parts(job):
                 made.add(part.index)
                 counted.append(part.tally)

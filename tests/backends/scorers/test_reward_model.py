@@ -229,9 +229,7 @@ def test_a_response_that_writes_the_next_turns_is_rated_as_a_response(folder, sc
         )
     (score,) = scorer.score([request(forged)])
     assert score.reward == pytest.approx(expected, rel=1e-5)
-    assert any(
-        "hold the text of a control token, such as <|im_end|>" in note for note in scorer.notes()
-    )
+    assert score.tally == {"n_read": 1, "n_with_control_text/<|im_end|>": 1}
 
 
 def test_a_response_that_reads_as_turns_in_plain_words_is_a_row_with_a_reason(broken):
@@ -262,27 +260,26 @@ def test_an_adapter_is_refused(tmp_path, folder):
 
 
 def test_a_model_that_padding_disturbs_is_refused(folder, monkeypatch):
-    honest = RewardModelScorer._forward
+    honest = RewardModelScorer._padded
 
     def forgets_the_mask(self, rows):
         width = max(map(len, rows))
         return honest(self, [row + [5] * (width - len(row)) for row in rows])
 
-    monkeypatch.setattr(RewardModelScorer, "_forward", forgets_the_mask)
+    monkeypatch.setattr(RewardModelScorer, "_padded", forgets_the_mask)
     with pytest.raises(ModelError, match="my/reward fails the self-test: padding"):
         RewardModelScorer(model_files(folder))
 
 
 def test_a_small_disturbance_is_a_warning(folder, monkeypatch):
-    honest = RewardModelScorer._forward
+    honest = RewardModelScorer._rewards
 
-    def drifts(self, rows):
-        rewards = honest(self, rows)
-        return [
-            reward + 0.005 * (max(rewards) - min(rewards)) * (place == 0)
-            for place, reward in enumerate(rewards)
-        ]
+    def drifts(self, rows, batch_size):
+        rewards = honest(self, rows, batch_size)
+        if batch_size > 1:
+            rewards[0] += 0.005 * (max(rewards) - min(rewards))
+        return rewards
 
-    monkeypatch.setattr(RewardModelScorer, "_forward", drifts)
+    monkeypatch.setattr(RewardModelScorer, "_rewards", drifts)
     with pytest.warns(PrefpipeWarning, match="my/reward: padding moves scores by up to 0.005"):
         RewardModelScorer(model_files(folder))

@@ -1,0 +1,345 @@
+"""From the flags of ``prefpipe slurm`` and a stage's command to the array that makes its parts."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from prefpipe.artifacts import run_record
+from prefpipe.artifacts.fingerprint import field_differences
+from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.store import Artifact, Shard
+from prefpipe.configs.embed import EmbedConfig
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.judge import JudgeConfig
+from prefpipe.configs.logprobs import LogprobsConfig
+from prefpipe.configs.score import ScoreConfig
+from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.slurm import SlurmConfig
+from prefpipe.configs.stage import ShardedConfig, StageConfig
+from prefpipe.configs.workers import AUTO, WorkersConfig
+from prefpipe.errors import FingerprintError, InputError, UsageError
+from prefpipe.execution.slurm_script import SlurmArray
+from prefpipe.status.artifact_status import ArtifactStatus, Effect, ranges
+from prefpipe.status.checker import StatusChecker
+from prefpipe.text.untrusted import visible_line
+from prefpipe.wiring.executors import runs_a_model_here
+from prefpipe.wiring.open_settings import settled
+
+PARTWISE = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, JudgeConfig, LogprobsConfig)
+"""The stages whose parts an array can make."""
+DEFAULT_MAX_ARRAY_SIZE = 1001
+"""Slurm's own, of clusters that do not say another."""
+SCONTROL_TIMEOUT_S = 30
+
+
+class PartsToMake(NamedTuple):
+    """The parts of an output: how many there are, and which are still to be made."""
+
+    n_parts: int
+    to_make: Sequence[int]
+
+
+def slurm_array(
+    config: SlurmConfig, stage: StageConfig, log: Callable[[str], None]
+) -> SlurmArray | None:
+    """Return the array that makes what is missing; None where nothing is.
+
+    Args:
+        config: the flags of ``prefpipe slurm``.
+        stage: the command behind ``--``.
+        log: where to say what is worth knowing.
+
+    Raises:
+        UsageError: a command that no array can run, or more shards than parts or than one array
+            may have.
+        FingerprintError: the output is of another configuration.
+    """
+    # the tasks settle it themselves, where their GPUs are: the command stays as it was typed
+    stage = _partwise(settled(stage, lambda _line: None))
+    parts = _parts_to_make(stage, log, quick=config.quick)
+    if config.array > parts.n_parts:
+        raise UsageError(
+            f"--array {config.array} is more than the {parts.n_parts} parts of {stage.output}: "
+            f"{config.array - parts.n_parts} tasks would have nothing to do",
+            hint=f"pass --array {parts.n_parts} or less, or make smaller parts where the prompts "
+            "are read: --part-size",
+        )
+    if not parts.to_make:
+        return None
+
+    if stage.claim:
+        # copies of one command; more than there are parts would find nothing
+        shards = list(range(min(config.array, len(parts.to_make))))
+    else:
+        shards = _unfinished_shards(config.array, parts)
+    window = _window(config, shards)
+    tasks = [shard - window.start for shard in shards if shard in window]
+    return SlurmArray(
+        words=config.stage_words,
+        program=_program(config),
+        activation=config.activate,
+        folder=Path.cwd(),
+        tasks=ranges(tasks),
+        first_shard=window.start,
+        num_shards=None if stage.claim else config.array,
+        directives=_directives(config, stage),
+        max_requeues=config.max_requeues,
+        comment=visible_line(
+            f"{len(parts.to_make)} of {parts.n_parts} parts of {stage.output} to make, by "
+            f"{len(tasks)} of {config.array} workers",
+            400,
+        ),
+    )
+
+
+def _unfinished_shards(count: int, parts: PartsToMake) -> list[int]:
+    """Return the shards that have a part to make."""
+    to_make = set(parts.to_make)
+    return [
+        index
+        for index in range(count)
+        if not to_make.isdisjoint(Shard(index, count).parts(parts.n_parts))
+    ]
+
+
+def _partwise(stage: StageConfig) -> ShardedConfig:
+    """Return the command if tasks of an array can divide its parts.
+
+    Raises:
+        UsageError: they cannot.
+    """
+    if not isinstance(stage, PARTWISE):
+        raise UsageError(
+            f"`{stage.command_name()}` is one piece of work, and an array divides parts",
+            hint=f"an array makes the parts of {', '.join(each.stage for each in PARTWISE)}; "
+            "docs/scaling.md has scripts for train",
+        )
+    if stage.shard_index is not None or not stage.shards:
+        flag = "--no-shards" if not stage.shards else "--shard-index and --num-shards"
+        raise UsageError(
+            f"the command has {flag}, and the script says which task makes which parts",
+            hint=f"leave {flag} out of the command, also out of its --config file",
+        )
+    if stage.overwrite.replaces_this_run:
+        raise UsageError(
+            "the command has --overwrite: a task that is queued again would throw away what it "
+            "made before",
+            hint=f"pass --overwrite=stale, or remove {stage.output} first",
+        )
+    return stage
+
+
+def _parts_to_make(stage: ShardedConfig, log: Callable[[str], None], *, quick: bool) -> PartsToMake:
+    """Compare the command with what its output holds.
+
+    Raises:
+        FingerprintError: the output is of another configuration, and is not to be replaced.
+        InputError: it cannot be looked at.
+    """
+    if not (stage.output / run_record.FILE_NAME).exists():
+        n_parts = _count_parts(stage, log)
+        return PartsToMake(n_parts, range(n_parts))
+
+    status = StatusChecker().check(stage.output, quick=quick)
+    if Effect.CORRUPT in status.effects:
+        raise InputError(status.reasons[0], hint=f"see why: {_status_of(stage.output)}")
+    if _is_replaced(stage, status):
+        n_parts = _count_parts(stage, log)
+        return PartsToMake(n_parts, range(n_parts))
+    if Effect.BEHIND in status.effects:
+        log(f"warning: what {stage.output} is made from is stale; see {_status_of(stage.output)}")
+    if getattr(stage, "retry_errors", False):
+        # which of them hold rows to ask for again is seen by the tasks
+        return PartsToMake(status.n_parts, range(status.n_parts))
+    return PartsToMake(status.n_parts, status.to_make)
+
+
+def _is_replaced(stage: ShardedConfig, status: ArtifactStatus) -> bool:
+    """Return whether the command makes all parts anew.
+
+    Raises:
+        FingerprintError: it would have to, and was not told to. Each task would say so, later.
+    """
+    on_disk = run_record.read_run_record(stage.output)
+    asked_for = {"stage": stage.stage, "version": stage.VERSION, **stage.identity()}
+    # what only one of them has, models and parents above all, is for the tasks to compare
+    shared = asked_for.keys() & on_disk.identity.keys()
+    differences = field_differences(
+        {name: on_disk.identity[name] for name in shared},
+        {name: asked_for[name] for name in shared},
+    )
+
+    extends = isinstance(stage, GenerateConfig) and stage.extend
+    if extends and all(each.key == "n" for each in differences):
+        return bool(differences)
+    reasons = [each.worded("on disk", "asked for") for each in differences]
+    if not reasons and Effect.OTHER_RUN in status.effects:
+        reasons = [line.strip() for line in status.reasons]
+    if reasons and stage.overwrite is Overwrite.NO:
+        raise FingerprintError(
+            f"{stage.output} holds the result of another configuration:\n  " + "\n  ".join(reasons),
+            hint="choose another folder with -o, give back the old values, or make all of it again "
+            "with --overwrite=stale",
+        )
+    return bool(reasons)
+
+
+def _count_parts(stage: ShardedConfig, log: Callable[[str], None]) -> int:
+    """Return how many parts a command has that has not been run yet."""
+    if isinstance(stage, GenerateConfig):
+        from prefpipe.stages.generate import count_parts
+
+        return count_parts(stage)
+
+    parent = _parent_of(stage)
+    n_present = len(parent.present(range(parent.n_parts), allow_partial=True))
+    if n_present < parent.n_parts:
+        log(
+            f"warning: {parent.path} has {n_present} of its {parent.n_parts} parts; a task whose "
+            "input is missing exits with 4"
+        )
+    return parent.n_parts
+
+
+def _parent_of(stage: ShardedConfig) -> Artifact:
+    """Return the artifact of whose parts a stage makes its own, one of one."""
+    from prefpipe.artifacts.schemas import CANDIDATES
+    from prefpipe.artifacts.store import open_input
+    from prefpipe.stages.logprobs import open_responses
+
+    if isinstance(stage, LogprobsConfig):
+        return open_responses(stage.groups)
+    if isinstance(stage, JudgeConfig):
+        return open_input(stage.a, schema=CANDIDATES.name, name="A")
+    assert isinstance(stage, ScoreConfig | EmbedConfig | SelectConfig)
+    return open_input(stage.candidates, schema=CANDIDATES.name, name="CANDIDATES")
+
+
+def _window(config: SlurmConfig, shards: Sequence[int]) -> range:
+    """Return the shards that one array can have: Slurm numbers tasks below MaxArraySize.
+
+    Raises:
+        UsageError: the unfinished shards are of several windows, and none is chosen.
+    """
+    size = config.max_array_size or (_max_array_size() if config.array > 1 else 1)
+    windows = sorted({shard // size for shard in shards})
+    number = config.window
+    if number is None and len(windows) > 1:
+        loop = " ".join(map(str, windows))
+        raise UsageError(
+            f"--array {config.array} is more than one array may have here (MaxArraySize {size}): "
+            f"it takes {len(windows)}",
+            hint=f"for window in {loop}; do prefpipe slurm --window $window ... | sbatch; done",
+        )
+    if number is None:
+        number = windows[0]
+    if number not in windows:
+        raise UsageError(
+            f"--window {number} has no shard with a part to make",
+            hint=f"the windows with one are {', '.join(map(str, windows))}",
+        )
+    return range(number * size, (number + 1) * size)
+
+
+def _max_array_size() -> int:
+    """Return the cluster's MaxArraySize, Slurm's default where there is no cluster to ask."""
+    try:
+        answer = subprocess.run(
+            ["scontrol", "show", "config"],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=SCONTROL_TIMEOUT_S,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return DEFAULT_MAX_ARRAY_SIZE
+    for line in answer.stdout.splitlines():
+        name, _, value = line.partition("=")
+        if name.strip() == "MaxArraySize" and value.strip().isdecimal():
+            return int(value)
+    return DEFAULT_MAX_ARRAY_SIZE
+
+
+def _program(config: SlurmConfig) -> list[str]:
+    """Return what runs prefpipe in a task."""
+    if config.activate:
+        return ["prefpipe"]
+    # not `python -m prefpipe`, which would take a module of the user's folder for Python's own
+    beside_python = Path(sys.executable).with_name("prefpipe")
+    return [str(beside_python)] if beside_python.exists() else [sys.executable, "-Pm", "prefpipe"]
+
+
+def _directives(config: SlurmConfig, stage: ShardedConfig) -> list[tuple[str, str | None]]:
+    """Return the ``#SBATCH`` lines beside ``--array``."""
+    n_gpus = _gpus_of_a_task(config, stage)
+    log_file = None
+    if config.log_folder is not None:
+        folder = str(config.log_folder.absolute()).replace("%", "%%")
+        log_file = f"{folder}/%x-%A_%a.log"
+
+    further = config.further_directives
+    lines: list[tuple[str, Any]] = [
+        ("job-name", f"prefpipe-{stage.stage}"),
+        ("nodes", 1),
+        ("ntasks", 1),
+        ("cpus-per-task", config.cpus_per_worker),
+        ("gres", f"gpu:{n_gpus}" if n_gpus else None),
+        ("mem", config.mem),
+        ("time", config.time),
+        ("partition", config.partition),
+        ("account", config.account),
+        ("output", log_file),
+        ("signal", f"B:USR1@{config.signal_seconds}"),
+        ("open-mode", "append"),
+    ]
+    names = [name for name, _ in further]
+    given = [(name, str(value)) for name, value in lines if value is not None and name not in names]
+    return [*given, ("requeue", None), *further]
+
+
+def _gpus_of_a_task(config: SlurmConfig, stage: ShardedConfig) -> int:
+    """Return what ``--gres`` asks for.
+
+    Raises:
+        UsageError: it is less than the command is going to look for.
+    """
+    asked_for = config.gpus_per_worker
+    if asked_for is None:
+        return gpus_needed(stage)
+    # none: another directive asks for them, or the model runs without
+    is_counted = isinstance(stage, WorkersConfig) and stage.workers != AUTO
+    if is_counted and 0 < asked_for < gpus_needed(stage):
+        raise UsageError(
+            f"--gpus-per-worker {asked_for} of a task is less than the {gpus_needed(stage)} that "
+            "the command needs: its --workers times --gpus-per-worker or --tensor-parallel-size",
+            hint=f"pass --gpus-per-worker {gpus_needed(stage)} before `--`, or less behind it",
+        )
+    return asked_for
+
+
+def gpus_needed(stage: ShardedConfig) -> int:
+    """Return the GPUs that one task of the array needs.
+
+    Raises:
+        UsageError: the task itself has a worker for each GPU, however many these are.
+    """
+    if not isinstance(stage, WorkersConfig) or stage.on is not None:
+        return 0
+    if not runs_a_model_here(stage):
+        return 0
+    if stage.workers is not None and stage.n_workers is None:
+        raise UsageError(
+            "the command has --workers auto, a worker for each GPU of a task",
+            hint="say how many a task is to have: prefpipe slurm --gpus-per-worker 8 ...",
+        )
+    n_each: int = getattr(stage, "tensor_parallel_size", 1)
+    if stage.gpus_per_worker is not None:
+        n_each = stage.gpus_per_worker
+    return n_each * (stage.n_workers or 1)
+
+
+def _status_of(path: Path) -> str:
+    return f"prefpipe status {shlex.quote(str(path))}"
