@@ -97,6 +97,11 @@ class LazyEngine(Generic[Engine]):
             self.opened = opened
         return opened
 
+    def close(self) -> None:
+        """Close the back-end, if it was opened."""
+        if self.opened is not None:
+            self.opened.close()
+
     def __enter__(self) -> Self:
         return self
 
@@ -106,5 +111,4 @@ class LazyEngine(Generic[Engine]):
         _error: BaseException | None,
         _traceback: TracebackType | None,
     ) -> None:
-        if self.opened is not None:
-            self.opened.close()
+        self.close()

@@ -11,12 +11,13 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
-from prefpipe.artifacts.answer_cache import FOLDER_NAME, AnswerCache
+from prefpipe.artifacts.answer_cache import FOLDER_NAME
+from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
@@ -42,7 +43,6 @@ from prefpipe.errors import (
     PrefpipeError,
     UsageError,
 )
-from prefpipe.execution.lazy_engine import LazyEngine
 from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import (
@@ -54,6 +54,7 @@ from prefpipe.stages.shared.candidate_rows import (
     mark_duplicates,
     table_of_rows,
 )
+from prefpipe.stages.shared.models_in_turn import Models, open_models
 from prefpipe.stages.shared.partwise import (
     Summary,
     begin_retry,
@@ -80,11 +81,15 @@ Its answers are kept one by one until their part is written.
 
 
 class Sampler(NamedTuple):
-    """A model that can be opened: its name, its fingerprint's entry, and how to load it."""
+    """A model that can be opened: its name, its fingerprint's entry, and how to load it.
+
+    ``runs_here``: it takes memory of this machine's device, which two models may not share.
+    """
 
     name: str
     identity: Mapping[str, Any]
     open: Callable[[], Generator]
+    runs_here: bool = False
 
 
 def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
@@ -134,13 +139,9 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         f"{config.prompts_a_part} prompts"
     )
     started = time.perf_counter()
-    with ExitStack() as stack:
-        engines = [
-            stack.enter_context(LazyEngine(sampler.open, runtime, f"loading {sampler.name}"))
-            for sampler in samplers
-        ]
+    with open_models(samplers, runtime) as models:
         names = [sampler.name for sampler in samplers]
-        maker = CandidateMaker(config, prompts, output, names, engines, runtime.log)
+        maker = CandidateMaker(config, prompts, output, names, models, runtime.log)
         loop_over_parts(
             config,
             output,
@@ -201,9 +202,9 @@ def _column_names(config: GenerateConfig) -> list[str]:
     return names
 
 
-def _kept_answers(output: Output, index: int) -> AnswerCache:
+def _kept_answers(output: Output, index: int) -> AnswerLog:
     """Return where a server's answers are kept until their part is written."""
-    return AnswerCache(output.path / FOLDER_NAME / output.part_path(index).stem)
+    return AnswerLog(output.path / FOLDER_NAME / output.part_path(index).stem)
 
 
 def _refuse_no_text_at_all(
@@ -272,19 +273,42 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
     return dataclasses.replace(record, history=[*on_disk.history, step])
 
 
+Wanted = tuple[Prompt, int]
+"""A sample to draw: of which prompt, and its number."""
+
+
 class PreparedPart(NamedTuple):
     """A part before its samples are drawn.
 
-    ``rows`` are those that no engine makes: kept ones, and prompts that do not fit. ``requests``
-    has a list for each model. ``n_control_text``: prompts that go to a server with letters which it
-    may take for a control token. ``kept_engines`` sampled the rows that are kept.
+    ``kept`` are rows of an earlier run, which ``kept_engines`` sampled. ``wanted`` are the samples
+    to draw, by the number of the model. ``n_control_text``: prompts that go to a server with
+    letters which it may take for a control token.
     """
 
     prompts: Prompts
-    rows: list[Row]
-    requests: list[list[GenerationRequest]]
-    n_control_text: int
+    kept: list[Row]
     kept_engines: Sequence[str]
+    wanted: dict[int, list[Wanted]]
+    n_control_text: int
+
+
+class Asked(NamedTuple):
+    """What a model is asked for one part.
+
+    ``refused`` are rows of samples that it cannot be asked for. ``engines``: what is to sample the
+    others, where that is known.
+    """
+
+    requests: list[GenerationRequest]
+    refused: list[Row]
+    engines: set[str]
+
+
+class Sampled(NamedTuple):
+    """What a model made of one part, and by which engine."""
+
+    rows: list[Row]
+    engines: set[str]
 
 
 class CandidateMaker:
@@ -296,7 +320,7 @@ class CandidateMaker:
         prompts: Prompts,
         output: Output,
         names: Sequence[str],
-        engines: Sequence[LazyEngine[Generator]],
+        models: Models,
         log: Callable[[str], None],
     ) -> None:
         """Prepare.
@@ -306,54 +330,54 @@ class CandidateMaker:
             prompts: of the whole run.
             output: where the parts go.
             names: of the models, as their rows carry them.
-            engines: one for each name.
+            models: one for each name.
             log: takes a line that one should read.
         """
         self.config, self.prompts, self.output = config, prompts, output
-        self.names, self.engines, self._log = names, engines, log
+        self.names, self.models, self._log = names, models, log
         self._lock = threading.Lock()
         """Held by who reads or changes what has been said."""
         self._said: set[str] = set()
 
     def has_room(self, n_open: int) -> bool:
         """Return whether an engine would run empty without another part."""
-        return all(engine.has_room(n_open) for engine in self.engines)
+        return self.models.has_room(n_open)
 
-    def prepare(self, index: int) -> "PreparedPart":
-        """Read a part's prompts and encode them; find the rows that are kept."""
+    def prepare(self, index: int) -> PreparedPart:
+        """Read a part's prompts, and find the rows that are kept."""
         prompts = self.prompts.part(index, self.config.prompts_a_part)
         kept, kept_engines = self._kept_rows(index)
-
-        rows = list(kept.values())
-        requests: list[list[GenerationRequest]] = []
+        wanted: dict[int, list[Wanted]] = {}
         spelling_control_tokens: set[str] = set()
-        for sampler_idx in range(len(self.engines)):
-            wanted = self._wanted(sampler_idx, prompts.rows, kept)
-            asked: list[GenerationRequest] = []
-            if wanted:
-                # Only now, so that a part whose rows are all kept loads no model.
-                engine = self.engines[sampler_idx].get()
-                asked, failed = self._requests(sampler_idx, engine, wanted)
-                rows += failed
-            requests.append(asked)
+        for sampler_idx in range(len(self.names)):
+            samples = self._wanted(sampler_idx, prompts.rows, kept)
+            # A part whose rows are all kept loads no model.
+            if samples:
+                wanted[sampler_idx] = samples
             if self.config.backend == SERVED:
-                spelling_control_tokens |= _with_control_text(prompt for prompt, _ in wanted)
-        return PreparedPart(prompts, rows, requests, len(spelling_control_tokens), kept_engines)
+                spelling_control_tokens |= _with_control_text(prompt for prompt, _ in samples)
 
-    def complete(self, index: int, prepared: "PreparedPart") -> Tally:
+        self.models.announce_part()
+        return PreparedPart(
+            prompts, list(kept.values()), kept_engines, wanted, len(spelling_control_tokens)
+        )
+
+    def complete(self, index: int, prepared: PreparedPart) -> Tally:
         """Sample and write a part."""
-        engines = self._engines_now(prepared)
-        if set(prepared.kept_engines) not in (set(), set(engines)) and engines:
-            self._note_other_engines(prepared.kept_engines, engines)
-
-        rows = list(prepared.rows)
+        n_wanted = sum(len(samples) for samples in prepared.wanted.values())
+        sampled = self.models.ask_each(
+            list(prepared.wanted),
+            n_wanted,
+            lambda number, engine: self._ask(number, engine, prepared),
+            lambda number, engine, asked: self._sample(number, engine, index, asked),
+        )
+        rows = list(prepared.kept)
+        engines: set[str] = set()
         n_tokens = 0
-        for sampler_idx, requests in enumerate(prepared.requests):
-            answers = self._sample(sampler_idx, index, requests) if requests else []
-            for request, answer in zip(requests, answers, strict=True):
-                status, reason = status_of(answer, self.config.max_tokens)
-                rows.append(self._row(sampler_idx, request, answer, status, reason))
-                n_tokens += _n_tokens(answer) or 0
+        for number in prepared.wanted:
+            rows += sampled[number].rows
+            n_tokens += sum(row["n_response_tokens"] or 0 for row in sampled[number].rows)
+            engines |= sampled[number].engines
 
         # Rows came model by model; a part stands by prompt and sample.
         prompts = prepared.prompts
@@ -366,7 +390,7 @@ class CandidateMaker:
             table,
             counts=count_by_status(rows),
             parents={},
-            engines=[*prepared.kept_engines, *engines],
+            engines=[*prepared.kept_engines, *sorted(engines)],
         )
         # Not before: until the part is on disk they are all that was paid for.
         _kept_answers(self.output, index).remove()
@@ -394,15 +418,6 @@ class CandidateMaker:
             "elapsed_s": elapsed_s,
             "n_duplicates": n_duplicates,
         }
-
-    def _engines_now(self, prepared: "PreparedPart") -> list[str]:
-        """Return what samples the rows of a part that are not kept, as far as it is known."""
-        versions: set[str] = set()
-        for engine, requests in zip(self.engines, prepared.requests, strict=True):
-            version = engine.get().engine_version if requests else None
-            if version is not None:
-                versions.add(version)
-        return sorted(versions)
 
     def _note_other_engines(self, kept: Sequence[str], now: Sequence[str]) -> None:
         """Say and record, once, that rows which are kept were sampled by another engine.
@@ -450,79 +465,91 @@ class CandidateMaker:
 
     def _wanted(
         self, sampler_idx: int, prompts: Sequence[Prompt], kept: Collection[Key]
-    ) -> list[tuple[Prompt, int]]:
+    ) -> list[Wanted]:
         """Return the samples of a part that one model makes, those in ``kept`` left out."""
-        wanted: list[tuple[Prompt, int]] = []
+        wanted: list[Wanted] = []
         for prompt in prompts:
             # models take turns among the samples of a prompt
-            samples = range(sampler_idx, self.config.n, len(self.engines))
+            samples = range(sampler_idx, self.config.n, len(self.names))
             wanted += [(prompt, i) for i in samples if (prompt.prompt_id, i) not in kept]
         return wanted
 
-    def _sample(
-        self, sampler_idx: int, index: int, requests: Sequence[GenerationRequest]
-    ) -> list[Generation]:
-        """Return what one model answers."""
-        engine = self.engines[sampler_idx].get()
-        params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
-        if not isinstance(engine, ServedGenerator):
-            return engine.generate(requests, params)
-
-        # A kill then costs what is on its way, and no answer that arrived.
-        answers = engine.generate_and_keep(
-            requests,
-            params,
-            _kept_answers(self.output, index).folder,
-            ask_again=self.config.retry_errors,
-        )
-        # A server refuses a setting when it is asked, so this is known only now.
-        if engine.left_out:
-            step = {
-                "operation": "sampled_without",
-                "model": self.names[sampler_idx],
-                "settings": list(engine.left_out),
-            }
-            # Its own defaults hold for them: once in the history, whichever part finds out.
-            self.output.record_once(step)
-        return answers
-
-    def _requests(
-        self, sampler_idx: int, engine: Generator, wanted: Sequence[tuple[Prompt, int]]
-    ) -> tuple[list[GenerationRequest], list[Row]]:
-        """Return what an engine is asked, and the rows of samples that it cannot be asked for."""
-        config = self.config
+    def _ask(self, sampler_idx: int, engine: Generator, prepared: PreparedPart) -> Asked:
+        """Return what a model is to be asked."""
+        config, wanted = self.config, prepared.wanted[sampler_idx]
         # a prompt is encoded once, however many of its samples are wanted
         encoded: dict[str, tuple[list[int], str | None]] = {}
         for prompt, _ in wanted:
-            if prompt.prompt_id in encoded:
-                continue
-            encoded[prompt.prompt_id] = encode(engine, prompt)
+            if prompt.prompt_id not in encoded:
+                encoded[prompt.prompt_id] = encode(engine, prompt)
 
-        requests: list[GenerationRequest] = []
-        rows: list[Row] = []
+        asked = Asked([], [], set())
         # A server's prompts have no ids here: it says itself which are too long.
         room = engine.max_model_len - config.max_tokens
         for prompt, sample_idx in wanted:
             ids, refusal = encoded[prompt.prompt_id]
             seed = seed_for(config.seed, prompt.prompt_id, sample_idx)
             # temperatures take turns among the samples of one model
-            turn = sample_idx // len(self.engines)
+            turn = sample_idx // len(self.names)
             temperature = config.temperature[turn % len(config.temperature)]
 
             request = GenerationRequest(
                 prompt.prompt_id, sample_idx, prompt.messages, ids, seed, temperature
             )
             if refusal is not None:
-                rows.append(self._row(sampler_idx, request, None, "error", refusal))
+                asked.refused.append(self._row(sampler_idx, request, None, "error", refusal))
             elif len(ids) > room:
                 reason = (
                     f"{len(ids)} prompt tokens, and {engine.max_model_len} - {config.max_tokens} "
                     f"leave room for {room}"
                 )
-                rows.append(self._row(sampler_idx, request, None, "prompt_too_long", reason))
+                row = self._row(sampler_idx, request, None, "prompt_too_long", reason)
+                asked.refused.append(row)
             else:
-                requests.append(request)
-        return requests, rows
+                asked.requests.append(request)
+
+        version = engine.engine_version
+        if asked.requests and version is not None:
+            if set(prepared.kept_engines) not in (set(), {version}):
+                self._note_other_engines(prepared.kept_engines, [version])
+            asked.engines.add(version)
+        return asked
+
+    def _sample(self, sampler_idx: int, engine: Generator, index: int, asked: Asked) -> Sampled:
+        """Return the rows of a part that a model makes."""
+        rows = list(asked.refused)
+        if not asked.requests:
+            return Sampled(rows, asked.engines)
+        params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
+        if isinstance(engine, ServedGenerator):
+            # A kill then costs what is on its way, and no answer that arrived.
+            answers = engine.generate_and_keep(
+                asked.requests,
+                params,
+                _kept_answers(self.output, index).folder,
+                ask_again=self.config.retry_errors,
+            )
+            self._record_what_is_not_sent(sampler_idx, engine.left_out)
+        else:
+            answers = engine.generate(asked.requests, params)
+
+        for request, answer in zip(asked.requests, answers, strict=True):
+            status, reason = status_of(answer, self.config.max_tokens)
+            rows.append(self._row(sampler_idx, request, answer, status, reason))
+        return Sampled(rows, asked.engines)
+
+    def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
+        """Record in ``run.json`` which sampling settings a server refuses: its own hold for them.
+
+        That is known only when it has been asked. Once, whichever part finds out.
+        """
+        if left_out:
+            step = {
+                "operation": "sampled_without",
+                "model": self.names[sampler_idx],
+                "settings": list(left_out),
+            }
+            self.output.record_once(step)
 
     def _row(
         self,

@@ -33,7 +33,7 @@ def sampler_for(config: GenerateConfig, name: str, runtime: "Runtime") -> "Sampl
     def open_sampler() -> "Generator":
         return open_engine(model, config, max_model_len=config.max_model_len)
 
-    return Sampler(name, model.identity(), open_sampler)
+    return Sampler(name, model.identity(), open_sampler, runs_here=True)
 
 
 def _fake_sampler(reference: str) -> "Sampler":

@@ -38,6 +38,7 @@ class Case(NamedTuple):
     folder: Any = None
     reads_long_ids: bool = True
     drops_cut_character: bool = False
+    has_many_words: bool = False
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +79,11 @@ def smollm2_case():
         return tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     return Case(
-        open_transformers("bundled:smollm2-135m", 512), {tokenizer.eos_token_id}, decode, folder
+        open_transformers("bundled:smollm2-135m", 512),
+        {tokenizer.eos_token_id},
+        decode,
+        folder,
+        has_many_words=True,
     )
 
 
