@@ -106,25 +106,31 @@ def _backend(config: GenerateConfig | EvalConfig, runs: Sequence[RunOnDisk], log
             log(f"backend: {on_disk}, with which {run.folder} was made")
             return str(on_disk)
 
-    lack = _why_not_vllm(config.device)
+    lack = _why_not_vllm(config)
     if lack is None:
-        log("backend: vllm, because it is installed and a GPU is visible")
+        is_where = "is visible" if config.on is None else "is asked for"
+        log(f"backend: vllm, because it is installed and a GPU {is_where}")
         return "vllm"
     log(f"backend: transformers, because {lack}")
     return "transformers"
 
 
-def _why_not_vllm(device: str) -> str | None:
+def _why_not_vllm(config: GenerateConfig | EvalConfig) -> str | None:
     """Return why vLLM is not the engine to take here, None where it is."""
     from prefpipe.backends.generators.vllm_support import find_version
     from prefpipe.backends.visible_gpus import n_installed_gpus, visible_gpus
 
-    if device != "auto":
-        return f"--device {device} is a setting of transformers"
+    if config.device != "auto":
+        return f"--device {config.device} is a setting of transformers"
     try:
         find_version()
     except ModelError as error:
         return error.message.partition(", and --backend")[0]
+
+    # The GPUs of a cluster are those that its workers reserve; this machine may have none.
+    if config.on is not None:
+        is_asked_for = config.gpus_per_worker is not None
+        return None if is_asked_for else "no --gpus-per-worker asks the cluster for GPUs"
 
     n_installed = n_installed_gpus()
     if n_installed == 0 or not visible_gpus(os.environ, n_installed).names:

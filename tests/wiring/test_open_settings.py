@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.backends.generators import vllm_support
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
@@ -58,6 +59,22 @@ def test_a_run_on_disk_keeps_what_it_was_made_with(tmp_path: Path, backend: str)
 
     # what is given is not asked of anybody
     assert answers(generate(output, part_size=7, backend="fake")) == (7, "fake", [])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "backend", "why"),
+    [
+        (1, "vllm", "it is installed and a GPU is asked for"),
+        (None, "transformers", "no --gpus-per-worker asks the cluster for GPUs"),
+    ],
+)
+def test_the_gpus_of_a_cluster_are_those_that_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int | None, backend: str, why: str
+) -> None:
+    """Where this machine has none, as a login node."""
+    monkeypatch.setattr(vllm_support, "find_version", lambda: "0.33.0")
+    config = generate(tmp_path / "run", on="ray", workers="2", gpus_per_worker=gpus)
+    assert answers(config)[1:] == (backend, [f"backend: {backend}, because {why}"])
 
 
 def test_a_run_that_is_thrown_away_says_nothing(tmp_path: Path) -> None:
