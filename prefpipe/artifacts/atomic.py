@@ -62,7 +62,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         PrefpipeError: the disk is full, the folder is read-only or gone. The target is untouched.
     """
-    temporary = _temporary_path(path)
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -89,7 +89,7 @@ def write_and_settle(path: Path, data: bytes) -> None:
     Raises:
         PrefpipeError: the disk is full, the folder is read-only or gone.
     """
-    temporary = _temporary_path(path)
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -123,8 +123,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         require_free(path)
     make_folder(path.parent)
     sweep_temporary_files(path.parent, path.name)
-    temporary = _temporary_path(path)
-    before = _temporary_path(path.with_name(f"{path.name}.before"))
+    temporary = temporary_path(path)
+    before = temporary_path(path.with_name(f"{path.name}.before"))
     try:
         temporary.mkdir()
         yield temporary
@@ -199,7 +199,7 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     if path.exists():
         return False
 
-    temporary = _temporary_path(path)
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -224,7 +224,7 @@ def create_exclusively(path: Path, data: bytes) -> bool:
         _remove_quietly(temporary)
 
 
-def _temporary_path(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Return a name that no other writer has.
 
     Neither a thread of this process, nor a process of a machine with the same name.
