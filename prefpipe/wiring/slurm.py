@@ -17,7 +17,7 @@ from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
-from prefpipe.configs.slurm import SlurmConfig
+from prefpipe.configs.slurm import PARTWISE, SlurmConfig
 from prefpipe.configs.stage import ShardedConfig, StageConfig
 from prefpipe.configs.workers import AUTO, WorkersConfig
 from prefpipe.errors import FingerprintError, InputError, UsageError
@@ -28,8 +28,6 @@ from prefpipe.text.untrusted import visible_line
 from prefpipe.wiring.executors import runs_a_model_here
 from prefpipe.wiring.open_settings import settled
 
-PARTWISE = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, JudgeConfig, LogprobsConfig)
-"""The stages whose parts an array can make."""
 DEFAULT_MAX_ARRAY_SIZE = 1001
 """Slurm's own, of clusters that do not say another."""
 SCONTROL_TIMEOUT_S = 30
@@ -106,17 +104,12 @@ def _unfinished_shards(count: int, parts: PartsToMake) -> list[int]:
 
 
 def _partwise(stage: StageConfig) -> ShardedConfig:
-    """Return the command if tasks of an array can divide its parts.
+    """Return the command if tasks of an array can divide its parts, and may be run again.
 
     Raises:
-        UsageError: they cannot.
+        UsageError: it says already which parts it makes, or throws away what is made.
     """
-    if not isinstance(stage, PARTWISE):
-        raise UsageError(
-            f"`{stage.command_name()}` is one piece of work, and an array divides parts",
-            hint=f"an array makes the parts of {', '.join(each.stage for each in PARTWISE)}; "
-            "docs/scaling.md has scripts for train",
-        )
+    assert isinstance(stage, PARTWISE)
     if stage.shard_index is not None or not stage.shards:
         flag = "--no-shards" if not stage.shards else "--shard-index and --num-shards"
         raise UsageError(

@@ -193,6 +193,7 @@ def test_scontrol_says_how_many_tasks_an_array_may_have(
         ("--array 0 -- GENERATE", 2, "--array must be 1 or more, not 0"),
         ("--array 7 -- GENERATE", 2, "--array 7 is more than the 6 parts of run/candidates"),
         ("-- train g -o x --model m --objective dpo", 2, "`train` is one piece of work"),
+        ("-- eval rewardbench --pairs p -o x", 2, "`eval` is one piece of work"),
         ("-- generat prompts.jsonl", 2, "(did you mean `generate`?)"),
         ("-- generate prompts.jsonl --bogus", 2, "No such option: --bogus"),
         ("-- generate prompts.jsonl -o x", 2, "`prefpipe generate` needs --model"),
