@@ -1,6 +1,7 @@
 """`prefpipe generate --backend openai` against real servers on loopback: what came back is what is recorded."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -367,3 +368,27 @@ def test_a_refused_key_in_the_middle_ends_all_parts_and_keeps_what_is_paid(
         server.faults.clear()
         assert generate(source, tmp_path / "out", server, *words) == 0
     assert server.tries == {f"q{i}": 2 if i == 9 else 1 for i in range(24)}
+
+
+@pytest.mark.slow
+def test_a_slow_answer_in_each_part_keeps_no_other_part_waiting(prompts, tmp_path):
+    """Twelve parts of four, each with an answer that takes long: several of these are on their way at a time."""
+    slow = {f"q{i}" for i in range(1, 48, 4)}
+    lock, n_now, n_most = threading.Lock(), 0, 0
+
+    def wait(text):
+        nonlocal n_now, n_most
+        if text in slow:
+            with lock:
+                n_now += 1
+                n_most = max(n_most, n_now)
+            time.sleep(0.4)
+            with lock:
+                n_now -= 1
+        return 0.01
+
+    source = prompts(*(f"q{i}" for i in range(48)))
+    with running_chat_server(delay_s=wait) as server:
+        assert generate(source, tmp_path / "out", server, "--part-size", 4, "--batch-size", 8) == 0
+        assert len(server.bodies) == 48
+    assert n_most >= 3, "one part after another, it would be one"
