@@ -70,6 +70,8 @@ clean:
 
 bench-overhead: $(installed)
 	$(bin)/python tests/benchmarks/generate_overhead.py
+	PYTHONPATH=tests $(bin)/python tests/benchmarks/served_stream.py
+	test ! -e $(VENV_VLLM)/.installed || $(VENV_VLLM)/bin/python tests/benchmarks/vllm_stream.py
 
 # The first run embeds 42,000 responses of the test data, about an hour on two cores; they are kept in runs/pools.
 bench-select: $(installed)

@@ -26,6 +26,7 @@ from prefpipe.errors import PrefpipeError, UsageError
 TORCH_WRITER = re.compile(r"PytorchStreamWriter|inline_container")
 TORCH_READER = re.compile(r"unable to (?:open|mmap|stat|read) .*?<(.+?)>.*\((\d+)\)")
 TEMPORARY_NAME = re.compile(r"\..+\.(?P<machine>\w+)\.(?P<pid>\d{1,9})\.tmp", re.ASCII)
+LONGEST_LOCK_S = 5.0
 ABANDONED_S = 86_400
 """Age in seconds at which a temporary file of another machine is taken for left behind."""
 
@@ -61,7 +62,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     Raises:
         PrefpipeError: the disk is full, the folder is read-only or gone. The target is untouched.
     """
-    temporary = _temporary_path(path)
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -88,7 +89,7 @@ def write_and_settle(path: Path, data: bytes) -> None:
     Raises:
         PrefpipeError: the disk is full, the folder is read-only or gone.
     """
-    temporary = _temporary_path(path)
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -122,8 +123,8 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         require_free(path)
     make_folder(path.parent)
     sweep_temporary_files(path.parent, path.name)
-    temporary = _temporary_path(path)
-    before = _temporary_path(path.with_name(f"{path.name}.before"))
+    temporary = temporary_path(path)
+    before = temporary_path(path.with_name(f"{path.name}.before"))
     try:
         temporary.mkdir()
         yield temporary
@@ -198,7 +199,7 @@ def create_exclusively(path: Path, data: bytes) -> bool:
     if path.exists():
         return False
 
-    temporary = _temporary_path(path)
+    temporary = temporary_path(path)
     try:
         with temporary.open("wb") as file:
             file.write(data)
@@ -223,7 +224,7 @@ def create_exclusively(path: Path, data: bytes) -> bool:
         _remove_quietly(temporary)
 
 
-def _temporary_path(path: Path) -> Path:
+def temporary_path(path: Path) -> Path:
     """Return a name that no other writer has.
 
     Neither a thread of this process, nor a process of a machine with the same name.
@@ -234,21 +235,36 @@ def _temporary_path(path: Path) -> Path:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Let one thread at a time, of all processes, change what is in a folder in this block.
+    """Let one thread at a time, of all processes of this machine, change a file in this block.
 
-    A lock goes with its process. Where the file system has none for folders (NFS), the threads of
-    one process alone keep out of each other's way.
+    There is no lock file, and a lock goes with its process. Where the file system has none for
+    folders (NFS), or somebody holds it for `LONGEST_LOCK_S`, the block runs all the same: the
+    threads of one process keep out of each other's way, and others have to be lucky.
     """
     with _FOLDER_LOCK:
-        descriptor: int | None = None
-        with suppress(OSError):
-            descriptor = os.open(folder, os.O_RDONLY)
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
         try:
+            descriptor = os.open(folder, os.O_RDONLY)
+        except OSError as error:
+            raise disk_error(folder, error) from error
+        try:
+            _lock(descriptor)
             yield
         finally:
-            if descriptor is not None:
-                os.close(descriptor)
+            os.close(descriptor)
+
+
+def _lock(descriptor: int) -> None:
+    """Lock an open folder, if that can be done in time."""
+    gives_up_at = time.monotonic() + LONGEST_LOCK_S
+    while time.monotonic() < gives_up_at:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:
+            return
+        else:
+            return
 
 
 def sync_folder(folder: Path) -> None:

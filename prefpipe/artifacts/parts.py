@@ -16,6 +16,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
+from functools import cache
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -111,6 +112,7 @@ def write_part(
             pa.PythonFile(sink, mode="w"),
             table.schema,
             compression="zstd",
+            use_dictionary=_columns_with_dictionary(table.schema),
             write_page_checksum=True,
         )
         try:
@@ -158,6 +160,28 @@ def _footer_values(footer: PartFooter) -> dict[str, Any]:
     if not footer.engines:
         del values["engines"]
     return values
+
+
+def _columns_with_dictionary(schema: pa.Schema) -> list[str]:
+    """Return the paths of the columns that repeat themselves: all but those of fractions.
+
+    Of rewards, log-probabilities and embeddings hardly two are alike. A dictionary of them makes a
+    part of 1,024 embeddings 40 % larger, and takes twice as long to write.
+    """
+    return list(_paths_without_fractions(schema.remove_metadata()))
+
+
+@cache
+def _paths_without_fractions(schema: pa.Schema) -> tuple[str, ...]:
+    # how Parquet calls what is nested is seen in a file without rows
+    sink = pa.BufferOutputStream()
+    pq.ParquetWriter(sink, schema).close()
+    leaves = pq.ParquetFile(pa.BufferReader(sink.getvalue())).schema
+    return tuple(
+        leaf.path
+        for leaf in leaves
+        if leaf.physical_type not in ("FLOAT", "DOUBLE") and leaf.logical_type.type != "FLOAT16"
+    )
 
 
 def _checksum_place(footer: bytes | bytearray) -> int | None:

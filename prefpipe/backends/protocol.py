@@ -73,7 +73,11 @@ class SamplingParams(NamedTuple):
 
 
 class Generator(Protocol):
-    """An engine that samples responses."""
+    """An engine that samples responses.
+
+    Several threads may ask it at once. Each waits for its own answers; the requests of earlier
+    calls go first.
+    """
 
     max_model_len: int
     """Longest prompt plus response, in tokens."""
@@ -91,6 +95,10 @@ class Generator(Protocol):
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
         """Return one generation for each request, in order."""
+        ...
+
+    def has_room(self) -> bool:
+        """Return whether so few requests wait that the engine may soon have nothing to do."""
         ...
 
     def close(self) -> None:

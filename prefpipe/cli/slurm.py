@@ -9,7 +9,7 @@ import typer
 
 from prefpipe.cli.dataclass_commands import stage_command_of
 from prefpipe.cli.overwrite_flag import spelled_out
-from prefpipe.configs.slurm import SlurmConfig
+from prefpipe.configs.slurm import PARTWISE, SlurmConfig
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.stages import STAGES
 from prefpipe.errors import UsageError
@@ -58,6 +58,13 @@ def stage_of(words: Sequence[str]) -> StageConfig:
             f"`{name}` is no stage's command{did_you_mean(name, classes)}",
             hint="behind `--` stands a command as it would be typed, without `prefpipe`: "
             "`generate prompts.jsonl -o run/candidates ...`",
+        )
+
+    if not issubclass(classes[name], PARTWISE):
+        raise UsageError(
+            f"`{name}` is one piece of work, and an array divides parts",
+            hint=f"an array makes the parts of {', '.join(each.stage for each in PARTWISE)}; "
+            "docs/scaling.md has scripts for train",
         )
 
     read: list[StageConfig] = []

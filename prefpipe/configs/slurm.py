@@ -7,8 +7,16 @@ from pathlib import Path
 from typing import ClassVar
 
 from prefpipe.configs.command import CommandConfig
+from prefpipe.configs.embed import EmbedConfig
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.judge import JudgeConfig
+from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.options import flag_of, option, resolved_types
+from prefpipe.configs.score import ScoreConfig
+from prefpipe.configs.select import SelectConfig
 
+PARTWISE = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, JudgeConfig, LogprobsConfig)
+"""The stages whose parts an array can make."""
 EXAMPLE = "prefpipe slurm --array 8 --time 4:00:00 -- generate prompts.jsonl -o run/candidates ..."
 DURATION = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 """A time limit of Slurm: 90, 90:30, 4:00:00, 1-12, 1-12:30, 1-12:30:00."""
@@ -36,9 +44,10 @@ OWN_DIRECTIVES = {
 class SlurmConfig(CommandConfig):
     """Print an sbatch script that makes a stage's missing parts in a Slurm array.
 
-    The stage's command stands behind ``--``, as it would be typed. Pipe the script into sbatch. It
-    lists the shards that status finds unfinished, queues a task again that was stopped before its
-    time limit, and is printed anew after a failure. Nothing is printed where all parts are there.
+    The stage's command stands behind `--` as it would be typed; pipe the
+    script into sbatch. It lists the shards that `status` finds unfinished,
+    and queues a task again that is stopped before its time limit. Run it
+    anew after a failure. Where all parts are there it prints nothing.
     """
 
     command: ClassVar[str] = "slurm"

@@ -292,8 +292,9 @@ class _DrivenJob:
         if self._is_stopping or self._is_ending:
             return
         if not place.has_ended or place.failure is not None:
-            parts = f" with {n_lost} parts, which are made again" if n_lost else ""
-            self._log(f"warning: {link.name} {how}{parts}: {reason}")
+            parts = f"; {n_lost} open parts are made again" if n_lost else ""
+            why = f": {place.failure.message}" if place.failure is not None else ""
+            self._log(f"warning: {link.name} {how}{why}{parts}")
         self._fill(place)
 
     def _fill(self, place: _Place) -> None:

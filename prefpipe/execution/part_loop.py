@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Generic
 
+from prefpipe.errors import EngineDeadError
 from prefpipe.execution.part_maker import PartMade, PartMaker, Prepared
 from prefpipe.execution.part_source import PartSource
 from prefpipe.execution.runtime import Runtime
@@ -37,7 +38,8 @@ class PartLoop(Generic[Prepared]):
         waits for them.
 
         Raises:
-            Exception: what the first of the parts that failed raised, once the others have ended.
+            Exception: what the first of the parts that failed raised, once the others have ended;
+                not the death of an engine after a stop was asked for.
         """
         self._source.attach(self._wake.set)
         self._runtime.main_thread.attach(self._wake.set)
@@ -47,6 +49,7 @@ class PartLoop(Generic[Prepared]):
                 yield from self._loop()
         finally:
             self._source.close()
+        self._give_up_what_a_stop_ended()
         if self._errors:
             raise self._errors[min(self._errors)]
 
@@ -63,6 +66,18 @@ class PartLoop(Generic[Prepared]):
             if not self._open and (is_ending or self._source.is_over()):
                 return
             self._wake.wait(POLL_S)
+
+    def _give_up_what_a_stop_ended(self) -> None:
+        """Leave parts whose engine died after a stop was asked for, as those that are not begun.
+
+        A batch system sends its signal to all processes of a job, an engine's own ones included.
+        """
+        if not self._runtime.should_stop():
+            return
+        for index, error in list(self._errors.items()):
+            if isinstance(error, EngineDeadError):
+                self._runtime.log(f"part {index} is given up: {error}")
+                del self._errors[index]
 
     def _opens_another(self) -> bool:
         """Open a part if the engine would run empty without it."""

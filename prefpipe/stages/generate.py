@@ -16,7 +16,8 @@ from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
-from prefpipe.artifacts.answer_cache import FOLDER_NAME, AnswerCache
+from prefpipe.artifacts.answer_cache import FOLDER_NAME
+from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
@@ -201,9 +202,9 @@ def _column_names(config: GenerateConfig) -> list[str]:
     return names
 
 
-def _kept_answers(output: Output, index: int) -> AnswerCache:
+def _kept_answers(output: Output, index: int) -> AnswerLog:
     """Return where a server's answers are kept until their part is written."""
-    return AnswerCache(output.path / FOLDER_NAME / output.part_path(index).stem)
+    return AnswerLog(output.path / FOLDER_NAME / output.part_path(index).stem)
 
 
 def _refuse_no_text_at_all(

@@ -39,15 +39,23 @@ def _source_of(config: StageConfig) -> OpenSource:
 
 
 def _crew_of(config: WorkersConfig) -> "Crew":
-    from prefpipe.backends.visible_gpus import deal_gpus
-    from prefpipe.execution.processes import LocalWorkers
-
     # An engine that spreads a model over several GPUs needs as many.
     n_each = config.gpus_per_worker
     n_tensor_parallel = getattr(config, "tensor_parallel_size", 1)
     if n_each is None and n_tensor_parallel > 1:
         n_each = n_tensor_parallel
     uses_gpus = runs_a_model_here(config)
+    if config.on is not None:
+        from prefpipe.execution.ray_workers import RayWorkers, address_of
+
+        # None is left to the cluster, which has GPUs or has not.
+        n_reserved = n_each if n_each is not None or uses_gpus else 0
+        assert config.n_workers is not None, "the configuration asks for a number"
+        return RayWorkers(address_of(config.on, os.environ), config.n_workers, n_reserved)
+
+    from prefpipe.backends.visible_gpus import deal_gpus
+    from prefpipe.execution.processes import LocalWorkers
+
     return LocalWorkers(deal_gpus(os.environ, config.n_workers, n_each, uses_gpus=uses_gpus))
 
 

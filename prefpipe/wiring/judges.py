@@ -154,8 +154,14 @@ def _language_judge(
         config.judge_max_tokens or default_max_tokens(prompt),
         config.judge_temperature,
     )
+
+    def open_source() -> "CompletionSource":
+        with runtime.interruptible():
+            return source.open()
+
     answers = JudgeAnswers(
-        source.open,
+        # the first part that has a question to ask finds out that it is needed
+        lambda: runtime.main_thread.do(open_source),
         AnswerCache(config.cache or config.output / "answers"),
         mode=config.answers_mode,
         batch=read_batch_answers(config.ingest_batch),

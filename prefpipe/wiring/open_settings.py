@@ -18,6 +18,7 @@ from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
 from prefpipe.configs.sampling import AUTO, BACKENDS
 from prefpipe.configs.stage import PART_SIZE, StageConfig
+from prefpipe.configs.workers import WorkersConfig
 from prefpipe.errors import ModelError, PrefpipeError
 
 SIDES = ("policy", "baseline")
@@ -106,30 +107,40 @@ def _backend(config: GenerateConfig | EvalConfig, runs: Sequence[RunOnDisk], log
             log(f"backend: {on_disk}, with which {run.folder} was made")
             return str(on_disk)
 
-    lack = _why_not_vllm(config.device)
+    lack = _why_not_vllm(config)
     if lack is None:
-        log("backend: vllm, because it is installed and a GPU is visible")
+        has_gpu = "each worker has a GPU" if _reserves_gpus(config) else "a GPU is visible"
+        log(f"backend: vllm, because it is installed and {has_gpu}")
         return "vllm"
     log(f"backend: transformers, because {lack}")
     return "transformers"
 
 
-def _why_not_vllm(device: str) -> str | None:
-    """Return why vLLM is not the engine to take here, None where it is."""
+def _reserves_gpus(config: WorkersConfig) -> bool:
+    """Return whether workers run on a cluster and get GPUs there: this machine may have none."""
+    return config.on is not None and config.gpus_per_worker is not None
+
+
+def _why_not_vllm(config: GenerateConfig | EvalConfig) -> str | None:
+    """Return why vLLM is not the engine to take, None where it is."""
     from prefpipe.backends.generators.vllm_support import find_version
     from prefpipe.backends.visible_gpus import n_installed_gpus, visible_gpus
 
-    if device != "auto":
-        return f"--device {device} is a setting of transformers"
+    if config.device != "auto":
+        return f"--device {config.device} is a setting of transformers"
     try:
         find_version()
     except ModelError as error:
         return error.message.partition(", and --backend")[0]
 
+    if _reserves_gpus(config):
+        return None
     n_installed = n_installed_gpus()
-    if n_installed == 0 or not visible_gpus(os.environ, n_installed).names:
-        return "no NVIDIA GPU is visible"
-    return None
+    if n_installed and visible_gpus(os.environ, n_installed).names:
+        return None
+    if config.on is not None:
+        return "no NVIDIA GPU is visible here, and no --gpus-per-worker says that workers have any"
+    return "no NVIDIA GPU is visible"
 
 
 def _silent(_line: str) -> None:

@@ -1,5 +1,6 @@
 """From the flags of ``prefpipe slurm`` and a stage's command to the array that makes its parts."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
-from prefpipe.configs.slurm import SlurmConfig
+from prefpipe.configs.slurm import PARTWISE, SlurmConfig
 from prefpipe.configs.stage import ShardedConfig, StageConfig
 from prefpipe.configs.workers import AUTO, WorkersConfig
 from prefpipe.errors import FingerprintError, InputError, UsageError
@@ -28,8 +29,6 @@ from prefpipe.text.untrusted import visible_line
 from prefpipe.wiring.executors import runs_a_model_here
 from prefpipe.wiring.open_settings import settled
 
-PARTWISE = (GenerateConfig, ScoreConfig, EmbedConfig, SelectConfig, JudgeConfig, LogprobsConfig)
-"""The stages whose parts an array can make."""
 DEFAULT_MAX_ARRAY_SIZE = 1001
 """Slurm's own, of clusters that do not say another."""
 SCONTROL_TIMEOUT_S = 30
@@ -81,7 +80,7 @@ def slurm_array(
         words=config.stage_words,
         program=_program(config),
         activation=config.activate,
-        folder=Path.cwd(),
+        folder=_folder(),
         tasks=ranges(tasks),
         first_shard=window.start,
         num_shards=None if stage.claim else config.array,
@@ -106,22 +105,22 @@ def _unfinished_shards(count: int, parts: PartsToMake) -> list[int]:
 
 
 def _partwise(stage: StageConfig) -> ShardedConfig:
-    """Return the command if tasks of an array can divide its parts.
+    """Return the command if tasks of an array can divide its parts, and may be run again.
 
     Raises:
-        UsageError: they cannot.
+        UsageError: it says already which parts it makes, or throws away what is made.
     """
-    if not isinstance(stage, PARTWISE):
-        raise UsageError(
-            f"`{stage.command_name()}` is one piece of work, and an array divides parts",
-            hint=f"an array makes the parts of {', '.join(each.stage for each in PARTWISE)}; "
-            "docs/scaling.md has scripts for train",
-        )
+    assert isinstance(stage, PARTWISE)
     if stage.shard_index is not None or not stage.shards:
         flag = "--no-shards" if not stage.shards else "--shard-index and --num-shards"
         raise UsageError(
             f"the command has {flag}, and the script says which task makes which parts",
             hint=f"leave {flag} out of the command, also out of its --config file",
+        )
+    if getattr(stage, "emit_batch", None) is not None:
+        raise UsageError(
+            "the command has --emit-batch: every task would write the same file of questions",
+            hint="run it without an array: it loads no model",
         )
     if stage.overwrite.replaces_this_run:
         raise UsageError(
@@ -208,9 +207,10 @@ def _parent_of(stage: ShardedConfig) -> Artifact:
     """Return the artifact of whose parts a stage makes its own, one of one."""
     from prefpipe.artifacts.schemas import CANDIDATES
     from prefpipe.artifacts.store import open_input
-    from prefpipe.stages.logprobs import open_responses
 
     if isinstance(stage, LogprobsConfig):
+        from prefpipe.stages.logprobs import open_responses  # brings in torch
+
         return open_responses(stage.groups)
     if isinstance(stage, JudgeConfig):
         return open_input(stage.a, schema=CANDIDATES.name, name="A")
@@ -263,6 +263,16 @@ def _max_array_size() -> int:
     return DEFAULT_MAX_ARRAY_SIZE
 
 
+def _folder() -> Path:
+    """Return the current folder by the name that the shell has for it.
+
+    Behind links and automounters a node may know that name and not the one they lead to here.
+    """
+    name = os.environ.get("PWD", "")
+    is_this = Path(name).is_absolute() and Path(name).exists() and Path(name).samefile(Path.cwd())
+    return Path(name) if is_this else Path.cwd()
+
+
 def _program(config: SlurmConfig) -> list[str]:
     """Return what runs prefpipe in a task."""
     if config.activate:
@@ -277,7 +287,7 @@ def _directives(config: SlurmConfig, stage: ShardedConfig) -> list[tuple[str, st
     n_gpus = _gpus_of_a_task(config, stage)
     log_file = None
     if config.log_folder is not None:
-        folder = str(config.log_folder.absolute()).replace("%", "%%")
+        folder = str(_folder() / config.log_folder).replace("%", "%%")
         log_file = f"{folder}/%x-%A_%a.log"
 
     further = config.further_directives

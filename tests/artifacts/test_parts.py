@@ -55,6 +55,40 @@ def test_a_part_is_named_by_its_number_and_the_number_of_parts() -> None:
     assert NAME == "part-00003-of-00016.parquet"
 
 
+@pytest.mark.parametrize("number", [pa.float16(), pa.float32(), pa.float64()])
+def test_what_repeats_is_written_once_and_fractions_as_they_are(
+    tmp_path: Path, number: pa.DataType
+) -> None:
+    """A dictionary of embeddings would make a part of them larger and slower."""
+    rng = np.random.default_rng(0)
+    vectors = pa.array(rng.standard_normal(512 * 64).astype("float32")).cast(number)
+    turns = [{"role": "user", "content": "the same prompt", "weight": 0.5}]
+    schema = pa.list_(pa.struct([("role", pa.string()), ("weight", number)]))
+    table = pa.table(
+        {
+            "messages": pa.array([turns] * 512, schema),
+            "embedding": pa.FixedSizeListArray.from_arrays(vectors, 64),
+            "response_token_ids": [[1, 2, 3]] * 512,
+            "reward": vectors[:512],
+        }
+    )
+    write(tmp_path / NAME, table)
+    assert pq.read_table(tmp_path / NAME).equals(table)
+
+    columns = pq.read_metadata(tmp_path / NAME).row_group(0)
+    has_dictionary = {
+        columns.column(i).path_in_schema: columns.column(i).has_dictionary_page
+        for i in range(columns.num_columns)
+    }
+    assert has_dictionary == {
+        "messages.list.element.role": True,
+        "messages.list.element.weight": False,
+        "embedding.list.element": False,
+        "response_token_ids.list.element": True,
+        "reward": False,
+    }
+
+
 def test_a_part_reads_back_as_it_was_written(part: Path) -> None:
     footer = read_footer(part)
     assert footer == verify_part(part)

@@ -3,7 +3,9 @@
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pyarrow as pa
@@ -344,3 +346,28 @@ def test_neighbours_and_a_file_in_the_output_s_parent_are_fine(
     (tmp_path / "a").mkdir()
     (tmp_path / "p.jsonl").write_text("x")
     assert refuse_nesting(tmp_path / target, {"x": tmp_path / source}) is None
+
+
+def _record_once(folder: Path, name: str) -> None:
+    step = {"operation": "sampled_without", "model": name}
+    for _ in range(5):
+        run_record.add_step(folder, step, once=True)
+
+
+def test_steps_that_processes_and_threads_record_at_once_are_all_in_the_history_once(
+    tmp_path: Path,
+) -> None:
+    """Eight processes of four models, and four threads of this one."""
+    record().write_if_absent(tmp_path)
+    context = get_context("fork")
+    workers = [
+        context.Process(target=_record_once, args=(tmp_path, f"model {i % 4}")) for i in range(8)
+    ]
+    threads = [Thread(target=_record_once, args=(tmp_path, f"model {i}")) for i in range(2, 6)]
+    for one in (*workers, *threads):
+        one.start()
+    for one in (*workers, *threads):
+        one.join(timeout=30)
+    history = run_record.read_run_record(tmp_path).history
+    assert sorted(step["model"] for step in history) == [f"model {i}" for i in range(6)]
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

@@ -2,6 +2,7 @@
 
 64 prompts x 8 with SmolLM2-135M. Both sides use one engine that is already loaded, in a process of its own as users have it, the same ids, seeds and limits; the command's side adds
 reading and checking the prompts, tokenising, rows, Parquet, fsync. They take turns, so that a slow spell of the machine hits both, and the prompts' cache is emptied before each.
+Where the machine is noisier than the difference, the number of steps is the figure to read: an engine that ran empty between parts would need more of them for the same tokens.
 
 `make bench-overhead` runs this where vLLM's environment is. On a CPU the engine has one core and what prefpipe does beside it another, as on a GPU; `VLLM_CPU_OMP_THREADS_BIND` says otherwise.
 """
@@ -90,6 +91,16 @@ def main() -> None:
     ]
     assert len(requests) == N_PROMPTS * N
 
+    n_steps = 0
+    step = llm.llm_engine.step
+
+    def counted_step():
+        nonlocal n_steps
+        n_steps += 1
+        return step()
+
+    llm.llm_engine.step = counted_step
+
     def all_at_once() -> tuple[int, float]:
         llm.reset_prefix_cache()
         given = [TokensPrompt(prompt_token_ids=list(each.prompt_token_ids)) for each in requests]
@@ -126,10 +137,11 @@ def main() -> None:
     for number in range(ROUNDS):
         # who goes first changes from round to round
         for side in (all_at_once, part_by_part)[:: 1 if number % 2 == 0 else -1]:
+            n_steps = 0
             n_tokens, elapsed_s = side()
             (once_speeds if side is all_at_once else part_speeds).append(n_tokens / elapsed_s)
             print(
-                f"round {number}: {side.__name__:>12} {n_tokens:,} tokens in {elapsed_s:.2f} s = {n_tokens / elapsed_s:.1f} tokens/s",
+                f"round {number}: {side.__name__:>12} {n_tokens:,} tokens in {elapsed_s:.2f} s = {n_tokens / elapsed_s:.1f} tokens/s, {n_steps} steps",
                 flush=True,
             )
     generator.close()

@@ -16,10 +16,11 @@ from support.stage_server import StageServer
 
 pytestmark = pytest.mark.slow
 
-N_KILLS = 20
+N_KILLS, N_STOPS = 20, 7
+STOPPED = 75
 N_PROMPTS = 32
-IN_THE_SOCKET_S = 0.1
-"""An answer that left the server so shortly before a kill may not have been read yet."""
+IN_THE_SOCKET_S = 0.2
+"""An answer that left the server so shortly before a kill may not have been read yet, where the machine is busy."""
 COMMANDS = ("generate", "judge", "score")
 
 
@@ -40,7 +41,7 @@ def servers_of_stages(fast_root: Path) -> Iterator[StageServer]:
 
 
 def words_of(command: str, folder: Path, server: PaidServer) -> list[str]:
-    """A command but for its output: two parts of 16 prompts, 64 questions (score: 32)."""
+    """A command but for its output: eight parts of 4 prompts, 64 questions (score: 32), several parts open at a time."""
     if command == "generate":
         prompts = write_prompts(folder / "prompts.jsonl", N_PROMPTS)
         words = [
@@ -53,7 +54,7 @@ def words_of(command: str, folder: Path, server: PaidServer) -> list[str]:
             "--n",
             2,
             "--part-size",
-            16,
+            4,
             "--batch-size",
             8,
         ]
@@ -62,7 +63,7 @@ def words_of(command: str, folder: Path, server: PaidServer) -> list[str]:
             side: {f"p{i}": f"answer {side} {i}" + "x" * (side == "a") for i in range(N_PROMPTS)}
             for side in "ab"
         }
-        a, b = (write_side(folder, side, texts[side], part_size=16) for side in "ab")
+        a, b = (write_side(folder, side, texts[side], part_size=4) for side in "ab")
         words = (
             ["judge", a, b, "--judge", "openai:m"]
             if command == "judge"
@@ -122,6 +123,36 @@ def test_kills_at_random_moments_pay_twice_for_nothing_that_had_come_back(
         assert not list(folder.glob("killed*/answers")), (
             "answers whose part is written are not kept twice"
         )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_sigterm_at_random_moments_pays_for_nothing_twice(
+    command: str, folder: Path, servers_of_stages: StageServer
+) -> None:
+    """7 SIGTERMs each. Answers on their way are waited for, parts that become whole are written, and each question is
+    asked once."""
+    dice = random.Random(command)
+    with running_paid_server(0.15) as server:
+        words = words_of(command, folder, server)
+        straight = servers_of_stages.run(*words, "-o", folder / "straight")
+        n_questions = len(server.questions)
+        n_stops, episode = 0, 0
+        while n_stops < N_STOPS:
+            episode += 1
+            output, first_of_episode = folder / f"stopped{episode}", len(server.questions)
+            code = STOPPED
+            while code == STOPPED:
+                how = {}
+                if n_stops < N_STOPS:
+                    after_s = dice.uniform(0.3, 0.9) * straight.elapsed_s
+                    how = {"signal": signal.SIGTERM, "signal_after_s": after_s}
+                outcome = servers_of_stages.run(*words, "-o", output, **how)
+                code = outcome.code
+                n_stops += code == STOPPED
+                assert server.n_on_the_way == 0, "nothing is on its way when the process ends"
+            assert code == 0, outcome.stderr
+            assert rows_of(output) == rows_of(folder / "straight")
+            assert len(server.questions) - first_of_episode == n_questions
 
 
 def started_and_asked(

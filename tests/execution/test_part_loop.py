@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from prefpipe.errors import EngineDeadError
 from prefpipe.execution.lazy_engine import LazyEngine
 from prefpipe.execution.part_loop import PartLoop
 from prefpipe.execution.part_maker import Tally
@@ -131,6 +132,38 @@ def test_an_engine_that_cannot_be_opened_is_the_error_of_the_first_part() -> Non
         with pytest.raises(RuntimeError, match="no such model"):
             made_by(maker, 6, runtime)
     assert maker.most_open == 1
+
+
+@pytest.mark.parametrize("error", [EngineDeadError("killed by signal 15"), ValueError("a bug")])
+@pytest.mark.parametrize("is_asked_to_stop", [False, True])
+def test_an_engine_that_a_stop_ended_leaves_its_parts_to_the_next_run(
+    error: Exception, is_asked_to_stop: bool
+) -> None:
+    """A signal to the whole job reaches the engine's process, too: that is no failure."""
+    lines: list[str] = []
+    maker_has_failed = threading.Event()
+    runtime = Runtime(
+        log=lines.append, should_stop=lambda: is_asked_to_stop and maker_has_failed.is_set()
+    )
+    with engine_of(2, runtime) as engine:
+        maker = Maker(engine, [[0.001]] * 6)
+        maker.fails = {2: error}
+        complete = maker.complete
+
+        def noting(index: int, prepared: list[float]) -> Tally:
+            try:
+                return complete(index, prepared)
+            except type(error):
+                maker_has_failed.set()
+                raise
+
+        maker.complete = noting  # type: ignore[method-assign]
+        if is_asked_to_stop and isinstance(error, EngineDeadError):
+            assert 2 not in made_by(maker, 6, runtime)
+            assert lines == ["part 2 is given up: killed by signal 15"]
+        else:
+            with pytest.raises(type(error)):
+                made_by(maker, 6, runtime)
 
 
 def test_a_part_that_fails_ends_the_run_behind_those_that_are_open() -> None:

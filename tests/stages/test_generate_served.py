@@ -1,6 +1,7 @@
 """`prefpipe generate --backend openai` against real servers on loopback: what came back is what is recorded."""
 
 import json
+import threading
 import time
 
 import pytest
@@ -221,7 +222,8 @@ def test_what_a_stopped_run_paid_is_used_once_and_not_after_overwrite(prompts, t
     with running_chat_server(faults={"c": ("always", 429, quota)}) as server:
         assert generate(prompts(*"abcd"), tmp_path / "out", server, "--batch-size", 1) == 1
         assert server.tries == {"a": 1, "b": 1, "c": 1}
-        assert len(list((tmp_path / "out" / "answers").rglob("*.json"))) == 2
+        (log,) = (tmp_path / "out" / "answers").rglob("*.jsonl")
+        assert len(log.read_text().splitlines()) == 3, "two lines behind an empty one"
         server.faults.clear()
         assert generate(tmp_path / "prompts.jsonl", tmp_path / "out", server) == 0
         assert server.tries == {"a": 1, "b": 1, "c": 2, "d": 1}
@@ -316,3 +318,77 @@ def test_reasoning_goes_through_an_extension_and_into_groups(prompts, tmp_path):
     assert run([*select, "-o", str(tmp_path / "groups")]) == 0
     kept = {row["response"]: row["response_reasoning"] for row in rows_of(tmp_path / "groups")}
     assert kept == dict(pairs)
+
+
+@pytest.mark.slow
+def test_rows_are_the_same_whatever_the_part_size_and_the_concurrency(prompts, tmp_path):
+    """Answers come in another order than questions: the first of a part takes longest."""
+    source = prompts(*(f"q{i}" for i in range(12)))
+    found = {}
+    with running_chat_server(
+        delay_s=lambda text: 0.06 if text in ("q0", "q5") else 0.005
+    ) as server:
+        for part_size in (1, 4, 128):
+            for concurrency in (1, 16):
+                n_before = len(server.bodies)
+                output = tmp_path / f"{part_size}-{concurrency}"
+                more = ["--part-size", part_size, "--batch-size", concurrency, "--n", 2]
+                assert generate(source, output, server, *more) == 0
+                assert len(server.bodies) - n_before == 24
+                found[part_size, concurrency] = rows_of(output)
+    assert len(found[1, 1]) == 24
+    assert all(rows == found[1, 1] for rows in found.values())
+
+
+@pytest.mark.slow
+def test_what_the_first_question_shows_holds_for_parts_that_are_open_at_once(prompts, tmp_path):
+    """One question alone finds out what is refused, although five parts wait; the history says it once."""
+    source = prompts(*(f"q{i}" for i in range(20)))
+    with running_chat_server(refused_fields=("top_k",), delay_s=lambda _text: 0.02) as server:
+        assert generate(source, tmp_path / "out", server, "--part-size", 2, "--batch-size", 8) == 0
+    assert sum(server.tries.values()) == 21
+    assert ["top_k" in body for body in server.bodies] == [True] + [False] * 20
+    (step,) = json.loads((tmp_path / "out" / "run.json").read_text())["history"]
+    assert step["settings"] == ["top_k"]
+
+
+@pytest.mark.slow
+def test_a_refused_key_in_the_middle_ends_all_parts_and_keeps_what_is_paid(
+    prompts, tmp_path, capsys
+):
+    source = prompts(*(f"q{i}" for i in range(24)))
+    with running_chat_server(delay_s=lambda _text: 0.05) as server:
+        revoked = {"error": {"message": "Incorrect API key provided"}}
+        server.faults["q9"] = ("always", 401, revoked)
+        words = ("--part-size", 2, "--batch-size", 8)
+        assert generate(source, tmp_path / "out", server, *words) == 1
+        assert capsys.readouterr().err.count("Incorrect API key provided") == 1
+        n_asked = len(server.bodies)
+        assert n_asked < 24, "nothing new is sent"
+        server.faults.clear()
+        assert generate(source, tmp_path / "out", server, *words) == 0
+    assert server.tries == {f"q{i}": 2 if i == 9 else 1 for i in range(24)}
+
+
+@pytest.mark.slow
+def test_a_slow_answer_in_each_part_keeps_no_other_part_waiting(prompts, tmp_path):
+    """Twelve parts of four, each with an answer that takes long: several of these are on their way at a time."""
+    slow = {f"q{i}" for i in range(1, 48, 4)}
+    lock, n_now, n_most = threading.Lock(), 0, 0
+
+    def wait(text):
+        nonlocal n_now, n_most
+        if text in slow:
+            with lock:
+                n_now += 1
+                n_most = max(n_most, n_now)
+            time.sleep(0.4)
+            with lock:
+                n_now -= 1
+        return 0.01
+
+    source = prompts(*(f"q{i}" for i in range(48)))
+    with running_chat_server(delay_s=wait) as server:
+        assert generate(source, tmp_path / "out", server, "--part-size", 4, "--batch-size", 8) == 0
+        assert len(server.bodies) == 48
+    assert n_most >= 3, "one part after another, it would be one"

@@ -47,22 +47,27 @@ def full_server_s(times_s: Sequence[float], n_slots: int) -> float:
 
 
 def completion_of(body: dict[str, Any]) -> dict[str, Any]:
-    """Return an answer of `N_TOKENS` tokens as vLLM's server writes it."""
+    """Return an answer of `N_TOKENS` tokens as vLLM's server writes it, or a rating where one is asked for."""
+    usage = {"prompt_tokens": 9, "completion_tokens": N_TOKENS}
+    head = {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"]}
+    if "<<<RESPONSE" in body["messages"][-1]["content"]:
+        message = {"role": "assistant", "content": "7"}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        return head | {"choices": [choice], "usage": usage}
+
     digest = hashlib.sha256(repr((body["messages"], body.get("seed"))).encode()).hexdigest()
     words = [f" {digest[i]}" for i in range(N_TOKENS)]
     positions = [
         {"token": word, "logprob": -0.5, "bytes": list(word.encode()), "top_logprobs": []}
         for word in words
     ]
-    choice = {
+    choice: dict[str, Any] = {
         "index": 0,
         "finish_reason": "stop",
         "message": {"role": "assistant", "content": "".join(words)},
         "logprobs": {"content": positions},
         "token_ids": [ord(word[1]) for word in words],
     }
-    usage = {"prompt_tokens": 9, "completion_tokens": N_TOKENS}
-    head = {"id": "c", "object": "chat.completion", "created": 0, "model": body["model"]}
     return head | {"choices": [choice], "usage": usage}
 
 

@@ -98,6 +98,7 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         prompt = body["messages"][-1]["content"]
         server = self.server
+        self.is_asked = True
         with server.lock:
             server.bodies.append(body)
             server.arrivals.append(time.monotonic())
@@ -119,8 +120,13 @@ class Handler(BaseHTTPRequestHandler):
                 self.reply(200, self.completion(body, prompt))
                 server.answered[prompt] += 1
         finally:
-            with server.lock:
-                server.n_now -= 1
+            self.leave()
+
+    def leave(self):
+        """The slot is free: before the last byte, after which the next question may be here at once."""
+        with self.server.lock:
+            self.server.n_now -= self.is_asked
+            self.is_asked = False
 
     def misbehave(self, fault):
         kind, *rest = fault
@@ -216,6 +222,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply_bytes(json.dumps(content).encode(), status=status, headers=headers)
 
     def reply_bytes(self, content, *, status=200, headers=None, length=None):
+        self.leave()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content) if length is None else length))

@@ -65,9 +65,9 @@ def run_command(*words: object, mark: str = "plain") -> Ended:
     return Running(words, mark).end()
 
 
-def processes_marked(mark: str) -> list[int]:
+def processes_marked(mark: str, variable: str = "PREFPIPE_TEST_RUN") -> list[int]:
     """Return the living processes whose environment carries a mark."""
-    wanted = f"PREFPIPE_TEST_RUN={mark}".encode()
+    wanted = f"{variable}={mark}".encode()
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():

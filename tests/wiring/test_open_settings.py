@@ -154,31 +154,47 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+ON_RAY = {"workers": "2", "on": "ray", "gpus_per_worker": 1}
+
+
 @pytest.mark.parametrize(
-    ("vllm", "has_driver", "devices", "device", "said"),
+    ("vllm", "has_driver", "devices", "flags", "said"),
     [
-        ("0.30.1", True, None, "auto", "vllm, because it is installed and a GPU is visible"),
-        ("0.30.1", True, "1", "auto", "vllm, because it is installed and a GPU is visible"),
-        ("0.30.1", True, "GPU-1faa", "auto", "vllm, because it is installed and a GPU is visible"),
-        ("0.30.1", True, "", "auto", "transformers, because no NVIDIA GPU is visible"),
-        ("0.30.1", True, "2", "auto", "transformers, because no NVIDIA GPU is visible"),
-        ("0.30.1", False, None, "auto", "transformers, because no NVIDIA GPU is visible"),
-        ("0.30.1", False, "0", "auto", "transformers, because no NVIDIA GPU is visible"),
+        ("0.30.1", True, None, {}, "vllm, because it is installed and a GPU is visible"),
+        ("0.30.1", True, "1", {}, "vllm, because it is installed and a GPU is visible"),
+        ("0.30.1", True, "GPU-1faa", {}, "vllm, because it is installed and a GPU is visible"),
+        ("0.30.1", True, "", {}, "transformers, because no NVIDIA GPU is visible"),
+        ("0.30.1", True, "2", {}, "transformers, because no NVIDIA GPU is visible"),
+        ("0.30.1", False, None, {}, "transformers, because no NVIDIA GPU is visible"),
+        ("0.30.1", False, "0", {}, "transformers, because no NVIDIA GPU is visible"),
         (
             "0.30.1",
             True,
             None,
-            "cuda:1",
+            {"device": "cuda:1"},
             "transformers, because --device cuda:1 is a setting of transformers",
         ),
         (
             "0.99",
             True,
             None,
-            "auto",
+            {},
             "transformers, because vllm 0.99 is installed, and prefpipe needs vllm>=0.26,<0.34",
         ),
-        (None, True, None, "auto", "transformers, because the package vllm is not installed"),
+        (None, True, None, {}, "transformers, because the package vllm is not installed"),
+        # the machine that starts the workers of a cluster often has no GPU
+        ("0.30.1", False, None, ON_RAY, "vllm, because it is installed and each worker has a GPU"),
+        (None, False, None, ON_RAY, "transformers, because the package vllm is not installed"),
+        (
+            "0.30.1",
+            False,
+            None,
+            {**ON_RAY, "gpus_per_worker": None},
+            (
+                "transformers, because no NVIDIA GPU is visible here, and no --gpus-per-worker says "
+                "that workers have any"
+            ),
+        ),
     ],
 )
 def test_this_machine_answers_without_torch_vllm_or_cuda(
@@ -187,7 +203,7 @@ def test_this_machine_answers_without_torch_vllm_or_cuda(
     vllm: str | None,
     has_driver: bool,
     devices: str | None,
-    device: str,
+    flags: dict[str, Any],
     said: str,
 ) -> None:
     """An installed package is its metadata: nothing else of it may be looked at."""
@@ -207,13 +223,13 @@ def test_this_machine_answers_without_torch_vllm_or_cuda(
         "from pathlib import Path\n"
         "from prefpipe.configs.generate import GenerateConfig\n"
         "from prefpipe.wiring.open_settings import settled\n"
-        "lines = []\n"
-        "config = GenerateConfig(prompts='p', model=('m',), output=Path('o'), device=sys.argv[1])\n"
+        "lines, flags = [], json.loads(sys.argv[1])\n"
+        "config = GenerateConfig(prompts='p', model=('m',), output=Path('o'), **flags)\n"
         "backend = settled(config, lines.append).backend\n"
         "print(json.dumps([backend, lines, 'torch' in sys.modules]))\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, device],
+        [sys.executable, "-c", code, json.dumps(flags)],
         env=variables,
         cwd=tmp_path,
         capture_output=True,

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from prefpipe.artifacts.answer_cache import AnswerCache
+from prefpipe.artifacts.answer_cache import request_key
+from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.backends.chat_answers import TOO_LONG, ChatAnswer, read_generation
 from prefpipe.backends.chat_client import NEUTRAL, ChatClient, ServerSettings
 from prefpipe.backends.chat_endpoint import Body
@@ -137,22 +138,24 @@ class OpenAIGenerator:
         Raises:
             ModelError, StoppedEarly: see `generate`; answers that arrived are kept.
         """
-        cache = AnswerCache(folder)
-        cache.sweep()
-        return self._generate(requests, params, cache, ask_again=ask_again)
+        log = AnswerLog(folder)
+        try:
+            return self._generate(requests, params, log, ask_again=ask_again)
+        finally:
+            log.close()
 
     def _generate(
         self,
         requests: Sequence[GenerationRequest],
         params: SamplingParams,
-        cache: AnswerCache | None,
+        log: AnswerLog | None,
         *,
         ask_again: bool,
     ) -> list[Generation]:
         bodies = [self._body(request, params) for request in requests]
         generations: dict[int, Generation] = {}
-        if cache is not None:
-            generations = _kept_in(cache, bodies, ask_again=ask_again)
+        if log is not None:
+            generations = _kept_in(log, bodies, ask_again=ask_again)
         if generations:
             self._run.log(
                 f"{len(generations):,} of {len(bodies):,} answers arrived in an earlier run "
@@ -165,8 +168,8 @@ class OpenAIGenerator:
         def keep(number: int, completion: Body) -> None:
             # What was read of an answer: its log-probabilities, token by token, are a hundred times
             # as long.
-            if cache is not None:
-                cache.put(open_bodies[number], read_generation(completion)._asdict())
+            if log is not None:
+                log.put(open_bodies[number], read_generation(completion)._asdict())
 
         completions = self._client.completions(open_bodies, keep)
         for place, completion in zip(open_places, completions, strict=True):
@@ -229,13 +232,13 @@ class OpenAIGenerator:
             self._run.log(f"{self._client.url} {sentence}")
 
 
-def _kept_in(
-    cache: AnswerCache, bodies: Sequence[Body], *, ask_again: bool
-) -> dict[int, Generation]:
+def _kept_in(log: AnswerLog, bodies: Sequence[Body], *, ask_again: bool) -> dict[int, Generation]:
     """Return what arrived before, by place; without errors where they are asked for again."""
     kept: dict[int, Generation] = {}
+    answers = log.read()
     for place, body in enumerate(bodies):
-        values = cache.get(body)
+        # none is there, as a rule
+        values = answers.get(request_key(body)) if answers else None
         # What another release kept may have other fields, and is asked for again.
         if values is None or values.keys() != set(Generation._fields):
             continue

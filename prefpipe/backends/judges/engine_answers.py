@@ -65,8 +65,7 @@ class EngineAnswers:
 
     def has_room(self) -> bool:
         """Return whether the engine may soon have nothing to do."""
-        has_room: Callable[[], bool] = getattr(self._engine, "has_room", lambda: True)
-        return has_room()
+        return self._engine.has_room()
 
     def close(self) -> None:
         """Release the engine's memory."""
