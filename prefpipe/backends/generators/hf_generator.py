@@ -1,5 +1,6 @@
 """The transformers back-end: sampling from any causal language model, on CPU or one GPU."""
 
+import gc
 import math
 import warnings
 from collections.abc import Sequence
@@ -117,6 +118,8 @@ class HfGenerator:
         """End the calls that wait, and release the model's memory."""
         self._decoder.close()
         self._model = None
+        # Wrapped models refer to themselves, and the next model may need their memory.
+        gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
