@@ -7,9 +7,9 @@ Here nobody reads stdout, and the driver sees the end of a process.
 =======  ===========  ============================================================================
 from     message      fields
 =======  ===========  ============================================================================
-driver   connect      ``address``; ``n_workers``; ``n_gpus`` that each reserves, None for one where
-                      the cluster has any; ``variables`` for their environment; ``probe`` and
-                      ``expected``; ``shows_messages`` of Ray
+driver   connect      ``address``, and ``where`` in words; ``n_workers``; ``n_gpus`` that each
+                      reserves, None for one where the cluster has any; ``variables`` for their
+                      environment; ``probe`` and ``expected``; ``shows_messages`` of Ray
 driver   start        ``worker``, a number of its own; ``order``
 driver   send         ``worker``; ``message``
 driver   end          ``worker``
@@ -316,7 +316,7 @@ def connect(message: Message, connection: Connection, channel: SocketChannel) ->
             hint="workers need the driver's versions, and its folders under the same names: "
             "use a folder that all nodes share, and one environment for all",
         )
-    return f"Ray cluster at {message['address']}: {connection.free()}"
+    return f"Ray cluster {message['where']}: {connection.free()}"
 
 
 def refusal(host: str, address: str, problems: Sequence[str]) -> str:
@@ -357,7 +357,13 @@ def main() -> int:
         channel.send({"type": "refused", **Failure.of(error).as_fields()})
         return 2
     except Exception as error:  # noqa: BLE001 - of many kinds: no cluster, other versions, no token
-        failure = Failure(str(error).strip(), None, 2, is_engine_dead=False)
+        why = str(error).strip()
+        failure = Failure(
+            f"no connection to the Ray cluster {message['where']}: {why}",
+            None,
+            UsageError.exit_code,
+            is_engine_dead=False,
+        )
         channel.send({"type": "refused", **failure.as_fields()})
         return 2
     channel.send({"type": "connected", "line": line})

@@ -57,6 +57,11 @@ FORWARDED = (
 """How variables begin that a worker takes from the driver's environment, in either case."""
 SHOWS_MESSAGES = "RAY_LOG_TO_DRIVER"
 """Ray's own variable: set to 1, what Ray and its workers print appears on stderr."""
+HOW_TO_CONNECT = (
+    "run the command on a node of the cluster, with --on ray or the HOST:PORT that `ray status` "
+    "shows there, or name the head's client port, ray://HOST:10001. RAY_LOG_TO_DRIVER=1 shows what "
+    "Ray prints"
+)
 RAY_PREFIX = re.compile(r"^\[[^]]*\] (\(\w+\) )?\S+:\d+: ")
 """Time, process and line of Ray's source, before a message."""
 
@@ -150,6 +155,7 @@ class RayWorkers:
             message = {
                 "type": "connect",
                 "address": "auto" if self._address is None else self._address.text,
+                "where": "of this machine" if self._address is None else f"at {self._address.text}",
                 "n_gpus": self._n_gpus,
                 "shows_messages": os.environ.get(SHOWS_MESSAGES) == "1",
                 "n_workers": self.n_workers,
@@ -220,7 +226,7 @@ class _Client:
         Raises:
             PrefpipeError: it could not connect, or nodes cannot make parts.
         """
-        self._job, self._token_path, self._address = job, token_path, connect["address"]
+        self._job, self._token_path, self._where = job, token_path, connect["where"]
         self._links: dict[int, RayLink] = {}
         self._starting = threading.Lock()
         self._is_closed = False
@@ -283,12 +289,12 @@ class _Client:
             answer = self._channel.receive()
         if answer is None:
             raise UsageError(
-                f"no Ray cluster answers at {self._address}: {self._last_words()}",
-                hint=f"{SHOWS_MESSAGES}=1 shows what Ray prints",
+                f"no Ray cluster {self._where} answers: {self._last_words()}",
+                hint=HOW_TO_CONNECT,
             )
         if answer["type"] == "refused":
             failure = Failure.in_message(answer)
-            hint = failure.hint or f"{SHOWS_MESSAGES}=1 shows what Ray prints"
+            hint = failure.hint or HOW_TO_CONNECT
             raise error_with_code(failure.exit_code, failure.message, hint=hint)
         self._job.runtime.log(answer["line"])
 
@@ -301,7 +307,7 @@ class _Client:
         if self._is_closed:
             return
         failure = Failure(
-            f"the connection to the Ray cluster at {self._address} has ended: {self._last_words()}",
+            f"the connection to the Ray cluster {self._where} has ended: {self._last_words()}",
             "finished parts are kept; run the same command again once the cluster is back",
             PrefpipeError.exit_code,
             is_engine_dead=False,

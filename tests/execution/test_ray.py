@@ -183,7 +183,7 @@ def test_workers_without_a_place_wait_and_join_when_there_is_room(
 ) -> None:
     """Three workers, two places: the third one joins on a node that comes later."""
     output = tmp_path / "out"
-    running = Running([*generate(prompts, output, 0.5), *on(cluster, 3)], "late")
+    running = Running([*generate(prompts, output, 0.4), *on(cluster, 3)], "late")
     assert len(await_workers(running, 2)) == 2
     late = cluster.cluster.add_node(num_cpus=1, include_dashboard=False)
     assert len(await_workers(running, 3)) == 3
