@@ -14,8 +14,8 @@ NOTE = "<!-- Written by `prefpipe reference` from the code; change the code, not
 CLI_TEXT = """\
 Every stage resumes by itself: the same command again makes the parts that are missing and nothing
 else. stdout carries what a script reads, the output path or JSON; tables, logs and progress go to
-stderr. `status`, `inspect`, `savings`, `check`, `models` and `launch-config` answer on stdout.
-`NO_COLOR` is obeyed."""
+stderr. `status`, `slurm`, `inspect`, `savings`, `check`, `models` and `launch-config` answer on
+stdout. `NO_COLOR` is obeyed."""
 CONFIG_TEXT = """\
 Each stage takes `--config FILE`, a YAML file of `key: value` lines with these keys (`max_tokens` is
 `--max-tokens`). A flag beats the file, the file beats the default; an unknown key is an error. Keys

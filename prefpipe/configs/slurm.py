@@ -44,9 +44,10 @@ OWN_DIRECTIVES = {
 class SlurmConfig(CommandConfig):
     """Print an sbatch script that makes a stage's missing parts in a Slurm array.
 
-    The stage's command stands behind ``--``, as it would be typed. Pipe the script into sbatch. It
-    lists the shards that status finds unfinished, queues a task again that was stopped before its
-    time limit, and is printed anew after a failure. Nothing is printed where all parts are there.
+    The stage's command stands behind `--` as it would be typed; pipe the
+    script into sbatch. It lists the shards that `status` finds unfinished,
+    and queues a task again that is stopped before its time limit. Run it
+    anew after a failure. Where all parts are there it prints nothing.
     """
 
     command: ClassVar[str] = "slurm"

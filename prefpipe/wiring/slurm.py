@@ -1,5 +1,6 @@
 """From the flags of ``prefpipe slurm`` and a stage's command to the array that makes its parts."""
 
+import os
 import shlex
 import subprocess
 import sys
@@ -79,7 +80,7 @@ def slurm_array(
         words=config.stage_words,
         program=_program(config),
         activation=config.activate,
-        folder=Path.cwd(),
+        folder=_folder(),
         tasks=ranges(tasks),
         first_shard=window.start,
         num_shards=None if stage.claim else config.array,
@@ -115,6 +116,11 @@ def _partwise(stage: StageConfig) -> ShardedConfig:
         raise UsageError(
             f"the command has {flag}, and the script says which task makes which parts",
             hint=f"leave {flag} out of the command, also out of its --config file",
+        )
+    if getattr(stage, "emit_batch", None) is not None:
+        raise UsageError(
+            "the command has --emit-batch: every task would write the same file of questions",
+            hint="run it without an array: it loads no model",
         )
     if stage.overwrite.replaces_this_run:
         raise UsageError(
@@ -201,9 +207,10 @@ def _parent_of(stage: ShardedConfig) -> Artifact:
     """Return the artifact of whose parts a stage makes its own, one of one."""
     from prefpipe.artifacts.schemas import CANDIDATES
     from prefpipe.artifacts.store import open_input
-    from prefpipe.stages.logprobs import open_responses
 
     if isinstance(stage, LogprobsConfig):
+        from prefpipe.stages.logprobs import open_responses  # brings in torch
+
         return open_responses(stage.groups)
     if isinstance(stage, JudgeConfig):
         return open_input(stage.a, schema=CANDIDATES.name, name="A")
@@ -256,6 +263,16 @@ def _max_array_size() -> int:
     return DEFAULT_MAX_ARRAY_SIZE
 
 
+def _folder() -> Path:
+    """Return the current folder by the name that the shell has for it.
+
+    Behind links and automounters a node may know that name and not the one they lead to here.
+    """
+    name = os.environ.get("PWD", "")
+    is_this = Path(name).is_absolute() and Path(name).exists() and Path(name).samefile(Path.cwd())
+    return Path(name) if is_this else Path.cwd()
+
+
 def _program(config: SlurmConfig) -> list[str]:
     """Return what runs prefpipe in a task."""
     if config.activate:
@@ -270,7 +287,7 @@ def _directives(config: SlurmConfig, stage: ShardedConfig) -> list[tuple[str, st
     n_gpus = _gpus_of_a_task(config, stage)
     log_file = None
     if config.log_folder is not None:
-        folder = str(config.log_folder.absolute()).replace("%", "%%")
+        folder = str(_folder() / config.log_folder).replace("%", "%%")
         log_file = f"{folder}/%x-%A_%a.log"
 
     further = config.further_directives

@@ -22,6 +22,7 @@ N_PARTS = 6
 def _folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    monkeypatch.setenv("PWD", str(tmp_path))
     write_prompts(tmp_path / "prompts.jsonl", 2 * N_PARTS)
 
 
@@ -221,6 +222,28 @@ def test_what_cannot_be_submitted_is_refused(
     words = words.replace("GENERATE", shlex.join(GENERATE)).replace("$'a\\nb'", "'a\nb'")
     assert refusal(*shlex.split(words))[0] == code
     assert complaint in refusal(*shlex.split(words))[1]
+
+
+def test_one_file_of_questions_is_not_written_by_every_task(refusal, tmp_path: Path) -> None:
+    assert prefpipe(GENERATE) == 0
+    words = "score run/candidates -o x --scorer judge:openai:m --emit-batch questions.jsonl"
+    code, message = refusal("--", *words.split())
+    assert code == 2
+    assert "--emit-batch: every task would write the same file" in message
+
+
+def test_the_folder_has_the_name_that_the_shell_has_for_it(
+    script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a link or an automounter a node may know that name alone."""
+    (tmp_path.parent / f"link-{tmp_path.name}").symlink_to(tmp_path)
+    link = tmp_path.parent / f"link-{tmp_path.name}"
+    monkeypatch.setenv("PWD", str(link))
+    text = script("--log-folder", "logs", "--", *GENERATE)
+    assert f"cd {link} ||" in text
+    assert f"--output={link}/logs/" in text
+    monkeypatch.setenv("PWD", "/tmp")
+    assert f"cd {tmp_path} ||" in script("--", *GENERATE)
 
 
 @pytest.mark.parametrize("name", ["SBATCH_ARRAY_INX", "SBATCH_SIGNAL", "SBATCH_NO_REQUEUE"])
