@@ -28,6 +28,7 @@ from prefpipe.configs.judging import parse_judge
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import CorruptPartError, InputError
 from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
+from prefpipe.execution.main_thread import MainThread
 from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import (
@@ -141,7 +142,9 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     with ExitStack() as stack:
         scorers = _scorers(raters, runtime, stack)
         if config.emit_batch is not None:
-            maker = ScoreMaker(config, candidates, output, raters, scorers, parents)
+            maker = ScoreMaker(
+                config, candidates, output, raters, scorers, parents, runtime.main_thread
+            )
             judges = maker.ask_judges()
             write_open_questions(judges, config.emit_batch, summary)
             return summary
@@ -153,7 +156,7 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
         loop_over_parts(
             config,
             output,
-            ScoreMaker(config, candidates, output, raters, scorers, parents),
+            ScoreMaker(config, candidates, output, raters, scorers, parents, runtime.main_thread),
             runtime,
             summary,
             indices=indices,
@@ -296,6 +299,7 @@ class ScoreMaker:
         raters: Sequence[Rater],
         scorers: Mapping[str, LazyEngine[Scorer]],
         parents: Mapping[int, Mapping[str, str]],
+        main_thread: MainThread,
     ) -> None:
         """Prepare.
 
@@ -306,7 +310,9 @@ class ScoreMaker:
             raters: in the order of their rows.
             scorers: one for each rater, by name.
             parents: digests of the candidates that each part is made of.
+            main_thread: calls the functions of users.
         """
+        self.main_thread = main_thread
         self.config, self.candidates, self.output = config, candidates, output
         self.raters, self.scorers, self.parents = raters, scorers, parents
         self._scorer_of_part: dict[int, str] = {}
@@ -350,7 +356,7 @@ class ScoreMaker:
                     keys = [(rater.name, key_of(row)) for row in prepared.candidates]
                     scores[rater.name] = [prepared.kept[key] for key in keys]
                     continue
-                rated = self._rate(rater.name, prepared)
+                rated = self._rate(rater, prepared)
                 scores[rater.name] = rated
                 for name, value in tally_of(rated).items():
                     tally[f"{rater.name}/{name}"] = value
@@ -393,7 +399,7 @@ class ScoreMaker:
             prepared = self.prepare(index)
             for rater in self.raters:
                 if rater.kind == "judge":
-                    self._rate(rater.name, prepared)
+                    self._rate(rater, prepared)
         return [scorer.opened for scorer in self.scorers.values() if scorer.opened is not None]
 
     def _kept_scores(self, index: int) -> dict[tuple[str, Key], Score]:
@@ -418,7 +424,7 @@ class ScoreMaker:
             kept[row["scorer"], key_of(row)] = score
         return kept
 
-    def _rate(self, scorer: str, prepared: CandidatesToRate) -> list[Score]:
+    def _rate(self, rater: Rater, prepared: CandidatesToRate) -> list[Score]:
         """Return one score for each candidate."""
         # What a candidate without a response gets; the answers take the others' places.
         rated: list[Score] = []
@@ -428,10 +434,17 @@ class ScoreMaker:
 
         answers: Sequence[Score] = []
         if prepared.requests:
-            answers = self.scorers[scorer].get().score(prepared.requests)
+            answers = self._ask(rater, prepared.requests)
         for place, answer in zip(prepared.places, answers, strict=True):
             rated[place] = checked(answer)
         return rated
+
+    def _ask(self, rater: Rater, requests: Sequence[ScoreRequest]) -> list[Score]:
+        scorer = self.scorers[rater.name].get()
+        if rater.kind != "checks":
+            return scorer.score(requests)
+        # A user's own function may set a timer, which Python allows in the main thread alone.
+        return self.main_thread.do(lambda: scorer.score(requests))
 
 
 def tally_of(rated: Sequence[Score]) -> dict[str, float]:

@@ -10,7 +10,7 @@ import time
 import pytest
 from support.finished_run import command
 from support.judged_sides import write_side
-from support.pipelines import assert_same_artifact
+from support.pipelines import assert_same_artifact, rows_of, write_json_lines
 from support.tiny_models import make_tiny_causal_lm, make_tiny_reward_model
 
 from prefpipe.artifacts.schemas import CANDIDATES
@@ -149,6 +149,31 @@ def test_scorers_with_different_speeds_hold_few_parts_in_memory(candidates, tmp_
     summary = score.run(config, raters, Runtime())
     assert summary.n_parts_made == N_PARTS
     assert most_open <= 6
+
+
+def test_a_users_own_check_may_set_a_timer(candidates, tmp_path, monkeypatch):
+    """Python allows that in the main thread alone."""
+    (tmp_path / "impatient_checks.py").write_text(
+        "import signal\n\n"
+        "def within_a_second(response, messages, columns):\n"
+        "    before = signal.signal(signal.SIGALRM, lambda *_: None)\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 1)\n"
+        "    signal.setitimer(signal.ITIMER_REAL, 0)\n"
+        "    signal.signal(signal.SIGALRM, before)\n"
+        "    return True\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    check = {"type": "python", "function": "impatient_checks:within_a_second"}
+    rows = [
+        {"prompt_id": f"p{i}", "prompt": "?", "response": "Yes.", "checks": [check]}
+        for i in range(6)
+    ]
+    source = write_json_lines(tmp_path / "rows.jsonl", rows)
+    imported = ["import", source, "--format", "rows", "--part-size", 1, "-o", tmp_path / "run"]
+    command([str(word) for word in imported])
+    words = ["score", tmp_path / "run" / "candidates", "--scorer", "checks"]
+    command([str(word) for word in (*words, "--trust-python-checks", "-o", tmp_path / "scores")])
+    assert [row["reward"] for row in rows_of(tmp_path / "scores")] == [1.0] * 6
 
 
 @pytest.fixture(scope="module")
