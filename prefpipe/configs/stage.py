@@ -125,6 +125,7 @@ class ShardedConfig(GraceConfig):
         120.0,
         identity=False,
         minimum=1,
+        maximum=86_400,
         help="seconds without a sign of life after which a part that another copy has claimed is "
         "made here; a copy gives three in that time",
     )

@@ -2,9 +2,10 @@
 
 64 prompts x 8 with SmolLM2-135M. Both sides use one engine that is already loaded, in a process of its own as users have it, the same ids, seeds and limits; the command's side adds
 reading and checking the prompts, tokenising, rows, Parquet, fsync. They take turns, so that a slow spell of the machine hits both, and the prompts' cache is emptied before each.
-Where the machine is noisier than the difference, the number of steps is the figure to read: an engine that ran empty between parts would need more of them for the same tokens.
+Where the machine is noisier than the difference, read the number of steps (an engine that ran empty between parts would need more of them for the same tokens) and the processor time of
+vLLM's processes.
 
-`make bench-overhead` runs this where vLLM's environment is. On a CPU the engine has one core and what prefpipe does beside it another, as on a GPU; `VLLM_CPU_OMP_THREADS_BIND` says otherwise.
+`make bench-overhead` runs this where vLLM's environment is. On a CPU the engine has one thread, so that what prefpipe does beside it finds another core, as it does beside a GPU.
 """
 
 import json
@@ -17,7 +18,8 @@ import time
 from pathlib import Path
 from statistics import median
 
-os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 
@@ -55,9 +57,19 @@ def write_prompts(path: Path) -> None:
     path.write_text("".join(json.dumps(line) + "\n" for line in chosen[:N_PROMPTS]))
 
 
+def processor_s(pids: list[int]) -> float:
+    """The processor time that processes have used."""
+    ticks = 0
+    for pid in pids:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def main() -> None:
     from vllm.inputs import TokensPrompt
 
+    from prefpipe.backends.generators.engine_processes import _descendants
     from prefpipe.backends.generators.vllm_engine import VllmGenerator
 
     model = locate_model(MODEL)
@@ -132,16 +144,17 @@ def main() -> None:
         shutil.rmtree(output)
         return int(summary.facts["n_tokens"]), elapsed_s
 
+    pids = _descendants(os.getpid())
     generator.generate(requests[:64], SamplingParams(4))
     once_speeds, part_speeds = [], []
     for number in range(ROUNDS):
         # who goes first changes from round to round
         for side in (all_at_once, part_by_part)[:: 1 if number % 2 == 0 else -1]:
-            n_steps = 0
+            n_steps, before_s = 0, processor_s(pids)
             n_tokens, elapsed_s = side()
             (once_speeds if side is all_at_once else part_speeds).append(n_tokens / elapsed_s)
             print(
-                f"round {number}: {side.__name__:>12} {n_tokens:,} tokens in {elapsed_s:.2f} s = {n_tokens / elapsed_s:.1f} tokens/s, {n_steps} steps",
+                f"round {number}: {side.__name__:>12} {n_tokens:,} tokens in {elapsed_s:.2f} s = {n_tokens / elapsed_s:.1f} tokens/s, {n_steps} steps, {processor_s(pids) - before_s:.1f} s of processor time in vLLM",
                 flush=True,
             )
     generator.close()

@@ -140,8 +140,7 @@ def test_a_late_copy_takes_parts_and_the_first_does_not_wait_for_it_to_come(
     words = claiming(inputs, folder / "parts", delay_s=0.03)
     first, late = stages.run_at_once([Command(words), Command(words, start_after_s=0.7)])
     assert (first.code, late.code) == (0, 0)
-    assert n_made(late) >= 1
-    assert n_made(first) > n_made(late)
+    assert min(n_made(first), n_made(late)) >= 1
     assert n_made(first) + n_made(late) == N_PARTS
     assert f"{n_made(first)} parts were made by other workers meanwhile" in late.stderr or (
         "parts are finished and kept" in late.stderr
@@ -153,8 +152,8 @@ def test_a_copy_that_is_stopped_or_fails_leaves_no_claim(
     stages: StageServer, inputs: Path, folder: Path
 ) -> None:
     output = folder / "parts"
-    words = claiming(inputs, output, delay_s=0.05)
-    stopped = stages.run(*words, signal=signal.SIGTERM, signal_after_s=1.0)
+    words = claiming(inputs, output, delay_s=0.1)
+    stopped = stages.run(*words, signal=signal.SIGTERM, signal_after_s=1.5)
     assert stopped.code == 75, stopped.stderr
     assert "left" in stopped.stderr
     assert not (output / "claims").exists()
@@ -163,7 +162,7 @@ def test_a_copy_that_is_stopped_or_fails_leaves_no_claim(
     failed = stages.run(*words, max_file_bytes=2000)
     assert failed.code == 1, failed.stderr
     assert not (output / "claims").exists()
-    assert stages.run(*words).code == 0
+    assert stages.run(*claiming(inputs, output, delay_s=0.003)).code == 0
     assert_same_artifact(output, inputs / "straight")
 
 
@@ -172,21 +171,24 @@ def test_status_shows_who_makes_what_and_a_plain_run_clears_what_was_left_behind
 ) -> None:
     output = folder / "parts"
     status = ["status", "--quick", "--json", str(output)]
-    words = claiming(inputs, output, delay_s=0.2)
+    words = claiming(inputs, output, delay_s=0.5)
     making, asked = stages.run_at_once(
-        [Command(words, signal_after_s=2.5), Command(status, start_after_s=1.5)]
+        [Command(words, signal_after_s=4.0), Command(status, start_after_s=2.5)]
     )
     assert making.code == -signal.SIGKILL
     [report] = json.loads(asked.stdout)
-    [claim] = report["claims"]
-    assert claim["part"] in report["missing"]
-    assert not claim["is_left_behind"]
-    assert claim["lease_s"] == 120
+    # several parts are open at a time
+    assert report["claims"]
+    for claim in report["claims"]:
+        assert claim["part"] in report["missing"]
+        assert not claim["is_left_behind"]
+        assert claim["lease_s"] == 120
     [report] = json.loads(stages.run(*status).stdout)
-    assert [claim["is_left_behind"] for claim in report["claims"]] == [True]
+    assert report["claims"]
+    assert all(claim["is_left_behind"] for claim in report["claims"])
     shown = stages.run("status", "--quick", str(output))
     assert f"left behind by {claim['worker']}, last renewed" in shown.stdout
-    assert stages.run(*generate(inputs, output)).code == 0
+    assert stages.run(*generate(inputs, output, delay_s=0.003)).code == 0
     assert_same_artifact(output, inputs / "straight")
 
 
@@ -244,7 +246,7 @@ def test_a_copy_with_another_configuration_is_refused_while_the_first_has_no_par
     slow = claiming(inputs, output, delay_s=1.0)
     other = claiming(inputs, output, "--seed", 1)
     first, second = stages.run_at_once(
-        [Command(slow, signal_after_s=2.5), Command(other, start_after_s=1.2)]
+        [Command(slow, signal_after_s=4.0), Command(other, start_after_s=2.5)]
     )
     assert first.code == -signal.SIGKILL
     assert second.code == 2
@@ -262,6 +264,10 @@ def test_overwrite_is_refused_and_another_configuration_is_replaced_when_stale(
     refused = stages.run(*claiming(inputs, output, "--overwrite"))
     assert refused.code == 2
     assert "--claim excludes --overwrite" in refused.stderr
+    for lease in ("0.5", "90000"):
+        refused = stages.run(*claiming(inputs, output, "--lease-seconds", lease))
+        assert refused.code == 2
+        assert "--lease-seconds must be within 1 and 86400" in refused.stderr
     words = claiming(inputs, output, "--overwrite=stale", delay_s=0.005)
     outcomes = stages.run_at_once([Command(words) for _ in range(4)])
     assert [outcome.code for outcome in outcomes] == [0] * 4, outcomes

@@ -132,7 +132,7 @@ def wait_until(holds, seconds=60):
         time.sleep(0.02)
 
 
-def test_threads_get_their_own_rows_and_the_rows_of_one_call(engine):
+def test_threads_get_the_rows_of_one_call_until_the_engine_is_closed(engine):
     requests = requests_of(engine, range(2 * N_THREADS))
     refused = requests[0]._replace(prompt_token_ids=[10**6])
     params = SamplingParams(24)
@@ -156,6 +156,13 @@ def test_threads_get_their_own_rows_and_the_rows_of_one_call(engine):
         for row, other in zip(together, expected, strict=True)
     )
 
+    callers = waiting_callers(engine)
+    started = time.monotonic()
+    engine.close()
+    assert time.monotonic() - started < 30
+    for caller in callers:
+        assert caller.ended().error.message == "the vLLM engine was closed"
+
 
 def test_a_killed_engine_is_an_error_of_every_call_and_leaves_no_process(engine):
     """vLLM itself waits for the next step of a killed engine forever."""
@@ -169,26 +176,6 @@ def test_a_killed_engine_is_an_error_of_every_call_and_leaves_no_process(engine)
         assert "killed by signal 9" in message
     with pytest.raises(EngineDeadError, match="the vLLM engine died"):
         engine.generate(requests_of(engine, range(1)), SamplingParams(4))
-
-
-def test_an_engine_that_is_told_to_stop_gives_no_rows(engine):
-    """A batch system sends its signal to all processes of a job."""
-    callers = waiting_callers(engine)
-    (pid,) = engine._processes.pids
-    os.kill(pid, signal.SIGTERM)
-    for caller in callers:
-        caller.ended()
-        assert caller.generations is None
-        assert "vLLM engine" in caller.error.message
-
-
-def test_close_ends_the_calls_that_wait_and_the_engines_process(engine):
-    callers = waiting_callers(engine)
-    started = time.monotonic()
-    engine.close()
-    assert time.monotonic() - started < 30
-    for caller in callers:
-        assert caller.ended().error.message == "the vLLM engine was closed"
 
 
 def arguments(prompts_path, folder, output, part_size, max_tokens=24):
@@ -247,17 +234,25 @@ def test_rows_are_equal_whatever_the_size_of_a_part(
         for row, expected in zip(rows[part_size], rows[128], strict=True):
             assert of_the_model(row) == of_the_model(expected)
             assert row["logp"] == pytest.approx(expected["logp"], abs=1e-3)
-    assert not descendants(os.getpid()), "every engine's process has ended"
+    # every engine's process has ended
+    wait_until(lambda: not any(is_alive(pid) for pid in descendants(os.getpid())), 15)
 
 
 @pytest.mark.parametrize(
-    ("sent", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -signal.SIGKILL)]
+    ("whom", "sent", "code", "said"),
+    [
+        ("command", signal.SIGINT, 130, ""),
+        ("command", signal.SIGKILL, -signal.SIGKILL, ""),
+        ("engine", signal.SIGKILL, 1, "error: the vLLM engine died: its process EngineCore"),
+        # as a batch system does
+        ("all", signal.SIGTERM, 75, "stopped as asked"),
+    ],
 )
-def test_a_command_that_is_interrupted_or_killed_leaves_no_process_and_whole_parts(
-    vllm_settings, tiny_folder, prompts_path, tmp_path, sent, code
+def test_whoever_is_killed_leaves_whole_parts_and_no_process(
+    vllm_settings, tiny_folder, prompts_path, tmp_path, whom, sent, code, said
 ):
     output = tmp_path / "candidates"
-    command = arguments(prompts_path, tiny_folder, output, part_size=1, max_tokens=200)
+    command = arguments(prompts_path, tiny_folder, output, part_size=1, max_tokens=400)
     process = subprocess.Popen(
         [sys.executable, "-m", "prefpipe", *command],
         stdout=subprocess.PIPE,
@@ -268,11 +263,16 @@ def test_a_command_that_is_interrupted_or_killed_leaves_no_process_and_whole_par
     wait_until(lambda: list(output.glob("*.parquet")) or process.poll() is not None, 120)
     assert process.poll() is None, process.communicate()[1]
     pids = descendants(process.pid)
-    assert any("EngineCore" in name_of(pid) for pid in pids)
+    (engine_pid,) = [pid for pid in pids if "EngineCore" in name_of(pid)]
 
-    process.send_signal(sent)
+    if whom == "all":
+        os.killpg(process.pid, sent)
+    else:
+        os.kill({"command": process.pid, "engine": engine_pid}[whom], sent)
     _, stderr = process.communicate(timeout=60)
 
     assert process.returncode == code, stderr
+    assert said in stderr
     wait_until(lambda: not any(is_alive(pid) for pid in pids), 15)
     assert all(row["status"] in {"ok", "truncated", "empty"} for row in rows_of(output))
+    assert len(rows_of(output)) % 4 == 0
