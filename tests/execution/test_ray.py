@@ -22,10 +22,12 @@ from support.worker_runs import Ended, Running, await_true, run_command
 pytest.importorskip("ray", reason="pip install 'prefpipe[ray]'")
 
 from support.ray_cluster import (
+    NODE,
     TwoNodes,
     actors_of,
     ours_on_it,
     two_nodes,
+    variable_of,
     workers_of,
 )
 
@@ -193,16 +195,22 @@ def test_workers_without_a_place_wait_and_join_when_there_is_room(
 
 
 def test_who_asks_for_more_than_there_is_waits_and_reads_why(
-    cluster: TwoNodes, prompts: Path, tmp_path: Path
+    cluster: TwoNodes, prompts: Path, candidates: Path, tmp_path: Path
 ) -> None:
-    words = [*generate(prompts, tmp_path / "out"), *on(cluster), "--gpus-per-worker", 1]
+    """Two GPUs on no GPU; then a node comes that has two, and each worker sees one of them."""
+    output = tmp_path / "out"
+    words = [*generate(prompts, output, 0.05), *on(cluster), "--gpus-per-worker", 1]
     running = Running(words, "waits")
     assert running.process.stderr is not None
     said = next(line for line in running.process.stderr if "wait for room" in line)
     assert "2 of 2 workers wait for room on the Ray cluster, 1 GPU and 1 CPU each" in said
     assert "0 of 0 GPUs free" in said
-    running.process.send_signal(signal.SIGTERM)
-    assert running.end().code == 75
+
+    late = cluster.cluster.add_node(num_cpus=2, num_gpus=2, **NODE)
+    workers = await_workers(running, 2)
+    assert sorted(variable_of(pid, "CUDA_VISIBLE_DEVICES") for pid in workers) == ["0", "1"]
+    assert_made(running.end(), output, candidates)
+    cluster.cluster.remove_node(late)
 
 
 def test_a_node_that_is_not_like_the_others_is_named_before_anything_is_made(

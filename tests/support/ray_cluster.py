@@ -1,6 +1,7 @@
 """A Ray cluster of two nodes in this machine, and who of it belongs to which command."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -53,6 +54,7 @@ def two_nodes() -> Iterator[TwoNodes]:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         patch.setenv("RAY_DEDUP_LOGS", "0")
         cluster = TwoNodes()
+        session = cluster.cluster.head_node.get_session_dir_path()
         try:
             yield cluster
         finally:
@@ -62,6 +64,8 @@ def two_nodes() -> Iterator[TwoNodes]:
             for pid in members(mark):
                 os.kill(pid, signal.SIGKILL)
             assert await_true(lambda: not members(mark))
+            # Logs, in /tmp/ray: the names of Ray's sockets must be short.
+            shutil.rmtree(session, ignore_errors=True)
 
 
 def members(mark: str) -> list[int]:
@@ -101,3 +105,12 @@ def parent_of(pid: int) -> int:
         return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     except OSError:
         return 0
+
+
+def variable_of(pid: int, name: str) -> str:
+    """Return a variable of a process's environment."""
+    for entry in Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0"):
+        key, _, value = entry.partition("=")
+        if key == name:
+            return value
+    return ""

@@ -286,8 +286,8 @@ class ModelsInTurn(Models):
                     return self._open
                 if self._runtime.should_stop():
                     raise StoppedEarly(
-                        "stopped as asked; parts that had not been sampled with all models are "
-                        "made again",
+                        "stopped as asked between two models; parts that had not been sampled with "
+                        "all of them are made again",
                         hint=self._runtime.how_to_go_on,
                     )
                 following = self._following_model()
