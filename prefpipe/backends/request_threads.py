@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from prefpipe.errors import StoppedEarly
+from prefpipe.errors import ModelError, StoppedEarly
 
 Answer = TypeVar("Answer")
 
@@ -189,8 +189,17 @@ class RequestThreads:
 
         n_new = min(n_wanted - n_called, 2 * self._concurrency - self._n_threads)
         for _ in range(n_new):
+            try:
+                threading.Thread(target=self._work, daemon=True).start()
+            except RuntimeError as error:
+                # A limit of the system's. With the threads that there are it goes on, more slowly.
+                if self._n_threads:
+                    return
+                raise ModelError(
+                    f"no request can be sent: {error}",
+                    hint="allow more threads: ulimit -u, or the container's limit of processes",
+                ) from error
             self._n_threads += 1
-            threading.Thread(target=self._work, daemon=True).start()
 
     def _work(self) -> None:
         """Ask what waits, until nothing more may be sent."""

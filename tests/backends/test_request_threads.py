@@ -264,3 +264,23 @@ def test_many_small_calls_are_all_answered():
             assert call.result(timeout=20) == [2 * place for place in range(1 + i % 7)]
     assert threads._n_taken == 0
     threads.finish()
+
+
+@pytest.mark.parametrize("n_allowed", [0, 3])
+def test_a_system_that_allows_few_threads_is_used_with_as_many(monkeypatch, n_allowed):
+    threads, started = opened(8), []
+    start = threading.Thread.start
+
+    def start_or_refuse(thread):
+        if len(started) == n_allowed:
+            raise RuntimeError("can't start new thread")
+        started.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+    if n_allowed:
+        assert threads.ask(lambda place: place, 50) == list(range(50))
+    else:
+        with pytest.raises(ModelError, match="can't start new thread"):
+            threads.ask(lambda place: place, 50)
+    threads.finish()
