@@ -225,6 +225,20 @@ def verify_part(path: Path) -> PartFooter:
     return _read_verified(path)[1]
 
 
+def read_columns(path: Path) -> pa.Schema:
+    """Return the names and types of a part's columns; no byte of them is read.
+
+    Raises:
+        CorruptPartError: the file cannot be read as Parquet.
+    """
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptPartError(
+            f"{path} is corrupt: it cannot be read as Parquet ({_first_line(error)})", hint=HINT
+        ) from error
+
+
 def read_part(
     path: Path, columns: Sequence[str] | None = None, *, if_there: Sequence[str] = ()
 ) -> tuple[pa.Table, PartFooter]:

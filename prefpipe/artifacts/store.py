@@ -105,6 +105,14 @@ class Artifact:
         self._check_types(table, index)
         return table, footer
 
+    def schema_of(self, index: int) -> pa.Schema:
+        """Return the columns of a part as its file describes them, their bytes not verified.
+
+        Raises:
+            CorruptPartError: it cannot be read as Parquet.
+        """
+        return parts.read_columns(self.part_path(index))
+
     def _check_types(self, table: pa.Table, index: int) -> None:
         types = column_types(self.record.schema)
         for field in table.schema:

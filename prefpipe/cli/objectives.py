@@ -51,6 +51,7 @@ def _facts(objective: "Objective") -> dict[str, Any]:
     ]
     for name in ("formula", "source", "summary"):
         facts[name] = getattr(objective, name)
+    facts["goes_with"] = [option._asdict() for option in objective.loss_options]
     return facts
 
 

@@ -22,7 +22,13 @@ from prefpipe.maths.objectives.registry import (
     owners_of,
 )
 
-YOUNGER = ("load_in_4bit", "eval_fraction", "early_stopping_patience")
+YOUNGER = (
+    "load_in_4bit",
+    "eval_fraction",
+    "early_stopping_patience",
+    "sft_weight",
+    "weight_by",
+)
 """Identity fields that came after runs were on disk."""
 
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
@@ -106,6 +112,18 @@ class TrainConfig(TemplatedConfig):
     eps: float | None = knob_option("eps")
     tau: float | None = knob_option("tau")
     weight: float | None = knob_option("weight")
+    sft_weight: float = option(
+        0.0,
+        minimum=0,
+        help="added to any objective of a policy: so much of the mean negative log-likelihood a "
+        "token of the positives",
+    )
+    weight_by: str | None = option(
+        None,
+        metavar="EXPRESSION",
+        help="how much prompts and pairs count in the loss: an expression over columns of the "
+        "groups, margin, chosen_COLUMN and rejected_COLUMN; default all alike",
+    )
     reference: Path | None = option(
         None,
         identity=False,
@@ -279,6 +297,10 @@ class TrainConfig(TemplatedConfig):
         for flag, value in references.items():
             if value:
                 problems.append(f"{flag} is of no use: a reward model has no reference")
+        if self.sft_weight:
+            problems.append(
+                "--sft-weight is of no use: a reward model gives responses no likelihood"
+            )
         if self.load_in_4bit:
             problems.append(
                 "--load-in-4bit: a reward model is saved whole and merged, which 4-bit weights "

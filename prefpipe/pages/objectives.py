@@ -17,9 +17,11 @@ def list_page(rows: Sequence[Mapping[str, Any]], *, width: int) -> Iterator[Rend
     """Yield what is printed of all objectives."""
     if width >= WIDE:
         yield _table(rows)
+        yield from _options_of_all(rows, width)
         return
     for facts in rows:
         yield from _block(facts, width)
+    yield from _options_of_all(rows, width)
 
 
 def one_page(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -42,8 +44,27 @@ def one_page(facts: Mapping[str, Any]) -> Iterator[RenderableType]:
 
     for knob in facts["knobs"]:
         meaning = f"{_shown(knob['default'])}; {knob['range']}; {knob['meaning']}"
-        yield Text.assemble((f"{knob['name']:<11}", "bold"), meaning)
+        yield Text.assemble((f"{knob['name']:<10} ", "bold"), meaning)
+    for option in facts["goes_with"]:
+        yield Text.assemble(("goes with  ", "bold"), _goes_with(option))
     yield Text("\n" + facts["documentation"])
+
+
+def _options_of_all(rows: Sequence[Mapping[str, Any]], width: int) -> Iterator[Text]:
+    """Yield what goes with all the objectives that train the same thing, each flag once."""
+    options: dict[str, Mapping[str, Any]] = {}
+    for facts in rows:
+        for option in facts["goes_with"]:
+            options.setdefault(option["flag"], option)
+
+    for option in options.values():
+        trains = " and ".join(f"a {what}" for what in option["trains"])
+        title = f"With every objective of {trains}: {_goes_with(option)}"
+        yield Text(textwrap.fill(title, width, subsequent_indent=INDENT))
+
+
+def _goes_with(option: Mapping[str, Any]) -> str:
+    return f"{option['flag']}; {option['formula']}; {option['meaning']}; {option['source']}"
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> Table:

@@ -27,6 +27,8 @@ Either way:
 ``ref_logps``: (P, R) float32, only with a reference.
 ``n_prompt_tokens``: int, prompt tokens if each prompt is computed once a response.
 ``pairs``: (P, R, R) bool, which response beats which, only where selection named pairs.
+``weights``: (P,) float32, how much each prompt counts, only where they do not count alike.
+``pair_weights``: (P, R, R) float32, how much each pair counts within its prompt, likewise.
 """
 
 
@@ -78,6 +80,10 @@ class GroupCollator:
             batch["pairs"] = pairs_of(groups, width)
         if has_reference:
             batch["ref_logps"] = ref_logps
+        if any(group.weight != 1 for group in groups):
+            batch["weights"] = torch.tensor([group.weight for group in groups])
+        if any(group.pair_weights is not None for group in groups):
+            batch["pair_weights"] = pair_weights_of(groups, width)
         return batch
 
     def _pad(self, groups: Sequence[Group]) -> Batch:
@@ -153,6 +159,16 @@ def pairs_of(groups: Sequence[Group], width: int) -> Tensor:
         for winner, loser in pairs_in(group):
             pairs[p, places[winner.sample_idx], places[loser.sample_idx]] = True
     return pairs
+
+
+def pair_weights_of(groups: Sequence[Group], width: int) -> Tensor:
+    """Return (P, R, R): each pair's weight; 1 throughout in a group whose pairs count alike."""
+    weights = torch.ones(len(groups), width, width)
+    for p, group in enumerate(groups):
+        places = {response.sample_idx: r for r, response in enumerate(group.responses)}
+        for (winner, loser), weight in (group.pair_weights or {}).items():
+            weights[p, places[winner], places[loser]] = weight
+    return weights
 
 
 def sequences_of(groups: Sequence[Group]) -> list[tuple[Sequence[int], Sequence[int]]]:

@@ -42,11 +42,18 @@ class Response(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What ``select`` kept for one prompt."""
+    """What ``select`` kept for one prompt.
+
+    ``weight``: how much the prompt counts in the loss, 1 on the mean over prompts.
+    ``pair_weights``: how much each pair (winner, loser) counts within it, by ``sample_idx``; None:
+    all alike.
+    """
 
     prompt_id: str
     prompt_token_ids: Sequence[int]
     responses: Sequence[Response]
+    weight: float = 1.0
+    pair_weights: Mapping[tuple[int, int], float] | None = None
 
 
 class ResponseStatus(NamedTuple):

@@ -29,7 +29,8 @@ SCORE_MEASURES = MEASURES[: MEASURES.index("logps/chosen")]
 """Those that scores alone have."""
 
 MEASURE_MEANINGS = {
-    "loss": "mean over prompts of the objective",
+    "loss": "mean over prompts of what is minimised: the objective, with `--sft-weight`'s term and "
+    "each prompt's weight",
     "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, "
     "and so on), in the objective's units (of a policy: the implicit reward)",
     "rewards/rejected": "mean score of the negatives",

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from prefpipe.maths.objectives.knobs import KnobValue
+from prefpipe.maths.objectives.likelihood import sft_loss
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.losses import Targets
 from prefpipe.maths.objectives.scores import group_losses, score_responses
@@ -67,13 +68,19 @@ class Scoring(Protocol):
 
 
 class PolicyScoring:
-    """Scores are made of log-probabilities."""
+    """Scores are made of log-probabilities.
+
+    ``sft_weight``: of the positives' likelihood beside the objective, 0 for none.
+    """
 
     measures: Sequence[str] = MEASURES
 
-    def __init__(self, objective: str, knobs: Mapping[str, KnobValue]) -> None:
+    def __init__(
+        self, objective: str, knobs: Mapping[str, KnobValue], *, sft_weight: float = 0.0
+    ) -> None:
         self.objective = objective
         self.knobs = knobs
+        self.sft_weight = sft_weight
 
     def read(self, model: nn.Module, batch: Batch, *, measured: bool = True) -> ResponseLogps:
         """Return log-probabilities, token counts and ends; measured, entropies too."""
@@ -85,6 +92,9 @@ class PolicyScoring:
         ref_logps = batch.get("ref_logps")
         scores = score_responses(self.objective, output, ref_logps, targets.mask, self.knobs)
         losses = group_losses(self.objective, scores, targets, self.knobs, output)
+        if self.sft_weight:
+            losses = losses + self.sft_weight * sft_loss(output, targets)
+        losses = weighted(losses, batch)
         return measure_groups(losses, scores, output, targets, ref_logps), losses
 
     def examine(self, batch: Batch, output: ResponseLogps) -> Tensor:
@@ -122,6 +132,7 @@ class RewardScoring:
         """Return the columns of ``measures``, and the losses."""
         targets = targets_of(batch)
         losses = group_losses(self.objective, output.scores, targets, self.knobs)
+        losses = weighted(losses, batch)
         return measure_pairs(losses, output.scores, named_pairs(targets)), losses
 
     def examine(self, batch: Batch, output: HeadScores) -> Tensor:
@@ -173,7 +184,19 @@ class RewardScoring:
 
 def targets_of(batch: Batch) -> Targets:
     """Return what the scores of a batch are compared with."""
-    return Targets(batch["rewards"], batch["positives"], batch["slots"] >= 0, batch.get("pairs"))
+    return Targets(
+        batch["rewards"],
+        batch["positives"],
+        batch["slots"] >= 0,
+        batch.get("pairs"),
+        batch.get("pair_weights"),
+    )
+
+
+def weighted(losses: Tensor, batch: Batch) -> Tensor:
+    """Return the losses (P,), each times its prompt's weight, where the batch has weights."""
+    weights = batch.get("weights")
+    return losses if weights is None else losses * weights
 
 
 def differentiable_figures(output: Any) -> dict[str, Tensor]:

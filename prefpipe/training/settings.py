@@ -29,6 +29,7 @@ START_VALUES = {
     "infonca": StartValues(5e-7, 128, 1.0, 0.1),
     "nca": StartValues(5e-7, 32, 1.0, 0.1),
     "plackett-luce": StartValues(5e-7, 128, 1.0, 0.1),
+    "ddo": StartValues(5e-6, 32, 3.0, 0.1),
     "mmpo": StartValues(5e-7, 64, 3.0, 0.3),
     "odpo": StartValues(5e-7, 32, 1.0, 0.1),
     "rpo": StartValues(5e-7, 128, 1.0, 0.1),
@@ -45,13 +46,13 @@ START_VALUES = {
 }
 """ampo, refa: Llama-3-8B-Instruct (Mistral-7B: 3e-7). simpo: Llama-3-8B-Instruct (Gemma-2-9B:
 8e-7). mmpo: 7B (2B: 1e-5). nca: the authors' batch, epochs and warm-up, and a tenth of their
-learning rate for QLoRA, so that with LoRA it is theirs. odpo: learning rate and batch of the
-authors' configuration; warm-up (ours), where theirs is 150 steps. orpo: the authors' script for
-Mistral-7B, which starts from a base model; warm-up (ours), where theirs is 200 steps. bt: a 6B
-model (arXiv 2203.02155, appendix C.2), warm-up (ours). bt-margin: 7B to 34B (arXiv 2307.09288,
-section 3.2.2), batches of 512 pairs, one a prompt. mmpo-reward: the authors' recipe for Gemma-7B
-(2B: 1.41e-5, batch 64). The others have no recipe of their own here: the batch of most and DPO's
-customary learning rate (ours).
+learning rate for QLoRA, so that with LoRA it is theirs. ddo: the configuration in the authors'
+repository, for Pythia-410M. odpo: learning rate and batch of the authors' configuration; warm-up
+(ours), where theirs is 150 steps. orpo: the authors' script for Mistral-7B, which starts from a
+base model; warm-up (ours), where theirs is 200 steps. bt: a 6B model (arXiv 2203.02155, appendix
+C.2), warm-up (ours). bt-margin: 7B to 34B (arXiv 2307.09288, section 3.2.2), batches of 512 pairs,
+one a prompt. mmpo-reward: the authors' recipe for Gemma-7B (2B: 1.41e-5, batch 64). The others have
+no recipe of their own here: the batch of most and DPO's customary learning rate (ours).
 """
 
 EVAL_SHARE = 0.1
@@ -64,6 +65,7 @@ to whole steps.
 class TrainSettings:
     """One training run.
 
+    ``sft_weight``: of the likelihood of the positives beside the objective, 0: none.
     ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts,
     ``max_batch_tokens`` tokens. ``shared_prompt``: each prompt is computed once for all its
     responses, where the model allows. ``evaluates``: there are evaluation groups; every
@@ -74,6 +76,7 @@ class TrainSettings:
     objective: str
     knobs: Mapping[str, KnobValue]
     learning_rate: float
+    sft_weight: float = 0.0
     num_train_epochs: float = 1.0
     max_steps: int = -1
     global_batch_size: int = 128

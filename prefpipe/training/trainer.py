@@ -75,7 +75,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         # The trainer's own __init__ asks for some of these.
         self.settings = settings
         self.tokenizer = tokenizer
-        self.scoring: Scoring = PolicyScoring(settings.objective, settings.knobs)
+        self.scoring: Scoring = PolicyScoring(
+            settings.objective, settings.knobs, sft_weight=settings.sft_weight
+        )
         if scoring is not None:
             self.scoring = scoring
         self._measured: list[Tensor] = []

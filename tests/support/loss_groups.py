@@ -21,6 +21,8 @@ VARIANTS = {
     "infonca": ("infonca", {}),
     "nca": ("nca", {"alpha": 0.5}),
     "plackett-luce": ("plackett-luce", {}),
+    "ddo": ("ddo", {}),
+    "ddo by small steps": ("ddo", {"eta": 4.0}),
     "mmpo": ("mmpo", {}),
     "mmpo on the group": ("mmpo", {"comparison": "group"}),
     "mmpo with gamma 0": ("mmpo", {"gamma": 0.0}),

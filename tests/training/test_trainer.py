@@ -361,3 +361,72 @@ def test_a_row_counts_the_tokens_that_were_computed(tmp_path, shared_prompt):
     each = sum(len(group.prompt_token_ids) * len(group.responses) for group in groups)
     assert row["prompt_tokens_saved"] == pytest.approx(1 - once / each if shared_prompt else 0.0)
     assert row["tokens_per_s"] > 0
+
+
+WEIGHTS = (1.5, 0.5, 0.0, 2.0)
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_batch_tokens": 12}], ids=["one pass", "two passes"])
+def test_a_step_is_the_mean_of_the_prompts_losses_times_their_weights(tmp_path, changes):
+    groups = make_groups(4)
+    weighted = [
+        group._replace(weight=weight) for group, weight in zip(groups, WEIGHTS, strict=True)
+    ]
+    keep = KeepGradients()
+    trainer = make_trainer(
+        tmp_path / "all", groups=weighted, callbacks=[keep], max_grad_norm=0.0, **changes
+    )
+    trainer.train()
+
+    expected, losses = [0.0] * len(keep.steps[0]), 0.0
+    for i, (group, weight) in enumerate(zip(groups, WEIGHTS, strict=True)):
+        alone = KeepGradients()
+        one = make_trainer(
+            tmp_path / str(i),
+            groups=[group],
+            callbacks=[alone],
+            global_batch_size=1,
+            max_grad_norm=0.0,
+        )
+        one.train()
+        losses += weight * one.state.log_history[0]["loss"] / 4
+        expected = [
+            total + weight * gradient / 4
+            for total, gradient in zip(expected, alone.steps[0], strict=True)
+        ]
+    assert_same(keep.steps[0], expected)
+    assert trainer.state.log_history[0]["loss"] == pytest.approx(losses, rel=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{}, {"max_batch_tokens": 12}], ids=["one pass", "two passes"])
+def test_the_positives_likelihood_is_added_to_the_objective(tmp_path, changes):
+    """The gradient less the objective's own is that of a plain loop over the positives."""
+    groups = make_groups(4)
+    steps, losses = [], []
+    for sft_weight in (0.0, 0.7):
+        keep = KeepGradients()
+        trainer = make_trainer(
+            tmp_path / str(sft_weight),
+            groups=groups,
+            callbacks=[keep],
+            max_grad_norm=0.0,
+            sft_weight=sft_weight,
+            **changes,
+        )
+        trainer.train()
+        steps.append(keep.steps[0])
+        losses.append(trainer.state.log_history[0]["loss"])
+
+    model = make_model()
+    total = 0.0
+    for group in groups:
+        response = group.responses[0]
+        tokens = torch.tensor([[*group.prompt_token_ids, *response.token_ids]])
+        shares = model(tokens).logits[0].log_softmax(-1)
+        start = len(group.prompt_token_ids)
+        means = [shares[start + t - 1, x] for t, x in enumerate(response.token_ids)]
+        total = total - 0.7 * torch.stack(means).mean() / 4
+    total.backward()
+    added = [both - alone for alone, both in zip(*steps, strict=True)]
+    assert_same(added, [parameter.grad for parameter in model.parameters()])
+    assert losses[1] - losses[0] == pytest.approx(total.item(), rel=1e-4)

@@ -15,6 +15,7 @@ from prefpipe.maths.objectives.masked import (
     clean,
     cross_entropy,
     deviations_of,
+    log_shares_of,
     log_sum_exp,
     shares_of,
 )
@@ -200,6 +201,41 @@ def plackett_luce_loss(scores: Tensor, targets: Targets) -> Tensor:
 
     log_sums = log_sum_exp(scores[:, None, :].expand(not_above.shape), not_above)
     return clean(log_sums - scores, targets.mask).sum(-1)
+
+
+def ddo_loss(scores: Tensor, targets: Targets, *, eta: float) -> Tensor:
+    r"""Move the policy's distribution over the group towards the rewards, by a step (DDO-RM).
+
+    With ``pi = softmax(s)`` over the group, and no gradient through the target p::
+
+        p_i  proportional to  pi_i * exp( (r_i - E_pi r) / eta ),     E_pi r = sum_j pi_j * r_j
+        loss = KL( p || pi ) = sum_i p_i * (log p_i - log pi_i)
+
+    Roles are not read. p is the distribution of most expected reward less ``eta`` times its
+    divergence from pi, one step of mirror descent. It is made of the scores as they are, so it
+    moves with the policy: the gradient ``pi - p`` is that of ``-log sum_j pi_j * exp(r_j / eta)``,
+    and training goes on until the best response of each group has all of pi. A large eta is a
+    policy gradient, ``-(r_i - E_pi r) * pi_i / eta``; a small one is fine-tuning on the best.
+    ``infonca`` is the same without pi in its target, and comes to rest at it.
+
+    ``E_pi r`` is the same for every response of a prompt and cancels when p is normalised; it is
+    not computed. The authors minimise the cross-entropy, which is more by the entropy of p and has
+    the same gradient; the divergence is 0 where there is nothing to do, as where all rewards are
+    equal.
+
+    Args:
+        scores: (P, R) ``beta * mean_logp``; 1 / beta is the authors' temperature of the candidates.
+        targets: ``positives`` is ignored. One response: loss 0.
+        eta: rewards that are worth a nat, above 0: the larger, the smaller the step.
+
+    Source: arXiv 2604.11119, by its abstract and its authors' code, which has ``exp(r / lambda)``
+        (github.com/TiantianZ399/rethinking-theory-of-post-training-in-llm-experiment) and, earlier,
+        a factor ``eta`` in the place of ``1 / eta`` (ddorm-llm-preference-benchmark).
+    """
+    log_policy = log_shares_of(scores, targets.mask)
+    reward = clean(targets.rewards, targets.mask)
+    log_target = log_shares_of(log_policy + reward / eta, targets.mask).detach()
+    return (log_target.exp() * (log_target - log_policy)).sum(-1)
 
 
 def _contrast(scores: Tensor, positives: Tensor, targets: Targets, *, gamma: float) -> Tensor:

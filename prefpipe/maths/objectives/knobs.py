@@ -80,6 +80,9 @@ EVIDENCE = Knob(
     "nats of margin a unit of reward: 1.1 = log 3 reads one point wins 75 %",
     at_least=0.0,
 )
+LENGTH_NORMALISE = Knob(
+    "length_normalise", default=True, help="mean log-probability a token; false: the sum"
+)
 TARGET_TEMPERATURE = Knob("alpha", 1.0, "temperature of the target softmax(r / alpha)", above=0.0)
 FLIPPED = Knob(
     "eps", 0.1, "share of preferences that are the wrong way round", at_least=0.0, below=0.5

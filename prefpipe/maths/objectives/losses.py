@@ -32,7 +32,7 @@ prompt, where the rule is the paper's.
 Roles, not rewards, say which of the two should win; where
 rewards tie, ``dpo`` and its like still follow the roles (dropping ties belongs to selection). The
 losses that let rewards order the responses say so: ``swepo``, ``infonca``, ``nca``,
-``plackett-luce`` and the group form of ``mmpo`` read no roles; ``mmpo``, ``rpo`` and
+``plackett-luce``, ``ddo`` and the group form of ``mmpo`` read no roles; ``mmpo``, ``rpo`` and
 ``mmpo-reward`` take pairs from the roles and their order from the rewards.
 """
 
@@ -44,6 +44,7 @@ from torch import Tensor
 from prefpipe.maths.objectives.graded import mmpo_loss, odpo_loss, rpo_loss
 from prefpipe.maths.objectives.group import (
     ampo_loss,
+    ddo_loss,
     infonca_loss,
     nca_loss,
     plackett_luce_loss,
@@ -70,6 +71,7 @@ LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
         "infonca": infonca_loss,
         "nca": nca_loss,
         "plackett-luce": plackett_luce_loss,
+        "ddo": ddo_loss,
         "mmpo": mmpo_loss,
         "odpo": odpo_loss,
         "rpo": rpo_loss,
@@ -96,6 +98,7 @@ __all__ = [
     "bt_loss",
     "bt_margin_loss",
     "cdpo_loss",
+    "ddo_loss",
     "dpo_loss",
     "hinge_loss",
     "infonca_loss",

@@ -15,13 +15,15 @@ class Targets(NamedTuple):
     ``rewards``: float, higher is better, any scale. ``positives``: bool, the role that selection
     gave. ``mask``: bool, True where there is a response; a response that is not a positive is a
     negative. ``pairs``: (P, R, R) bool, which response is to beat which under pairwise losses;
-    None: every positive every negative.
+    None: every positive every negative. ``pair_weights``: (P, R, R) at least 0, how much each of
+    them counts within its prompt; None: all alike.
     """
 
     rewards: Tensor
     positives: Tensor
     mask: Tensor
     pairs: Tensor | None = None
+    pair_weights: Tensor | None = None
 
 
 def clean(values: Tensor, mask: Tensor) -> Tensor:
@@ -48,11 +50,15 @@ def shares_of(values: Tensor, mask: Tensor) -> Tensor:
     return clean(values.masked_fill(~mask, torch.finfo(values.dtype).min).softmax(-1), mask)
 
 
+def log_shares_of(scores: Tensor, mask: Tensor) -> Tensor:
+    """Return the log of the softmax of (P, R) over the responses that exist; 0 elsewhere."""
+    scores = clean(scores, mask)
+    return clean(scores - log_sum_exp(scores, mask)[..., None], mask)
+
+
 def cross_entropy(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     """Return ``-sum_i target_i * log softmax(s)_i`` (P,) over the responses that exist."""
-    scores = clean(scores, mask)
-    log_shares = scores - log_sum_exp(scores, mask)[..., None]
-    return -(target * clean(log_shares, mask)).sum(-1)
+    return -(target * log_shares_of(scores, mask)).sum(-1)
 
 
 def differences_of(values: Tensor, mask: Tensor) -> Tensor:
@@ -64,11 +70,19 @@ def differences_of(values: Tensor, mask: Tensor) -> Tensor:
 def mean_over_pairs(losses: Tensor, targets: Targets) -> Tensor:
     """Return the mean (P,) of losses (P, R, R) over each prompt's pairs; 0 where there is none.
 
-    The pairs are those of ``targets.pairs``, else every positive with every negative.
+    The pairs are those of ``targets.pairs``, else every positive with every negative. With
+    ``targets.pair_weights`` w it is the weighted mean, ``sum w * loss / sum w``.
     """
     positives = targets.positives & targets.mask
     if targets.pairs is None:
         pairs = positives[:, :, None] & (targets.mask & ~positives)[:, None, :]
     else:
         pairs = targets.pairs & targets.mask[:, :, None] & targets.mask[:, None, :]
-    return clean(losses, pairs).sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)
+    losses = clean(losses, pairs)
+    if targets.pair_weights is None:
+        return losses.sum((-2, -1)) / pairs.sum((-2, -1)).clamp(min=1)
+
+    weights = clean(targets.pair_weights, pairs)
+    total = weights.sum((-2, -1))
+    # Where all weights are 0 the sum above is 0 as well, and any divisor will do.
+    return (weights * losses).sum((-2, -1)) / torch.where(total > 0, total, torch.ones_like(total))

@@ -13,13 +13,15 @@ from prefpipe.maths.objectives.masked import Targets, clean, differences_of, mea
 def dpo_loss(scores: Tensor, targets: Targets) -> Tensor:
     r"""Make each positive beat each negative (DPO): ``-log sigma(s_w - s_l)``, the mean over pairs.
 
-    At the start of training, where policy and reference agree, the loss is log 2 exactly.
+    At the start of training, where policy and reference agree, the loss is log 2 exactly. On a
+    group of several negatives it is what GroupDPO calls group-wise DPO over all pairs; its authors
+    find a term of likelihood on the positives decisive, which is ``--sft-weight``.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
         targets: rewards are not read.
 
-    Source: arXiv 2305.18290.
+    Source: arXiv 2305.18290; on groups arXiv 2604.15602, read as its abstract.
     """
     margins = differences_of(scores, targets.mask)
     return mean_over_pairs(softplus(-margins), targets)

@@ -27,6 +27,7 @@ docs/objectives.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.knobs import (
@@ -34,6 +35,7 @@ from prefpipe.maths.objectives.knobs import (
     DEVIATION_WEIGHT,
     EVIDENCE,
     FLIPPED,
+    LENGTH_NORMALISE,
     NEGATIVES_WEIGHT,
     TARGET_TEMPERATURE,
     Knob,
@@ -50,6 +52,7 @@ __all__ = [
     "TARGETS",
     "Knob",
     "KnobValue",
+    "LossOption",
     "Objective",
     "find_objective",
     "objective_of",
@@ -58,6 +61,40 @@ __all__ = [
 SCORE_KNOBS = ("beta", "length_normalise")
 """Knobs that belong to the score; the loss gets the others."""
 _POSITIVES = "positives over negatives"
+
+
+class LossOption(NamedTuple):
+    """What may go with any objective: a flag of ``prefpipe train``, and what becomes of the loss.
+
+    ``trains``: what the objectives that take it train.
+    """
+
+    flag: str
+    formula: str
+    source: str
+    meaning: str
+    trains: tuple[str, ...]
+
+
+LOSS_OPTIONS = (
+    LossOption(
+        flag="--sft-weight A",
+        formula="L + A * mean over S+ of ( -log pi(y|x) / |y| )",
+        source="arXiv 2604.15602, 2404.19733",
+        meaning="fine-tuning on the positives beside the objective: "
+        "they do not lose likelihood together with the negatives",
+        trains=("policy",),
+    ),
+    LossOption(
+        flag="--weight-by EXPR",
+        formula="sum_p v_p * L_p / sum_p v_p, v_p the mean over the prompt's pairs of EXPR",
+        source="huggingface/trl#5613",
+        meaning="prompts count by EXPR, and under objectives of pairs each pair too: "
+        "an expression over columns of the groups, margin, chosen_COLUMN and rejected_COLUMN",
+        trains=("policy", "reward head"),
+    ),
+)
+"""What goes with any objective. Loss and weights: ``likelihood.sft_loss``, ``masked.Targets``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,6 +119,8 @@ class Objective:
         needs_reward_gaps: each pair's winner must be rated above its loser.
         reads_ends: the loss also takes the log-probabilities themselves, third, for how responses
             end.
+        follows_policy: the target is made of the scores, and no gradient goes through it, so that
+            the gradient is not that of the value.
     """
 
     name: str
@@ -98,6 +137,7 @@ class Objective:
     monotone: bool = False
     needs_reward_gaps: bool = False
     reads_ends: bool = False
+    follows_policy: bool = False
 
     @property
     def needs_reference(self) -> bool:
@@ -108,6 +148,11 @@ class Objective:
     def trains(self) -> str:
         """``policy`` or ``reward head``."""
         return "reward head" if self.score == "reward_head" else "policy"
+
+    @property
+    def loss_options(self) -> tuple[LossOption, ...]:
+        """What may go with it."""
+        return tuple(each for each in LOSS_OPTIONS if self.trains in each.trains)
 
     @property
     def flag_name(self) -> str:
@@ -130,11 +175,7 @@ _GROUP = (
             NEGATIVES_WEIGHT,
             DEVIATION_WEIGHT,
             DEVIATION,
-            Knob(
-                "length_normalise",
-                default=True,
-                help="mean log-probability a token; false: the sum",
-            ),
+            LENGTH_NORMALISE,
         ),
         formula="-log( sum_{S+} e^s / (sum_{S+} e^s + gamma * sum_{S-} e^s) ), "
         "s = score + alpha * (r - mean r)",
@@ -224,6 +265,30 @@ _GROUP = (
         reads_roles=False,
         reads_rewards=True,
     ),
+    Objective(
+        name="ddo",
+        score="mean_logp",
+        comparison="group",
+        target="the policy's own softmax, tilted by the rewards",
+        knobs=(
+            beta_knob(1.0),
+            Knob(
+                "eta",
+                1.0,
+                "rewards that are worth a nat in the target: larger means smaller steps",
+                above=0.0,
+            ),
+            LENGTH_NORMALISE,
+        ),
+        formula="KL(p || pi), pi = softmax(s), "
+        "p_i proportional to pi_i * exp((r_i - E_pi r) / eta), no gradient through p",
+        source="arXiv 2604.11119",
+        summary="the distribution over the group takes a step towards the rewards, "
+        "from wherever it is",
+        reads_roles=False,
+        reads_rewards=True,
+        follows_policy=True,
+    ),
 )
 
 _GRADED = (
@@ -296,8 +361,8 @@ _PAIRWISE = (
         target=_POSITIVES,
         knobs=(beta_knob(0.1),),
         formula="-log sigma(s_w - s_l)",
-        source="arXiv 2305.18290",
-        summary="the baseline: each positive beats each negative",
+        source="arXiv 2305.18290, on groups 2604.15602",
+        summary="the baseline: each positive beats each negative (group DPO where there are more)",
         monotone=True,
     ),
     Objective(

@@ -28,6 +28,23 @@ class Function(NamedTuple):
     is_variadic: bool = False
 
 
+class Wording(NamedTuple):
+    """What messages call an expression, and what its names stand for."""
+
+    result: str = "reward"
+    name: str = "scorer"
+
+
+OF_REWARDS = Wording()
+
+
+class _Source(NamedTuple):
+    """What is parsed, for messages."""
+
+    text: str
+    wording: Wording
+
+
 class RewardExpression(NamedTuple):
     """A parsed expression: the user's text, and the names of the scorers it reads, sorted."""
 
@@ -69,24 +86,31 @@ class RewardExpression(NamedTuple):
             return _evaluate(self.tree, values, shape)
 
 
-def parse_reward(text: str) -> RewardExpression:
-    """Parse a reward expression.
+def parse_reward(text: str, wording: Wording = OF_REWARDS) -> RewardExpression:
+    """Parse a reward expression, or another one of the same grammar.
+
+    Args:
+        text: as the user wrote it.
+        wording: for messages.
 
     Raises:
         UsageError: what is not in the grammar, naming the token and its column (from 1).
     """
+    source = _Source(text, wording)
     stripped = text.strip()
     try:
         tree = ast.parse(stripped, mode="eval").body
     except SyntaxError as error:
-        raise _refuse(text, f"cannot be read at column {error.offset or 1}: {error.msg}") from error
+        raise _refuse(
+            source, f"cannot be read at column {error.offset or 1}: {error.msg}"
+        ) from error
     except (ValueError, MemoryError, RecursionError) as error:
-        raise _refuse(text, f"cannot be read: {error}") from error
+        raise _refuse(source, f"cannot be read: {error}") from error
 
     names: set[str] = set()
-    _check(tree, text, names, depth=1)
+    _check(tree, source, names, depth=1)
     if not names:
-        raise _refuse(text, "names no scorer")
+        raise _refuse(source, f"names no {wording.name}")
     return RewardExpression(stripped, tuple(sorted(names)), tree)
 
 
@@ -180,34 +204,34 @@ def _evaluate(
     return np.full(shape, float(node.value))
 
 
-def _check(node: ast.expr, text: str, names: set[str], *, depth: int) -> None:
+def _check(node: ast.expr, source: _Source, names: set[str], *, depth: int) -> None:
     """Refuse whatever is not in the grammar, and collect the scorer names."""
     if depth > MAX_DEPTH:
-        raise _refuse(text, f"is nested deeper than {MAX_DEPTH} operators")
+        raise _refuse(source, f"is nested deeper than {MAX_DEPTH} operators")
     parts: list[ast.expr] = []
     if isinstance(node, ast.Name):
         if node.id in FUNCTIONS:
-            raise _refuse(text, f"uses the function {node.id} as a scorer", node)
+            raise _refuse(source, f"uses the function {node.id} as a {source.wording.name}", node)
         names.add(node.id)
     elif isinstance(node, ast.Constant):
-        _check_number(node, text)
+        _check_number(node, source)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         parts = [node.operand]
     elif isinstance(node, ast.BinOp) and type(node.op) in _OPERATORS:
         parts = [node.left, node.right]
     elif isinstance(node, ast.Call):
-        _check_call(node, text)
+        _check_call(node, source)
         parts = node.args
     else:
-        raise _refuse(text, f"has {ast.unparse(node)!r}, which is no part of the grammar,", node)
+        raise _refuse(source, f"has {ast.unparse(node)!r}, which is no part of the grammar,", node)
     for part in parts:
-        _check(part, text, names, depth=depth + 1)
+        _check(part, source, names, depth=depth + 1)
 
 
-def _check_number(node: ast.Constant, text: str) -> None:
+def _check_number(node: ast.Constant, source: _Source) -> None:
     # A bool is an int to Python.
     if isinstance(node.value, bool) or not isinstance(node.value, int | float):
-        raise _refuse(text, f"has {node.value!r}, which is no number,", node)
+        raise _refuse(source, f"has {node.value!r}, which is no number,", node)
 
     # 1e999 reads as infinity, and a long integer as one that no float holds.
     try:
@@ -215,25 +239,26 @@ def _check_number(node: ast.Constant, text: str) -> None:
     except OverflowError:
         is_finite = False
     if not is_finite:
-        raise _refuse(text, "has a number too large to hold", node)
+        raise _refuse(source, "has a number too large to hold", node)
 
 
-def _check_call(node: ast.Call, text: str) -> None:
+def _check_call(node: ast.Call, source: _Source) -> None:
     if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
-        raise _refuse(text, f"calls {ast.unparse(node.func)!r}, which is no function,", node)
+        raise _refuse(source, f"calls {ast.unparse(node.func)!r}, which is no function,", node)
 
     name, n_given = node.func.id, len(node.args)
     function = FUNCTIONS[name]
     if node.keywords or any(isinstance(argument, ast.Starred) for argument in node.args):
-        raise _refuse(text, f"gives {name} named or starred arguments", node)
+        raise _refuse(source, f"gives {name} named or starred arguments", node)
 
     is_too_many = n_given > function.n_arguments and not function.is_variadic
     if n_given < function.n_arguments or is_too_many:
         wanted = f"{function.n_arguments} or more" if function.is_variadic else function.n_arguments
-        raise _refuse(text, f"gives {name} {n_given} arguments, not {wanted},", node)
+        raise _refuse(source, f"gives {name} {n_given} arguments, not {wanted},", node)
 
 
-def _refuse(text: str, problem: str, node: ast.expr | None = None) -> UsageError:
+def _refuse(source: _Source, problem: str, node: ast.expr | None = None) -> UsageError:
+    text, wording = source
     place = ""
     if node is not None:
         # ast counts columns in UTF-8 bytes of the stripped text; expressions that parse are nearly
@@ -243,7 +268,7 @@ def _refuse(text: str, problem: str, node: ast.expr | None = None) -> UsageError
 
     shown = text if len(text) <= 80 else f"{text[:77]}..."
     return UsageError(
-        f"the reward expression {shown!r} {problem}{place}",
-        hint=f"numbers, scorer names, + - * /, parentheses and {', '.join(FUNCTIONS)}; "
+        f"the {wording.result} expression {shown!r} {problem}{place}",
+        hint=f"numbers, {wording.name} names, + - * /, parentheses and {', '.join(FUNCTIONS)}; "
         "a name is letters, digits and _",
     )

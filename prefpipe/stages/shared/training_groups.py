@@ -122,13 +122,19 @@ def encoder_in(
     return Encoder(tokenizer, eos_ids, today=template_date)
 
 
-def read_rows(groups: Artifact, *, allow_partial: bool) -> list[Row]:
+def read_rows(groups: Artifact, *, allow_partial: bool, further: Sequence[str] = ()) -> list[Row]:
     """Return the rows of the groups, rejected prompts among them.
+
+    Args:
+        groups: the artifact.
+        allow_partial: read the parts that are there.
+        further: columns that are read beside `COLUMNS`.
 
     Raises:
         IncompleteInputError: parts are missing and ``allow_partial`` is not set.
     """
-    return rows_of(groups.read_all(COLUMNS, allow_partial=allow_partial))
+    columns = [*COLUMNS, *(name for name in further if name not in COLUMNS)]
+    return rows_of(groups.read_all(columns, allow_partial=allow_partial))
 
 
 def groups_for(

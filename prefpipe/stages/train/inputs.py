@@ -35,6 +35,7 @@ from prefpipe.stages.train.earlier_run import (
     refuse_checkpoint_of_another_run,
     start_again_if_changed,
 )
+from prefpipe.stages.train.loss_weights import Weighing, open_weighing
 from prefpipe.stages.train.reference import (
     BASE,
     EVAL_FOLDER,
@@ -68,13 +69,14 @@ class OpenedGroups:
     """Groups to train or to evaluate on, and their reference, None where the run has none.
 
     ``flag``: what gave them, "" for the command's own. ``allow_partial``: whether parts may be
-    missing.
+    missing. ``weighing``: how much each counts in the loss, None: all alike.
     """
 
     artifact: Artifact
     reference: Reference | None
     flag: str = ""
     allow_partial: bool = False
+    weighing: Weighing | None = None
 
     @property
     def digest(self) -> str:
@@ -154,11 +156,21 @@ def open_training(
     reference, eval_reference = _open_references(
         config, objective, model, reference_model, artifact, eval_artifact
     )
-    groups = OpenedGroups(artifact, reference, allow_partial=config.allow_partial)
+    groups = OpenedGroups(
+        artifact,
+        reference,
+        allow_partial=config.allow_partial,
+        weighing=_weighing_of(config, artifact, "GROUPS"),
+    )
     parents = {"groups": groups.digest}
     eval_groups = None
     if eval_artifact is not None:
-        eval_groups = OpenedGroups(eval_artifact, eval_reference, flag=EVAL_FLAG)
+        eval_groups = OpenedGroups(
+            eval_artifact,
+            eval_reference,
+            flag=EVAL_FLAG,
+            weighing=_weighing_of(config, eval_artifact, EVAL_FLAG),
+        )
         parents["eval_groups"] = eval_groups.digest
 
     # The first process opens the output, and may throw away what was there. The others find it.
@@ -223,6 +235,7 @@ def settings_of(config: TrainConfig) -> TrainSettings:
     return TrainSettings(
         objective=objective,
         knobs=knobs,
+        sft_weight=config.sft_weight,
         **start,
         max_steps=max_steps,
         per_device_train_batch_size=config.per_device_train_batch_size,
@@ -243,6 +256,17 @@ def settings_of(config: TrainConfig) -> TrainSettings:
         logging_steps=config.logging_steps,
         report_to=tuple(name for name in config.report_to if name != "none"),
     )
+
+
+def _weighing_of(config: TrainConfig, groups: Artifact, flag: str) -> Weighing | None:
+    """Return what ``--weight-by`` reads of the groups, None where all count alike.
+
+    Raises:
+        UsageError: what is not in the grammar, or a name that is no column of numbers.
+    """
+    if config.weight_by is None:
+        return None
+    return open_weighing(config.weight_by, groups, flag)
 
 
 def _start_of(config: TrainConfig, model: ModelFiles) -> StartSettings:

@@ -146,7 +146,7 @@ class TrainablePolicy:
 
     def scoring(self, settings: TrainSettings, _eval_groups: Sequence[Group]) -> Scoring:
         """Return scores made of log-probabilities."""
-        return PolicyScoring(settings.objective, settings.knobs)
+        return PolicyScoring(settings.objective, settings.knobs, sft_weight=settings.sft_weight)
 
     def calibration(self, _trainer: GroupTrainer) -> None:
         """Return nothing: the scores of a policy are relative to a reference."""

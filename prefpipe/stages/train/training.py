@@ -216,6 +216,10 @@ def _figures(
         "n_eval_groups": len(data.eval_groups),
         "n_eval_responses": sum(len(group.responses) for group in data.eval_groups),
     }
+    if settings.sft_weight:
+        figures["sft_weight"] = settings.sft_weight
+    if data.weights:
+        figures["weights"] = data.weights
     if data.eval_counts:
         figures["eval_counts"] = data.eval_counts
 

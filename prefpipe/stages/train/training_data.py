@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from shlex import quote
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from prefpipe.errors import InputError, StoppedEarly
 from prefpipe.execution.runtime import Runtime
@@ -11,6 +11,7 @@ from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.training_groups import read_rows
 from prefpipe.stages.train.inputs import OpenedGroups, TrainInputs
+from prefpipe.stages.train.loss_weights import describe_weights, weigh_groups
 from prefpipe.stages.train.reference import measure_reference
 from prefpipe.stages.train.trainable import Trainable
 from prefpipe.training.evaluation_split import hold_out, refuse_shared_prompts
@@ -35,7 +36,8 @@ class TrainingData:
 
     ``rows``: of the groups, rejected prompts among them; ``statuses``: what became of each
     response, by key; ``ref_logps``: under the reference, {} without one. ``eval_counts``: responses
-    of ``--eval-groups`` by status.
+    of ``--eval-groups`` by status. ``weights``: what is to be recorded of ``--weight-by``, {}
+    without it.
     """
 
     rows: list[Row]
@@ -44,6 +46,7 @@ class TrainingData:
     eval_groups: list[Group]
     eval_counts: dict[str, int]
     ref_logps: ReferenceLogps
+    weights: dict[str, Any]
 
 
 class _Read(NamedTuple):
@@ -66,17 +69,20 @@ def read_training_data(
         budget: measuring stops between parts before it is over.
 
     Raises:
-        InputError: no group is left, or a prompt is both trained and evaluated on.
-        UsageError: a pair without a reward gap, for an objective that takes its logarithm.
+        InputError: no group is left, a prompt is both trained and evaluated on, or a weight is no
+            finite number of at least 0.
+        UsageError: a pair without a reward gap, for an objective that takes its logarithm; weights
+            that are all 0.
         StoppedEarly: a stop was asked for, or the budget is nearly over; what is measured is kept.
     """
     read = _read(inputs.groups, trainable, inputs.on_too_long, runtime.log)
     trained, eval_groups = hold_out(read.prepared, inputs.eval_fraction, inputs.settings.seed)
 
     eval_counts: dict[str, int] = {}
+    eval_rows = read.rows
     if inputs.eval_groups is not None:
         evaluated = _read(inputs.eval_groups, trainable, inputs.on_too_long, runtime.log)
-        eval_groups = evaluated.prepared.groups
+        eval_groups, eval_rows = evaluated.prepared.groups, evaluated.rows
         eval_counts = dict(sorted(evaluated.prepared.counts.items()))
         _check_apart(read.groups, eval_groups, inputs.eval_groups.flag, runtime.log)
 
@@ -84,8 +90,17 @@ def read_training_data(
     if inputs.objective.needs_reward_gaps:
         require_reward_gaps([*trained.groups, *eval_groups], inputs.objective.name)
 
-    ref_logps, eval_logps = _measure_references(inputs, runtime, budget)
     groups = trained.groups
+    weights: dict[str, Any] = {}
+    if inputs.groups.weighing is not None:
+        groups, weights = weigh_groups(groups, read.rows, inputs.groups.weighing)
+        runtime.log(describe_weights(weights, "the loss is weighted"))
+    # What is held out is weighted by its own mean, so that its loss is on the same scale.
+    eval_source = inputs.eval_groups or inputs.groups
+    if eval_source.weighing is not None and eval_groups:
+        eval_groups, _ = weigh_groups(eval_groups, eval_rows, eval_source.weighing)
+
+    ref_logps, eval_logps = _measure_references(inputs, runtime, budget)
     if ref_logps is not None:
         groups = with_reference(groups, ref_logps)
     if eval_logps is not None:
@@ -97,6 +112,7 @@ def read_training_data(
         eval_groups=eval_groups,
         eval_counts=eval_counts,
         ref_logps=ref_logps or {},
+        weights=weights,
     )
 
 
@@ -109,7 +125,8 @@ def _read(
         IncompleteInputError: parts are missing that may not be.
         InputError: no group is left.
     """
-    rows = read_rows(source.artifact, allow_partial=source.allow_partial)
+    further = [] if source.weighing is None else source.weighing.columns
+    rows = read_rows(source.artifact, allow_partial=source.allow_partial, further=further)
     groups = trainable.groups(rows, source.artifact)
     prepared = prepare_groups(
         groups,

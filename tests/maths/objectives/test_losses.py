@@ -15,6 +15,7 @@ from prefpipe.maths.objectives.losses import (
     bt_loss,
     bt_margin_loss,
     cdpo_loss,
+    ddo_loss,
     dpo_loss,
     hinge_loss,
     infonca_loss,
@@ -289,6 +290,52 @@ def test_nca_is_least_where_each_score_is_the_log_of_its_share_times_the_number_
     scores = (4 * torch.softmax(rewards / 0.5, -1)).log().requires_grad_()
     nca_loss(scores, targets, alpha=0.5).sum().backward()
     assert scores.grad.abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("eta", [0.3, 1.0, 5.0])
+def test_ddo_has_the_gradient_of_the_log_of_the_mean_of_exp_reward_over_eta(eta):
+    """Its target is held fixed, and the gradient is that of ``-log E_pi exp(r / eta)``."""
+    groups = make_groups()
+    scores = groups.scores.clone().requires_grad_()
+    log_policy = scores.masked_fill(~groups.mask, -1e9).log_softmax(-1)
+    value = -(log_policy + groups.rewards / eta).masked_fill(~groups.mask, -1e9).logsumexp(-1)
+    value.sum().backward()
+
+    ours = groups.scores.clone().requires_grad_()
+    ddo_loss(ours, groups.targets, eta=eta).sum().backward()
+    torch.testing.assert_close(ours.grad, scores.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_ddo_with_a_large_eta_is_a_policy_gradient_and_with_a_small_one_fine_tuning_on_the_best():
+    groups = make_groups().prompts(slice(0, 1))
+    pi = groups.scores.softmax(-1)
+    advantages = groups.rewards - (pi * groups.rewards).sum(-1, keepdim=True)
+    for eta, expected in (
+        (1e4, -pi * advantages / 1e4),
+        (1e-4, pi - torch.nn.functional.one_hot(groups.rewards.argmax(-1), 5)),
+    ):
+        scores = groups.scores.clone().requires_grad_()
+        ddo_loss(scores, groups.targets, eta=eta).sum().backward()
+        torch.testing.assert_close(scores.grad, expected, rtol=1e-3, atol=1e-12)
+
+
+def test_ddo_has_nothing_to_do_where_rewards_are_equal_or_the_best_has_all():
+    groups = make_groups()
+    equal = groups.targets._replace(rewards=torch.full_like(groups.rewards, 3.0))
+    assert ddo_loss(groups.scores, equal, eta=1.0).abs().max() < 1e-15
+    certain = 1e3 * torch.nn.functional.one_hot(
+        groups.rewards.masked_fill(~groups.mask, -1e9).argmax(-1), 5
+    )
+    assert ddo_loss(certain.double(), groups.targets, eta=1.0).abs().max() < 1e-12
+
+
+def test_ddo_is_infonca_less_its_entropy_where_the_policy_is_uniform():
+    groups = make_groups()
+    level = torch.zeros_like(groups.scores)
+    target = (groups.rewards / 0.7).masked_fill(~groups.mask, -1e9).softmax(-1)
+    entropy = -(target * target.clamp(min=1e-300).log()).sum(-1)
+    expected = infonca_loss(level, groups.targets, alpha=0.7) - entropy
+    torch.testing.assert_close(ddo_loss(level, groups.targets, eta=0.7), expected)
 
 
 def test_plackett_luce_on_two_responses_is_dpo():

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from prefpipe.maths.objectives.likelihood import sft_loss
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.losses import Targets
 from prefpipe.maths.objectives.registry import find_objective, resolve_knobs
@@ -46,7 +47,7 @@ def ours(name, knobs, policy, reference, exists):
     return group_losses(name, scores, Targets(rewards, rewards > 0.5, mask), knobs).mean()
 
 
-def theirs(loss_type, policy, reference, exists, beta=0.1, label_smoothing=0.0):
+def theirs(loss_type, policy, reference, exists, beta=0.1, label_smoothing=0.0, sft_weight=None):
     """``DPOTrainer._compute_loss`` on a model that gives these token log-probabilities."""
     from trl import DPOTrainer
 
@@ -68,8 +69,8 @@ def theirs(loss_type, policy, reference, exists, beta=0.1, label_smoothing=0.0):
         ld_alpha=None,
         precompute_ref_logps=True,
         f_divergence_type="reverse_kl",
-        loss_types=[loss_type],
-        loss_weights=[1.0],
+        loss_types=[loss_type] if sft_weight is None else [loss_type, "sft"],
+        loss_weights=[1.0] if sft_weight is None else [1.0, sft_weight],
         beta=beta,
         label_smoothing=label_smoothing,
         use_weighting=False,
@@ -118,6 +119,37 @@ def test_losses_of_the_dpo_trainer(name, knobs, loss_type, options, seed):
     assert_same(
         lambda *pairs: ours(name, knobs, *pairs),
         lambda *pairs: theirs(loss_type, *pairs, **options),
+        seed,
+    )
+
+
+@seeds
+@pytest.mark.parametrize("loss_type", ["sigmoid", "ipo"])
+def test_the_term_of_likelihood_is_the_dpo_trainers_sft_where_positives_are_equally_long(
+    loss_type, seed
+):
+    """TRL's is a mean over all tokens of the batch's positives, ours one a response."""
+    name, knobs = {
+        "sigmoid": ("dpo", {"beta": 0.3}),
+        "ipo": ("ipo", {"tau": 0.3, "length_normalise": True}),
+    }[loss_type]
+
+    def alike(policy, reference, exists):
+        exists = exists.clone()
+        exists[:, 0] = torch.arange(N_TOKENS) < 5
+        return policy, reference, exists
+
+    def mine(*pairs):
+        policy, reference, exists = alike(*pairs)
+        mask = torch.ones(N_PAIRS, 2, dtype=torch.bool)
+        targets = Targets(mask * 1.0, torch.tensor([[True, False]]).expand(N_PAIRS, 2), mask)
+        responses = ResponseLogps((policy * exists).sum(-1), exists.sum(-1))
+        likelihood = sft_loss(responses, targets).mean()
+        return ours(name, knobs, policy, reference, exists) + 0.7 * likelihood
+
+    assert_same(
+        mine,
+        lambda *pairs: theirs(loss_type, *alike(*pairs), beta=0.3, sft_weight=0.7),
         seed,
     )
 

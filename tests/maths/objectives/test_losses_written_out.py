@@ -74,6 +74,15 @@ def plackett_luce(s, r, positive, beta):
     return -sum(math.log(softmax(best_first[k:])[0]) for k in range(len(best_first)))
 
 
+def ddo(s, r, positive, held, beta, eta, length_normalise):
+    """The divergence of the target from the policy; ``held`` are the scores that it is made of."""
+    now = softmax(held)
+    expected = sum(p * x for p, x in zip(now, r, strict=True))
+    tilted = [p * math.exp((x - expected) / eta) for p, x in zip(now, r, strict=True)]
+    target = [weight / sum(tilted) for weight in tilted]
+    return sum(q * math.log(q / p) for q, p in zip(target, softmax(s), strict=True))
+
+
 def mmpo(s, r, positive, beta, gamma, comparison):
     if comparison == "group":
         return infonca(s, r, positive, beta, 1 / gamma)
@@ -118,6 +127,7 @@ FORMULAS = {
     "infonca": infonca,
     "nca": nca,
     "plackett-luce": plackett_luce,
+    "ddo": ddo,
     "mmpo": mmpo,
     "odpo": over_pairs(odpo),
     "rpo": over_pairs(rpo),
@@ -147,6 +157,9 @@ def written_out(variant, groups, p, scores):
             "n_tokens": groups.n_tokens[p][exists].tolist(),
             "end_probs": groups.end_probs[p][exists].tolist(),
         }
+    if name == "ddo":
+        # no gradient through the target: other scores meet the target of the groups' own
+        knobs |= {"held": groups.scores[p][exists].tolist()}
     return FORMULAS[name](
         scores[exists].tolist(),
         groups.rewards[p][exists].tolist(),

@@ -35,6 +35,7 @@ def test_the_table_has_the_objectives_and_a_loss_for_each():
         "infonca",
         "nca",
         "plackett-luce",
+        "ddo",
         "mmpo",
         "odpo",
         "rpo",
@@ -55,6 +56,7 @@ def test_a_reference_is_needed_exactly_for_log_ratios():
     assert {name for name, objective in OBJECTIVES.items() if not objective.needs_reference} == {
         "ampo",
         "refa",
+        "ddo",
         "simpo",
         "orpo",
     }
@@ -161,7 +163,7 @@ def test_all_problems_are_reported_at_once():
         (
             "refa",
             {"length_normalise": False},
-            "refa has no knob length_normalise: it belongs to ampo, ipo",
+            "refa has no knob length_normalise: it belongs to ampo, ddo, ipo",
         ),
     ],
 )

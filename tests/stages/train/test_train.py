@@ -389,7 +389,7 @@ def test_length_normalise_has_the_start_value_of_the_objective_unless_given(tmp_
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("eps", 0.2), ("length_normalise", True), ("form", "squared"), ("weight", 0.1)],
+    [("eps", 0.2), ("length_normalise", True), ("eta", 2.0), ("form", "squared"), ("weight", 0.1)],
 )
 def test_a_knob_of_another_objective_is_refused(tmp_path, name, value):
     config = TrainConfig(
@@ -436,6 +436,53 @@ def test_refa_trains_on_groups_whose_ends_it_sees(groups, model, tmp_path):
         )
         losses[price] = pq.read_table(tmp_path / str(price) / "metrics.parquet")["loss"].to_pylist()
     assert losses[1.0][0] > losses[0.0][0]
+
+
+def test_weights_and_likelihood_are_in_the_loss_and_in_the_summary(groups, model, tmp_path):
+    """Margins are 1, 2 and 3 in every prompt: prompts count alike, pairs do not."""
+    first = {}
+    for name, changes in {
+        "plain": {},
+        "sft": {"sft_weight": 0.5},
+        "weighted": {"weight_by": "margin"},
+        "constant": {"weight_by": "0 * margin + 3"},
+    }.items():
+        config = config_of(
+            groups,
+            tmp_path / name,
+            objective="simpo",
+            max_steps=1,
+            num_train_epochs=None,
+            **changes,
+        )
+        summary, said = run(config, model)
+        first[name] = pq.read_table(tmp_path / name / "metrics.parquet").to_pylist()[0]
+        if name == "weighted":
+            assert summary.facts["weights"] == {
+                "expression": "margin",
+                "least": 1.0,
+                "greatest": 1.0,
+                "n_prompts": 6,
+                "effective_prompts": 6.0,
+            }
+            assert any("the loss is weighted by margin: prompts count 1 to 1" in x for x in said)
+    assert first["sft"]["loss"] == pytest.approx(
+        first["plain"]["loss"] - 0.5 * first["plain"]["logps/chosen"], rel=1e-5
+    )
+    assert first["constant"]["loss"] == first["plain"]["loss"]
+    assert abs(first["weighted"]["loss"] - first["plain"]["loss"]) > 1e-5
+
+
+def test_an_expression_that_fits_no_column_leaves_an_older_policy_alone(groups, model, tmp_path):
+    """It is refused before --overwrite throws anything away."""
+    run(config_of(groups, tmp_path / "policy", max_steps=1, num_train_epochs=None), model)
+    before = times_of(tmp_path / "policy")
+    with pytest.raises(UsageError, match=r"names wieght, which is no column of numbers"):
+        run(
+            config_of(groups, tmp_path / "policy", weight_by="wieght", overwrite=True),
+            model,
+        )
+    assert times_of(tmp_path / "policy") == before
 
 
 @pytest.mark.parametrize(
