@@ -21,7 +21,7 @@ def inspect(config: InspectConfig) -> None:
 
         artifact = open_artifact(config.path, verb="inspect")
         unfinished = not_done([artifact.path], strict=config.strict)
-        facts = overview(artifact)
+        facts = overview(artifact, gamma=config.gamma, n_bins=config.bins)
         page = overview_page(facts, width=stdout.width())
     else:
         related = _related(config)

@@ -19,6 +19,15 @@ class InspectConfig(CommandConfig):
     command: ClassVar[str] = "inspect"
 
     path: Path = option(positional=True, metavar="PATH", help="folder of an artifact")
+    gamma: float | None = option(
+        None,
+        minimum=0,
+        metavar="X",
+        help="of groups: show the targets sigma(X x margin) that mmpo would train on",
+    )
+    bins: int | None = option(
+        None, minimum=2, maximum=1000, metavar="N", help="bins of those targets [default: 10]"
+    )
     prompt_id: str | None = option(
         None,
         metavar="ID",
@@ -48,6 +57,10 @@ class InspectConfig(CommandConfig):
 
     def problems(self) -> list[str]:
         problems = super().problems()
+        if self.bins is not None and self.gamma is None:
+            problems.append("--bins goes together with --gamma")
+        if self.gamma is not None and self.prompt_id is not None:
+            problems.append("--gamma is for all pairs of the groups, not for --prompt-id")
         of_one_prompt = {
             "--scores": self.scores is not None,
             "--groups": self.groups is not None,

@@ -6,6 +6,7 @@ table in ``prefpipe.maths.objectives.registry``.
 """
 
 from dataclasses import dataclass, fields
+from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,16 +32,19 @@ YOUNGER = (
 )
 """Identity fields that came after runs were on disk."""
 
+AUTO = "auto"
+"""Of ``--gamma``: chosen by what a point is worth, or by the raters' agreement."""
+
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 
 
 _DEFAULT_OBJECTIVES = ", ".join(f"{name} ({target})" for target, name in DEFAULTS.items())
 
 
-def knob_option(name: str) -> Any:
+def knob_option(name: str, *, more: str = "", metavar: str | None = None) -> Any:
     """Declare the flag of a knob as the objectives that have it declare the knob.
 
-    The help says what it means to each of them, the choices are theirs.
+    The help says what it means to each of them, the choices are theirs; ``more`` stands behind.
     """
     owners_by_meaning: dict[str, list[str]] = {}
     choices: dict[str, None] = {}
@@ -55,7 +59,9 @@ def knob_option(name: str) -> Any:
     for meaning, owners in owners_by_meaning.items():
         # a semicolon parts the meanings from each other
         meanings.append(f"{meaning.replace(';', ',')} ({_owner_words(owners)})")
-    return option(None, choices=tuple(choices), help="; ".join(meanings))
+    if more:
+        meanings.append(more)
+    return option(None, choices=tuple(choices), help="; ".join(meanings), metavar=metavar)
 
 
 def _owner_words(owners: list[str]) -> str:
@@ -64,6 +70,13 @@ def _owner_words(owners: list[str]) -> str:
     if len(others) < 3:
         return f"all of a policy but {' and '.join(others)}"
     return ", ".join(owners)
+
+
+def _is_finite(text: str) -> bool:
+    try:
+        return isfinite(float(text))
+    except ValueError:
+        return False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +114,23 @@ class TrainConfig(TemplatedConfig):
         "wanted; needs --target reward",
     )
     beta: float | None = knob_option("beta")
-    gamma: float | None = knob_option("gamma")
+    gamma: str | None = knob_option(
+        "gamma", more="auto: by --point-wins or --rater-scores (mmpo)", metavar="X"
+    )
+    point_wins: float | None = option(
+        None,
+        identity=False,
+        above=0.5,
+        below=1,
+        help="with --gamma auto: how often a response rated one point higher wins, 0.75 say",
+    )
+    rater_scores: Path | None = option(
+        None,
+        identity=False,
+        metavar="DIR",
+        help="with --gamma auto: scores of the same responses by two raters or more, whose "
+        "agreement gamma is to fit",
+    )
     alpha: float | None = knob_option("alpha")
     deviation: str | None = knob_option("deviation")
     comparison: str | None = knob_option("comparison")
@@ -268,6 +297,7 @@ class TrainConfig(TemplatedConfig):
         return [
             *super().problems(),
             *self._objective_problems(),
+            *self._gamma_problems(),
             *self._length_of_run_problems(),
             *self._adapter_problems(),
             *self._evaluation_problems(),
@@ -311,6 +341,23 @@ class TrainConfig(TemplatedConfig):
                 "--on-too-long truncate: a reward model reads whole conversations, as score gives "
                 "it; drop or error"
             )
+        return problems
+
+    def _gamma_problems(self) -> list[str]:
+        """Return what is wrong with gamma, as text, and with what it is chosen by."""
+        choosers = {"--point-wins": self.point_wins, "--rater-scores": self.rater_scores}
+        given = [flag for flag, value in choosers.items() if value is not None]
+        if self.gamma != AUTO:
+            problems = [f"{flag} goes together with --gamma auto" for flag in given]
+            if self.gamma is not None and not _is_finite(self.gamma):
+                problems.append(f"--gamma must be a finite number or auto, not {self.gamma!r}")
+            return problems
+
+        problems = []
+        if self.objective != "mmpo":
+            problems.append("--gamma auto belongs to --objective mmpo")
+        if len(given) != 1:
+            problems.append(f"--gamma auto needs one of {' and '.join(choosers)}")
         return problems
 
     def _length_of_run_problems(self) -> list[str]:

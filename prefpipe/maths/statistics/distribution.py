@@ -32,11 +32,14 @@ class Distribution:
     counts: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, name: str, values: np.ndarray, unit: str = "") -> Self:
+    def of(
+        cls, name: str, values: np.ndarray, unit: str = "", *, edges: np.ndarray | None = None
+    ) -> Self:
         """Describe (N,) numbers, NaN where there is none.
 
-        Bins are equally wide and begin at multiples of 1, 2, 2.5 or 5 times a power of ten, at
-        most ``N_BINS`` + 1 of them. Whole numbers within a range below ``N_BINS`` have a bin each.
+        Without ``edges``, which hold all numbers, bins are equally wide and begin at multiples of
+        1, 2, 2.5 or 5 times a power of ten, at most ``N_BINS`` + 1 of them. Whole numbers within a
+        range below ``N_BINS`` have a bin each.
         """
         values = np.asarray(values, np.float64)
         finite = values[np.isfinite(values)]
@@ -46,7 +49,7 @@ class Distribution:
             return cls(name, unit, 0, n_missing, n_infinite)
 
         with np.errstate(all="ignore"):
-            edges = _edges(finite)
+            edges = _edges(finite) if edges is None else edges
             mean = float(finite.mean())
             median = float(np.median(finite))
 

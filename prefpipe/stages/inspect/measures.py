@@ -13,7 +13,9 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefpipe.maths.statistics.calibration import preference_probabilities
 from prefpipe.maths.statistics.distribution import Distribution
+from prefpipe.stages.check.pairs import targets_of
 
 NOT_KNOWN = "not known"
 """What an import does not tell, or a server."""
@@ -207,9 +209,13 @@ class EmbeddingMeasure:
 
 
 class GroupMeasure:
-    """Roles, sizes, margins and coverage costs."""
+    """Roles, sizes, margins and coverage costs; with a gamma, the targets that MMPO makes of pairs.
 
-    def __init__(self) -> None:
+    ``n_bins``: of the targets.
+    """
+
+    def __init__(self, gamma: float | None = None, n_bins: int = 10) -> None:
+        self.gamma, self.n_bins = gamma, n_bins
         self.numbers = Numbers()
         self.roles: Counter[str] = Counter()
         self.sizes: Counter[str] = Counter()
@@ -224,6 +230,8 @@ class GroupMeasure:
         for role in ("positive", "negative"):
             self.numbers.add(role, kept.filter(pc.equal(kept["role"], role))["reward"])
 
+        if self.gamma is not None:
+            self.numbers.add("pair margin", _pair_margins(kept))
         groups = _groups_of(kept)
         self.n_groups += len(groups)
         self.n_optimal += int(groups["is_optimal"].sum())
@@ -256,6 +264,10 @@ class GroupMeasure:
             has_bound = not np.isnan(gaps).all()
             facts["n_groups_optimal"] = self.n_optimal
             facts["largest_gap_to_lower_bound"] = float(np.nanmax(gaps)) if has_bound else None
+        if self.gamma is not None:
+            targets = targets_of(self.numbers["pair margin"], self.gamma)
+            facts["target_near_half_share"] = targets["share_near_half"]
+            facts["target_near_one_share"] = targets["share_near_one"]
         return facts
 
     def distributions(self) -> list[Distribution]:
@@ -272,7 +284,32 @@ class GroupMeasure:
             Distribution.of(title, self.numbers[name], unit)
             for name, (title, unit) in titles.items()
         ]
+        if self.gamma is not None:
+            targets = preference_probabilities(self.gamma * self.numbers["pair margin"])
+            unit = f"sigma({self.gamma:g} x margin) of each pair"
+            edges = np.linspace(0.0, 1.0, self.n_bins + 1)
+            distributions.append(Distribution.of("MMPO target", targets, unit, edges=edges))
         return [distribution for distribution in distributions if distribution.n]
+
+
+def _pair_margins(kept: pa.Table) -> np.ndarray:
+    """Return the reward margin of every pair (N,).
+
+    The pairs are those that select named, in a group without any each positive with each negative.
+    """
+    margins: list[float] = []
+    columns = ["prompt_id", "role", "reward", "beats"]
+    rows = pl.DataFrame(kept.select(columns))
+    for group in rows.partition_by("prompt_id", maintain_order=True):
+        named = group["beats"].drop_nulls().to_list()
+        if named or group["beats"].null_count() < len(group):
+            margins += [pair["margin"] for pairs in named for pair in pairs]
+            continue
+        is_positive = (group["role"] == "positive").to_numpy()
+        rewards = group["reward"].to_numpy()
+        differences = rewards[is_positive][:, None] - rewards[~is_positive][None, :]
+        margins += differences.ravel().tolist()
+    return np.array(margins, np.float64)
 
 
 def _groups_of(kept: pa.Table) -> pl.DataFrame:

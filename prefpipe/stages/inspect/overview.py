@@ -10,9 +10,10 @@ import pyarrow as pa
 from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, Schema, embeddings_schema
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
-from prefpipe.maths.statistics.distribution import Distribution
+from prefpipe.errors import UsageError
+from prefpipe.maths.statistics.distribution import N_BINS, Distribution
 from prefpipe.stages.inspect.curves import read_curves
-from prefpipe.stages.inspect.measures import MEASURES
+from prefpipe.stages.inspect.measures import MEASURES, GroupMeasure
 
 SCHEMAS: dict[str, Schema] = {
     schema.name: schema for schema in (*ALIKE_EVERYWHERE, embeddings_schema(1, half=False))
@@ -21,8 +22,16 @@ MAX_REASONS = 20
 """Reasons listed for each status: many carry a number of their own, one for each row."""
 
 
-def overview(artifact: Artifact) -> dict[str, Any]:
+def overview(
+    artifact: Artifact, *, gamma: float | None = None, n_bins: int | None = None
+) -> dict[str, Any]:
     """Return what is to be known of an artifact.
+
+    Args:
+        artifact: of any kind.
+        gamma: of groups: MMPO's, for the targets that it would make of their pairs; None: no
+            targets.
+        n_bins: of their distribution, None: 10.
 
     The parts on disk are read one by one, every byte verified.
 
@@ -33,10 +42,17 @@ def overview(artifact: Artifact) -> dict[str, Any]:
 
     Raises:
         CorruptPartError: a part is damaged.
+        UsageError: a gamma, and the artifact holds no groups.
     """
     record = artifact.record
     kind = record.schema.split("/")[0]
     measure = MEASURES[kind]() if kind in MEASURES else None
+    if gamma is not None:
+        if kind != "groups":
+            raise UsageError(
+                f"--gamma is for the pairs of groups, and {artifact.path} holds {kind}"
+            )
+        measure = GroupMeasure(gamma, n_bins or N_BINS)
     present = artifact.present(range(artifact.n_parts), allow_partial=True)
 
     columns: dict[str, dict[str, Any]] = {}

@@ -1,6 +1,6 @@
 """What a training run is given: opened, checked, and signed with the run's fingerprint."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -31,6 +31,7 @@ from prefpipe.maths.objectives.registry import (
 )
 from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import parent_identity
+from prefpipe.stages.train.auto_gamma import gamma_of
 from prefpipe.stages.train.earlier_run import (
     refuse_checkpoint_of_another_run,
     start_again_if_changed,
@@ -138,7 +139,7 @@ def open_training(
         FingerprintError: the output folder holds another run.
     """
     start = _start_of(config, model)
-    settings = settings_of(config)
+    settings = settings_of(config, runtime.log)
     objective = find_objective(settings.objective)
 
     artifact = open_input(config.groups, schema="groups", name="GROUPS")
@@ -149,6 +150,8 @@ def open_training(
         # The same set is to be evaluated on every time: no part may be missing.
         eval_artifact.present(range(eval_artifact.n_parts), allow_partial=False)
         read_from[EVAL_FLAG] = config.eval_groups
+    if config.rater_scores is not None:
+        read_from["--rater-scores"] = config.rater_scores
     refuse_nesting(config.output, read_from)
     check_settings(settings, processes().num_processes)
     check_start(start)
@@ -213,14 +216,22 @@ def open_training(
     )
 
 
-def settings_of(config: TrainConfig) -> TrainSettings:
+def settings_of(
+    config: TrainConfig, say: Callable[[str], None] = lambda _line: None
+) -> TrainSettings:
     """Return the run's settings: what was given, else the objective's start values.
 
+    Args:
+        config: the stage's knobs.
+        say: is told what was chosen where ``auto`` was asked for.
+
     Raises:
-        UsageError: a knob that the objective does not have, or a bad value.
+        InputError: no scores to choose gamma by.
+        UsageError: a knob that the objective does not have, or a bad value; no gamma that fits.
     """
     objective = objective_of(config.target, config.objective)
-    knobs = resolve_knobs(objective, {name: getattr(config, name) for name in KNOB_NAMES})
+    given = {name: getattr(config, name) for name in KNOB_NAMES}
+    knobs = resolve_knobs(objective, given | {"gamma": gamma_of(config, say)})
 
     start = START_VALUES[objective]._asdict()
     if config.lora_r:

@@ -1,5 +1,7 @@
 """What is measured of each kind of artifact, on tables small enough to count by hand."""
 
+import math
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -193,6 +195,32 @@ def test_groups_have_sizes_margins_and_costs_and_rejected_prompts_are_counted() 
         1,
     )
     assert (found["reward of positives"].mean, found["reward of negatives"].mean) == (3.0, 0.5)
+
+
+def test_the_targets_of_pairs_are_those_that_select_named_or_all_of_the_roles() -> None:
+    """a: margins 2 and 3; b: the named pair alone, 1; c: pairs were named, and none is left."""
+    two_roles = [("positive", 3.0), ("negative", 1.0), ("negative", 0.0)]
+    rows = [
+        {"prompt_id": "a", "sample_idx": i, "role": role, "reward": reward}
+        for i, (role, reward) in enumerate(two_roles)
+    ]
+    named = [[{"sample_idx": 1, "margin": 1.0}], [], []]
+    for prompt_id, beats in (("b", named), ("c", [[], [], []])):
+        rows += [
+            row | {"prompt_id": prompt_id, "beats": each}
+            for row, each in zip(rows[:3], beats, strict=True)
+        ]
+    rows.append({"prompt_id": "d", "status": "tie", "reason": "all equal"})
+
+    measure = GroupMeasure(gamma=math.log(3), n_bins=20)
+    measure.add(table(GROUPS, rows))
+    targets = by_name(measure)["MMPO target"]
+    assert (targets.n, len(targets.counts)) == (3, 20)
+    assert (targets.min, targets.median, targets.max) == pytest.approx((3 / 4, 9 / 10, 27 / 28))
+    assert targets.unit == "sigma(1.09861 x margin) of each pair"
+    facts = measure.facts()
+    assert (facts["target_near_half_share"], facts["target_near_one_share"]) == (0, 1 / 3)
+    assert "MMPO target" not in by_name(GroupMeasure())
 
 
 def test_groups_without_a_bound_have_no_gap() -> None:

@@ -11,7 +11,7 @@ from support.finished_run import N_PARTS, N_PROMPTS, K, N, copy_to, original
 from support.pipelines import open_artifact, table_of
 
 from prefpipe.artifacts.schemas import CANDIDATES
-from prefpipe.errors import CorruptPartError
+from prefpipe.errors import CorruptPartError, UsageError
 from prefpipe.pages.overview import overview_page
 from prefpipe.stages.inspect.overview import overview, type_words
 
@@ -146,3 +146,16 @@ def test_groups_without_a_bound_have_a_page() -> None:
     found = found_of("groups")
     found["facts"]["largest_gap_to_lower_bound"] = None
     assert "largest gap to lower bound  -" in page_of(found, 120)
+
+
+def test_a_gamma_adds_the_targets_to_the_page_of_groups_and_is_refused_elsewhere() -> None:
+    groups = open_artifact(original() / "run" / "groups")
+    found = overview(groups, gamma=2.0, n_bins=4)
+    (targets,) = [each for each in found["distributions"] if each["name"] == "MMPO target"]
+    assert targets["edges"] == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert sum(targets["counts"]) == targets["n"] == found["facts"]["roles"]["negative"]
+    assert "MMPO target, sigma(2 x margin) of each pair" in page_of(found, 80)
+    with pytest.raises(
+        UsageError, match=r"--gamma is for the pairs of groups, and .* holds scores"
+    ):
+        overview(open_artifact(original() / "run" / "scores"), gamma=2.0)
