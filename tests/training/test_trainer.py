@@ -366,6 +366,7 @@ def test_a_row_counts_the_tokens_that_were_computed(tmp_path, shared_prompt):
 WEIGHTS = (1.5, 0.5, 0.0, 2.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"max_batch_tokens": 12}], ids=["one pass", "two passes"])
 def test_a_step_is_the_mean_of_the_prompts_losses_times_their_weights(tmp_path, changes):
     groups = make_groups(4)
@@ -398,6 +399,7 @@ def test_a_step_is_the_mean_of_the_prompts_losses_times_their_weights(tmp_path, 
     assert trainer.state.log_history[0]["loss"] == pytest.approx(losses, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [{}, {"max_batch_tokens": 12}], ids=["one pass", "two passes"])
 def test_the_positives_likelihood_is_added_to_the_objective(tmp_path, changes):
     """The gradient less the objective's own is that of a plain loop over the positives."""

@@ -16,7 +16,9 @@ from support.loss_groups import (
     row_of,
 )
 
-from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
+from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.registry import ALL_OBJECTIVES, resolve_knobs
+from prefpipe.maths.objectives.scores import group_losses
 
 ALL = pytest.mark.parametrize("variant", VARIANTS)
 PAIRWISE = [variant for variant in VARIANTS if comparison_of(variant) == "pair"]
@@ -320,6 +322,42 @@ def test_a_pairwise_loss_is_the_mean_over_positives_and_negatives(variant):
         ]
         alone = [losses_of(variant, one.responses(torch.tensor(pair))) for pair in pairs]
         torch.testing.assert_close(losses_of(variant, one), torch.stack(alone).mean(0))
+
+
+def weighted_losses(variant, groups, weights):
+    """The losses with weights (P, R, R) of the pairs."""
+    name, knobs = VARIANTS[variant]
+    responses = ResponseLogps(groups.scores, groups.n_tokens, groups.end_probs)
+    targets = groups.targets._replace(pair_weights=weights)
+    return group_losses(name, groups.scores, targets, resolve_knobs(name, knobs), responses)
+
+
+@ALL
+@pytest.mark.parametrize("weight", [1.0, 0.3])
+def test_equal_weights_of_pairs_change_nothing(variant, weight):
+    groups = make_groups()
+    weights = torch.full((6, 5, 5), weight, dtype=torch.float64)
+    torch.testing.assert_close(
+        weighted_losses(variant, groups, weights), losses_of(variant, groups)
+    )
+
+
+@pytest.mark.parametrize("variant", PAIRWISE)
+def test_a_weighted_loss_is_the_weighted_mean_over_pairs_each_by_itself(variant):
+    """Weights 2, 0 and 1: the pair of weight 0 is as good as not there, NaN elsewhere is not seen."""
+    pairs = {(0, 2): 2.0, (2, 1): 0.0, (0, 3): 1.0}
+    groups = make_groups(n_prompts=1)
+    named = torch.zeros(1, 5, 5, dtype=torch.bool)
+    weights = torch.full((1, 5, 5), float("nan"), dtype=torch.float64)
+    expected = 0.0
+    for (chosen, rejected), weight in pairs.items():
+        named[0, chosen, rejected] = True
+        weights[0, chosen, rejected] = weight
+        two = groups.responses(torch.tensor([chosen, rejected]))
+        alone = losses_of(variant, two._replace(positives=torch.tensor([[True, False]])))
+        expected = expected + weight * alone / 3.0
+    groups = groups._replace(pairs=named)
+    torch.testing.assert_close(weighted_losses(variant, groups, weights), expected)
 
 
 @pytest.mark.parametrize("variant", PAIRWISE)

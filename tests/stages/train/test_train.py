@@ -438,6 +438,7 @@ def test_refa_trains_on_groups_whose_ends_it_sees(groups, model, tmp_path):
     assert losses[1.0][0] > losses[0.0][0]
 
 
+@pytest.mark.slow
 def test_weights_and_likelihood_are_in_the_loss_and_in_the_summary(groups, model, tmp_path):
     """Margins are 1, 2 and 3 in every prompt: prompts count alike, pairs do not."""
     first = {}
@@ -473,6 +474,7 @@ def test_weights_and_likelihood_are_in_the_loss_and_in_the_summary(groups, model
     assert abs(first["weighted"]["loss"] - first["plain"]["loss"]) > 1e-5
 
 
+@pytest.mark.slow
 def test_an_expression_that_fits_no_column_leaves_an_older_policy_alone(groups, model, tmp_path):
     """It is refused before --overwrite throws anything away."""
     run(config_of(groups, tmp_path / "policy", max_steps=1, num_train_epochs=None), model)
