@@ -28,6 +28,8 @@ from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.errors import CorruptPartError, InputError
 
+SMALL_BYTES = 2**20
+"""A part up to here is decoded where it is asked for: to hand it to threads takes longer."""
 FOOTER_KEY = "prefpipe"
 CHECKSUM_KEY = "prefpipe.checksum"
 BLANK = b"0" * 64
@@ -245,7 +247,10 @@ def read_part(
         if missing:
             raise InputError(f"{path} has no column `{missing[0]}`; it has: {', '.join(names)}")
         also = [name for name in if_there if name in names and name not in (columns or ())]
-        table = file.read(columns=None if columns is None else [*columns, *also])
+        table = file.read(
+            columns=None if columns is None else [*columns, *also],
+            use_threads=len(data) > SMALL_BYTES,
+        )
     except (pa.ArrowException, OSError) as error:
         # its digests agree: whoever wrote it wrote no Parquet
         raise CorruptPartError(

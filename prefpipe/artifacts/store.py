@@ -7,7 +7,7 @@ run and were made from the parent parts that are on disk now; everything else is
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shlex import quote
@@ -73,13 +73,19 @@ class Artifact:
         """Return where a part is."""
         return self.path / part_name(index, self.n_parts)
 
-    def footer(self, index: int) -> PartFooter:
+    def footer(
+        self, index: int, *, read: Callable[[Path], PartFooter] = parts.read_footer
+    ) -> PartFooter:
         """Return a part's footer, checked against the run.
+
+        Args:
+            index: the part.
+            read: reads it, or knows it from before.
 
         Raises:
             CorruptPartError: missing, damaged, or made by another run than ``run.json`` describes.
         """
-        footer = parts.read_footer(self.part_path(index))
+        footer = read(self.part_path(index))
         self._check(footer, index)
         return footer
 

@@ -173,8 +173,8 @@ class RequestThreads:
             n_on_the_way = self._n_on_the_way
         if n_on_the_way:
             self._run.log(
-                f"waiting up to {self._run.grace_s:.0f} s for {n_on_the_way} answers that are on "
-                "their way and paid for; a second signal drops them"
+                f"waiting for {n_on_the_way} answers that are on their way and paid for; "
+                "a second signal drops them"
             )
 
     def _n_waiting(self) -> int:

@@ -59,8 +59,8 @@ SHOWS_MESSAGES = "RAY_LOG_TO_DRIVER"
 """Ray's own variable: set to 1, what Ray and its workers print appears on stderr."""
 HOW_TO_CONNECT = (
     "run the command on a node of the cluster, with --on ray or the HOST:PORT that `ray status` "
-    "shows there, or name the head's client port, ray://HOST:10001. RAY_LOG_TO_DRIVER=1 shows what "
-    "Ray prints"
+    "shows there, or name the head's client port, ray://HOST:10001. A cluster with tokens wants "
+    "RAY_AUTH_MODE=token. RAY_LOG_TO_DRIVER=1 shows what Ray prints"
 )
 RAY_PREFIX = re.compile(r"^\[[^]]*\] (\(\w+\) )?\S+:\d+: ")
 """Time, process and line of Ray's source, before a message."""
@@ -289,7 +289,7 @@ class _Client:
             answer = self._channel.receive()
         if answer is None:
             raise UsageError(
-                f"no Ray cluster {self._where} answers: {self._last_words()}",
+                f"the Ray cluster {self._where} does not answer: {self._last_words()}",
                 hint=HOW_TO_CONNECT,
             )
         if answer["type"] == "refused":

@@ -32,7 +32,7 @@ from prefpipe.status.origins import (
     locate_merged_part,
     locate_parent,
 )
-from prefpipe.status.part_states import part_states
+from prefpipe.status.part_states import SeenFooters, part_states
 
 SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
 """Stages that write `SUMMARY_FILE` when everything else is on disk."""
@@ -46,6 +46,7 @@ class StatusChecker:
 
     def __init__(self) -> None:
         self._known: dict[tuple[Path, bool], ArtifactStatus] = {}
+        self._footers = SeenFooters()
 
     def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
@@ -97,7 +98,7 @@ class StatusChecker:
                     parents[name] = parent
 
         # not those of another configuration: one line says of all parts that they differ
-        states = part_states(artifact, parents, quick=quick)
+        states = part_states(artifact, parents, self._footers, quick=quick)
         unfinished = []
         if record.stage in SUMMARY_STAGES and not (path / SUMMARY_FILE).exists():
             unfinished.append(StatusFinding(Effect.UNFINISHED, _unfinished(path)))

@@ -1,9 +1,11 @@
 """Which parts of an artifact are missing, damaged, or of other parents than those on disk now."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts import parts
+from prefpipe.artifacts.parts import PartFooter
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
@@ -29,15 +31,38 @@ class PartStates(NamedTuple):
         return {*self.missing, *self.outdated, *self.corrupt}
 
 
-def part_states(artifact: Artifact, parents: Mapping[str, Artifact], *, quick: bool) -> PartStates:
+class SeenFooters:
+    """The footers of one look at a run: a part's own status and all that is made of it need it."""
+
+    def __init__(self) -> None:
+        self._by_place: dict[Path, PartFooter] = {}
+
+    def read(self, path: Path) -> PartFooter:
+        """Return a footer, read once."""
+        place = path.absolute()
+        if place not in self._by_place:
+            self._by_place[place] = parts.read_footer(path)
+        return self._by_place[place]
+
+    def verify(self, path: Path) -> PartFooter:
+        """Return a footer, every byte of the part compared with it now."""
+        footer = parts.verify_part(path)
+        self._by_place[path.absolute()] = footer
+        return footer
+
+
+def part_states(
+    artifact: Artifact, parents: Mapping[str, Artifact], footers: SeenFooters, *, quick: bool
+) -> PartStates:
     """Look at every part.
 
     Args:
         artifact: whose parts they are.
         parents: those that are on disk and still the ones that it was made from.
+        footers: what this look at the run has read.
         quick: read the footers alone, and not every byte.
     """
-    digests = _ParentDigests(artifact.record.stage, parents)
+    digests = _ParentDigests(artifact.record.stage, parents, footers)
     n_rows = 0
     missing, of_other_run, outdated, corrupt = [], [], [], []
     reasons = []
@@ -48,7 +73,7 @@ def part_states(artifact: Artifact, parents: Mapping[str, Artifact], *, quick: b
             continue
 
         try:
-            footer = parts.read_footer(part) if quick else parts.verify_part(part)
+            footer = footers.read(part) if quick else footers.verify(part)
         except (CorruptPartError, InputError) as error:
             # damaged, not to be read, or of a newer release
             corrupt.append(index)
@@ -83,7 +108,8 @@ def part_states(artifact: Artifact, parents: Mapping[str, Artifact], *, quick: b
 class _ParentDigests:
     """The digests of the parents' parts on disk now; what is not there is counted, not judged."""
 
-    def __init__(self, stage: str, parents: Mapping[str, Artifact]) -> None:
+    def __init__(self, stage: str, parents: Mapping[str, Artifact], footers: SeenFooters) -> None:
+        self._footers = footers
         self._whole_names = WHOLE_PARENTS.get(stage, ())
         self._parents = parents
         self._n_unknown: dict[str, int] = {}
@@ -96,7 +122,7 @@ class _ParentDigests:
             return None
         try:
             if self._whole_names is not None and name not in self._whole_names:
-                return parent.footer(index).data_sha256
+                return parent.footer(index, read=self._footers.read).data_sha256
             if name not in self._whole:
                 # once for all parts: it reads the footer of every part of the parent
                 self._whole[name] = parent.digest()

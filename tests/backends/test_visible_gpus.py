@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from prefpipe.backends.visible_gpus import deal_gpus, visible_gpus
 from prefpipe.errors import UsageError
@@ -93,14 +91,17 @@ def test_a_list_that_is_too_short_is_refused_with_both_numbers(
     assert message in caught.value.message
 
 
-@given(
-    st.lists(st.integers(0, 15).map(str), unique=True, max_size=16),
-    st.integers(1, 17) | st.none(),
-    st.integers(1, 17) | st.none(),
-)
-def test_no_gpu_has_two_workers_and_every_worker_has_as_many(
-    names: list[str], n_workers: int | None, each: int | None
-) -> None:
+NUMBERS = [None, *range(1, 10)]
+
+
+@pytest.mark.parametrize("names", [list("93706158"[:n]) for n in range(9)], ids="".join)
+def test_no_gpu_has_two_workers_and_every_worker_has_as_many(names: list[str]) -> None:
+    for n_workers in NUMBERS:
+        for each in NUMBERS:
+            check_dealing(names, n_workers, each)
+
+
+def check_dealing(names: list[str], n_workers: int | None, each: int | None) -> None:
     devices = ",".join(names)
     try:
         dealt = deal_gpus(environment(devices), n_workers, each, n_installed=16)

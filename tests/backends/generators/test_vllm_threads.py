@@ -18,7 +18,8 @@ from prefpipe.backends.protocol import GenerationRequest, SamplingParams
 from prefpipe.cli.main import run
 from prefpipe.errors import EngineDeadError
 
-pytestmark = pytest.mark.vllm
+# vLLM is loaded up to three times in a test.
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(600)]
 
 N_THREADS = 8
 ENDLESS = SamplingParams(400)

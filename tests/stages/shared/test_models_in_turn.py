@@ -229,7 +229,7 @@ def test_a_stop_opens_no_other_model() -> None:
         maker = Maker(models, [(0, 1)] * 200)
         threading.Timer(0.3, stop.set).start()
         started = time.monotonic()
-        with pytest.raises(StoppedEarly, match="had not been sampled with all models"):
+        with pytest.raises(StoppedEarly, match="stopped as asked between two models"):
             list(made(maker, runtime))
         assert time.monotonic() - started < 2
     assert world.opened == [0]
