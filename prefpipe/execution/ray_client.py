@@ -161,6 +161,8 @@ class Client:
             time.sleep(1)
             now_s = time.monotonic()
             waiting = [worker for worker in list(self._workers.values()) if worker.is_waiting]
+
+            # Said anew when others wait, after all had a place.
             if not waiting:
                 has_said = False
             elif not has_said and now_s - waiting[0].asked_at_s > PATIENCE_S:
