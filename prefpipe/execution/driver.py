@@ -7,6 +7,9 @@ A worker that ends before its parts are on disk has lost them: they are handed o
 another worker takes its place. A part that was lost is suspect: it is given to a worker that has no
 other, so that a part which kills its worker takes none with it the second time. Lost three times,
 it is set aside and named; the others go on, and the command exits with 1.
+
+Where a worker fails at one part after another, the parts are not to blame: a disk is full, a server
+refuses the key. It gets no more of them, and the command ends once there is no worker left.
 """
 
 import queue
@@ -27,7 +30,10 @@ from prefpipe.execution.this_process import OpenSource, listed
 MOST_LOSSES = 3
 """A part that was lost so often is set aside."""
 MOST_FRUITLESS = 3
-"""A worker's place stays empty when so many in a row ended there without having made a part."""
+"""A worker's place stays empty when so many in a row ended there without having made a part.
+
+Or when one failed at so many different parts in a row.
+"""
 POLL_S = 0.1
 CLOSING_S = 30.0
 """How long workers may take to close their engines, once no part is left."""
@@ -116,6 +122,9 @@ class _Place:
         self.is_ready = False
         self.has_ended = False
         self.n_fruitless = 0
+        self.failed_parts: set[int] = set()
+        """Parts at which it failed since it made one."""
+        self.is_closing = False
         self.failure: Failure | None = None
 
 
@@ -188,7 +197,8 @@ class _DrivenJob:
         )
         place.link = self._crew.start(order, self._inbox)
         place.parts.clear()
-        place.is_waiting = place.is_ready = place.has_ended = False
+        place.failed_parts.clear()
+        place.is_waiting = place.is_ready = place.has_ended = place.is_closing = False
         place.failure = None
 
     def _tell_all(self, message: Message) -> None:
@@ -204,7 +214,7 @@ class _DrivenJob:
     def _hand_out(self) -> None:
         """Give a part to every worker that waits for one."""
         for place in self._places:
-            if place.link is None or not place.is_waiting:
+            if place.link is None or not place.is_waiting or place.is_closing:
                 continue
             # A suspect part is alone with its worker.
             if any(self._losses[index] for index in place.parts):
@@ -237,6 +247,7 @@ class _DrivenJob:
             self._log(f"{place.link.name}: {message['line']}")
         elif kind == "made":
             place.n_fruitless = 0
+            place.failed_parts.clear()
             part = PartMade(message["index"], message["tally"], message["elapsed_s"])
             yield from self._note_made(place, part)
         elif kind == "failed":
@@ -247,6 +258,7 @@ class _DrivenJob:
                 self._lost.append(message["index"])
             else:
                 self._note_loss(message["index"], failure.message)
+                self._note_failure(place, message["index"], failure)
         elif kind == "error":
             place.failure = Failure.in_message(message)
         elif kind == "end":
@@ -270,6 +282,15 @@ class _DrivenJob:
             f"{reason}"
         )
 
+    def _note_failure(self, place: _Place, index: int, failure: Failure) -> None:
+        """Hand a worker no more parts that fails at one after another."""
+        place.failed_parts.add(index)
+        if failure.is_engine_dead or len(place.failed_parts) < MOST_FRUITLESS:
+            return
+        assert place.link is not None
+        place.failure, place.is_closing, place.n_fruitless = failure, True, MOST_FRUITLESS
+        place.link.send({"type": "stop"})
+
     def _see_end(self, place: _Place) -> Iterator[PartMade]:
         """See to a worker that is gone: its parts, and who takes its place."""
         link, place.link = place.link, None
@@ -284,7 +305,10 @@ class _DrivenJob:
             if self._job.is_done(index):
                 yield from self._note_made(place, PartMade(index, {}, 0.0))
         n_lost = len(place.parts)
-        if not self._is_stopping:
+        if place.has_ended:
+            # Handed out when it was ending, and never begun.
+            self._lost.extend(sorted(place.parts))
+        elif not self._is_stopping:
             for index in sorted(place.parts):
                 self._note_loss(index, reason)
         place.parts.clear()
@@ -292,6 +316,8 @@ class _DrivenJob:
         if self._is_stopping or self._is_ending:
             return
         if not place.has_ended or place.failure is not None:
+            if place.is_closing:
+                how = f"gave up after {len(place.failed_parts)} parts failed"
             parts = f"; {n_lost} open parts are made again" if n_lost else ""
             why = f": {place.failure.message}" if place.failure is not None else ""
             self._log(f"warning: {link.name} {how}{why}{parts}")
@@ -313,15 +339,17 @@ class _DrivenJob:
         Raises:
             PrefpipeError: naming the parts, and what became of them.
         """
-        if self._set_aside:
+        if self._set_aside and (self._is_stopping or self._is_ending):
             shown = ", ".join(str(index) for index in sorted(self._set_aside)[:8])
             more = ", ..." if len(self._set_aside) > 8 else ""
             first = self._set_aside[min(self._set_aside)]
+            is_stopped = self._is_stopping
+            others = "finished parts are kept" if is_stopped else "all others are finished"
             raise PrefpipeError(
                 f"{len(self._set_aside)} parts were lost {MOST_LOSSES} times and set aside: part "
                 f"{shown}{more}; the first one: {first}",
-                hint="all others are finished. Run the same command with --workers 1, without "
-                "--on, to see the error of these parts",
+                hint=f"{others}. Run the same command without --workers and --on, to see the error "
+                "of these parts",
             )
         if self._is_stopping or self._is_ending:
             return
