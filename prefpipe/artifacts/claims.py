@@ -485,8 +485,8 @@ def remove_claims(artifact: Path, run: str, made: Collection[int]) -> None:
     Those are claims of parts that are on disk, whoever held them, and of other runs.
     """
     storage = ClaimFolder(artifact)
+    of_other_runs = {claim.part for claim in read_claims(artifact) if claim.run != run}
     for index in storage.list():
-        claim = Claim.from_bytes(storage.read(index) or b"")
-        if index in made or (claim is not None and claim.run != run):
+        if index in made or index in of_other_runs:
             storage.delete(index)
     storage.remove_if_empty()

@@ -3,13 +3,13 @@
 Workers pull, so that a slow one does not keep the others waiting at the end. What a worker wrote is
 on disk, whole; all that travels is which part, and what was counted.
 
-A worker that ends before its parts are on disk has lost them: they are handed out again, and
-another worker takes its place. A part that was lost is suspect: it is given to a worker that has no
-other, so that a part which kills its worker takes none with it the second time. Lost three times,
-it is set aside and named; the others go on, and the command exits with 1.
+A worker that ends before its parts are on disk has lost them, and another worker takes its place. A
+part that was lost is suspect: it is handed out again when there is no other, to a worker that has
+no other, so that a part which kills its worker takes none with it the second time. Lost three
+times, it is set aside and named; the others go on, and the command exits with 1.
 
-Where a worker fails at one part after another, the parts are not to blame: a disk is full, a server
-refuses the key. It gets no more of them, and the command ends once there is no worker left.
+A worker may be what is wrong, or the disk. So one that makes nothing has no place for long: not
+after several ends in a row, nor after several parts in a row that it could not make.
 """
 
 import queue
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.errors import PrefpipeError, StoppedEarly, UsageError, error_with_code
+from prefpipe.errors import PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.channel import Failure, Message, Order, json_values
 from prefpipe.execution.part_maker import PartMade
 from prefpipe.execution.part_source import PartSource
@@ -30,10 +30,9 @@ from prefpipe.execution.this_process import OpenSource, listed
 MOST_LOSSES = 3
 """A part that was lost so often is set aside."""
 MOST_FRUITLESS = 3
-"""A worker's place stays empty when so many in a row ended there without having made a part.
-
-Or when one failed at so many different parts in a row.
-"""
+"""A worker's place stays empty when so many in a row ended there without having made a part."""
+MOST_FAILED = 5
+"""And when a worker failed at so many parts in a row, none of which was lost before."""
 POLL_S = 0.1
 CLOSING_S = 30.0
 """How long workers may take to close their engines, once no part is left."""
@@ -122,9 +121,7 @@ class _Place:
         self.is_ready = False
         self.has_ended = False
         self.n_fruitless = 0
-        self.failed_parts: set[int] = set()
-        """Parts at which it failed since it made one."""
-        self.is_closing = False
+        self.n_failed = 0
         self.failure: Failure | None = None
 
 
@@ -197,8 +194,7 @@ class _DrivenJob:
         )
         place.link = self._crew.start(order, self._inbox)
         place.parts.clear()
-        place.failed_parts.clear()
-        place.is_waiting = place.is_ready = place.has_ended = place.is_closing = False
+        place.is_waiting = place.is_ready = place.has_ended = False
         place.failure = None
 
     def _tell_all(self, message: Message) -> None:
@@ -214,7 +210,7 @@ class _DrivenJob:
     def _hand_out(self) -> None:
         """Give a part to every worker that waits for one."""
         for place in self._places:
-            if place.link is None or not place.is_waiting or place.is_closing:
+            if place.link is None or not place.is_waiting or place.n_failed >= MOST_FAILED:
                 continue
             # A suspect part is alone with its worker.
             if any(self._losses[index] for index in place.parts):
@@ -227,9 +223,10 @@ class _DrivenJob:
             place.link.send({"type": "part", "index": index})
 
     def _next_part(self, *, is_idle: bool) -> int | None:
-        if self._lost and is_idle:
+        index = self._source.next_part()
+        if index is None and is_idle and self._lost:
             return self._lost.popleft()
-        return self._source.next_part()
+        return index
 
     def _hear(self, place: _Place, message: Message | None) -> Iterator[PartMade]:
         """Act on what a worker said."""
@@ -246,19 +243,14 @@ class _DrivenJob:
             assert place.link is not None
             self._log(f"{place.link.name}: {message['line']}")
         elif kind == "made":
-            place.n_fruitless = 0
-            place.failed_parts.clear()
+            place.n_fruitless = place.n_failed = 0
             part = PartMade(message["index"], message["tally"], message["elapsed_s"])
             yield from self._note_made(place, part)
         elif kind == "failed":
+            self._note_failure(place, message["index"], Failure.in_message(message))
+        elif kind == "returned":
             place.parts.discard(message["index"])
-            failure = Failure.in_message(message)
-            if failure.exit_code == StoppedEarly.exit_code:
-                # Given back by a worker that was asked to stop: that is no fault of the part.
-                self._lost.append(message["index"])
-            else:
-                self._note_loss(message["index"], failure.message)
-                self._note_failure(place, message["index"], failure)
+            self._lost.append(message["index"])
         elif kind == "error":
             place.failure = Failure.in_message(message)
         elif kind == "end":
@@ -268,6 +260,15 @@ class _DrivenJob:
         place.parts.discard(part.index)
         self._source.made(part)
         yield part
+
+    def _note_failure(self, place: _Place, index: int, failure: Failure) -> None:
+        """Put back a part that a worker could not make; end one that can make none."""
+        place.parts.discard(index)
+        place.n_failed += not self._losses[index]
+        self._note_loss(index, failure.message)
+        if place.n_failed >= MOST_FAILED and place.link is not None:
+            place.failure = failure
+            place.link.send({"type": "stop"})
 
     def _note_loss(self, index: int, reason: str) -> None:
         """Put a lost part back, or set it aside."""
@@ -282,15 +283,6 @@ class _DrivenJob:
             f"{reason}"
         )
 
-    def _note_failure(self, place: _Place, index: int, failure: Failure) -> None:
-        """Hand a worker no more parts that fails at one after another."""
-        place.failed_parts.add(index)
-        if failure.is_engine_dead or len(place.failed_parts) < MOST_FRUITLESS:
-            return
-        assert place.link is not None
-        place.failure, place.is_closing, place.n_fruitless = failure, True, MOST_FRUITLESS
-        place.link.send({"type": "stop"})
-
     def _see_end(self, place: _Place) -> Iterator[PartMade]:
         """See to a worker that is gone: its parts, and who takes its place."""
         link, place.link = place.link, None
@@ -304,11 +296,14 @@ class _DrivenJob:
             # It may have died between the part and the word that it is made.
             if self._job.is_done(index):
                 yield from self._note_made(place, PartMade(index, {}, 0.0))
-        n_lost = len(place.parts)
         if place.has_ended:
             # Handed out when it was ending, and never begun.
             self._lost.extend(sorted(place.parts))
-        elif not self._is_stopping:
+            place.parts.clear()
+        n_lost = len(place.parts)
+        # Such a part is lost three times at most, whoever has it.
+        is_parts_fault = any(self._losses[index] for index in place.parts)
+        if not self._is_stopping:
             for index in sorted(place.parts):
                 self._note_loss(index, reason)
         place.parts.clear()
@@ -316,20 +311,19 @@ class _DrivenJob:
         if self._is_stopping or self._is_ending:
             return
         if not place.has_ended or place.failure is not None:
-            if place.is_closing:
-                how = f"gave up after {len(place.failed_parts)} parts failed"
             parts = f"; {n_lost} open parts are made again" if n_lost else ""
             why = f": {place.failure.message}" if place.failure is not None else ""
             self._log(f"warning: {link.name} {how}{why}{parts}")
+        place.n_fruitless += not is_parts_fault
         self._fill(place)
 
     def _fill(self, place: _Place) -> None:
         """Start another worker in the place of one that is gone, unless that would be in vain."""
-        place.n_fruitless += 1
         failure = place.failure
         # What is wrong with flags or files is wrong for the next one, too.
         is_hopeless = failure is not None and not place.is_ready and not failure.is_engine_dead
-        if is_hopeless or place.n_fruitless >= MOST_FRUITLESS or self._has_nothing_left():
+        is_fruitless = place.n_fruitless >= MOST_FRUITLESS or place.n_failed >= MOST_FAILED
+        if is_hopeless or is_fruitless or self._has_nothing_left():
             return
         self._start(place)
 
@@ -339,25 +333,29 @@ class _DrivenJob:
         Raises:
             PrefpipeError: naming the parts, and what became of them.
         """
-        if self._set_aside and (self._is_stopping or self._is_ending):
-            shown = ", ".join(str(index) for index in sorted(self._set_aside)[:8])
-            more = ", ..." if len(self._set_aside) > 8 else ""
-            first = self._set_aside[min(self._set_aside)]
-            is_stopped = self._is_stopping
-            others = "finished parts are kept" if is_stopped else "all others are finished"
-            raise PrefpipeError(
-                f"{len(self._set_aside)} parts were lost {MOST_LOSSES} times and set aside: part "
-                f"{shown}{more}; the first one: {first}",
-                hint=f"{others}. Run the same command without --workers and --on, to see the error "
-                "of these parts",
-            )
-        if self._is_stopping or self._is_ending:
+        if self._is_stopping:
+            return
+        if self._has_nothing_left():
+            self._raise_what_is_set_aside()
             return
         for place in self._places:
             failure = place.failure
             if failure is not None:
                 raise error_with_code(failure.exit_code, failure.message, hint=failure.hint)
         raise PrefpipeError(
-            "the workers end before they make a part",
+            "no worker is left: one after another ended before it had made a part",
             hint="read what they printed above, and try the same command without --workers",
+        )
+
+    def _raise_what_is_set_aside(self) -> None:
+        if not self._set_aside:
+            return
+        shown = ", ".join(str(index) for index in sorted(self._set_aside)[:8])
+        more = ", ..." if len(self._set_aside) > 8 else ""
+        first = self._set_aside[min(self._set_aside)]
+        raise PrefpipeError(
+            f"{len(self._set_aside)} parts were lost {MOST_LOSSES} times and set aside: part "
+            f"{shown}{more}; the first one: {first}",
+            hint="all others are finished. Run the same command without --workers and --on, to see "
+            "the error of these parts",
         )

@@ -72,7 +72,7 @@ class PartLoop(Generic[Prepared]):
 
         A batch system sends its signal to all processes of a job, an engine's own ones included.
         """
-        if not self._runtime.should_stop():
+        if not (self._errors and self._runtime.should_stop()):
             return
         for index, error in list(self._errors.items()):
             if isinstance(error, EngineDeadError):

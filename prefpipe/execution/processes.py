@@ -79,6 +79,7 @@ class LocalWorker:
         self.name = f"worker {order.number} (pid {self._process.pid})"
         self._channel = SocketChannel(ours)
         self._inbox = inbox
+        self._has_closed_line = False
         self._channel.send(order.message())
         threading.Thread(target=self._listen, name=self.name, daemon=True).start()
 
@@ -109,8 +110,6 @@ class LocalWorker:
     def _kill_session(self) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
-
-    _has_closed_line = False
 
     def _listen(self) -> None:
         while (message := self._channel.receive()) is not None:

@@ -153,6 +153,7 @@ class RayWorkers:
         try:
             probe = probe_for(Path.cwd(), token_path, _paths_read(job.config))
             expected = Expected(versions_here(), token)
+
             message = {
                 "type": "connect",
                 "address": "auto" if self._address is None else self._address.text,
@@ -286,6 +287,8 @@ class _Client:
         watch.start()
         answer = self._channel.receive()
         watch.cancel()
+
+        # There is a cluster: that its nodes are looked at ends by itself.
         if answer is not None and answer["type"] == "reached":
             answer = self._channel.receive()
         if answer is None:
@@ -307,12 +310,15 @@ class _Client:
                 self._links[message["worker"]].hear(message)
         if self._is_closed:
             return
+
         failure = Failure(
             f"the connection to the Ray cluster {self._where} has ended: {self._last_words()}",
             "finished parts are kept; run the same command again once the cluster is back",
             PrefpipeError.exit_code,
             is_engine_dead=False,
         )
+
+        # In the lock: a link that is started from here on is lost as well.
         with self._starting:
             self._failure = failure
             links = list(self._links.values())

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from prefpipe.artifacts.store import Output, Shard
 from prefpipe.configs.stage import StageConfig
+from prefpipe.errors import EngineNotOpenedError
 from prefpipe.execution.main_thread import MainThread
 from prefpipe.execution.part_maker import PartMade, PartMaker, Tally
 
@@ -109,3 +110,19 @@ class Runtime:
     def is_worker(self) -> bool:
         """Whether another process, the driver, opened the output and hands out the parts."""
         return self.executor is not None and self.executor.is_worker
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Return a section in which an engine is opened, with nothing to finish.
+
+        Raises:
+            EngineNotOpenedError: in a worker, what the block raised: its driver must not take it
+                for the fault of a part.
+        """
+        try:
+            with self.interruptible():
+                yield
+        except Exception as error:
+            if self.is_worker:
+                raise EngineNotOpenedError(error) from error
+            raise

@@ -187,6 +187,7 @@ class JudgeAnswers:
                 else:
                     self._claimed[question.key] = is_done
                     mine.append(question)
+
         try:
             yield mine, of_others
         finally:
