@@ -337,6 +337,7 @@ class ClaimWatch:
             self._since[index] = (data, seen_at)
             is_expired = self._is_expired(claim, now - seen_at)
             seen[index] = SeenClaim(index, data, claim, is_expired)
+
         return seen
 
     def _is_expired(self, claim: Claim | None, unchanged_s: float) -> bool:

@@ -135,7 +135,8 @@ class _DrivenJob:
         # No more than there are parts left to make: each would load a model for nothing.
         n_places = min(crew.n_workers, len(job.to_do))
         self._places = [_Place(number) for number in range(1, n_places + 1)]
-        self._lost: deque[int] = deque()
+        self._again: deque[int] = deque()
+        """Parts that were lost or given back."""
         self._losses: Counter[int] = Counter()
         self._set_aside: dict[int, str] = {}
         self._is_stopping = False
@@ -156,6 +157,7 @@ class _DrivenJob:
                     place.link.end()
             self._crew.close()
             self._source.close()
+
         self._raise_what_failed()
 
     def _serve(self) -> Iterator[PartMade]:
@@ -205,7 +207,7 @@ class _DrivenJob:
     def _has_nothing_left(self) -> bool:
         """Return whether every part is made or set aside, so that none can come back."""
         in_hands = any(place.parts for place in self._places)
-        return not in_hands and not self._lost and self._source.is_over()
+        return not in_hands and not self._again and self._source.is_over()
 
     def _hand_out(self) -> None:
         """Give a part to every worker that waits for one."""
@@ -224,8 +226,8 @@ class _DrivenJob:
 
     def _next_part(self, *, is_idle: bool) -> int | None:
         index = self._source.next_part()
-        if index is None and is_idle and self._lost:
-            return self._lost.popleft()
+        if index is None and is_idle and self._again:
+            return self._again.popleft()
         return index
 
     def _hear(self, place: _Place, message: Message | None) -> Iterator[PartMade]:
@@ -250,7 +252,7 @@ class _DrivenJob:
             self._note_failure(place, message["index"], Failure.in_message(message))
         elif kind == "returned":
             place.parts.discard(message["index"])
-            self._lost.append(message["index"])
+            self._again.append(message["index"])
         elif kind == "error":
             place.failure = Failure.in_message(message)
         elif kind == "end":
@@ -274,7 +276,7 @@ class _DrivenJob:
         """Put a lost part back, or set it aside."""
         self._losses[index] += 1
         if self._losses[index] < MOST_LOSSES:
-            self._lost.append(index)
+            self._again.append(index)
             return
         self._set_aside[index] = reason
         self._source.failed(index, PrefpipeError(reason))

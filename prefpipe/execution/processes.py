@@ -76,6 +76,7 @@ class LocalWorker:
                 env={**environment, CHANNEL_VARIABLE: str(its.fileno())},
                 start_new_session=True,
             )
+
         self.name = f"worker {order.number} (pid {self._process.pid})"
         self._channel = SocketChannel(ours)
         self._inbox = inbox

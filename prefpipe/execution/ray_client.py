@@ -222,6 +222,7 @@ class ActorWorker:
                 sys.stderr.write("the raylet, Ray's own process on this machine, has ended\n")
                 sys.stderr.flush()
                 os._exit(1)
+
         if self._is_over:
             how = "was ended by its driver"
         self.is_waiting = False
@@ -313,6 +314,7 @@ def connect(message: Message, connection: Connection, channel: SocketChannel) ->
             refusals.append(refusal(facts.host, address, problems))
         else:
             connection.expected = with_packages_of(connection.expected, facts)
+
     if refusals:
         raise UsageError(
             f"{len(refusals)} of {len(nodes)} nodes of the Ray cluster cannot make parts:\n  "
@@ -320,6 +322,7 @@ def connect(message: Message, connection: Connection, channel: SocketChannel) ->
             hint="workers need the driver's versions, and its folders under the same names: "
             "use a folder that all nodes share, and one environment for all",
         )
+
     return f"Ray cluster {message['where']}: {connection.free()}"
 
 
@@ -370,6 +373,7 @@ def main() -> int:
         )
         channel.send({"type": "refused", **failure.as_fields()})
         return 2
+
     channel.send({"type": "connected", "line": line})
     Client(channel, connection).serve()
     # The actors end with the job.

@@ -96,6 +96,7 @@ def address_of(on: str, environment: Mapping[str, str]) -> Address | None:
             f"{source}: {given!r} is no address of a Ray cluster",
             hint="give HOST:PORT, as `ray start --head` prints it, or ray://HOST:10001",
         )
+
     text = f"{scheme}{has_scheme}{host}:{port}"
     return Address(text, host.strip("[]"), int(port))
 
@@ -245,6 +246,7 @@ class _Client:
                 stderr=prints_to,
                 start_new_session=True,
             )
+
         self._channel = SocketChannel(ours)
         self._channel.send(connect)
         try:
@@ -252,6 +254,7 @@ class _Client:
         except BaseException:
             self.close()
             raise
+
         threading.Thread(target=self._listen, name="ray", daemon=True).start()
 
     def send(self, message: Message) -> None:
@@ -265,6 +268,7 @@ class _Client:
             link = RayLink(number, f"worker {order.number} (without a node yet)", self, inbox)
             self._links[number] = link
             failure = self._failure
+
         if failure is None:
             self.send({"type": "start", "worker": number, "order": order._asdict()})
         else:
@@ -296,6 +300,7 @@ class _Client:
                 f"the Ray cluster {self._where} does not answer: {self._last_words()}",
                 hint=HOW_TO_CONNECT,
             )
+
         if answer["type"] == "refused":
             failure = Failure.in_message(answer)
             hint = failure.hint or HOW_TO_CONNECT
@@ -308,6 +313,7 @@ class _Client:
                 self._job.runtime.log(message["line"])
             else:
                 self._links[message["worker"]].hear(message)
+
         if self._is_closed:
             return
 

@@ -20,14 +20,14 @@ DIES = "dies"
 UNOPENED = Failure("no memory on this GPU", None, 1, is_engine_dead=True)
 DISK_FULL = Failure("no space left on the disk", "make room", 1, is_engine_dead=False)
 
-Fate = str | Failure
+Outcome = str | Failure
 """What becomes of a part: it is made, its worker dies, or a failure is said."""
 
 
 class ScriptedLink:
     """A worker that answers at once, as a script says."""
 
-    def __init__(self, number: int, inbox: Inbox, script: Callable[[int, int], Fate]) -> None:
+    def __init__(self, number: int, inbox: Inbox, script: Callable[[int, int], Outcome]) -> None:
         self.name, self._number, self._inbox, self._script = (
             f"worker {number}",
             number,
@@ -44,14 +44,14 @@ class ScriptedLink:
             self._leave({"type": "end"})
             return
         index = message["index"]
-        fate = self._script(self._number, index)
-        if fate == DIES:
+        outcome = self._script(self._number, index)
+        if outcome == DIES:
             self._leave()
-        elif fate is UNOPENED:
+        elif outcome is UNOPENED:
             error = {"type": "error", **UNOPENED.as_fields()}
             self._leave({"type": "returned", "index": index}, error)
-        elif isinstance(fate, Failure):
-            failed = {"type": "failed", "index": index, **fate.as_fields()}
+        elif isinstance(outcome, Failure):
+            failed = {"type": "failed", "index": index, **outcome.as_fields()}
             self._say(failed, {"type": "pull"})
         else:
             made = {"type": "made", "index": index, "tally": {}, "elapsed_s": 0.0}
@@ -72,7 +72,7 @@ class ScriptedLink:
 class ScriptedCrew:
     """Workers that follow one script; counts how often each place was filled."""
 
-    def __init__(self, n_workers: int, script: Callable[[int, int], Fate]) -> None:
+    def __init__(self, n_workers: int, script: Callable[[int, int], Outcome]) -> None:
         self.n_workers, self._script = n_workers, script
         self.n_started: Counter[int] = Counter()
 
@@ -108,10 +108,10 @@ def drive(crew: ScriptedCrew) -> list[int]:
     return [part.index for part in Driver(crew).make_parts(job)]
 
 
-@pytest.mark.parametrize("fate", [DIES, UNOPENED])
-def test_a_place_that_makes_nothing_costs_no_part(fate: Fate) -> None:
+@pytest.mark.parametrize("outcome", [DIES, UNOPENED])
+def test_a_place_that_makes_nothing_costs_no_part(outcome: Outcome) -> None:
     """Of a GPU that is broken: three workers in its place, and the others make all parts."""
-    crew = ScriptedCrew(3, lambda number, _index: fate if number == 2 else MADE)
+    crew = ScriptedCrew(3, lambda number, _index: outcome if number == 2 else MADE)
     assert sorted(drive(crew)) == list(range(N_PARTS))
     assert crew.n_started == {1: 1, 2: 3, 3: 1}
 
@@ -131,7 +131,7 @@ def test_a_full_disk_ends_the_workers_with_its_own_error() -> None:
     """Five parts a worker, and not three times each of all."""
     tried: Counter[int] = Counter()
 
-    def fails(_number: int, index: int) -> Fate:
+    def fails(_number: int, index: int) -> Outcome:
         tried[index] += 1
         return DISK_FULL
 

@@ -258,6 +258,7 @@ class ModelsInTurn(Models):
             with self._changed:
                 self._parts.remove(part)
                 self._changed.notify_all()
+
         return rows
 
     def _ask_open(
