@@ -300,7 +300,7 @@ class _DrivenJob:
                 yield from self._note_made(place, PartMade(index, {}, 0.0))
         if place.has_ended:
             # Handed out when it was ending, and never begun.
-            self._lost.extend(sorted(place.parts))
+            self._again.extend(sorted(place.parts))
             place.parts.clear()
         n_lost = len(place.parts)
         # Such a part is lost three times at most, whoever has it.
