@@ -298,6 +298,10 @@ class _DrivenJob:
             # It may have died between the part and the word that it is made.
             if self._job.is_done(index):
                 yield from self._note_made(place, PartMade(index, {}, 0.0))
+        if place.has_ended:
+            # Handed out when it was ending, and never begun.
+            self._again.extend(sorted(place.parts))
+            place.parts.clear()
         n_lost = len(place.parts)
         # Such a part is lost three times at most, whoever has it.
         is_parts_fault = any(self._losses[index] for index in place.parts)
@@ -354,6 +358,6 @@ class _DrivenJob:
         raise PrefpipeError(
             f"{len(self._set_aside)} parts were lost {MOST_LOSSES} times and set aside: part "
             f"{shown}{more}; the first one: {first}",
-            hint="all others are finished. Run the same command with --workers 1, without "
-            "--on, to see the error of these parts",
+            hint="all others are finished. Run the same command without --workers and --on, to see "
+            "the error of these parts",
         )

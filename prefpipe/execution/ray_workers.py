@@ -28,6 +28,7 @@ from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.channel import Failure, Message, Order, SocketChannel
 from prefpipe.execution.driver import Inbox
+from prefpipe.execution.processes import module_command
 from prefpipe.execution.ray_nodes import Expected, probe_for, versions_here
 from prefpipe.execution.runtime import Job
 
@@ -239,7 +240,7 @@ class _Client:
         prints_to: Any = sys.__stderr__ if connect["shows_messages"] else self._printed
         with its:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "prefpipe.execution.ray_client"],
+                module_command("prefpipe.execution.ray_client"),
                 stdin=its.fileno(),
                 stdout=prints_to,
                 stderr=prints_to,

@@ -4,6 +4,8 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -218,6 +220,45 @@ def test_an_engine_that_no_worker_can_open_is_no_fault_of_the_parts(
     assert "set aside" not in ended.stderr
 
 
+def test_a_disk_that_takes_no_part_ends_the_command_and_not_every_part_is_made_three_times(
+    prompts: Path, tmp_path: Path
+) -> None:
+    """No file may grow beyond 6 KiB: enough for run.json, too little for a part of 30 responses."""
+    sampling = ["--backend", "fake", "--model", "fake", "--n", 30, "--part-size", 1]
+    words = ["generate", prompts, *sampling, "-o", tmp_path / "out", "--workers", 2]
+    prefpipe = [sys.executable, "-m", "prefpipe"]
+    ended = subprocess.run(
+        ["prlimit", "--fsize=6144", *prefpipe, *map(str, words)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert ended.stderr.count("error:") == 1, ended.stderr
+    assert "error: cannot write" in ended.stderr
+    assert "set aside" not in ended.stderr
+    again = run_command(*words)
+    assert again.code == 0, again.stderr
+
+
+def test_modules_in_the_working_directory_take_no_module_s_place_in_workers(
+    prompts: Path, tmp_path: Path
+) -> None:
+    """``python -m`` would find a user's ``select.py`` before the library's; a script does not."""
+    for name in ("select", "queue", "datasets", "prefpipe"):
+        (tmp_path / f"{name}.py").write_text(f"raise RuntimeError('{name}.py of the user')\n")
+    main = "from prefpipe.__main__ import main; main()"
+    words = map(str, generate(prompts, tmp_path / "out", "--workers", 2))
+    ended = subprocess.run(
+        [sys.executable, "-P", "-c", main, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
 REFUSALS: Sequence[tuple[list[object], str]] = (
     (["--workers", 0], "--workers must be 1 or more, or auto, not 0"),
     (["--workers", "two"], "--workers must be 1 or more, or auto, not two"),
@@ -246,7 +287,12 @@ def test_what_no_worker_can_load_is_one_error(candidates: Path, tmp_path: Path) 
     assert "Traceback" not in ended.stderr
 
 
-def test_a_worker_that_nobody_drives_is_an_error() -> None:
+@pytest.mark.parametrize("channel", [None, "", "nonsense", "-1", "1", "4095"])
+def test_a_worker_that_nobody_drives_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, channel: str | None
+) -> None:
+    if channel is not None:
+        monkeypatch.setenv("PREFPIPE_WORKER_CHANNEL", channel)
     ended = run_command("worker")
     assert ended.code == 2
     assert "run a stage with --workers N" in ended.stderr
