@@ -25,8 +25,31 @@ class Advance(Protocol):
         ...
 
 
+class ShowProgress(Protocol):
+    """What shows how far something is."""
+
+    def __call__(
+        self, description: str, total: int, /, *, in_bunches: bool = ...
+    ) -> AbstractContextManager[Advance]:
+        """Show progress until the context is left.
+
+        Args:
+            description: what is done and the unit it is counted in, ``generate: part``.
+            total: units to do.
+            in_bunches: many units end together after a long time without one, so that their pace
+                says nothing of the time left.
+        """
+        ...
+
+
 @contextmanager
-def no_progress(_description: str, _total: int) -> Iterator[Advance]:
+def no_progress(
+    _description: str,
+    _total: int,
+    /,
+    *,
+    in_bunches: bool = False,  # noqa: ARG001
+) -> Iterator[Advance]:
     """Stand in for a progress bar where there is no terminal."""
     yield lambda _n, _tally=None: None
 
@@ -98,7 +121,7 @@ class Runtime:
     is_hurried: Callable[[], bool] = lambda: False
     grace_s: float = 20.0
     ends_at: float | None = None
-    progress: Callable[[str, int], AbstractContextManager[Advance]] = no_progress
+    progress: ShowProgress = no_progress
     context: Mapping[str, Any] = field(default_factory=dict)
     shard: Shard = Shard()
     how_to_go_on: str = "run the same command again to go on"

@@ -66,6 +66,9 @@ def open_models(models: Sequence[Openable], runtime: Runtime) -> "Models":
 class Models(ABC):
     """Engines by number, which the threads of several parts share."""
 
+    finish_parts_in_bunches = False
+    """Whether many parts end together, after a long time without one."""
+
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._changed = threading.Condition()
@@ -193,6 +196,8 @@ class ModelsTogether(Models):
 class ModelsInTurn(Models):
     """One of them is open at a time, and many parts are sampled with it before the next one is."""
 
+    finish_parts_in_bunches = True
+
     def __init__(self, models: Sequence[Openable], runtime: Runtime) -> None:
         super().__init__(runtime)
         self._models = models
@@ -290,8 +295,7 @@ class ModelsInTurn(Models):
                     return self._open
                 if self._runtime.should_stop():
                     raise StoppedEarly(
-                        "stopped as asked between two models; parts that had not been sampled with "
-                        "all of them are made again",
+                        "stopped as asked between two models",
                         hint=self._runtime.how_to_go_on,
                     )
                 following = self._following_model()
