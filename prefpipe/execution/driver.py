@@ -302,18 +302,19 @@ class _DrivenJob:
             # Handed out when it was ending, and never begun.
             self._again.extend(sorted(place.parts))
             place.parts.clear()
-        n_lost = len(place.parts)
+        lost = sorted(place.parts)
         # Such a part is lost three times at most, whoever has it.
-        is_parts_fault = any(self._losses[index] for index in place.parts)
+        is_parts_fault = any(self._losses[index] for index in lost)
         if not self._is_stopping:
-            for index in sorted(place.parts):
+            for index in lost:
                 self._note_loss(index, reason)
         place.parts.clear()
 
         if self._is_stopping or self._is_ending:
             return
         if not place.has_ended or place.failure is not None:
-            parts = f"; {n_lost} open parts are made again" if n_lost else ""
+            again = ", ".join(str(index) for index in lost if index not in self._set_aside)
+            parts = f"; its open parts are made again: {again}" if again else ""
             why = f": {place.failure.message}" if place.failure is not None else ""
             self._log(f"warning: {link.name} {how}{why}{parts}")
         place.n_fruitless += not is_parts_fault
@@ -355,9 +356,12 @@ class _DrivenJob:
         shown = ", ".join(str(index) for index in sorted(self._set_aside)[:8])
         more = ", ..." if len(self._set_aside) > 8 else ""
         first = self._set_aside[min(self._set_aside)]
+        count = len(self._set_aside)
+        are = "1 part was" if count == 1 else f"{count} parts were"
+
         raise PrefpipeError(
-            f"{len(self._set_aside)} parts were lost {MOST_LOSSES} times and set aside: part "
-            f"{shown}{more}; the first one: {first}",
+            f"{are} lost {MOST_LOSSES} times and set aside: part {shown}{more}; "
+            f"the first one: {first}",
             hint="all others are finished. Run the same command without --workers and --on, to see "
             "the error of these parts",
         )

@@ -200,8 +200,7 @@ def test_a_part_that_kills_its_worker_is_set_aside_and_the_others_are_made(
     ended = run_command(*words, "-o", tmp_path / "scores", "--workers", n_workers)
     assert ended.code == 1
     numbers = ", ".join(map(str, poisoned))
-    line = f"{len(poisoned)} parts were lost 3 times and set aside: part {numbers};"
-    assert line in ended.stderr
+    assert f"lost 3 times and set aside: part {numbers};" in ended.stderr
     made = sorted(int(path.name[5:10]) for path in (tmp_path / "scores").glob("part-*"))
     assert made == [number for number in range(6) if number not in poisoned]
 
