@@ -334,6 +334,7 @@ def test_a_closed_stdout_is_no_error(prompts: Path) -> None:
     assert ended.returncode == 0, ended.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(prompts: Path) -> None:
     """``prefpipe ... | head -0`` ends without a traceback."""
     run(generate(prompts))
