@@ -60,9 +60,10 @@ def slurm_array(
     stage = _partwise(settled(stage, lambda _line: None))
     parts = _parts_to_make(stage, log, quick=config.quick)
     if config.array > parts.n_parts:
+        noun = "part" if parts.n_parts == 1 else "parts"
         raise UsageError(
-            f"--array {config.array} is more than the {parts.n_parts} parts of {stage.output}: "
-            f"{config.array - parts.n_parts} tasks would have nothing to do",
+            f"--array {config.array} is more than the {parts.n_parts} {noun} of {stage.output}: "
+            f"{config.array - parts.n_parts} would have nothing to do",
             hint=f"pass --array {parts.n_parts} or less, or make smaller parts where the prompts "
             "are read: --part-size",
         )
