@@ -525,3 +525,10 @@ def test_what_is_no_claim_is_left_alone(storage: ClaimFolder) -> None:
     assert held(storage, claimant(1)).take(3)
     remove_claims(storage.path.parent, RUN, range(10))
     assert len(list(storage.path.iterdir())) == 4
+
+
+def test_a_claim_that_cannot_be_read_ends_no_finished_run(storage: ClaimFolder) -> None:
+    assert held(storage, claimant(1)).take(2)
+    (storage.path / "part-00003.json").mkdir()
+    remove_claims(storage.path.parent, RUN, range(10))
+    assert storage.list() == {3}

@@ -98,9 +98,9 @@ class EngineProcesses:
 
 def _descendants(pid: int) -> list[int]:
     """Return the children of a process and theirs, where the system lists them."""
-    found: list[int] = []
+    pids: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             for child in map(int, path.read_text().split()):
-                found += [child, *_descendants(child)]
-    return found
+                pids += [child, *_descendants(child)]
+    return pids
