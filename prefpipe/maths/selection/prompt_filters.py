@@ -11,9 +11,10 @@ With y+ and y- the usable responses of the highest and the lowest reward, a prom
 
 The first three are RIP (arXiv 2501.18578), the others are usual for verifiable rewards **(ours)**.
 
-A filter looks at the pool and not at what a strategy chooses from it, so that every strategy keeps
-the same prompts (**ours**; RIP pairs best with worst, and there the two are the same). The idea of
-RIP: a prompt whose worst answer is bad or short, or far from the best, is a bad prompt.
+A filter looks at the pool and not at what a strategy chooses from it, so that strategies that are
+compared keep the same prompts (**ours**; RIP pairs best with worst, and there the two are the
+same). Prompts without a group count for no quantile. The idea of RIP: a prompt whose worst answer
+is bad or short, or far from the best, is a bad prompt.
 """
 
 from typing import Any, NamedTuple
