@@ -21,7 +21,8 @@ class Selection(NamedTuple):
 
     Attributes:
         positives: (p,) best reward first.
-        negatives: (k,) ascending index; no index is in both.
+        negatives: (k,) ascending index; no index is in both. None under ``best-of-n``, of which a
+            batch has one column of -1.
         cost: Opt-Select's objective of the negatives; NaN without embeddings or distances.
         lower_bound: a proven bound on the least possible cost; NaN under other strategies than
             ``opt-select``.

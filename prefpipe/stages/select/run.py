@@ -9,8 +9,9 @@ Promises: prompts follow the order of the candidates. Positives come first, the 
 others, then negatives by sample index. Rows are joined by key. Every candidate that is left out is
 counted under its reason. The rows are the same whatever the number of workers.
 
-A part is screened (`screening`), chosen from (`part`), written as rows (`group_table`) and summed
-up (`tally`, `summary`).
+A part is screened (`screening`, and `prompt_filters` for whole prompts), chosen from (`part`),
+written as rows (`group_table`) and summed up (`tally`, `summary`). What the strategy needs beside
+rewards is looked for first (`strategy_inputs`).
 """
 
 import os

@@ -69,6 +69,20 @@ def test_reward_position_goes_to_the_lower_of_two_as_near():
     assert pair([3.0, 1.0, 0.0, 4.0], "reward-position", k=1, position=0.0) == (3, 1)
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("k", [1, 3])
+def test_far_below_the_mean_is_bottom_k_and_far_above_the_best_of_the_rest(seed, k):
+    """As the paper's checkpoints write argmax and argmin: mu + 1000 sigma, mu - 1000 sigma."""
+    rewards, _ = random_pool(seed, n=10)
+    low = select_responses(rewards, k=k, strategy="reward-position", position=-1000.0)
+    high = select_responses(rewards, k=k, strategy="reward-position", position=1000.0)
+    assert (
+        low.negatives.tolist()
+        == select_responses(rewards, k=k, strategy="bottom-k").negatives.tolist()
+    )
+    assert high.negatives.tolist() == sorted(np.argsort(-rewards)[1 : k + 1].tolist())
+
+
 # delta-ucb, drts, delta-quantile
 
 

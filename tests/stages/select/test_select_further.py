@@ -461,3 +461,26 @@ def test_naming_scorers_in_another_order_is_no_other_run(tmp_path: Path) -> None
     flags = ["--strategy", "delta-ucb", "--reward", "one + two"]
     assert select(tmp_path, *flags) == 0
     assert select(tmp_path, *flags, "--spread-of", "two", "--spread-of", "one") == 0
+
+
+def test_thresholds_that_moved_are_another_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A part of the scores is made again with other rewards: a quantile moves for all parts."""
+    write_pools(tmp_path, FILTERED, part_size=1)
+    flags = ["--strategy", "best-worst", "--max-gap", "0.5"]
+    assert select(tmp_path, *flags) == 0
+    before = digests_of(tmp_path / "groups")
+
+    scores = open_artifact(tmp_path / "scores")
+    table, footer = scores.read(3)
+    place = table.column_names.index("reward")
+    other = table.set_column(place, "reward", pa.array([3.0, 3.25]))
+    output = open_output(tmp_path / "scores", scores.record, shard=Shard(), overwrite=False)
+    output.write(3, other, counts={"ok": 2}, parents=footer.parents)
+    capsys.readouterr()
+    assert select(tmp_path, *flags) == 2
+    assert "thresholds" in words(capsys)
+    assert digests_of(tmp_path / "groups") == before
+    assert select(tmp_path, *flags, "--overwrite") == 0
+    assert set(rejected(tmp_path)) == {"a", "b", "tied"}
