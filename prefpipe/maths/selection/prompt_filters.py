@@ -17,6 +17,7 @@ same). Prompts without a group count for no quantile. The idea of RIP: a prompt 
 is bad or short, or far from the best, is a bad prompt.
 """
 
+from numbers import Real
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ import numpy as np
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.registry import PromptFilters
 from prefpipe.maths.selection.screening import LARGEST_REWARD
+from prefpipe.maths.selection.validation import as_numbers
 
 
 class PoolFacts(NamedTuple):
@@ -196,11 +198,15 @@ def filter_prompts(
             f"unknown prompt filter {unknown[0]!r}",
             hint=f"filters: {', '.join(PromptFilters._fields)}",
         )
+    for name, value in filters.items():
+        may_be_none = value is None and name != "pass_reward"
+        if not may_be_none and (isinstance(value, bool) or not isinstance(value, Real)):
+            raise UsageError(f"{name} is {value!r}; it is a number")
     wanted = PromptFilters(**filters)  # type: ignore[arg-type]
     for problem in filter_problems(wanted):
         raise UsageError(problem)
 
-    rewards_PR = np.asarray(rewards, dtype=np.float64)
+    rewards_PR = as_numbers(rewards, "rewards").astype(np.float64)
     mask_PR = np.ones(rewards_PR.shape, dtype=bool) if mask is None else np.asarray(mask)
     if rewards_PR.ndim != 2 or mask_PR.shape != rewards_PR.shape or mask_PR.dtype != bool:
         raise InputError(
@@ -209,7 +215,9 @@ def filter_prompts(
         )
     if (mask_PR & ~(np.abs(rewards_PR) <= LARGEST_REWARD)).any():
         raise InputError("rewards are not finite", hint="mask candidates without a finite reward")
-    tokens_PR = np.zeros(rewards_PR.shape) if n_tokens is None else np.asarray(n_tokens)
+    tokens_PR = np.zeros(rewards_PR.shape)
+    if n_tokens is not None:
+        tokens_PR = as_numbers(n_tokens, "n_tokens")
     if tokens_PR.shape != rewards_PR.shape:
         raise InputError(
             f"n_tokens have shape {tokens_PR.shape} for rewards of shape {rewards_PR.shape}"
@@ -240,6 +248,9 @@ def filter_problems(filters: PromptFilters) -> list[str]:
         value = getattr(filters, name)
         if value is not None and not 0.0 <= value <= 1.0:
             problems.append(f"{name} is {value}; it is in [0, 1]")
+
+    if not np.isfinite(filters.pass_reward):
+        problems.append(f"pass_reward is {filters.pass_reward}; it is a finite number")
 
     least, most = filters.min_pass_rate, filters.max_pass_rate
     if least is not None and most is not None and least > most:

@@ -18,6 +18,7 @@ from prefpipe.maths.compute.compiled import compiled
 from prefpipe.maths.selection.random_numbers import draw_below, draw_share, seed_state
 from prefpipe.maths.selection.rewards import standardise
 from prefpipe.maths.selection.screening import LARGEST_REWARD
+from prefpipe.maths.selection.validation import as_numbers
 
 MOST_DRAWS = 30
 """Draws of a second response that differs from the first; behind them any other will do."""
@@ -42,9 +43,9 @@ def scorer_spread(scores: Any, rewards: Any = None) -> np.ndarray:
         rewards: (R,) or (P, R); NaN where there is none.
 
     Raises:
-        InputError: fewer than two scorers, or shapes that do not agree.
+        InputError: fewer than two scorers, shapes that do not agree, or no numbers.
     """
-    scores_SPR = np.asarray(scores, dtype=np.float64)
+    scores_SPR = as_numbers(scores, "scores").astype(np.float64)
     if scores_SPR.ndim not in (2, 3) or len(scores_SPR) < 2:
         raise InputError(
             f"scores have shape {scores_SPR.shape}, expected (S, R) or (S, P, R) of two scorers or "
@@ -54,7 +55,7 @@ def scorer_spread(scores: Any, rewards: Any = None) -> np.ndarray:
     if rewards is None:
         return spread_PR
 
-    rewards_PR = np.asarray(rewards, dtype=np.float64)
+    rewards_PR = as_numbers(rewards, "rewards").astype(np.float64)
     if rewards_PR.shape != spread_PR.shape:
         raise InputError(
             f"rewards have shape {rewards_PR.shape} for scores of shape {scores_SPR.shape}"

@@ -391,7 +391,10 @@ def _checked_samplers(
     if chosen_from == rejected_from:
         raise UsageError(f"chosen_from and rejected_from are both {chosen_from!r}")
 
-    names = np.asarray(options["samplers"])
+    try:
+        names = np.asarray(options["samplers"])
+    except ValueError as error:
+        raise InputError(f"samplers cannot be read as an array: {error}") from error
     names_PR = _like_rewards(names, rewards_PR, "samplers", is_single=is_single)
     is_chosen_PR = np.asarray(names_PR == chosen_from, dtype=bool) & mask_PR
     is_rejected_PR = np.asarray(names_PR == rejected_from, dtype=bool) & mask_PR

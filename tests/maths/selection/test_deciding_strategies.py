@@ -229,6 +229,8 @@ def test_scorers_that_agree_have_no_spread_and_a_missing_score_has_none_to_tell(
     [
         ([[1.0, 2.0]], None, "one alone has no spread"),
         ([1.0, 2.0], None, r"scores have shape \(2,\)"),
+        ([[1.0], [1.0, 2.0]], None, "scores cannot be read as an array"),
+        ([["a"], ["b"]], None, "scores hold <U1 values"),
         ([[1.0, 2.0], [1.0, 3.0]], [1.0], r"rewards have shape \(1,\)"),
     ],
 )
@@ -381,6 +383,27 @@ def test_best_of_n_needs_one_candidate():
             InputError,
             "inversions, near_duplicates and min_margin leave no candidate to be a negative",
         ),
+        (
+            {
+                "strategy": "delta",
+                "samplers": [["a"], ["a", "b"]],
+                "chosen_from": "a",
+                "rejected_from": "b",
+            },
+            InputError,
+            "samplers cannot be read as an array",
+        ),
+        (
+            {
+                "strategy": "delta",
+                "samplers": list("aab"),
+                "chosen_from": "a",
+                "rejected_from": 1,
+            },
+            InputError,
+            "rejected_from is 1, and the samplers are: a, b",
+        ),
+        ({"strategy": "drts", "uncertainty": ["a", "b", "c"]}, InputError, "uncertainty hold <U1"),
         ({"strategy": "reward-position", "position": np.inf}, UsageError, "position is inf"),
         ({"strategy": "drts", "spread_weight": -1.0}, UsageError, "spread_weight is -1.0"),
         ({"strategy": "delta-quantile", "quantile": 1.5}, UsageError, "quantile is 1.5"),
