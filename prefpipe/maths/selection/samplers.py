@@ -39,8 +39,7 @@ def first_of_each(
     positives_PK[lacks_one_P] = -1
     negatives_PK[lacks_one_P] = -1
 
-    rewards_PK = np.take_along_axis(rewards_PR, np.maximum(positives_PK, 0), axis=1)
-    to_sort_by_PK = np.where(positives_PK >= 0, -rewards_PK, np.inf)
+    to_sort_by_PK = -_rewards_at(positives_PK, rewards_PR, nobody=-np.inf)
     best_first_PK = np.argsort(to_sort_by_PK, axis=1, kind="stable")
     return np.take_along_axis(positives_PK, best_first_PK, axis=1), negatives_PK
 
@@ -59,10 +58,7 @@ def mask_inversions(
     candidates with ``floor - r < min_margin``: with 0, those rated above a positive.
     """
     positives_PK = _first(mask_PR & samplers.chosen, positives)
-    rewards_PK = np.take_along_axis(rewards_PR, np.maximum(positives_PK, 0), axis=1)
-    floor_P1 = np.where(positives_PK >= 0, rewards_PK, np.inf).min(
-        axis=1, initial=np.inf, keepdims=True
-    )
+    floor_P1 = _rewards_at(positives_PK, rewards_PR, nobody=np.inf).min(axis=1, keepdims=True)
     with np.errstate(over="ignore", invalid="ignore"):
         is_too_high_PR = floor_P1 - rewards_PR < min_margin
     return np.asarray(mask_PR & samplers.rejected & is_too_high_PR)
@@ -76,3 +72,11 @@ def _first(mask_PR: np.ndarray, n: int) -> np.ndarray:
     first_PK = np.full((len(mask_PR), max(1, width)), -1, dtype=np.int64)
     first_PK[:, :width] = np.where(is_there_PR, order_PR, -1)
     return first_PK
+
+
+def _rewards_at(places_PK: np.ndarray, rewards_PR: np.ndarray, nobody: float) -> np.ndarray:
+    """Return (P, K) the rewards of candidates, ``nobody`` where the index is -1."""
+    rewards_PK = np.full(places_PK.shape, nobody)
+    prompts, columns = np.nonzero(places_PK >= 0)
+    rewards_PK[prompts, columns] = rewards_PR[prompts, places_PK[prompts, columns]]
+    return rewards_PK

@@ -402,7 +402,8 @@ def _checked_samplers(
         ("chosen_from", chosen_from, is_chosen_PR),
         ("rejected_from", rejected_from, is_rejected_PR),
     ):
-        if not is_of_it_PR.any():
+        # An empty batch has no sampler, and lacks none.
+        if mask_PR.any() and not is_of_it_PR.any():
             known = ", ".join(sorted({str(each) for each in names_PR[mask_PR]}))
             raise InputError(f"{option} is {name!r}, and the samplers are: {known}")
     return Evidence(samplers=Samplers(is_chosen_PR, is_rejected_PR))

@@ -2,6 +2,7 @@
 by brute force over all pairs, and against the theorems that tie them to ``best-worst``."""
 
 import itertools
+import warnings
 
 import numpy as np
 import pytest
@@ -413,3 +414,33 @@ def test_best_of_n_needs_one_candidate():
 def test_what_a_strategy_lacks_is_said_by_name(arguments, error, sentence):
     with pytest.raises(error, match=sentence):
         select_responses([1.0, 2.0, 3.0], k=1, **arguments)
+
+
+@pytest.mark.parametrize("strategy", ["reward-position", *BY_UNCERTAINTY, "delta", "best-of-n"])
+def test_an_empty_batch_has_an_empty_answer(strategy):
+    found = select_responses(
+        np.zeros((0, 5)), k=2, strategy=strategy, **evidence_of_shape(strategy, (0, 5))
+    )
+    assert len(found.positives) == len(found.negatives) == 0
+    nothing = select_responses(
+        np.zeros((3, 0)), k=2, strategy=strategy, **evidence_of_shape(strategy, (3, 0))
+    )
+    assert (nothing.positives == -1).all()
+    assert (nothing.negatives == -1).all()
+
+
+def evidence_of_shape(strategy, shape):
+    if strategy == "delta":
+        return {"samplers": np.full(shape, "a"), "chosen_from": "a", "rejected_from": "b"}
+    return {"uncertainty": np.zeros(shape)}
+
+
+@pytest.mark.parametrize("strategy", ["reward-position", *BY_UNCERTAINTY])
+def test_rewards_at_the_limit_choose_without_a_warning(strategy):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = select_responses(
+            [1e150, -1e150, 0.0, 5.0], k=1, strategy=strategy, uncertainty=[1e150] * 4, quantile=0.0
+        )
+    assert found.positives.tolist() == [0]
+    assert found.negatives.tolist() == [1]
