@@ -212,7 +212,8 @@ def test_what_batch_systems_and_terminals_send_twice_counts_once(
         time.sleep(0.2)
     code, stderr, _ = ended(process, 20)
     assert code == 75
-    assert "1 parts made now" in stderr
+    # The next part may have been open beside the one that was at its answers.
+    assert "1 parts made now" in stderr or "2 parts made now" in stderr
 
 
 @pytest.mark.slow
