@@ -55,6 +55,17 @@ class EngineDeadError(ModelError):
     """An engine that has died: nothing can be asked of it any more, but of a new one (exit 1)."""
 
 
+class EngineNotOpenedError(EngineDeadError):
+    """An engine that a worker cannot open: no part is at fault, and another worker may (exit 1).
+
+    ``why`` is what opening it raised.
+    """
+
+    def __init__(self, why: Exception) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
 class ErrorRateError(PrefpipeError):
     """The stage finished and everything good is on disk, but too many rows failed (exit 3).
 

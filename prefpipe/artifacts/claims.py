@@ -337,6 +337,7 @@ class ClaimWatch:
             self._since[index] = (data, seen_at)
             is_expired = self._is_expired(claim, now - seen_at)
             seen[index] = SeenClaim(index, data, claim, is_expired)
+
         return seen
 
     def _is_expired(self, claim: Claim | None, unchanged_s: float) -> bool:
@@ -485,8 +486,8 @@ def remove_claims(artifact: Path, run: str, made: Collection[int]) -> None:
     Those are claims of parts that are on disk, whoever held them, and of other runs.
     """
     storage = ClaimFolder(artifact)
+    of_other_runs = {claim.part for claim in read_claims(artifact) if claim.run != run}
     for index in storage.list():
-        claim = Claim.from_bytes(storage.read(index) or b"")
-        if index in made or (claim is not None and claim.run != run):
+        if index in made or index in of_other_runs:
             storage.delete(index)
     storage.remove_if_empty()

@@ -118,7 +118,11 @@ def load_prompts(
     if table.n_rows == 0:
         raise InputError(f"{source} holds no prompts", hint="each row needs `prompt` or `messages`")
 
-    hint = "give each row `prompt` (text) or `messages` (a list of role and content)"
+    hint = (
+        "give each row `prompt` (text) or `messages` (a list of role and content). A column takes "
+        "another name in Python: polars.read_csv(FILE), read_ndjson or read_parquet, "
+        '.rename({"question": "prompt"}).write_parquet("prompts.parquet")'
+    )
     prompts = prompt_column(table, None, hint=hint)
     extras = read_system_and_tools(table, rules=rules)
     # what went into the conversation passes through only where --columns names it

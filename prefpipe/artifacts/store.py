@@ -8,10 +8,10 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyarrow as pa
 
@@ -56,13 +56,28 @@ class FileVersion(NamedTuple):
     changed_at_ns: int
     n_bytes: int
 
+    @classmethod
+    def of(cls, path: Path) -> Self | None:
+        """Return which file stands at a path; None where there is none."""
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return cls(status.st_ino, status.st_mtime_ns, status.st_size)
+
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact that is read: its folder and its run record."""
+    """An artifact that is read: its folder and its run record.
+
+    ``read_footer`` reads a part's footer, or knows it from before (`SeenFooters`).
+    """
 
     path: Path
     record: RunRecord
+    read_footer: Callable[[Path], PartFooter] = field(
+        default=parts.read_footer, kw_only=True, compare=False, repr=False
+    )
 
     @property
     def n_parts(self) -> int:
@@ -73,19 +88,13 @@ class Artifact:
         """Return where a part is."""
         return self.path / part_name(index, self.n_parts)
 
-    def footer(
-        self, index: int, *, read: Callable[[Path], PartFooter] = parts.read_footer
-    ) -> PartFooter:
+    def footer(self, index: int) -> PartFooter:
         """Return a part's footer, checked against the run.
-
-        Args:
-            index: the part.
-            read: reads it, or knows it from before.
 
         Raises:
             CorruptPartError: missing, damaged, or made by another run than ``run.json`` describes.
         """
-        footer = read(self.part_path(index))
+        footer = self.read_footer(self.part_path(index))
         self._check(footer, index)
         return footer
 
@@ -107,11 +116,11 @@ class Artifact:
 
     def _check_types(self, table: pa.Table, index: int) -> None:
         types = column_types(self.record.schema)
-        for field in table.schema:
-            expected = types.get(field.name)
-            if expected is not None and not same_type(field.type, expected):
+        for column in table.schema:
+            expected = types.get(column.name)
+            if expected is not None and not same_type(column.type, expected):
                 raise CorruptPartError(
-                    f"{self.part_path(index)}: its column `{field.name}` is {field.type}, "
+                    f"{self.part_path(index)}: its column `{column.name}` is {column.type}, "
                     f"and {self.record.schema} has {expected}",
                     hint=parts.HINT,
                 )
@@ -143,11 +152,7 @@ class Artifact:
 
     def file_version(self, index: int) -> "FileVersion | None":
         """Return which file a part is; None where it is not on disk."""
-        try:
-            status = self.part_path(index).stat()
-        except OSError:
-            return None
-        return FileVersion(status.st_ino, status.st_mtime_ns, status.st_size)
+        return FileVersion.of(self.part_path(index))
 
     def missing(self, indices: Sequence[int] | None = None) -> list[int]:
         """Return the parts (of ``indices``, or of all) that are not on disk."""

@@ -167,6 +167,7 @@ class RequestThreads:
             self.stop.set()
             self._failure = failure
             self._ends_at = time.monotonic() + self._run.grace_s
+
             self._work_waits.notify_all()
             for call in list(self._calls):
                 self._look_whether_over(call)

@@ -35,14 +35,15 @@ def log(line: str) -> None:
 
 
 @contextmanager
-def progress(description: str, total: int) -> Iterator[Advance]:
+def progress(description: str, total: int, /, *, in_bunches: bool = False) -> Iterator[Advance]:
     """Show a progress bar on a terminal; elsewhere a line every few seconds and at the end.
 
     Args:
         description: what is done and the unit it is counted in, ``generate: part``.
         total: units to do.
+        in_bunches: units end many at a time, so that no time left can be told.
     """
-    rates = Rates()
+    rates = Rates(in_bunches=in_bunches)
     if stderr.is_terminal:
         columns = (
             TextColumn("{task.description}"),
@@ -70,19 +71,24 @@ def progress(description: str, total: int) -> Iterator[Advance]:
             return
 
         last_line_s = rates.elapsed_s
-        log(
-            f"{description} {rates.n_done} of {total} done, {rates.elapsed_s:.0f} s so far, "
-            f"{rates.describe(total)}"
-        )
+        line = f"{description} {rates.n_done} of {total} done, {rates.elapsed_s:.0f} s so far"
+        words = rates.describe(total)
+        log(f"{line}, {words}" if words else line)
 
     yield advance
 
 
 class Rates:
-    """What has been done in which time, and so what is left."""
+    """What has been done in which time, and so what is left.
 
-    def __init__(self) -> None:
+    Args:
+        in_bunches: many units end together, after a long time without one. Then neither the time
+            left nor tokens a second follow from those that are done, before all are.
+    """
+
+    def __init__(self, *, in_bunches: bool = False) -> None:
         self.n_done = 0
+        self._in_bunches = in_bunches
         self._started_s = time.monotonic()
         self._first_done: tuple[int, float] | None = None
         self._n_tokens = 0.0
@@ -100,7 +106,9 @@ class Rates:
             self._first_done = (self.n_done, self.elapsed_s)
 
     def describe(self, total: int) -> str:
-        """Return the time left, and tokens a second where tokens were counted."""
+        """Return the time left, and tokens a second where tokens were counted; "" if unknown."""
+        if self._in_bunches and self.n_done < total:
+            return ""
         left_s = self._seconds_a_unit() * (total - self.n_done)
         words = f"about {left_s:.0f} s left"
         if self._n_tokens and self.elapsed_s > 0:

@@ -14,7 +14,12 @@ from prefpipe.text.untrusted import visible
 
 
 def pipe(text: str) -> None:
-    """Print what a script reads; text that stdout's encoding lacks is escaped, never an error."""
+    """Print what a script reads; text that stdout's encoding lacks is escaped, never an error.
+
+    Where stdout is closed, as a script may start a command, nobody reads it.
+    """
+    if sys.stdout is None:
+        return
     encoding = sys.stdout.encoding or "utf-8"
     sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     sys.stdout.flush()

@@ -24,7 +24,8 @@ class WorkersConfig(StageConfig):
         None,
         identity=False,
         minimum=1,
-        help="GPUs of each worker, from CUDA_VISIBLE_DEVICES; default 1 where there are GPUs",
+        help="GPUs of each worker, of those that are visible; default as many as its engine "
+        "spreads over, where there are GPUs",
     )
     on: str | None = option(
         None,

@@ -11,6 +11,7 @@ worker      ``ready``: the stage is open, parts can come
 worker      ``pull``: one more part, please
 worker      ``made``: a part is on disk                                ``index, tally, elapsed_s``
 worker      ``failed``: a part could not be made                       ``index`` and `Failure`
+worker      ``returned``: a part is given back, which is not at fault  ``index``
 worker      ``log``: a line for the log                                ``line``
 worker      ``error``: the command failed                              `Failure`
 worker      ``end``: all is closed, the worker ends
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from prefpipe.configs.stage import StageConfig
-from prefpipe.errors import EngineDeadError, PrefpipeError
+from prefpipe.errors import EngineDeadError, EngineNotOpenedError, PrefpipeError
 
 Message = Mapping[str, Any]
 """``{"type": ..., ...}``, of JSON values alone."""
@@ -124,6 +125,8 @@ class Failure(NamedTuple):
     @classmethod
     def of(cls, error: Exception) -> "Failure":
         """Return what is sent of an error."""
+        if isinstance(error, EngineNotOpenedError):
+            return cls.of(error.why)._replace(is_engine_dead=True)
         if isinstance(error, PrefpipeError):
             is_engine_dead = isinstance(error, EngineDeadError)
             return cls(error.message, error.hint, error.exit_code, is_engine_dead)

@@ -3,10 +3,13 @@
 Workers pull, so that a slow one does not keep the others waiting at the end. What a worker wrote is
 on disk, whole; all that travels is which part, and what was counted.
 
-A worker that ends before its parts are on disk has lost them: they are handed out again, and
-another worker takes its place. A part that was lost is suspect: it is given to a worker that has no
-other, so that a part which kills its worker takes none with it the second time. Lost three times,
-it is set aside and named; the others go on, and the command exits with 1.
+A worker that ends before its parts are on disk has lost them, and another worker takes its place. A
+part that was lost is suspect: it is handed out again when there is no other, to a worker that has
+no other, so that a part which kills its worker takes none with it the second time. Lost three
+times, it is set aside and named; the others go on, and the command exits with 1.
+
+A worker may be what is wrong, or the disk. So one that makes nothing has no place for long: not
+after several ends in a row, nor after several parts in a row that it could not make.
 """
 
 import queue
@@ -17,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.errors import PrefpipeError, StoppedEarly, UsageError, error_with_code
+from prefpipe.errors import PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.channel import Failure, Message, Order, json_values
 from prefpipe.execution.part_maker import PartMade
 from prefpipe.execution.part_source import PartSource
@@ -28,6 +31,8 @@ MOST_LOSSES = 3
 """A part that was lost so often is set aside."""
 MOST_FRUITLESS = 3
 """A worker's place stays empty when so many in a row ended there without having made a part."""
+MOST_FAILED = 5
+"""And when a worker failed at so many parts in a row, none of which was lost before."""
 POLL_S = 0.1
 CLOSING_S = 30.0
 """How long workers may take to close their engines, once no part is left."""
@@ -116,6 +121,7 @@ class _Place:
         self.is_ready = False
         self.has_ended = False
         self.n_fruitless = 0
+        self.n_failed = 0
         self.failure: Failure | None = None
 
 
@@ -129,7 +135,8 @@ class _DrivenJob:
         # No more than there are parts left to make: each would load a model for nothing.
         n_places = min(crew.n_workers, len(job.to_do))
         self._places = [_Place(number) for number in range(1, n_places + 1)]
-        self._lost: deque[int] = deque()
+        self._again: deque[int] = deque()
+        """Parts that were lost or given back."""
         self._losses: Counter[int] = Counter()
         self._set_aside: dict[int, str] = {}
         self._is_stopping = False
@@ -150,6 +157,7 @@ class _DrivenJob:
                     place.link.end()
             self._crew.close()
             self._source.close()
+
         self._raise_what_failed()
 
     def _serve(self) -> Iterator[PartMade]:
@@ -199,12 +207,12 @@ class _DrivenJob:
     def _has_nothing_left(self) -> bool:
         """Return whether every part is made or set aside, so that none can come back."""
         in_hands = any(place.parts for place in self._places)
-        return not in_hands and not self._lost and self._source.is_over()
+        return not in_hands and not self._again and self._source.is_over()
 
     def _hand_out(self) -> None:
         """Give a part to every worker that waits for one."""
         for place in self._places:
-            if place.link is None or not place.is_waiting:
+            if place.link is None or not place.is_waiting or place.n_failed >= MOST_FAILED:
                 continue
             # A suspect part is alone with its worker.
             if any(self._losses[index] for index in place.parts):
@@ -217,9 +225,10 @@ class _DrivenJob:
             place.link.send({"type": "part", "index": index})
 
     def _next_part(self, *, is_idle: bool) -> int | None:
-        if self._lost and is_idle:
-            return self._lost.popleft()
-        return self._source.next_part()
+        index = self._source.next_part()
+        if index is None and is_idle and self._again:
+            return self._again.popleft()
+        return index
 
     def _hear(self, place: _Place, message: Message | None) -> Iterator[PartMade]:
         """Act on what a worker said."""
@@ -236,17 +245,14 @@ class _DrivenJob:
             assert place.link is not None
             self._log(f"{place.link.name}: {message['line']}")
         elif kind == "made":
-            place.n_fruitless = 0
+            place.n_fruitless = place.n_failed = 0
             part = PartMade(message["index"], message["tally"], message["elapsed_s"])
             yield from self._note_made(place, part)
         elif kind == "failed":
+            self._note_failure(place, message["index"], Failure.in_message(message))
+        elif kind == "returned":
             place.parts.discard(message["index"])
-            failure = Failure.in_message(message)
-            if failure.exit_code == StoppedEarly.exit_code:
-                # Given back by a worker that was asked to stop: that is no fault of the part.
-                self._lost.append(message["index"])
-            else:
-                self._note_loss(message["index"], failure.message)
+            self._again.append(message["index"])
         elif kind == "error":
             place.failure = Failure.in_message(message)
         elif kind == "end":
@@ -257,11 +263,20 @@ class _DrivenJob:
         self._source.made(part)
         yield part
 
+    def _note_failure(self, place: _Place, index: int, failure: Failure) -> None:
+        """Put back a part that a worker could not make; end one that can make none."""
+        place.parts.discard(index)
+        place.n_failed += not self._losses[index]
+        self._note_loss(index, failure.message)
+        if place.n_failed >= MOST_FAILED and place.link is not None:
+            place.failure = failure
+            place.link.send({"type": "stop"})
+
     def _note_loss(self, index: int, reason: str) -> None:
         """Put a lost part back, or set it aside."""
         self._losses[index] += 1
         if self._losses[index] < MOST_LOSSES:
-            self._lost.append(index)
+            self._again.append(index)
             return
         self._set_aside[index] = reason
         self._source.failed(index, PrefpipeError(reason))
@@ -283,27 +298,35 @@ class _DrivenJob:
             # It may have died between the part and the word that it is made.
             if self._job.is_done(index):
                 yield from self._note_made(place, PartMade(index, {}, 0.0))
-        n_lost = len(place.parts)
+        if place.has_ended:
+            # Handed out when it was ending, and never begun.
+            self._again.extend(sorted(place.parts))
+            place.parts.clear()
+        lost = sorted(place.parts)
+        # Such a part is lost three times at most, whoever has it.
+        is_parts_fault = any(self._losses[index] for index in lost)
         if not self._is_stopping:
-            for index in sorted(place.parts):
+            for index in lost:
                 self._note_loss(index, reason)
         place.parts.clear()
 
         if self._is_stopping or self._is_ending:
             return
         if not place.has_ended or place.failure is not None:
-            parts = f"; {n_lost} open parts are made again" if n_lost else ""
+            again = ", ".join(str(index) for index in lost if index not in self._set_aside)
+            parts = f"; its open parts are made again: {again}" if again else ""
             why = f": {place.failure.message}" if place.failure is not None else ""
             self._log(f"warning: {link.name} {how}{why}{parts}")
+        place.n_fruitless += not is_parts_fault
         self._fill(place)
 
     def _fill(self, place: _Place) -> None:
         """Start another worker in the place of one that is gone, unless that would be in vain."""
-        place.n_fruitless += 1
         failure = place.failure
         # What is wrong with flags or files is wrong for the next one, too.
         is_hopeless = failure is not None and not place.is_ready and not failure.is_engine_dead
-        if is_hopeless or place.n_fruitless >= MOST_FRUITLESS or self._has_nothing_left():
+        is_fruitless = place.n_fruitless >= MOST_FRUITLESS or place.n_failed >= MOST_FAILED
+        if is_hopeless or is_fruitless or self._has_nothing_left():
             return
         self._start(place)
 
@@ -313,23 +336,32 @@ class _DrivenJob:
         Raises:
             PrefpipeError: naming the parts, and what became of them.
         """
-        if self._set_aside:
-            shown = ", ".join(str(index) for index in sorted(self._set_aside)[:8])
-            more = ", ..." if len(self._set_aside) > 8 else ""
-            first = self._set_aside[min(self._set_aside)]
-            raise PrefpipeError(
-                f"{len(self._set_aside)} parts were lost {MOST_LOSSES} times and set aside: part "
-                f"{shown}{more}; the first one: {first}",
-                hint="all others are finished. Run the same command with --workers 1, without "
-                "--on, to see the error of these parts",
-            )
-        if self._is_stopping or self._is_ending:
+        if self._is_stopping:
+            return
+        if self._has_nothing_left():
+            self._raise_what_is_set_aside()
             return
         for place in self._places:
             failure = place.failure
             if failure is not None:
                 raise error_with_code(failure.exit_code, failure.message, hint=failure.hint)
         raise PrefpipeError(
-            "the workers end before they make a part",
+            "no worker is left: one after another ended before it had made a part",
             hint="read what they printed above, and try the same command without --workers",
+        )
+
+    def _raise_what_is_set_aside(self) -> None:
+        if not self._set_aside:
+            return
+        shown = ", ".join(str(index) for index in sorted(self._set_aside)[:8])
+        more = ", ..." if len(self._set_aside) > 8 else ""
+        first = self._set_aside[min(self._set_aside)]
+        count = len(self._set_aside)
+        are = "1 part was" if count == 1 else f"{count} parts were"
+
+        raise PrefpipeError(
+            f"{are} lost {MOST_LOSSES} times and set aside: part {shown}{more}; "
+            f"the first one: {first}",
+            hint="all others are finished. Run the same command without --workers and --on, to see "
+            "the error of these parts",
         )

@@ -92,7 +92,7 @@ class LazyEngine(Generic[Engine]):
         if opened is None:
             if self._message is not None:
                 self._runtime.log(self._message)
-            with self._runtime.interruptible():
+            with self._runtime.opening():
                 opened = self._open_engine()
             self.opened = opened
         return opened

@@ -25,6 +25,10 @@ class MainThread:
         self._owner = threading.get_ident()
         self._wake = wake
 
+    def look_again(self) -> None:
+        """Let the loop of the main thread look at once whether another part should be opened."""
+        self._wake()
+
     def do(self, errand: Callable[[], Result]) -> Result:
         """Call ``errand`` in the main thread and return what it returned.
 

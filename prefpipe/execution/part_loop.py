@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from typing import Generic
 
-from prefpipe.errors import EngineDeadError
+from prefpipe.errors import EngineDeadError, StoppedEarly
 from prefpipe.execution.part_maker import PartMade, PartMaker, Prepared
 from prefpipe.execution.part_source import PartSource
 from prefpipe.execution.runtime import Runtime
@@ -68,16 +68,26 @@ class PartLoop(Generic[Prepared]):
             self._wake.wait(POLL_S)
 
     def _give_up_what_a_stop_ended(self) -> None:
-        """Leave parts whose engine died after a stop was asked for, as those that are not begun.
+        """Leave parts that a stop kept from their end, as those that are not begun.
 
-        A batch system sends its signal to all processes of a job, an engine's own ones included.
+        Their engine died, for a batch system sends its signal to all processes of a job, an
+        engine's own ones included; or they would have needed another model, which is not loaded
+        any more.
         """
-        if not self._runtime.should_stop():
+        if not (self._errors and self._runtime.should_stop()):
             return
+        n_stopped = 0
         for index, error in list(self._errors.items()):
             if isinstance(error, EngineDeadError):
                 self._runtime.log(f"part {index} is given up: {error}")
                 del self._errors[index]
+            elif isinstance(error, StoppedEarly):
+                n_stopped, reason = n_stopped + 1, error
+                del self._errors[index]
+        # There may be hundreds, all for one reason.
+        if n_stopped:
+            parts = "part is" if n_stopped == 1 else "parts are"
+            self._runtime.log(f"{n_stopped} open {parts} given up: {reason}")
 
     def _opens_another(self) -> bool:
         """Open a part if the engine would run empty without it."""

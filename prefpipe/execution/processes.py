@@ -14,7 +14,9 @@ import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 
+from prefpipe.errors import UsageError
 from prefpipe.execution.channel import Message, Order, SocketChannel
 from prefpipe.execution.driver import Inbox
 from prefpipe.execution.runtime import Job
@@ -66,7 +68,7 @@ class LocalWorker:
         ours, its = socket.socketpair()
         with its:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "prefpipe", "worker"],
+                [*module_command("prefpipe"), "worker"],
                 stdin=subprocess.DEVNULL,
                 # stdout is the driver's, for what one would pipe
                 stdout=sys.__stderr__,
@@ -74,9 +76,11 @@ class LocalWorker:
                 env={**environment, CHANNEL_VARIABLE: str(its.fileno())},
                 start_new_session=True,
             )
+
         self.name = f"worker {order.number} (pid {self._process.pid})"
         self._channel = SocketChannel(ours)
         self._inbox = inbox
+        self._has_closed_line = False
         self._channel.send(order.message())
         threading.Thread(target=self._listen, name=self.name, daemon=True).start()
 
@@ -108,8 +112,6 @@ class LocalWorker:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self._process.pid, signal.SIGKILL)
 
-    _has_closed_line = False
-
     def _listen(self) -> None:
         while (message := self._channel.receive()) is not None:
             self._inbox.put((self, message))
@@ -117,14 +119,31 @@ class LocalWorker:
         self._inbox.put((self, None))
 
 
+def module_command(module: str) -> list[str]:
+    """Return the words that run a module as this process runs its own: with the same modules.
+
+    ``python -m`` looks in the working directory first. A ``select.py`` or ``datasets.py`` that a
+    user has there would be imported in place of the library's, in workers alone.
+    """
+    looks_here_first = sys.path[:1] in ([""], [str(Path.cwd())])
+    isolation = [] if looks_here_first else ["-P"]
+    return [sys.executable, *isolation, "-m", module]
+
+
 def channel_to_driver() -> SocketChannel:
     """Return a worker's end of the line.
 
     Raises:
-        KeyError: this process was not started by a driver.
+        UsageError: this process was not started by a driver.
     """
-    number = int(os.environ.pop(CHANNEL_VARIABLE))
-    return SocketChannel(socket.socket(fileno=number))
+    number = os.environ.pop(CHANNEL_VARIABLE, "")
+    try:
+        return SocketChannel(socket.socket(fileno=int(number)))
+    except (ValueError, OSError) as error:
+        raise UsageError(
+            "`prefpipe worker` is started by other commands",
+            hint="run a stage with --workers N",
+        ) from error
 
 
 def end_this_session() -> None:

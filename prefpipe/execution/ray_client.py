@@ -161,6 +161,8 @@ class Client:
             time.sleep(1)
             now_s = time.monotonic()
             waiting = [worker for worker in list(self._workers.values()) if worker.is_waiting]
+
+            # Said anew when others wait, after all had a place.
             if not waiting:
                 has_said = False
             elif not has_said and now_s - waiting[0].asked_at_s > PATIENCE_S:
@@ -212,19 +214,22 @@ class ActorWorker:
         """Wait for a place, start the worker, listen to it to its end."""
         try:
             how = self._how_it_ended()
-        except RayError as error:
+        except Exception as error:  # noqa: BLE001 - from outside, Ray's is a ConnectionError; and
+            # whatever it is, the driver waits for the word that this worker is gone
             how = words_for(error)
             if OWNER_IS_LOST in str(error):
                 # All that this process started ends with it, and nothing new would start.
                 sys.stderr.write("the raylet, Ray's own process on this machine, has ended\n")
                 sys.stderr.flush()
                 os._exit(1)
+
         if self._is_over:
             how = "was ended by its driver"
         self.is_waiting = False
         self._outgoing.put(None)
-        ray.kill(self._actor)
         self._client.tell("gone", worker=self.number, how=how)
+        with suppress(Exception):  # it ends with this process in any case
+            ray.kill(self._actor)
 
     def _how_it_ended(self) -> str:
         connection, probe = self._client.connection, self._client.connection.probe
@@ -309,6 +314,7 @@ def connect(message: Message, connection: Connection, channel: SocketChannel) ->
             refusals.append(refusal(facts.host, address, problems))
         else:
             connection.expected = with_packages_of(connection.expected, facts)
+
     if refusals:
         raise UsageError(
             f"{len(refusals)} of {len(nodes)} nodes of the Ray cluster cannot make parts:\n  "
@@ -316,6 +322,7 @@ def connect(message: Message, connection: Connection, channel: SocketChannel) ->
             hint="workers need the driver's versions, and its folders under the same names: "
             "use a folder that all nodes share, and one environment for all",
         )
+
     return f"Ray cluster {message['where']}: {connection.free()}"
 
 
@@ -324,7 +331,7 @@ def refusal(host: str, address: str, problems: Sequence[str]) -> str:
     return f"node {host} ({address}): {'; '.join(problems)}"
 
 
-def words_for(error: RayError) -> str:
+def words_for(error: Exception) -> str:
     """Return how an actor was lost, in words that follow its name."""
     text = str(error)
     if "memory" in text and "OOM" in text and "OOM killer due to" not in text:
@@ -366,6 +373,7 @@ def main() -> int:
         )
         channel.send({"type": "refused", **failure.as_fields()})
         return 2
+
     channel.send({"type": "connected", "line": line})
     Client(channel, connection).serve()
     # The actors end with the job.

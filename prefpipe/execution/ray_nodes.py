@@ -102,6 +102,7 @@ def problems_of(facts: NodeFacts, probe: Probe, expected: Expected) -> list[str]
             problems.append(f"it does not see {name}")
         elif facts.sizes[name] != size:
             problems.append(f"its {name} is another one: {facts.sizes[name]} bytes, here {size}")
+
     return problems
 
 

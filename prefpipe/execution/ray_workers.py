@@ -28,6 +28,7 @@ from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.channel import Failure, Message, Order, SocketChannel
 from prefpipe.execution.driver import Inbox
+from prefpipe.execution.processes import module_command
 from prefpipe.execution.ray_nodes import Expected, probe_for, versions_here
 from prefpipe.execution.runtime import Job
 
@@ -95,6 +96,7 @@ def address_of(on: str, environment: Mapping[str, str]) -> Address | None:
             f"{source}: {given!r} is no address of a Ray cluster",
             hint="give HOST:PORT, as `ray start --head` prints it, or ray://HOST:10001",
         )
+
     text = f"{scheme}{has_scheme}{host}:{port}"
     return Address(text, host.strip("[]"), int(port))
 
@@ -152,6 +154,7 @@ class RayWorkers:
         try:
             probe = probe_for(Path.cwd(), token_path, _paths_read(job.config))
             expected = Expected(versions_here(), token)
+
             message = {
                 "type": "connect",
                 "address": "auto" if self._address is None else self._address.text,
@@ -237,12 +240,13 @@ class _Client:
         prints_to: Any = sys.__stderr__ if connect["shows_messages"] else self._printed
         with its:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "prefpipe.execution.ray_client"],
+                module_command("prefpipe.execution.ray_client"),
                 stdin=its.fileno(),
                 stdout=prints_to,
                 stderr=prints_to,
                 start_new_session=True,
             )
+
         self._channel = SocketChannel(ours)
         self._channel.send(connect)
         try:
@@ -250,6 +254,7 @@ class _Client:
         except BaseException:
             self.close()
             raise
+
         threading.Thread(target=self._listen, name="ray", daemon=True).start()
 
     def send(self, message: Message) -> None:
@@ -263,6 +268,7 @@ class _Client:
             link = RayLink(number, f"worker {order.number} (without a node yet)", self, inbox)
             self._links[number] = link
             failure = self._failure
+
         if failure is None:
             self.send({"type": "start", "worker": number, "order": order._asdict()})
         else:
@@ -285,6 +291,8 @@ class _Client:
         watch.start()
         answer = self._channel.receive()
         watch.cancel()
+
+        # There is a cluster: that its nodes are looked at ends by itself.
         if answer is not None and answer["type"] == "reached":
             answer = self._channel.receive()
         if answer is None:
@@ -292,6 +300,7 @@ class _Client:
                 f"the Ray cluster {self._where} does not answer: {self._last_words()}",
                 hint=HOW_TO_CONNECT,
             )
+
         if answer["type"] == "refused":
             failure = Failure.in_message(answer)
             hint = failure.hint or HOW_TO_CONNECT
@@ -304,14 +313,18 @@ class _Client:
                 self._job.runtime.log(message["line"])
             else:
                 self._links[message["worker"]].hear(message)
+
         if self._is_closed:
             return
+
         failure = Failure(
             f"the connection to the Ray cluster {self._where} has ended: {self._last_words()}",
             "finished parts are kept; run the same command again once the cluster is back",
             PrefpipeError.exit_code,
             is_engine_dead=False,
         )
+
+        # In the lock: a link that is started from here on is lost as well.
         with self._starting:
             self._failure = failure
             links = list(self._links.values())

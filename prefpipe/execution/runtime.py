@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 from prefpipe.artifacts.store import Output, Shard
 from prefpipe.configs.stage import StageConfig
+from prefpipe.errors import EngineNotOpenedError
 from prefpipe.execution.main_thread import MainThread
 from prefpipe.execution.part_maker import PartMade, PartMaker, Tally
 
@@ -24,8 +25,31 @@ class Advance(Protocol):
         ...
 
 
+class ShowProgress(Protocol):
+    """What shows how far something is."""
+
+    def __call__(
+        self, description: str, total: int, /, *, in_bunches: bool = ...
+    ) -> AbstractContextManager[Advance]:
+        """Show progress until the context is left.
+
+        Args:
+            description: what is done and the unit it is counted in, ``generate: part``.
+            total: units to do.
+            in_bunches: many units end together after a long time without one, so that their pace
+                says nothing of the time left.
+        """
+        ...
+
+
 @contextmanager
-def no_progress(_description: str, _total: int) -> Iterator[Advance]:
+def no_progress(
+    _description: str,
+    _total: int,
+    /,
+    *,
+    in_bunches: bool = False,  # noqa: ARG001
+) -> Iterator[Advance]:
     """Stand in for a progress bar where there is no terminal."""
     yield lambda _n, _tally=None: None
 
@@ -97,7 +121,7 @@ class Runtime:
     is_hurried: Callable[[], bool] = lambda: False
     grace_s: float = 20.0
     ends_at: float | None = None
-    progress: Callable[[str, int], AbstractContextManager[Advance]] = no_progress
+    progress: ShowProgress = no_progress
     context: Mapping[str, Any] = field(default_factory=dict)
     shard: Shard = Shard()
     how_to_go_on: str = "run the same command again to go on"
@@ -109,3 +133,19 @@ class Runtime:
     def is_worker(self) -> bool:
         """Whether another process, the driver, opened the output and hands out the parts."""
         return self.executor is not None and self.executor.is_worker
+
+    @contextmanager
+    def opening(self) -> Iterator[None]:
+        """Return a section in which an engine is opened, with nothing to finish.
+
+        Raises:
+            EngineNotOpenedError: in a worker, what the block raised: its driver must not take it
+                for the fault of a part.
+        """
+        try:
+            with self.interruptible():
+                yield
+        except Exception as error:
+            if self.is_worker:
+                raise EngineNotOpenedError(error) from error
+            raise

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import NoReturn
 
-from prefpipe.errors import EngineDeadError
+from prefpipe.errors import EngineDeadError, EngineNotOpenedError, StoppedEarly
 from prefpipe.execution.channel import Channel, Failure, Message
 from prefpipe.execution.part_loop import PartLoop
 from prefpipe.execution.part_maker import PartMade
@@ -63,9 +63,15 @@ class DrivenParts:
         self._channel.send(message)
 
     def failed(self, index: int, error: Exception) -> bool:
-        """Say that a part could not be made; go on with others, unless the engine is dead."""
-        failure = Failure.of(error).as_fields()
-        self._channel.send({"type": "failed", "index": index, **failure})
+        """Say that a part could not be made; go on with others, unless the engine is dead.
+
+        With a dead engine the worker ends, and what is in its hands is lost.
+        """
+        if isinstance(error, StoppedEarly | EngineNotOpenedError):
+            self._channel.send({"type": "returned", "index": index})
+        elif not isinstance(error, EngineDeadError):
+            failure = Failure.of(error).as_fields()
+            self._channel.send({"type": "failed", "index": index, **failure})
         return not isinstance(error, EngineDeadError)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from shlex import quote
 from typing import Any, NamedTuple
 
@@ -142,11 +143,12 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     with open_models(samplers, runtime) as models:
         names = [sampler.name for sampler in samplers]
         maker = CandidateMaker(config, prompts, output, names, models, runtime.log)
+        progress = partial(runtime.progress, in_bunches=models.finish_parts_in_bunches)
         loop_over_parts(
             config,
             output,
             maker,
-            runtime,
+            dataclasses.replace(runtime, progress=progress),
             summary,
             indices=indices,
             redo=with_errors.__contains__,

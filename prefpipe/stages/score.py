@@ -149,9 +149,10 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
             write_open_questions(judges, config.emit_batch, summary)
             return summary
 
+        to_mend: set[int] = set()
         if config.retry_errors:
             output, to_mend = begin_retry(output, indices, runtime, keep=NOT_FAILED)
-        else:
+        elif _have_judge(raters):
             output, to_mend = begin_retry(output, indices, runtime, only=TRIED_AGAIN)
         loop_over_parts(
             config,
@@ -178,6 +179,10 @@ def run(config: ScoreConfig, raters: Sequence[Rater], runtime: Runtime) -> Summa
     failing = [status for status in summary.counts if status not in NOT_FAILED]
     check_error_rate(summary, failing, config.max_error_rate)
     return summary
+
+
+def _have_judge(raters: Sequence[Rater]) -> bool:
+    return any(rater.kind == "judge" for rater in raters)
 
 
 def _user_columns_of(candidates: Artifact) -> list[str]:
@@ -408,8 +413,7 @@ class ScoreMaker:
         Other scorers' ratings stay. It is {} where there is no part of this run and of these
         candidates, or every failed rating is asked for again.
         """
-        has_judges = any(rater.kind == "judge" for rater in self.raters)
-        if self.config.retry_errors or not has_judges:
+        if self.config.retry_errors or not _have_judge(self.raters):
             return {}
         try:
             table, footer = self.output.read(index)

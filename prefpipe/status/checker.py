@@ -11,6 +11,7 @@ from prefpipe.artifacts.interchange.formats import content_hash
 from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.store import Artifact, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
@@ -32,7 +33,7 @@ from prefpipe.status.origins import (
     locate_merged_part,
     locate_parent,
 )
-from prefpipe.status.part_states import SeenFooters, part_states
+from prefpipe.status.part_states import part_states
 
 SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
 """Stages that write `SUMMARY_FILE` when everything else is on disk."""
@@ -42,11 +43,15 @@ MAX_DIFFERENCES = 8
 
 
 class StatusChecker:
-    """Looks at artifacts, each once, however many others are made from it."""
+    """Looks at artifacts, each once, however many others are made from it.
 
-    def __init__(self) -> None:
+    Args:
+        footers: what the command has read, and reads later.
+    """
+
+    def __init__(self, footers: SeenFooters | None = None) -> None:
         self._known: dict[tuple[Path, bool], ArtifactStatus] = {}
-        self._footers = SeenFooters()
+        self._footers = footers or SeenFooters()
 
     def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
@@ -81,7 +86,7 @@ class StatusChecker:
         except PrefpipeError as error:
             return ArtifactStatus(path, effects={Effect.CORRUPT}, reasons=[error.message])
 
-        artifact = Artifact(path, record)
+        artifact = Artifact(path, record, read_footer=self._footers.read)
         findings: list[StatusFinding] = []
         if record.stage == "generate":
             findings += _prompt_findings(artifact)
@@ -138,7 +143,8 @@ class StatusChecker:
 
         status = self.check(place, quick=True)
         try:
-            parent = Artifact(place, run_record.read_run_record(place))
+            record = run_record.read_run_record(place)
+            parent = Artifact(place, record, read_footer=self._footers.read)
         except InputError as error:
             text = f"its {name} cannot be looked at: {error.message}"
             return None, [StatusFinding(Effect.NOTE, text)]

@@ -1,12 +1,10 @@
 """Which parts of an artifact are missing, damaged, or of other parents than those on disk now."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
-from prefpipe.artifacts import parts
-from prefpipe.artifacts.parts import PartFooter
 from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
 from prefpipe.status.artifact_status import ranges
@@ -31,26 +29,6 @@ class PartStates(NamedTuple):
         return {*self.missing, *self.outdated, *self.corrupt}
 
 
-class SeenFooters:
-    """The footers of one look at a run: a part's own status and all that is made of it need it."""
-
-    def __init__(self) -> None:
-        self._by_place: dict[Path, PartFooter] = {}
-
-    def read(self, path: Path) -> PartFooter:
-        """Return a footer, read once."""
-        place = path.absolute()
-        if place not in self._by_place:
-            self._by_place[place] = parts.read_footer(path)
-        return self._by_place[place]
-
-    def verify(self, path: Path) -> PartFooter:
-        """Return a footer, every byte of the part compared with it now."""
-        footer = parts.verify_part(path)
-        self._by_place[path.absolute()] = footer
-        return footer
-
-
 def part_states(
     artifact: Artifact, parents: Mapping[str, Artifact], footers: SeenFooters, *, quick: bool
 ) -> PartStates:
@@ -62,7 +40,7 @@ def part_states(
         footers: what this look at the run has read.
         quick: read the footers alone, and not every byte.
     """
-    digests = _ParentDigests(artifact.record.stage, parents, footers)
+    digests = _ParentDigests(artifact.record.stage, parents)
     n_rows = 0
     missing, of_other_run, outdated, corrupt = [], [], [], []
     reasons = []
@@ -108,8 +86,7 @@ def part_states(
 class _ParentDigests:
     """The digests of the parents' parts on disk now; what is not there is counted, not judged."""
 
-    def __init__(self, stage: str, parents: Mapping[str, Artifact], footers: SeenFooters) -> None:
-        self._footers = footers
+    def __init__(self, stage: str, parents: Mapping[str, Artifact]) -> None:
         self._whole_names = WHOLE_PARENTS.get(stage, ())
         self._parents = parents
         self._n_unknown: dict[str, int] = {}
@@ -122,7 +99,7 @@ class _ParentDigests:
             return None
         try:
             if self._whole_names is not None and name not in self._whole_names:
-                return parent.footer(index, read=self._footers.read).data_sha256
+                return parent.footer(index).data_sha256
             if name not in self._whole:
                 # once for all parts: it reads the footer of every part of the parent
                 self._whole[name] = parent.digest()

@@ -156,7 +156,7 @@ def _language_judge(
     )
 
     def open_source() -> "CompletionSource":
-        with runtime.interruptible():
+        with runtime.opening():
             return source.open()
 
     answers = JudgeAnswers(

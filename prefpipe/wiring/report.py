@@ -29,6 +29,7 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
         strict: verify every byte of every part, and not the footers alone.
     """
     from prefpipe.artifacts.run_record import read_run_record
+    from prefpipe.artifacts.seen_footers import SeenFooters
     from prefpipe.artifacts.store import Artifact
     from prefpipe.errors import PrefpipeError
     from prefpipe.report.parent_names import recorded_place, twin_in_report
@@ -39,10 +40,12 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
 
     opened: list[tuple[str, Artifact]] = []
     unreadable = []
+    footers = SeenFooters()
     for path in find_artifacts(workdir):
         name = workdir.resolve().name if path == workdir else str(path.relative_to(workdir))
         try:
-            opened.append((name, Artifact(path, read_run_record(path))))
+            artifact = Artifact(path, read_run_record(path), read_footer=footers.read)
+            opened.append((name, artifact))
         except PrefpipeError:
             standing = standing_of(path)
             reasons = list(standing.reasons)
@@ -50,7 +53,7 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
 
     by_name = dict(opened)
     names = {artifact.path.resolve(): name for name, artifact in opened}
-    checker = StatusChecker()
+    checker = StatusChecker(footers)
     artifacts = []
     for name, artifact in opened:
         status = checker.check(artifact.path, quick=not strict)

@@ -60,9 +60,10 @@ def slurm_array(
     stage = _partwise(settled(stage, lambda _line: None))
     parts = _parts_to_make(stage, log, quick=config.quick)
     if config.array > parts.n_parts:
+        noun = "part" if parts.n_parts == 1 else "parts"
         raise UsageError(
-            f"--array {config.array} is more than the {parts.n_parts} parts of {stage.output}: "
-            f"{config.array - parts.n_parts} tasks would have nothing to do",
+            f"--array {config.array} is more than the {parts.n_parts} {noun} of {stage.output}: "
+            f"{config.array - parts.n_parts} would have nothing to do",
             hint=f"pass --array {parts.n_parts} or less, or make smaller parts where the prompts "
             "are read: --part-size",
         )
@@ -117,11 +118,13 @@ def _partwise(stage: StageConfig) -> ShardedConfig:
             f"the command has {flag}, and the script says which task makes which parts",
             hint=f"leave {flag} out of the command, also out of its --config file",
         )
+
     if getattr(stage, "emit_batch", None) is not None:
         raise UsageError(
             "the command has --emit-batch: every task would write the same file of questions",
             hint="run it without an array: it loads no model",
         )
+
     if stage.overwrite.replaces_this_run:
         raise UsageError(
             "the command has --overwrite: a task that is queued again would throw away what it "
@@ -234,6 +237,7 @@ def _window(config: SlurmConfig, shards: Sequence[int]) -> range:
             f"it takes {len(windows)}",
             hint=f"for window in {loop}; do prefpipe slurm --window $window ... | sbatch; done",
         )
+
     if number is None:
         number = windows[0]
     if number not in windows:
@@ -256,6 +260,7 @@ def _max_array_size() -> int:
         )
     except (OSError, subprocess.SubprocessError):
         return DEFAULT_MAX_ARRAY_SIZE
+
     for line in answer.stdout.splitlines():
         name, _, value = line.partition("=")
         if name.strip() == "MaxArraySize" and value.strip().isdecimal():

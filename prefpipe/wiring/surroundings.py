@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from prefpipe import __version__
 from prefpipe.artifacts.store import Shard
 from prefpipe.configs.stage import GraceConfig, ShardedConfig, StageConfig
-from prefpipe.execution.runtime import Advance, Runtime
+from prefpipe.execution.runtime import Runtime, ShowProgress
 from prefpipe.wiring.batch_job import end_of_job, worker_of
 from prefpipe.wiring.executors import executor_for
 
@@ -60,7 +60,7 @@ def runtime_for(
     *,
     log: Callable[[str], None],
     stop: StopSource,
-    progress: Callable[[str, int], AbstractContextManager[Advance]],
+    progress: ShowProgress,
     argv: Sequence[str],
 ) -> Runtime:
     """Return the stage's surroundings; the shard comes from the flags, or from the environment."""

@@ -325,6 +325,16 @@ def test_no_color_is_obeyed(tmp_path: Path, no_color: bool) -> None:
 
 
 @pytest.mark.slow
+def test_a_closed_stdout_is_no_error(prompts: Path) -> None:
+    words = ["generate", str(prompts), "--backend", "fake", "--model", "fake", "-o"]
+    command = [sys.executable, "-m", "prefpipe", *words, str(prompts.parent / "unheard")]
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *command], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_error(prompts: Path) -> None:
     """``prefpipe ... | head -0`` ends without a traceback."""
     run(generate(prompts))

@@ -1,6 +1,7 @@
 """Reference log-probabilities as an artifact: what is in it, what makes it anew, and how training takes it."""
 
 import math
+from itertools import chain, repeat
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -260,7 +261,7 @@ def test_shards_make_what_one_run_makes(groups, model, tmp_path):
 @pytest.mark.slow
 def test_a_stop_keeps_the_parts_and_the_rest_is_made_later(groups, model, tmp_path):
     measure(groups, tmp_path / "whole", model)
-    asked = iter([False, True])
+    asked = chain([False], repeat(True))
     with pytest.raises(
         StoppedEarly, match="logprobs stopped as asked: 1 parts made now, 2 left"
     ) as caught:
@@ -677,7 +678,7 @@ def test_a_reference_with_another_chat_template_measures_the_policys_own_tokens(
 @pytest.mark.slow
 def test_the_run_of_a_reference_that_was_stopped_goes_on_part_by_part(groups, model, tmp_path):
     training(groups, tmp_path / "straight", model)
-    asked = iter([False, True])
+    asked = chain([False], repeat(True))
     config = TrainConfig(
         groups=groups,
         output=tmp_path / "stopped",

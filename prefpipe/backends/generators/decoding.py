@@ -215,6 +215,7 @@ class Decoder:
                 self._put(_part_of(started, living), slots, living_rows)
                 lengths = [len(row.prompt) for row in living_rows]
                 self._cache.put(prefilled.cache, chosen[living], slots, lengths)
+
         return finished
 
     def _may_start(self) -> bool:
@@ -250,6 +251,7 @@ class Decoder:
             del ready.rows[: len(rows)]
             if not ready.rows:
                 self._ready.popleft()
+
         return prefilled, places, taken
 
     def _prefill(self, n_rows: int) -> None:
@@ -304,6 +306,7 @@ class Decoder:
             if self._batch is not None:
                 _write(self._batch, wider, slice(0, self._batch_size))
             self._batch = wider
+
         _write(started, self._batch, torch.tensor(slots, device=self._eos.device))
 
     def _close_gaps(self) -> list[Row]:

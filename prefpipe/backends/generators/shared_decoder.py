@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import torch
 
@@ -65,6 +66,7 @@ class SharedDecoder:
         """Rows that the decoder has seen and given no slot."""
         self._end: EngineDeadError | None = None
         """Why nothing is sampled any more."""
+        _DECODERS.add(self)
 
     def sample(self, samples: Sequence[Sample], params: SamplingParams) -> list[Sampled]:
         """Return every sample, in order.
@@ -86,7 +88,7 @@ class SharedDecoder:
             self._offered.append(rows)
             if not self._is_running:
                 self._is_running = True
-                self._thread = threading.Thread(target=self._work, name="decoder", daemon=True)
+                self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
                 self._thread.start()
         try:
             call.is_over.wait()
@@ -118,13 +120,6 @@ class SharedDecoder:
         if self._end is not None:
             # Each thread raises its own: a traceback belongs to one of them.
             raise EngineDeadError(self._end.message, hint=self._end.hint) from self._end.__cause__
-
-    def _work(self) -> None:
-        _AT_WORK.add(self)
-        try:
-            self._decode()
-        finally:
-            _AT_WORK.discard(self)
 
     def _decode(self) -> None:
         """Sample until no row is left."""
@@ -181,12 +176,11 @@ class SharedDecoder:
         self._calls.clear()
 
 
-_AT_WORK: set[SharedDecoder] = set()
-"""Decoders whose threads compute."""
+_DECODERS: WeakSet[SharedDecoder] = WeakSet()
 
 
 @atexit.register
 def _close_all() -> None:
     """End the threads before the interpreter does: one inside of torch would abort the process."""
-    for decoder in list(_AT_WORK):
+    for decoder in list(_DECODERS):
         decoder.close()

@@ -153,6 +153,7 @@ class JudgeAnswers:
         finally:
             with self._lock:
                 self._n_calls -= 1
+
         return Obtained([answers[key] for key in keys], tally)
 
     def has_room(self) -> bool:
@@ -187,6 +188,7 @@ class JudgeAnswers:
                 else:
                     self._claimed[question.key] = is_done
                     mine.append(question)
+
         try:
             yield mine, of_others
         finally:
@@ -221,6 +223,7 @@ class JudgeAnswers:
                 self._count(answer, tally)
                 if not question.is_usable(answer):
                     self._failed[question.key] = answer
+
         return answers
 
     def _n_spelling_control_tokens(self, questions: Iterable[_Question]) -> int:

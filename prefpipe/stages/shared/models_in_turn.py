@@ -66,7 +66,11 @@ def open_models(models: Sequence[Openable], runtime: Runtime) -> "Models":
 class Models(ABC):
     """Engines by number, which the threads of several parts share."""
 
-    def __init__(self) -> None:
+    finish_parts_in_bunches = False
+    """Whether many parts end together, after a long time without one."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
         self._changed = threading.Condition()
         """Held by who reads or changes what follows; notified of every change."""
         self._n_coming = 0
@@ -124,6 +128,8 @@ class Models(ABC):
             self._n_coming -= part.is_coming
             part.is_coming = False
             self._changed.notify_all()
+        # At the start an engine has room for many parts: each opens the next one at once.
+        self._runtime.main_thread.look_again()
 
     @abstractmethod
     def _have_room(self, n_open: int) -> bool: ...
@@ -157,7 +163,7 @@ class ModelsTogether(Models):
     """All of them are open, and a part's requests go to all at once."""
 
     def __init__(self, models: Sequence[Openable], runtime: Runtime) -> None:
-        super().__init__()
+        super().__init__(runtime)
         self._stack = ExitStack()
         self._engines = [
             self._stack.enter_context(LazyEngine(model.open, runtime, f"loading {model.name}"))
@@ -190,9 +196,11 @@ class ModelsTogether(Models):
 class ModelsInTurn(Models):
     """One of them is open at a time, and many parts are sampled with it before the next one is."""
 
+    finish_parts_in_bunches = True
+
     def __init__(self, models: Sequence[Openable], runtime: Runtime) -> None:
-        super().__init__()
-        self._models, self._runtime = models, runtime
+        super().__init__(runtime)
+        self._models = models
         self._parts: list[_Part] = []
         self._open: int | None = None
         """The number of the open model."""
@@ -255,6 +263,7 @@ class ModelsInTurn(Models):
             with self._changed:
                 self._parts.remove(part)
                 self._changed.notify_all()
+
         return rows
 
     def _ask_open(
@@ -286,8 +295,7 @@ class ModelsInTurn(Models):
                     return self._open
                 if self._runtime.should_stop():
                     raise StoppedEarly(
-                        "stopped as asked between two models; parts that had not been sampled with "
-                        "all of them are made again",
+                        "stopped as asked between two models",
                         hint=self._runtime.how_to_go_on,
                     )
                 following = self._following_model()

@@ -114,17 +114,10 @@ def loop_over_parts(
         Exception: what ``maker`` raised, once the parts begun beside it are finished.
     """
     executor = runtime.executor or ThisProcess()
-    to_do: list[int] = []
-    # A part that is made again was finished before: only its file shows that somebody made it.
-    files_before: dict[int, FileVersion | None] = {}
+    files = _PartFiles(output, parents_of)
     # The driver has looked which parts are left.
+    to_do = [] if runtime.is_worker else files.left_to_make(indices, redo)
     if not runtime.is_worker:
-        for index in indices:
-            # before the part itself, which another worker may write between the two
-            files_before[index] = output.file_version(index)
-            # A part of an earlier run counts only where its parents are the ones on disk now.
-            if not output.is_done(index, parents_of(index)) or redo(index):
-                to_do.append(index)
         summary.n_parts_kept = len(indices) - len(to_do)
     if summary.n_parts_kept:
         runtime.log(
@@ -133,16 +126,12 @@ def loop_over_parts(
     if not indices and runtime.shard.count > 1:
         runtime.log(_nothing_to_do(runtime.shard, output))
 
-    def is_done(index: int) -> bool:
-        is_written = output.file_version(index) != files_before.get(index)
-        return is_written and output.footer_fits(index, parents_of(index))
-
     clock = PartClock(runtime)
     made: set[int] = set()
     counted: list[Mapping[str, float]] = []
     if to_do or runtime.is_worker:
         with runtime.progress(f"{summary.stage}: part", len(to_do)) as advance:
-            job = Job(config, output, maker, to_do, is_done, runtime, made_by_others=advance)
+            job = Job(config, output, maker, to_do, files.is_made, runtime, made_by_others=advance)
             for part in executor.make_parts(job):
                 made.add(part.index)
                 counted.append(part.tally)
@@ -152,7 +141,7 @@ def loop_over_parts(
     summary.counted_now = add_tallies(counted)
 
     # Others may have made parts meanwhile, where nobody has a fixed share.
-    n_left = sum(index not in made and not is_done(index) for index in to_do)
+    n_left = sum(index not in made and not files.is_made(index) for index in to_do)
     if n_left:
         raise StoppedEarly(
             f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, "
@@ -169,6 +158,31 @@ def loop_over_parts(
     summary.engines = sorted({engine for footer in footers for engine in footer.engines})
     for footer in footers:
         summary.counts.update(footer.counts)
+
+
+class _PartFiles:
+    """The files of the parts that a call makes: which are left, and which have come since."""
+
+    def __init__(self, output: Output, parents_of: Callable[[int], Mapping[str, str]]) -> None:
+        self._output, self._parents_of = output, parents_of
+        self._before: dict[int, FileVersion | None] = {}
+        """A part that is made again was finished before: only its file shows that it was made."""
+
+    def left_to_make(self, indices: Sequence[int], redo: Callable[[int], bool]) -> list[int]:
+        """Return the parts that are not finished, or are to be made again."""
+        left = []
+        for index in indices:
+            # before the part itself, which another worker may write between the two
+            self._before[index] = self._output.file_version(index)
+            # A part of an earlier run counts only where its parents are the ones on disk now.
+            if not self._output.is_done(index, self._parents_of(index)) or redo(index):
+                left.append(index)
+        return left
+
+    def is_made(self, index: int) -> bool:
+        """Return whether anybody has made a part since `left_to_make` looked."""
+        is_written = self._output.file_version(index) != self._before.get(index)
+        return is_written and self._output.footer_fits(index, self._parents_of(index))
 
 
 def _nothing_to_do(shard: Shard, output: Output) -> str:

@@ -1,5 +1,6 @@
 """Several models for one run: how often each is opened, never two at once, and how it ends."""
 
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from prefpipe.backends.fake import SimulatedSlots
-from prefpipe.errors import EngineDeadError, ModelError, StoppedEarly
+from prefpipe.errors import EngineDeadError, ModelError
 from prefpipe.execution.part_loop import PartLoop
 from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.part_source import ListedParts
@@ -224,14 +225,19 @@ def test_a_model_that_dies_ends_the_run_and_parts_that_do_without_it_are_finishe
 def test_a_stop_opens_no_other_model() -> None:
     world = World(2, load_s=0.1)
     stop = threading.Event()
-    runtime = Runtime(should_stop=stop.is_set)
+    lines: list[str] = []
+    runtime = Runtime(should_stop=stop.is_set, log=lines.append)
     with open_models(world.models, runtime) as models:
         maker = Maker(models, [(0, 1)] * 200)
         threading.Timer(0.3, stop.set).start()
         started = time.monotonic()
-        with pytest.raises(StoppedEarly, match="stopped as asked between two models"):
-            list(made(maker, runtime))
+        # The stage says how many parts are made and how many are left.
+        assert list(made(maker, runtime)) == []
         assert time.monotonic() - started < 2
+    [line] = [line for line in lines if "given up" in line]
+    assert re.fullmatch(
+        r"\d+ open parts are given up: stopped as asked between two models", line
+    ), "one line, however many"
     assert world.opened == [0]
     assert maker.answers == {}
 

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from itertools import chain, repeat
 from pathlib import Path
 
 import pyarrow as pa
@@ -103,7 +104,7 @@ def test_a_signal_with_less_notice_than_a_part_takes_is_warned_about(
 ) -> None:
     said: list[str] = []
     ends_at = time.time() + 3600  # so that no part is begun too late
-    asked = iter([False, True])
+    asked = chain([False], repeat(True))
     runtime = Runtime(
         log=said.append,
         should_stop=lambda: next(asked),
@@ -154,7 +155,7 @@ def test_an_interrupt_does_not_wait_for_parts_in_other_threads(
 
 
 def test_a_stop_in_other_threads_finishes_what_is_begun(output: Output) -> None:
-    asked = iter([False, False, True, True, True])
+    asked = chain([False, False], repeat(True))
     with pytest.raises(StoppedEarly, match="2 parts made now, 4 left"):
         loop(output, writes(output, 0.05), Runtime(should_stop=lambda: next(asked)), n_threads=2)
     assert sorted(path.name[5:10] for path in output.path.glob("part-*")) == ["00000", "00001"]
