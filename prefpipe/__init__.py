@@ -1,9 +1,9 @@
 """prefpipe: prompts, a language model and a rater in; a better language model out.
 
 ``prefpipe.read`` gives an artifact as a frame. For arrays of one's own there are
-``prefpipe.select_responses``, ``prefpipe.build_pairs``, ``prefpipe.win_rate``,
-``prefpipe.length_controlled_win_rate``, ``prefpipe.rewardbench_accuracy`` and
-``prefpipe.calibration_figures``.
+``prefpipe.select_responses``, ``prefpipe.scorer_spread``, ``prefpipe.filter_prompts``,
+``prefpipe.build_pairs``, ``prefpipe.win_rate``, ``prefpipe.length_controlled_win_rate``,
+``prefpipe.rewardbench_accuracy`` and ``prefpipe.calibration_figures``.
 
 Importing the package imports nothing else, so that ``prefpipe --help`` stays instant; a public name
 is imported when it is first used.
@@ -17,8 +17,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from prefpipe.frames import read
     from prefpipe.maths.selection.pairs import Pair, build_pairs
+    from prefpipe.maths.selection.prompt_filters import filter_prompts
     from prefpipe.maths.selection.select_pools import Selection
     from prefpipe.maths.selection.select_responses import select_responses
+    from prefpipe.maths.selection.uncertainty import scorer_spread
     from prefpipe.maths.statistics.bootstrap import Bootstrap
     from prefpipe.maths.statistics.calibration import calibration_figures, measure_calibration
     from prefpipe.maths.statistics.length_control import (
@@ -43,11 +45,13 @@ __all__ = [
     "__version__",
     "build_pairs",
     "calibration_figures",
+    "filter_prompts",
     "length_controlled_difference",
     "length_controlled_win_rate",
     "measure_calibration",
     "read",
     "rewardbench_accuracy",
+    "scorer_spread",
     "select_responses",
     "win_rate",
     "win_rate_difference",
@@ -65,11 +69,13 @@ _PUBLIC = {
     "WinRate": "prefpipe.maths.statistics.winrate",
     "build_pairs": "prefpipe.maths.selection.pairs",
     "calibration_figures": "prefpipe.maths.statistics.calibration",
+    "filter_prompts": "prefpipe.maths.selection.prompt_filters",
     "measure_calibration": "prefpipe.maths.statistics.calibration",
     "read": "prefpipe.frames",
     "rewardbench_accuracy": "prefpipe.maths.statistics.rewardbench",
     "length_controlled_difference": "prefpipe.maths.statistics.length_control",
     "length_controlled_win_rate": "prefpipe.maths.statistics.length_control",
+    "scorer_spread": "prefpipe.maths.selection.uncertainty",
     "select_responses": "prefpipe.maths.selection.select_responses",
     "win_rate": "prefpipe.maths.statistics.winrate",
     "win_rate_difference": "prefpipe.maths.statistics.winrate",

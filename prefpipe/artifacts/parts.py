@@ -120,6 +120,26 @@ def write_part(
         try:
             # one row group: NumPy reads it whole
             writer.write_table(table, row_group_size=max(1, table.num_rows))
+
+            footer = PartFooter(
+                name=path.name,
+                fingerprint=fingerprint,
+                schema=schema,
+                n_rows=table.num_rows,
+                counts=dict(sorted(counts.items())),
+                parents=dict(sorted(parents.items())),
+                data_bytes=sink.n_bytes,
+                data_sha256=sink.sha256.hexdigest(),
+                tally=dict(sorted((tally or {}).items())),
+                engines=tuple(sorted(set(engines))),
+            )
+            # a blank as long as the checksum holds its place: nothing behind it moves when it comes
+            claims = canonical_json(_footer_values(footer))
+            writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: BLANK.decode()})
+
+            # the checksum is of the footer with a blank in its place, which it then takes
+            sink.footer = bytearray()
+            writer.close()
         except BaseException:
             # closing writes a footer, and the first error is the one to report
             sink.footer = bytearray()
@@ -127,25 +147,6 @@ def write_part(
                 writer.close()
             raise
 
-        footer = PartFooter(
-            name=path.name,
-            fingerprint=fingerprint,
-            schema=schema,
-            n_rows=table.num_rows,
-            counts=dict(sorted(counts.items())),
-            parents=dict(sorted(parents.items())),
-            data_bytes=sink.n_bytes,
-            data_sha256=sink.sha256.hexdigest(),
-            tally=dict(sorted((tally or {}).items())),
-            engines=tuple(sorted(set(engines))),
-        )
-        # a blank as long as the checksum holds its place: nothing behind it moves when it comes
-        claims = canonical_json(_footer_values(footer))
-        writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: BLANK.decode()})
-
-        # the checksum is of the footer with a blank in its place, which it then takes
-        sink.footer = bytearray()
-        writer.close()
         place = _checksum_place(sink.footer)
         assert place is not None
         sink.footer[place : place + len(BLANK)] = hashlib.sha256(sink.footer).hexdigest().encode()

@@ -52,6 +52,8 @@ With `GRACE_S`, less than Slurm's 30 s.
 
 KEPT = "finished parts are kept"
 IMPORTING = "<frozen importlib._bootstrap>"
+COMPILERS = (f"{os.sep}numba{os.sep}", f"{os.sep}llvmlite{os.sep}")
+"""Packages whose compiler calls back into Python: an exception there may crash the process."""
 
 
 class StopNow(KeyboardInterrupt):
@@ -247,14 +249,14 @@ class StopRequest:
         _say(f"{name}: {what}; a second signal stops at once\n")
 
     def _stop_now(self, number: int, frame: FrameType | None, reason: str) -> None:
-        """Raise `StopNow`, once a process and never inside an import; else end the process here.
+        """Raise `StopNow`, once a process, never inside an import or a compiler; else end it here.
 
         Extension modules make tracebacks of an exception that meets them while they are imported.
         """
         self._reason = reason
         self._exit_code = INTERRUPTED if number == signal.SIGINT else STOPPED
         # A second request does not wait for what the first one unwinds.
-        if self.has_raised or _is_importing(frame):
+        if self.has_raised or _is_no_place_to_raise(frame):
             self.has_raised = True
             self._say_why()
             _leave(self._exit_code)
@@ -370,9 +372,11 @@ def _is_launched() -> bool:
     return is_one_of_several or "TORCHELASTIC_RUN_ID" in os.environ
 
 
-def _is_importing(frame: FrameType | None) -> bool:
+def _is_no_place_to_raise(frame: FrameType | None) -> bool:
+    """Return whether a module is being imported, or a loop compiled."""
     while frame is not None:
-        if frame.f_code.co_filename == IMPORTING:
+        file = frame.f_code.co_filename
+        if file == IMPORTING or any(compiler in file for compiler in COMPILERS):
             return True
         frame = frame.f_back
     return False

@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from prefpipe.configs.options import flag_named, option
 from prefpipe.configs.stage import PartwiseConfig
-from prefpipe.maths.selection.registry import PAIR_RULES, STRATEGIES
+from prefpipe.maths.selection.registry import PAIR_RULES, STRATEGIES, PromptFilters
 
 NEED_EMBEDDINGS = tuple(each.name for each in STRATEGIES.values() if each.needs == "embeddings")
 ONE_POSITIVE = tuple(each.name for each in STRATEGIES.values() if each.n_positives == 1)
@@ -16,13 +16,21 @@ AMONG_ALL = ("all-ordered", "adjacent")
 
 Under them a least margin is one of pairs, and no candidate is too close to the positive.
 """
-_ONE_STRATEGY = {
-    "weight_temperature": ("opt-select", "paper"),
-    "cover": ("opt-select", "negatives"),
-    "time_limit": ("opt-select", 10.0),
-    "n_init": ("coreset", 10),
+BY_UNCERTAINTY = tuple(each.name for each in STRATEGIES.values() if each.needs == "uncertainty")
+BY_SAMPLER = tuple(each.name for each in STRATEGIES.values() if each.needs == "samplers")
+_ONE_STRATEGY: dict[str, tuple[tuple[str, ...], Any]] = {
+    "weight_temperature": (("opt-select",), "paper"),
+    "cover": (("opt-select",), "negatives"),
+    "time_limit": (("opt-select",), 10.0),
+    "n_init": (("coreset",), 10),
+    "position": (("reward-position",), -2.0),
+    "spread_of": (BY_UNCERTAINTY, ()),
+    "spread_weight": (BY_UNCERTAINTY, 1.0),
+    "quantile": (("delta-quantile",), 0.05),
+    "chosen_from": (BY_SAMPLER, None),
+    "rejected_from": (BY_SAMPLER, None),
 }
-"""Knobs that one strategy reads, with their defaults."""
+"""Knobs that one strategy reads, or a few that are akin, with their defaults."""
 _OF_COVERAGE = ("weight_temperature", "cover")
 """Of them, those that also scale the coverage that every strategy reports."""
 
@@ -86,6 +94,73 @@ class SelectConfig(PartwiseConfig):
         above=0,
         help="opt-select: seconds a prompt for the proof, counted in work, the same on any machine",
     )
+    position: float = option(
+        -2.0,
+        help="reward-position: negatives are the rewards nearest to mean + position * std of the "
+        "prompt's rewards",
+    )
+    chosen_from: str | None = option(
+        None,
+        metavar="MODEL",
+        help="delta: whose responses are positives, a value of the column `model`",
+    )
+    rejected_from: str | None = option(
+        None, metavar="MODEL", help="delta: whose responses are negatives"
+    )
+    spread_of: tuple[str, ...] = option(
+        (),
+        metavar="SCORER",
+        help="delta-ucb, drts, delta-quantile: scorers whose disagreement is the uncertainty, two "
+        "or more; default those that --reward names; repeatable",
+    )
+    spread_weight: float = option(
+        1.0,
+        minimum=0,
+        help="delta-ucb, drts, delta-quantile: b of the bounds r + b*spread and r - b*spread",
+    )
+    quantile: float = option(
+        0.05,
+        minimum=0,
+        maximum=1,
+        help="delta-quantile: which pair of all, by descending gap between its bounds",
+    )
+    min_rejected_reward: float | None = option(
+        None,
+        above=0,
+        below=1,
+        metavar="QUANTILE",
+        help="drop prompts whose lowest reward is below this quantile over prompts, 0.25 say",
+    )
+    min_rejected_tokens: float | None = option(
+        None,
+        above=0,
+        below=1,
+        metavar="QUANTILE",
+        help="drop prompts whose lowest-reward response is shorter than this quantile over prompts",
+    )
+    max_gap: float | None = option(
+        None,
+        above=0,
+        below=1,
+        metavar="QUANTILE",
+        help="drop prompts whose highest minus lowest reward is above this quantile over prompts",
+    )
+    min_spread: float | None = option(
+        None, above=0, help="drop prompts whose highest minus lowest reward is below this"
+    )
+    min_pass_rate: float | None = option(
+        None,
+        minimum=0,
+        maximum=1,
+        help="drop prompts of whose responses a smaller share reaches --pass-reward",
+    )
+    max_pass_rate: float | None = option(
+        None,
+        minimum=0,
+        maximum=1,
+        help="drop prompts of whose responses a larger share reaches --pass-reward: too easy",
+    )
+    pass_reward: float = option(1.0, help="reward from which a response passes")
     pairs: str | None = option(
         None,
         choices=PAIR_RULES,
@@ -102,7 +177,7 @@ class SelectConfig(PartwiseConfig):
         False, help="let identical texts of one prompt take part more than once"
     )
     seed: int = option(
-        0, minimum=0, help="seed of random, best-random, of k-means and of --pairs best-random"
+        0, minimum=0, help="seed of random, best-random, drts, k-means and --pairs best-random"
     )
     workers: int | None = option(
         None,
@@ -135,19 +210,71 @@ class SelectConfig(PartwiseConfig):
         if self.k != SelectConfig.k and self.strategy in NO_K:
             problems.append(f"--k does not apply to --strategy {self.strategy}")
         for name in self._idle_knobs():
-            strategy, default = _ONE_STRATEGY[name]
+            strategies, default = _ONE_STRATEGY[name]
             if getattr(self, name) != default:
                 problems.append(
-                    f"{flag_named(name)} belongs to --strategy {strategy}, not to {self.strategy}"
+                    f"{flag_named(name)} belongs to --strategy {' and '.join(strategies)}, not to "
+                    f"{self.strategy}"
                 )
+        return [*problems, *self._strategy_problems(), *self._filter_problems()]
+
+    def _strategy_problems(self) -> list[str]:
+        """Return what a strategy without negatives, by uncertainty or by sampler cannot take."""
+        problems = []
+        rule = STRATEGIES.get(self.strategy)
+        if rule is None:
+            return []
+        if self.min_margin > 0 and not rule.takes_margin:
+            problems.append(
+                f"--min-margin does not apply to --strategy {self.strategy}; --min-spread drops "
+                "prompts whose rewards are close"
+            )
+        if rule.n_negatives == 0:
+            problems += [
+                f"{flag_named(name)} does not apply to --strategy {self.strategy}, which has no "
+                "negatives"
+                for name in ("pairs", "max_pairs")
+                if getattr(self, name) is not None
+            ]
+        if rule.needs == "uncertainty" and len(self.spread_of) == 1:
+            problems.append(
+                f"--spread-of names one scorer, {self.spread_of[0]}; a spread is of two or more"
+            )
+        if rule.needs == "samplers":
+            problems += [
+                f"--strategy {self.strategy} needs {flag_named(name)}"
+                for name in ("chosen_from", "rejected_from")
+                if getattr(self, name) is None
+            ]
+            if self.chosen_from is not None and self.chosen_from == self.rejected_from:
+                problems.append(f"--chosen-from and --rejected-from are both {self.chosen_from}")
         return problems
+
+    def _filter_problems(self) -> list[str]:
+        """Return what is wrong with the filters of prompts taken together."""
+        problems = []
+        least, most = self.min_pass_rate, self.max_pass_rate
+        if least is not None and most is not None and least > most:
+            problems.append(f"--min-pass-rate {least:g} is above --max-pass-rate {most:g}")
+        if self.pass_reward != SelectConfig.pass_reward and least is None and most is None:
+            problems.append("--pass-reward belongs to --min-pass-rate and --max-pass-rate")
+        if self.allow_partial and self.filters().are_quantiles:
+            problems.append(
+                "--allow-partial does not go with --min-rejected-reward, --min-rejected-tokens and "
+                "--max-gap, which are quantiles over all prompts"
+            )
+        return problems
+
+    def filters(self) -> PromptFilters:
+        """Return the filters of prompts."""
+        return PromptFilters(**{name: getattr(self, name) for name in PromptFilters._fields})
 
     def _idle_knobs(self) -> list[str]:
         """Return the knobs of other strategies, which change nothing under this one."""
         idle = []
-        for name, (strategy, _) in _ONE_STRATEGY.items():
+        for name, (strategies, _) in _ONE_STRATEGY.items():
             scales_coverage = name in _OF_COVERAGE and self.embeddings is not None
-            if self.strategy != strategy and not scales_coverage:
+            if self.strategy not in strategies and not scales_coverage:
                 idle.append(name)
         return idle
 
@@ -158,6 +285,13 @@ class SelectConfig(PartwiseConfig):
             del identity[name]
         if self.strategy in NO_K:
             del identity["k"]
+
+        # a filter that was not asked for is no difference to a run from before there was one
+        for name in PromptFilters._fields:
+            if getattr(self, name) is None:
+                del identity[name]
+        if self.min_pass_rate is None and self.max_pass_rate is None:
+            del identity["pass_reward"]
 
         # the margin once left candidates out under these rules too: groups made so are others
         if self.min_margin > 0 and self.pairs in AMONG_ALL:

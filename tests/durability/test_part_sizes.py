@@ -64,6 +64,18 @@ def test_rows_do_not_depend_on_the_part_size(
         assert_same_rows(folder / f"parts-of-{size}", folder / "parts-of-128")
 
 
+def test_with_one_row_at_a_time_not_even_the_rounding_depends_on_the_part_size(
+    torch_stages: StageServer, folder: Path, models: list[Path]
+) -> None:
+    for size in (1, 4, 128):
+        words = generate(folder, [str(models[0])], f"parts-of-{size}", "--part-size", size)
+        settings = ("--n", 3, "--backend", "transformers", "--batch-size", 1)
+        outcome = torch_stages.run(*words, *settings)
+        assert outcome.code == 0, outcome.stderr
+    for size in (1, 4):
+        assert rows_of(folder / f"parts-of-{size}") == rows_of(folder / "parts-of-128")
+
+
 def loaded(stderr: str, models: list[Path]) -> list[str]:
     """The names of the models in the order in which they were loaded."""
     names = {f"loading {model}" for model in models}

@@ -162,10 +162,12 @@ def test_a_part_is_finished_after_sigterm_and_what_is_finished_stays(
         "SIGTERM: finishing what is begun within 20 s, then stopping; a second signal stops at once"
         in stderr
     )
-    assert "stopped: generate stopped as asked: 1 parts made now, 19 left" in stderr
-    assert [path.name for path in (folder / "out").glob("part-*")] == [
-        "part-00000-of-00020.parquet"
-    ]
+    made = sorted(path.name for path in (folder / "out").glob("part-*"))
+    # One part was at its answers, and the next one may have been open beside it.
+    assert made == [f"part-0000{number}-of-00020.parquet" for number in range(len(made))]
+    assert 1 <= len(made) <= 2
+    line = f"stopped: generate stopped as asked: {len(made)} parts made now, {20 - len(made)} left"
+    assert line in stderr
 
 
 @pytest.mark.slow
@@ -210,7 +212,8 @@ def test_what_batch_systems_and_terminals_send_twice_counts_once(
         time.sleep(0.2)
     code, stderr, _ = ended(process, 20)
     assert code == 75
-    assert "1 parts made now" in stderr
+    # The next part may have been open beside the one that was at its answers.
+    assert "1 parts made now" in stderr or "2 parts made now" in stderr
 
 
 @pytest.mark.slow
@@ -464,7 +467,7 @@ def test_a_closed_terminal_stops_after_the_part(inputs: Path, folder: Path) -> N
     os.close(master)
     process.send_signal(signal.SIGHUP)
     assert process.wait(20) == 75
-    assert len(list((folder / "out").glob("part-*"))) == 1
+    assert 1 <= len(list((folder / "out").glob("part-*"))) <= 2
 
 
 def test_handlers_stand_before_anything_is_imported(inputs: Path) -> None:

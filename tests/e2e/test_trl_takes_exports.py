@@ -9,7 +9,7 @@ import torch
 from support.interchange_files import kept, rejected, write_groups
 from support.tiny_models import make_tiny_causal_lm
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer
+from trl import DPOConfig, DPOTrainer, KTOConfig, KTOTrainer, SFTConfig, SFTTrainer
 
 from prefpipe.cli.main import run
 
@@ -119,3 +119,37 @@ def test_kto(tmp_path: Path, model_folder: Path) -> None:
         (PROMPTS["b"], f"five{end}", False),
     }
     assert torch.isfinite(torch.tensor(trainer.train().training_loss))
+
+
+@pytest.mark.slow
+def test_sft_has_its_loss_on_the_positives(tmp_path: Path, model_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    trainer = SFTTrainer(
+        AutoModelForCausalLM.from_pretrained(model_folder),
+        args=SFTConfig(**settings(tmp_path)),
+        processing_class=tokenizer,
+        train_dataset=exported(tmp_path, "trl-sft", ".parquet"),
+    )
+    seen = []
+    for row in trainer.train_dataset:
+        ids, labels = row["input_ids"], row["labels"]
+        prompt = [each for each, label in zip(ids, labels, strict=True) if label == -100]
+        completion = [label for label in labels if label != -100]
+        seen.append([tokenizer.decode(prompt), tokenizer.decode(completion)])
+    end = "<|im_end|>\n"
+    assert seen == [[PROMPTS["a"], f"answer a.0{end}"], [PROMPTS["b"], f"four{end}"]]
+    assert torch.isfinite(torch.tensor(trainer.train().training_loss))
+
+
+@pytest.mark.slow
+def test_sft_of_whole_conversations(tmp_path: Path, model_folder: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    trainer = SFTTrainer(
+        AutoModelForCausalLM.from_pretrained(model_folder),
+        args=SFTConfig(**settings(tmp_path)),
+        processing_class=tokenizer,
+        train_dataset=exported(tmp_path, "sft", ".jsonl"),
+    )
+    end = "<|im_end|>\n"
+    seen = [tokenizer.decode(row["input_ids"]) for row in trainer.train_dataset]
+    assert seen == [f"{PROMPTS['a']}answer a.0{end}", f"{PROMPTS['b']}four{end}"]

@@ -508,7 +508,16 @@ def test_exports_write_them_or_refuse(tmp_path, groups, candidates, capsys):
         row["prompt_id"]: row["template_input"] for row in rows_of(tmp_path / "x" / "candidates")
     }
     assert json.loads(back["tools"]) == {"messages": HISTORY, "tools": ROW["tools"]}
-    for kind in ("trl", "trl-implicit", "trl-unpaired", "nemo-rl", "llama-factory", "axolotl"):
+    for kind in (
+        "trl",
+        "trl-implicit",
+        "trl-unpaired",
+        "trl-sft",
+        "sft",
+        "nemo-rl",
+        "llama-factory",
+        "axolotl",
+    ):
         capsys.readouterr()
         output = tmp_path / (kind if kind in ("llama-factory", "axolotl") else f"{kind}.jsonl")
         assert prefpipe("export", groups, "-o", output, "--format", kind) != 0

@@ -23,6 +23,12 @@ SCORED_PAIR = (
     pa.field("chosen_model", pa.string()),
     pa.field("rejected_model", pa.string()),
 )
+RATED_RESPONSE = (
+    pa.field("prompt_id", pa.string()),
+    pa.field("sample_idx", pa.int32()),
+    pa.field("score", pa.float64()),
+    pa.field("model", pa.string()),
+)
 RESPONSE_KEYS = (
     "sample_idx",
     "role",
@@ -151,11 +157,36 @@ def unpaired_rows(group: ExportedGroup) -> Iterator[Row]:
             "prompt": group.messages,
             "completion": [answer(row)],
             "label": row["role"] == "positive",
-            "prompt_id": group.prompt_id,
-            "sample_idx": row["sample_idx"],
-            "score": row["reward"],
-            "model": row["model"],
+            **_rated(row, group.prompt_id),
         }
+
+
+def completion_rows(group: ExportedGroup) -> Iterator[Row]:
+    """Yield TRL's rows for supervised training, one a positive: the loss is on the completion."""
+    for row in group.responses:
+        if row["role"] == "positive":
+            turns = {"prompt": group.messages, "completion": [answer(row)]}
+            yield turns | _rated(row, group.prompt_id)
+
+
+def conversation_rows(group: ExportedGroup) -> Iterator[Row]:
+    """Yield whole conversations for supervised training, one a positive.
+
+    Most trainers take them; which turns the loss is on is theirs to say.
+    """
+    for row in group.responses:
+        if row["role"] == "positive":
+            turns = {"messages": [*group.messages, answer(row)]}
+            yield turns | _rated(row, group.prompt_id)
+
+
+def _rated(row: Row, prompt_id: str) -> Row:
+    return {
+        "prompt_id": prompt_id,
+        "sample_idx": row["sample_idx"],
+        "score": row["reward"],
+        "model": row["model"],
+    }
 
 
 def nemo_pair_rows(group: ExportedGroup) -> Iterator[Row]:
@@ -237,6 +268,8 @@ COMPLETION = pa.struct(
         pa.field("model", pa.string()),
     ]
 )
+WITHOUT_PAIRS = ("jsonl", "trl-unpaired", "trl-sft", "sft")
+"""Formats that a group without pairs can be written in."""
 SCHEMAS: Mapping[str, pa.Schema] = {
     "trl": pa.schema(
         [
@@ -254,12 +287,13 @@ SCHEMAS: Mapping[str, pa.Schema] = {
             pa.field("prompt", MESSAGES),
             pa.field("completion", MESSAGES),
             pa.field("label", pa.bool_()),
-            pa.field("prompt_id", pa.string()),
-            pa.field("sample_idx", pa.int32()),
-            pa.field("score", pa.float64()),
-            pa.field("model", pa.string()),
+            *RATED_RESPONSE,
         ]
     ),
+    "trl-sft": pa.schema(
+        [pa.field("prompt", MESSAGES), pa.field("completion", MESSAGES), *RATED_RESPONSE]
+    ),
+    "sft": pa.schema([pa.field("messages", MESSAGES), *RATED_RESPONSE]),
     "nemo-rl": pa.schema(
         [
             pa.field("context", MESSAGES),
@@ -275,6 +309,8 @@ ROWS: Mapping[str, Callable[[ExportedGroup], Iterator[Row]]] = {
     "trl": trl_rows,
     "trl-implicit": implicit_rows,
     "trl-unpaired": unpaired_rows,
+    "trl-sft": completion_rows,
+    "sft": conversation_rows,
     "nemo-rl": nemo_pair_rows,
     "llama-factory": message_rows,
     "axolotl": message_rows,

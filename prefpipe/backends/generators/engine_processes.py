@@ -8,6 +8,7 @@ process is killed, vLLM's stays, with its GPU's memory, and whoever goes on in o
 import multiprocessing
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
@@ -18,6 +19,8 @@ REAPER = 'read -r _; kill -KILL "$@"'
 """A shell that waits for a line, or for the end of its input: this process has ended, somehow."""
 REAPER_S = 10.0
 """How long `EngineProcesses.close` waits for it."""
+EXIT_STATUS_S = 1.0
+"""How long an ended process's exit status is asked for."""
 
 
 class EngineProcesses:
@@ -90,10 +93,22 @@ class EngineProcesses:
         if self._is_stopping:
             return
         process = by_sentinel[next(iter(ended))]  # type: ignore[index]
-        process.join(1)
-        code = process.exitcode
-        how = f"killed by signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        on_death(f"its process {process.name} (pid {process.pid}) ended: {how}")
+        how = _how_it_ended(process)
+        on_death(f"its process {process.name} (pid {process.pid}) ended{how}")
+
+
+def _how_it_ended(process: BaseProcess) -> str:
+    """Return ``": exit code 1"`` or the like, and nothing where the system does not say.
+
+    vLLM watches the same process in a thread of its own. The exit status is given to one of us
+    only, and the other is told None until the first has noted it.
+    """
+    end = time.monotonic() + EXIT_STATUS_S
+    while (code := process.exitcode) is None and time.monotonic() < end:
+        time.sleep(0.01)
+    if code is None:
+        return ""
+    return f": killed by signal {-code}" if code < 0 else f": exit code {code}"
 
 
 def _descendants(pid: int) -> list[int]:

@@ -4,6 +4,31 @@ from typing import NamedTuple
 
 import numpy as np
 
+from prefpipe.maths.selection.samplers import Samplers
+
+
+class Evidence(NamedTuple):
+    """What some strategies read of the candidates beside rewards and distances.
+
+    ``spreads`` (P, R): the spread of several scorers, on the scale of the rewards, finite where
+    there is a candidate. ``samplers``: whose each candidate is.
+    """
+
+    spreads: np.ndarray | None = None
+    samplers: Samplers | None = None
+
+    def of_prompts(self, rows: slice) -> "Evidence":
+        """Return that of some of the prompts."""
+        spreads = None if self.spreads is None else self.spreads[rows]
+        samplers = self.samplers
+        if samplers is not None:
+            samplers = Samplers(samplers.chosen[rows], samplers.rejected[rows])
+        return Evidence(spreads, samplers)
+
+
+NO_EVIDENCE = Evidence()
+"""Of the strategies that read nothing more."""
+
 
 class Pools(NamedTuple):
     """What a strategy sees of P prompts with up to R candidates, checked.
@@ -13,7 +38,8 @@ class Pools(NamedTuple):
     last; ``n_positives`` (P,). ``distances`` (P, R, R), or None without embeddings. ``rewards``
     (P, R), 0 where there is no candidate. ``weights`` (P, R): see
     `prefpipe.maths.selection.weights.pool_weights`; ``temperatures`` (P,): their T. ``seeds``
-    (P,) uint64. ``k``: negatives that may be chosen.
+    (P,) uint64. ``k``: negatives that may be chosen. ``position``: c of ``reward-position``.
+    ``decided`` (P, k): the negatives where the strategy decided them with the positives, else None.
     """
 
     negatives: np.ndarray
@@ -29,6 +55,8 @@ class Pools(NamedTuple):
     covers_all: bool
     n_init: int
     work_limit: int
+    position: float = -2.0
+    decided: np.ndarray | None = None
 
     def clients(self) -> np.ndarray:
         """Return (P, C) whom Opt-Select's objective covers, -1 behind the last.

@@ -1,5 +1,8 @@
 """Which candidates can be selected from, and whether a prompt is worth training on."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
@@ -7,6 +10,9 @@ from prefpipe.maths.compute.compiled import compiled
 
 ANSWERED = ("ok", "truncated")
 """Statuses of candidates that have a response."""
+
+NO_FLAWS: Mapping[str, np.ndarray] = MappingProxyType({})
+"""What a strategy needs of a candidate beside text and reward: nothing."""
 
 LARGEST_REWARD = 1e150
 """Rewards are squared for their standard deviation, which must stay a finite number."""
@@ -24,7 +30,7 @@ def screen_candidates(
     is_blank_N: np.ndarray,
     rewards_N: np.ndarray,
     statuses_N: np.ndarray,
-    has_embedding_N: np.ndarray | None = None,
+    flaws_N: Mapping[str, np.ndarray] = NO_FLAWS,
     drop_truncated: bool = False,
     keep_duplicates: bool = False,
 ) -> np.ndarray:
@@ -37,7 +43,9 @@ def screen_candidates(
     - ``empty``: no text but white space;
     - ``truncated``: that status, with ``drop_truncated``;
     - ``no_reward``: NaN; ``infinite_reward``: infinite, or beyond `LARGEST_REWARD`;
-    - ``no_embedding``: where ``has_embedding_N`` is given (None: embeddings are not needed);
+    - those of ``flaws_N``, in their order: ``no_embedding``; ``no_spread``, one of the scorers
+      whose disagreement counts gave nothing; ``other_sampler``, of a model that the strategy takes
+      nothing from;
     - ``duplicate``: the text, character for character, of a usable candidate of the same prompt
       that stands before it.
 
@@ -47,16 +55,14 @@ def screen_candidates(
         is_blank_N: bool, no text but white space, or no text.
         rewards_N: float, NaN where there is none.
         statuses_N: text, as ``generate`` wrote it.
-        has_embedding_N: bool.
+        flaws_N: by reason, bool, which candidates have it; what is needed differs by strategy.
         drop_truncated: leave out responses that were cut at the token limit.
         keep_duplicates: let equal texts of one prompt take part more than once.
 
     Raises:
         InputError: columns of different lengths.
     """
-    columns = [prompts_N, texts_N, is_blank_N, rewards_N, statuses_N]
-    if has_embedding_N is not None:
-        columns.append(has_embedding_N)
+    columns = [prompts_N, texts_N, is_blank_N, rewards_N, statuses_N, *flaws_N.values()]
     lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
         raise InputError(
@@ -65,8 +71,8 @@ def screen_candidates(
 
     # The last reason first: each line takes precedence over those before it.
     reasons_N = np.full(len(rewards_N), None, dtype=object)
-    if has_embedding_N is not None:
-        reasons_N[~has_embedding_N] = "no_embedding"
+    for reason, has_flaw_N in reversed(list(flaws_N.items())):
+        reasons_N[has_flaw_N] = reason
     reasons_N[np.abs(rewards_N) > LARGEST_REWARD] = "infinite_reward"
     reasons_N[np.isnan(rewards_N)] = "no_reward"
     if drop_truncated:
@@ -140,12 +146,12 @@ def _mark_copies(
                     break
 
 
-def count_positives(usable_PR: np.ndarray, positives: int) -> np.ndarray:
+def count_positives(usable_PR: np.ndarray, positives: int, *, n_spared: int = 1) -> np.ndarray:
     """Return (P,) how many positives each prompt has.
 
-    ``positives`` of them, or one fewer than its usable candidates.
+    ``positives`` of them, or as many as leave ``n_spared`` usable candidates to be negatives.
     """
-    return np.asarray(np.maximum(np.minimum(positives, usable_PR.sum(axis=1) - 1), 0))
+    return np.asarray(np.maximum(np.minimum(positives, usable_PR.sum(axis=1) - n_spared), 0))
 
 
 def mask_low_margins(
@@ -185,11 +191,13 @@ def prompt_rejections(
     usable_PR: np.ndarray,
     *,
     positives: int = 1,
+    n_spared: int = 1,
+    accepts_ties: bool = False,
 ) -> np.ndarray:
     """Return for each prompt None if it can be selected from, else why not, as objects (P,).
 
     - ``no_rewards``: there are candidates, and not one has a finite reward;
-    - ``too_few_candidates``: fewer than two are without a flaw;
+    - ``too_few_candidates``: fewer than two are without a flaw; without negatives, not one;
     - ``tie``: all usable rewards are equal, so nothing says which response is better;
     - ``low_margin``: margins left no negative beside the positives.
 
@@ -199,6 +207,8 @@ def prompt_rejections(
         unflawed_PR: bool, those without a flaw, margins aside.
         usable_PR: bool, those of them that the margin leaves.
         positives: positives wanted a prompt.
+        n_spared: candidates that must be left to be negatives: 1, or 0 for ``best-of-n``.
+        accepts_ties: equal rewards are no reason.
     """
     highest_P = np.where(unflawed_PR, rewards_PR, -np.inf).max(axis=1, initial=-np.inf)
     lowest_P = np.where(unflawed_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)
@@ -208,8 +218,10 @@ def prompt_rejections(
 
     # The last verdict first: each line takes precedence over those before it.
     rejections_P = np.full(len(rewards_PR), None, dtype=object)
-    rejections_P[usable_PR.sum(axis=1) <= count_positives(unflawed_PR, positives)] = "low_margin"
-    rejections_P[highest_P == lowest_P] = "tie"
-    rejections_P[unflawed_PR.sum(axis=1) < 2] = "too_few_candidates"
+    n_positives_P = count_positives(unflawed_PR, positives, n_spared=n_spared)
+    rejections_P[usable_PR.sum(axis=1) < n_positives_P + n_spared] = "low_margin"
+    if not accepts_ties:
+        rejections_P[highest_P == lowest_P] = "tie"
+    rejections_P[unflawed_PR.sum(axis=1) < 1 + n_spared] = "too_few_candidates"
     rejections_P[has_candidates_P & ~has_reward_P] = "no_rewards"
     return rejections_P

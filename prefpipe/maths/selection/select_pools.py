@@ -6,10 +6,10 @@ import numpy as np
 
 from prefpipe.maths.selection.explanation import explain
 from prefpipe.maths.selection.opt_select.k_medoids import work_limit
-from prefpipe.maths.selection.pools import Pools
+from prefpipe.maths.selection.pools import NO_EVIDENCE, Evidence, Pools
 from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.screening import count_positives
-from prefpipe.maths.selection.strategies import choose
+from prefpipe.maths.selection.strategies import choose, decide_roles
 from prefpipe.maths.selection.validation import SelectOptions
 from prefpipe.maths.selection.weights import pool_temperatures, pool_weights
 
@@ -21,7 +21,8 @@ class Selection(NamedTuple):
 
     Attributes:
         positives: (p,) best reward first.
-        negatives: (k,) ascending index; no index is in both.
+        negatives: (k,) ascending index; no index is in both. None under ``best-of-n``, of which a
+            batch has one column of -1.
         cost: Opt-Select's objective of the negatives; NaN without embeddings or distances.
         lower_bound: a proven bound on the least possible cost; NaN under other strategies than
             ``opt-select``.
@@ -64,27 +65,39 @@ def select_pools(
     strategy: str,
     seeds_P: np.ndarray,
     options: SelectOptions,
+    evidence: Evidence = NO_EVIDENCE,
 ) -> Selection:
     """Choose the positives and negatives of many prompts.
 
     Arguments mean what they mean for `prefpipe.maths.selection.select_responses.select_responses`.
-    ``min_margin`` and ``near_duplicates`` are the caller's to apply, to ``mask_PR``.
+    ``min_margin``, ``near_duplicates`` and the inversions of ``delta`` are the caller's to apply,
+    to ``mask_PR``. ``evidence`` has what the strategy needs beside rewards and distances.
     """
     rule = STRATEGIES[strategy]
     n_candidates = rewards_PR.shape[1]
     places_R = np.arange(n_candidates)
+    most = max(1, n_candidates - 1)
+    if rule.n_negatives is None:
+        n_wanted = min(k, most)
+    elif rule.n_negatives == "all":
+        n_wanted = most
+    else:
+        n_wanted = rule.n_negatives
 
-    # The positives: the highest rewards. Stable sorts: equal rewards stay in ascending order of
-    # index. What is masked stands last.
-    n_positives_P = count_positives(mask_PR, rule.n_positives or options.get("positives", 1))
-    best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
-    is_positive_PR = np.zeros(mask_PR.shape, dtype=bool)
-    np.put_along_axis(
-        is_positive_PR, best_first_PR, places_R[None] < n_positives_P[:, None], axis=1
+    positives = rule.n_positives or options.get("positives", 1)
+    decided = decide_roles(
+        strategy, rewards_PR, mask_PR, evidence, k=n_wanted, seeds_P=seeds_P, options=options
     )
-    width = int(n_positives_P.max(initial=1))
-    is_place_of_positive_PR = places_R[None, :width] < n_positives_P[:, None]
-    positives_PK = np.where(is_place_of_positive_PR, best_first_PR[:, :width], -1)
+    if decided is None:
+        positives_PK = _highest_rewards(rewards_PR, mask_PR, positives, rule.n_spared)
+    else:
+        # Nobody of a prompt without roles takes part in anything.
+        positives_PK = decided[0]
+        mask_PR = mask_PR & (positives_PK >= 0).any(axis=1, keepdims=True)
+    n_positives_P = (positives_PK >= 0).sum(axis=1)
+    is_positive_PR = np.zeros(mask_PR.shape, dtype=bool)
+    prompts, columns = np.nonzero(positives_PK >= 0)
+    is_positive_PR[prompts, positives_PK[prompts, columns]] = True
 
     # The candidate negatives: all others, where there are two candidates at least.
     has_two_P = mask_PR.sum(axis=1) >= 2
@@ -101,13 +114,6 @@ def select_pools(
     temperatures_P = pool_temperatures(rewards_PR, mask_PR, clients_PR, temperature)
     weights_PR = pool_weights(rewards_PR, clients_PR, temperatures_P)
 
-    most = max(1, n_candidates - 1)
-    if rule.n_negatives is None:
-        n_wanted = min(k, most)
-    elif rule.n_negatives == "all":
-        n_wanted = most
-    else:
-        n_wanted = rule.n_negatives
     pools = Pools(
         negatives=negatives_PR,
         n_negatives=n_negatives_P,
@@ -122,6 +128,8 @@ def select_pools(
         covers_all=covers_all,
         n_init=options.get("n_init", 10),
         work_limit=work_limit(options.get("time_limit_s", 10.0)),
+        position=options.get("position", -2.0),
+        decided=None if decided is None else decided[1],
     )
     choice = choose(strategy, pools)
     explanation = explain(pools, choice)
@@ -145,3 +153,16 @@ def select_pools(
         log_unit=explanation.log_unit,
         largest_share=largest_share_P,
     )
+
+
+def _highest_rewards(
+    rewards_PR: np.ndarray, mask_PR: np.ndarray, positives: int, n_spared: int
+) -> np.ndarray:
+    """Return (P, p) each prompt's positives: the highest rewards, -1 behind the last."""
+    n_positives_P = count_positives(mask_PR, positives, n_spared=n_spared)
+    width = int(n_positives_P.max(initial=1))
+
+    # Stable: equal rewards stay in ascending order of index. What is masked stands last.
+    best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
+    is_place_of_positive_PR = np.arange(rewards_PR.shape[1])[None, :width] < n_positives_P[:, None]
+    return np.where(is_place_of_positive_PR, best_first_PR[:, :width], -1)

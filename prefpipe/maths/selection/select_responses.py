@@ -7,6 +7,7 @@ import numpy as np
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.registry import find_strategy
+from prefpipe.maths.selection.samplers import Samplers, mask_inversions
 from prefpipe.maths.selection.screening import (
     count_positives,
     mask_low_margins,
@@ -18,6 +19,7 @@ from prefpipe.maths.selection.validation import (
     check_geometry,
     check_options,
     check_rewards,
+    checked_evidence,
     checked_geometry,
 )
 
@@ -52,7 +54,19 @@ def select_responses(
     - ``random``: k candidate negatives without replacement, by ``seed``;
     - ``best-worst`` (SimPO, arXiv 2405.14734) and ``best-random``: one pair, argmax with argmin or
       with a random other candidate; ``k`` does not apply;
-    - ``all``: every candidate negative; ``k`` does not apply.
+    - ``all``: every candidate negative; ``k`` does not apply;
+    - ``reward-position``: the k candidate negatives with the least ``|r - (mu + c sigma)|``, mu and
+      sigma the mean and the standard deviation (ddof 0) of the prompt's rewards and c
+      ``position``, -2 unless given (arXiv 2502.16825, with k = 1: the lowest of many rewards is a
+      worse negative than that).
+
+    And some decide the positives too, or have no negatives:
+
+    - ``delta``: the first response of the sampler ``chosen_from``, and the first k of
+      ``rejected_from`` that are not rated above it (arXiv 2507.06187); ``positives`` for more;
+    - ``delta-ucb``, ``drts`` and ``delta-quantile``: one pair, by rewards with ``uncertainty``
+      (arXiv 2603.09692; formulas in `prefpipe.maths.selection.uncertainty.choose_pairs`);
+    - ``best-of-n``: the highest rewards alone, for supervised training.
 
     Args:
         rewards: (R,), or (P, R) for a batch; finite, higher is better, any scale. Adding a constant
@@ -65,19 +79,21 @@ def select_responses(
         mask: shape of ``rewards``, True where there is a candidate; values elsewhere are ignored. A
             prompt of a batch with fewer than two candidates, or none left to be a negative, gets no
             selection: -1 and NaN throughout.
-        seed: at least 0, below 2**64, for ``random``, ``best-random`` and the k-means starts; one
-            for every prompt of a batch, so that a row of a batch is chosen as it would be alone.
+        seed: at least 0, below 2**64, for ``random``, ``best-random``, ``drts`` and the k-means
+            starts; one for every prompt of a batch, so that a row of a batch is chosen as it would
+            be alone.
         **options: see `SelectOptions`.
 
     Raises:
         InputError: fewer than two candidates, or no negative left; a value that is no finite
             number; shapes that do not agree.
-        UsageError: an unknown strategy or option, a value out of range, embeddings that the
-            strategy needs and were not given.
+        UsageError: an unknown strategy or option, a value out of range, embeddings, uncertainty or
+            samplers that the strategy needs and were not given.
     """
-    find_strategy(strategy)
+    rule = find_strategy(strategy)
     check_options(strategy, k, seed, options)
-    rewards_PR, mask_PR, is_single = check_rewards(rewards, mask)
+    rewards_PR, mask_PR, is_single = check_rewards(rewards, mask, n_spared=rule.n_spared)
+    evidence = checked_evidence(strategy, rewards_PR, mask_PR, options, is_single=is_single)
     geometry, is_distance = check_geometry(
         strategy, rewards_PR.shape, is_single, embeddings, distances
     )
@@ -105,7 +121,15 @@ def select_responses(
             else:
                 embeddings_PRD, distances_PRR = checked, pairwise_distances(checked)
 
-        kept_PR = _screened(rewards_PR[rows], embeddings_PRD, distances_PRR, mask_PR[rows], options)
+        evidence_of_rows = evidence.of_prompts(rows)
+        kept_PR = _screened(
+            rewards_PR[rows],
+            embeddings_PRD,
+            distances_PRR,
+            mask_PR[rows],
+            evidence_of_rows.samplers,
+            options,
+        )
         seeds_P = np.full(len(kept_PR), seed, dtype=np.uint64)
         slices.append(
             select_pools(
@@ -116,13 +140,17 @@ def select_responses(
                 strategy=strategy,
                 seeds_P=seeds_P,
                 options=options,
+                evidence=evidence_of_rows,
             )
         )
 
     selection = Selection(*(np.concatenate(columns) for columns in zip(*slices, strict=True)))
-    if is_single and not (selection.negatives >= 0).any():
+    if is_single and rule.n_negatives != 0 and not (selection.negatives >= 0).any():
+        causes = "near_duplicates and min_margin"
+        if evidence.samplers is not None:
+            causes = "inversions, near_duplicates and min_margin"
         raise InputError(
-            "near_duplicates and min_margin leave no candidate to be a negative",
+            f"{causes} leave no candidate to be a negative",
             hint="lower them, or drop the prompt",
         )
     return _only_prompt(selection) if is_single else selection
@@ -133,9 +161,10 @@ def _screened(
     embeddings_PRD: np.ndarray | None,
     distances_PRR: np.ndarray | None,
     mask_PR: np.ndarray,
+    samplers: Samplers | None,
     options: SelectOptions,
 ) -> np.ndarray:
-    """Return the mask (P, R) that near-duplicates and margins leave."""
+    """Return the mask (P, R) that near-duplicates, inversions and margins leave."""
     threshold = options.get("near_duplicates")
     if threshold is not None and embeddings_PRD is not None and distances_PRR is not None:
         is_copy_PR = mask_near_duplicates(
@@ -143,9 +172,13 @@ def _screened(
         )
         mask_PR = mask_PR & ~is_copy_PR
 
-    margin = options.get("min_margin", 0.0)
-    if margin > 0.0:
-        positives = options.get("positives", 1)
+    margin, positives = options.get("min_margin", 0.0), options.get("positives", 1)
+    if samplers is not None:
+        is_too_high_PR = mask_inversions(
+            rewards_PR, mask_PR, samplers, positives=positives, min_margin=margin
+        )
+        mask_PR = mask_PR & ~is_too_high_PR
+    elif margin > 0.0:
         n_positives_P = count_positives(mask_PR, positives)
         is_close_PR = mask_low_margins(rewards_PR, mask_PR, min_margin=margin, positives=positives)
         mask_PR = mask_PR & ~is_close_PR

@@ -16,15 +16,19 @@ from prefpipe.maths.compute.compiled import compiled, is_cached
 from prefpipe.maths.selection.clusters import choose_lowest_members, k_means
 from prefpipe.maths.selection.explanation import count_chosen, explain_prompts
 from prefpipe.maths.selection.opt_select.wide_spans import solve_weighted
-from prefpipe.maths.selection.pools import Choice, Pools, PoolWeights
+from prefpipe.maths.selection.pools import Choice, Evidence, Pools, PoolWeights
 from prefpipe.maths.selection.random_numbers import draw_below, seed_state
+from prefpipe.maths.selection.registry import STRATEGIES
+from prefpipe.maths.selection.samplers import first_of_each
+from prefpipe.maths.selection.uncertainty import choose_pairs
+from prefpipe.maths.selection.validation import SelectOptions
 
 
 def choose(strategy: str, pools: Pools) -> Choice:
     """Apply a strategy by its name; ``k`` of the pools is how many negatives it may choose."""
     n_prompts, n_candidates = pools.negatives.shape
     choice = Choice(
-        negatives=np.full((n_prompts, pools.k), -1, dtype=np.int64),
+        negatives=np.full((n_prompts, max(1, pools.k)), -1, dtype=np.int64),
         bound_share=np.full(n_prompts, np.nan),
         is_optimal=np.zeros(n_prompts, dtype=bool),
         clusters=np.full((n_prompts, n_candidates), -1, dtype=np.int64),
@@ -69,6 +73,29 @@ def _choose_opt_select(pools: Pools, choice: Choice) -> None:
     )
 
 
+def _choose_nearest_position(pools: Pools, choice: Choice) -> None:
+    """Choose the k rewards nearest to mean + c std of the prompt's rewards (2502.16825)."""
+    _choose_nearest(
+        pools.rewards,
+        pools.negatives,
+        pools.n_negatives,
+        pools.positives,
+        pools.n_positives,
+        pools.position,
+        choice.negatives,
+    )
+
+
+def _choose_decided(pools: Pools, choice: Choice) -> None:
+    """Choose the negatives that were decided together with the positives."""
+    assert pools.decided is not None
+    choice.negatives[:, : pools.decided.shape[1]] = pools.decided
+
+
+def _choose_none(pools: Pools, choice: Choice) -> None:
+    """Choose no negative."""
+
+
 RULES: dict[str, Callable[[Pools, Choice], None]] = {
     "opt-select": _choose_opt_select,
     "coreset": _choose_coreset,
@@ -78,8 +105,44 @@ RULES: dict[str, Callable[[Pools, Choice], None]] = {
     "top-bottom": _choose_lowest,
     "best-random": _choose_random,
     "all": _choose_lowest,
+    "reward-position": _choose_nearest_position,
+    "delta": _choose_decided,
+    "delta-ucb": _choose_decided,
+    "drts": _choose_decided,
+    "delta-quantile": _choose_decided,
+    "best-of-n": _choose_none,
 }
 """The rule of every strategy of `registry`; ``all`` is ``bottom-k`` with k as large as the pool."""
+
+
+def decide_roles(
+    strategy: str,
+    rewards_PR: np.ndarray,
+    mask_PR: np.ndarray,
+    evidence: Evidence,
+    *,
+    k: int,
+    seeds_P: np.ndarray,
+    options: SelectOptions,
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Return what a strategy decides at once: positives (P, p) and negatives (P, k), -1 behind.
+
+    None of a strategy whose positives are the highest rewards.
+    """
+    if evidence.samplers is not None and STRATEGIES[strategy].needs == "samplers":
+        positives = options.get("positives", 1)
+        return first_of_each(rewards_PR, mask_PR, evidence.samplers, positives=positives, k=k)
+    if evidence.spreads is not None and STRATEGIES[strategy].needs == "uncertainty":
+        return choose_pairs(
+            strategy,
+            rewards_PR,
+            evidence.spreads,
+            mask_PR,
+            seeds_P=seeds_P,
+            spread_weight=options.get("spread_weight", 1.0),
+            quantile=options.get("quantile", 0.05),
+        )
+    return None
 
 
 def is_ready() -> bool:
@@ -105,6 +168,46 @@ def _draw(
             deck[place], deck[other] = deck[other], deck[place]
 
         chosen_PK[p, :k] = np.sort(deck[:k])
+
+
+@compiled
+def _choose_nearest(
+    rewards_PR: np.ndarray,
+    negatives_PR: np.ndarray,
+    n_negatives_P: np.ndarray,
+    positives_PK: np.ndarray,
+    n_positives_P: np.ndarray,
+    position: float,
+    chosen_PK: np.ndarray,
+) -> None:
+    """Write each prompt's candidate negatives nearest to ``mean + position * std``."""
+    for p in range(len(n_negatives_P)):
+        negatives_N = negatives_PR[p, : n_negatives_P[p]]
+        n, n_positives = len(negatives_N), n_positives_P[p]
+        if n == 0:
+            continue
+
+        # Rewards in ascending order and above the lowest, so that neither the order of the
+        # candidates nor a constant added to all of them moves a bit.
+        heights = np.empty(n + n_positives)
+        for place in range(n):
+            heights[place] = rewards_PR[p, negatives_N[place]]
+        for place in range(n_positives):
+            heights[n + place] = rewards_PR[p, positives_PK[p, n_positives - 1 - place]]
+        heights -= heights[0]
+
+        mean = 0.0
+        for height in heights:
+            mean += height / len(heights)
+        variance = 0.0
+        for height in heights:
+            variance += (height - mean) ** 2 / len(heights)
+        target = mean + position * np.sqrt(variance)
+
+        # Stable: of equal distances the lower reward, and then the lower index, comes first.
+        nearest_first = np.argsort(np.abs(heights[:n] - target), kind="mergesort")
+        k = min(chosen_PK.shape[1], n)
+        chosen_PK[p, :k] = np.sort(negatives_N[nearest_first[:k]])
 
 
 @compiled

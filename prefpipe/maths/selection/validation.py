@@ -6,7 +6,9 @@ from typing import Any, Literal, TypedDict
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
+from prefpipe.maths.selection.pools import NO_EVIDENCE, Evidence
 from prefpipe.maths.selection.registry import STRATEGIES
+from prefpipe.maths.selection.samplers import Samplers
 from prefpipe.maths.selection.screening import LARGEST_REWARD
 
 LARGEST_COORDINATE, SMALLEST_COORDINATE = 1e100, 1e-100
@@ -32,6 +34,15 @@ class SelectOptions(TypedDict, total=False):
         n_init: k-means starts (10).
         time_limit_s: for one prompt's proof, counted in work so that the answer is the same on any
             machine (10).
+        uncertainty: shape of the rewards, finite, at least 0, on their scale, for ``delta-ucb``,
+            ``drts`` and ``delta-quantile``: what `prefpipe.scorer_spread` makes of several
+            scorers, or the standard deviation of an ensemble.
+        samplers: of ``delta``: shape of the rewards, which model each response is of.
+        position: c of ``reward-position``, in standard deviations from the mean (-2).
+        spread_weight: b of the bounds ``r + b s`` and ``r - b s``, at least 0 (1).
+        quantile: q of ``delta-quantile``, in [0, 1] (0.05).
+        chosen_from: whose responses are the positives of ``delta``, a value of ``samplers``.
+        rejected_from: whose responses are its negatives.
     """
 
     positives: int
@@ -41,10 +52,25 @@ class SelectOptions(TypedDict, total=False):
     cover: Literal["negatives", "all"]
     n_init: int
     time_limit_s: float
+    uncertainty: Any
+    samplers: Any
+    position: float
+    spread_weight: float
+    quantile: float
+    chosen_from: Any
+    rejected_from: Any
 
 
-def check_rewards(rewards: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, bool]:
-    """Return rewards (P, R), 0 where masked, the mask, and whether one prompt was given."""
+def check_rewards(
+    rewards: Any, mask: Any, *, n_spared: int = 1
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """Return rewards (P, R), 0 where masked, the mask, and whether one prompt was given.
+
+    Args:
+        rewards: as `select_responses` got them.
+        mask: likewise.
+        n_spared: candidates that are left to be negatives: 1, or 0 for ``best-of-n``.
+    """
     array = as_numbers(rewards, "rewards").astype(np.float64)
     if array.ndim not in (1, 2):
         raise InputError(
@@ -70,10 +96,10 @@ def check_rewards(rewards: Any, mask: Any) -> tuple[np.ndarray, np.ndarray, bool
         )
 
     is_single = array.ndim == 1
-    if is_single and is_there.sum() < 2:
+    if is_single and is_there.sum() < 1 + n_spared:
+        needed = "at least 2, a positive and a negative" if n_spared else "one"
         raise InputError(
-            f"{is_there.sum()} usable candidates; "
-            "selection needs at least 2, a positive and a negative",
+            f"{is_there.sum()} usable candidates; selection needs {needed}",
             hint="generate more responses for the prompt, or drop it",
         )
 
@@ -107,7 +133,15 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
     for name, value in whole_numbers.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise UsageError(f"{name} is {value!r}; it is a whole number")
-    numbers: dict[str, Any] = {"min_margin": min_margin, "time_limit_s": time_limit_s}
+    position = options.get("position", -2.0)
+    spread_weight, quantile = options.get("spread_weight", 1.0), options.get("quantile", 0.05)
+    numbers: dict[str, Any] = {
+        "min_margin": min_margin,
+        "time_limit_s": time_limit_s,
+        "position": position,
+        "spread_weight": spread_weight,
+        "quantile": quantile,
+    }
     if threshold is not None:
         numbers["near_duplicates"] = threshold
     for name, number in numbers.items():
@@ -142,6 +176,17 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
         raise UsageError(f"min_margin is {min_margin}; it is >= 0")
     if threshold is not None and not 0.0 < threshold <= 1.0:
         raise UsageError(f"near_duplicates is {threshold}; it is a cosine in (0, 1]")
+    if not np.isfinite(position):
+        raise UsageError(f"position is {position}; it is a finite number")
+    if not 0.0 <= spread_weight < np.inf:
+        raise UsageError(f"spread_weight is {spread_weight}; it is >= 0")
+    if not 0.0 <= quantile <= 1.0:
+        raise UsageError(f"quantile is {quantile}; it is in [0, 1]")
+    if min_margin > 0.0 and not STRATEGIES[strategy].takes_margin:
+        raise UsageError(
+            f"min_margin does not apply to {strategy}",
+            hint="drop prompts by their spread of rewards with filter_prompts",
+        )
 
 
 def as_numbers(values: Any, name: str) -> np.ndarray:
@@ -267,3 +312,112 @@ def checked_geometry(
                 place += f" of prompt {first_prompt + p}"
             raise InputError(f"{what} of {place} is {problem}")
     return clean
+
+
+def checked_evidence(
+    strategy: str,
+    rewards_PR: np.ndarray,
+    mask_PR: np.ndarray,
+    options: SelectOptions,
+    *,
+    is_single: bool,
+) -> Evidence:
+    """Return what the strategy needs beside rewards and distances.
+
+    Args:
+        strategy: its name.
+        rewards_PR: (P, R).
+        mask_PR: (P, R) bool.
+        options: ``uncertainty``, or ``samplers``, ``chosen_from`` and ``rejected_from``.
+        is_single: whether one prompt was given, without P in front.
+
+    Raises:
+        UsageError: something that the strategy needs was not given.
+        InputError: another shape than that of the rewards, a spread that is no finite number of at
+            least 0, or a sampler that gave no response.
+    """
+    needs = STRATEGIES[strategy].needs
+    if needs == "uncertainty":
+        return _checked_spreads(
+            strategy, rewards_PR, mask_PR, options.get("uncertainty"), is_single=is_single
+        )
+    if needs == "samplers":
+        return _checked_samplers(strategy, rewards_PR, mask_PR, options, is_single=is_single)
+    return NO_EVIDENCE
+
+
+def _checked_spreads(
+    strategy: str,
+    rewards_PR: np.ndarray,
+    mask_PR: np.ndarray,
+    uncertainty: Any,
+    *,
+    is_single: bool,
+) -> Evidence:
+    if uncertainty is None:
+        raise UsageError(
+            f"{strategy} needs uncertainty, the spread of several scorers",
+            hint="uncertainty=prefpipe.scorer_spread(scores, rewards), or use best-worst",
+        )
+    spreads = as_numbers(uncertainty, "uncertainty").astype(np.float64)
+    spreads_PR = _like_rewards(spreads, rewards_PR, "uncertainty", is_single=is_single)
+
+    is_bad_PR = mask_PR & ~((spreads_PR >= 0.0) & (spreads_PR <= LARGEST_REWARD))
+    if is_bad_PR.any():
+        p, candidate = (int(axis[0]) for axis in np.nonzero(is_bad_PR))
+        place = f"candidate {candidate}" if is_single else f"candidate {candidate} of prompt {p}"
+        raise InputError(
+            f"the uncertainty of {place} is {spreads_PR[p, candidate]}; it is finite and >= 0",
+            hint="mask candidates that a scorer gave nothing for",
+        )
+    return Evidence(spreads=np.where(mask_PR, spreads_PR, 0.0))
+
+
+def _checked_samplers(
+    strategy: str,
+    rewards_PR: np.ndarray,
+    mask_PR: np.ndarray,
+    options: SelectOptions,
+    *,
+    is_single: bool,
+) -> Evidence:
+    for name in ("samplers", "chosen_from", "rejected_from"):
+        if options.get(name) is None:
+            raise UsageError(
+                f"{strategy} needs {name}",
+                hint="samplers=names, chosen_from=one of them, rejected_from=another",
+            )
+    chosen_from, rejected_from = options["chosen_from"], options["rejected_from"]
+    if chosen_from == rejected_from:
+        raise UsageError(f"chosen_from and rejected_from are both {chosen_from!r}")
+
+    try:
+        names = np.asarray(options["samplers"])
+    except ValueError as error:
+        raise InputError(f"samplers cannot be read as an array: {error}") from error
+    names_PR = _like_rewards(names, rewards_PR, "samplers", is_single=is_single)
+    is_chosen_PR = np.asarray(names_PR == chosen_from, dtype=bool) & mask_PR
+    is_rejected_PR = np.asarray(names_PR == rejected_from, dtype=bool) & mask_PR
+    for option, name, is_of_it_PR in (
+        ("chosen_from", chosen_from, is_chosen_PR),
+        ("rejected_from", rejected_from, is_rejected_PR),
+    ):
+        # An empty batch has no sampler, and lacks none.
+        if mask_PR.any() and not is_of_it_PR.any():
+            known = ", ".join(sorted({str(each) for each in names_PR[mask_PR]}))
+            raise InputError(f"{option} is {name!r}, and the samplers are: {known}")
+    return Evidence(samplers=Samplers(is_chosen_PR, is_rejected_PR))
+
+
+def _like_rewards(
+    values: np.ndarray, rewards_PR: np.ndarray, name: str, *, is_single: bool
+) -> np.ndarray:
+    """Return values (P, R) of the shape that the rewards were given in.
+
+    Raises:
+        InputError: they have another.
+    """
+    expected = rewards_PR.shape[1:] if is_single else rewards_PR.shape
+    if values.shape != expected:
+        raise InputError(f"{name} of shape {values.shape} for rewards of shape {expected}")
+    return values[None] if is_single else values

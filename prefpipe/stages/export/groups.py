@@ -24,6 +24,7 @@ from prefpipe.artifacts.interchange.data_descriptions import (
 from prefpipe.artifacts.interchange.group_exports import (
     ROWS,
     SCHEMAS,
+    WITHOUT_PAIRS,
     ExportedGroup,
     alternates,
     groups_of,
@@ -34,8 +35,9 @@ from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
 from prefpipe.configs.export import ExportConfig
-from prefpipe.errors import UsageError
+from prefpipe.errors import InputError, UsageError
 from prefpipe.execution.runtime import Runtime
+from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.stages.export.output_file import refuse_existing_file, refuse_no_rows, write_parts
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.partwise import Summary
@@ -61,7 +63,7 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
         write_parts(config, writer, exported.of_part, indices, runtime)
         # Inside the block, so that a refusal leaves no file.
         if not exported.n_rows:
-            refuse_no_rows(config, exported.left_out, " for what select rejected")
+            exported.refuse_no_rows()
     summary = Summary(config.stage, config.output, n_parts_made=len(indices))
     exported.describe(summary)
     return summary
@@ -162,6 +164,21 @@ class GroupRows:
             rows += rows_of_group
         return rows
 
+    def refuse_no_rows(self) -> None:
+        """Refuse to write nothing.
+
+        Raises:
+            InputError: with the reasons, and for groups of positives alone the formats for them.
+        """
+        rule = STRATEGIES.get(self.strategy or "")
+        if rule is not None and rule.n_negatives == 0 and self.left_out["no_pairs"]:
+            raise InputError(
+                f"{self.config.groups} holds positives alone (--strategy {self.strategy}), and "
+                f"{self.config.format} is of pairs",
+                hint="export them with --format trl-sft or sft",
+            )
+        refuse_no_rows(self.config, self.left_out, " for what select rejected")
+
     def describe(self, summary: Summary) -> None:
         """Add the lines and the facts."""
         summary.notes.append(
@@ -196,7 +213,7 @@ class GroupRows:
         """Return why the format cannot hold a group, None where it can."""
         if self.config.format == "llama-factory" and not alternates(group.messages):
             return "turns_do_not_alternate"  # LLaMA-Factory skips such a row
-        needs_pairs = self.config.format not in ("jsonl", "trl-unpaired")
+        needs_pairs = self.config.format not in WITHOUT_PAIRS
         if needs_pairs and not group.pairs and not self.config.whole_groups:
             return "no_pairs"
         return None

@@ -222,4 +222,7 @@ def _why_no_group(screened: ScreenedPart, prompt: int) -> str:
     rewards = screened.rewards[prompt, :size]
     finite = rewards[np.isfinite(rewards)]
     spread = f"rewards {finite.min():g} to {finite.max():g}" if len(finite) else "no rewards"
-    return f"{size} candidates, {n_usable} usable{flaws}; {spread}"
+    words = f"{size} candidates, {n_usable} usable{flaws}; {spread}"
+    # What a filter of prompts compared.
+    particulars = screened.particulars[prompt]
+    return words if particulars is None else f"{particulars}; {words}"

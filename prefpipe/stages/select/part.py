@@ -1,7 +1,7 @@
 """One part of ``select``: columns in, groups out, no row touched by itself."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -10,13 +10,37 @@ from prefpipe.artifacts.store import Artifact, Output
 from prefpipe.configs.select import SelectConfig
 from prefpipe.execution.part_maker import Tally
 from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.pools import Evidence
+from prefpipe.maths.selection.prompt_filters import Thresholds
 from prefpipe.maths.selection.rewards import RewardExpression
+from prefpipe.maths.selection.samplers import Samplers
 from prefpipe.maths.selection.screening import is_none
 from prefpipe.maths.selection.select_pools import Selection, select_pools
 from prefpipe.maths.selection.validation import SelectOptions
 from prefpipe.stages.select.group_table import group_table
-from prefpipe.stages.select.screening import ScreenedPart, screen_part
+from prefpipe.stages.select.prompt_filters import filter_part
+from prefpipe.stages.select.screening import ScreenedPart, StrategyInputs, screen_part
 from prefpipe.stages.select.tally import tally_of
+
+
+class PoolReader(NamedTuple):
+    """Reads and screens the parts of a run."""
+
+    config: SelectConfig
+    expression: RewardExpression
+    inputs: Mapping[str, Artifact]
+    asks: StrategyInputs
+
+    def screen(self, index: int, *, needs_distances: bool = True) -> ScreenedPart:
+        """Return one part, screened."""
+        return screen_part(
+            self.inputs,
+            self.expression,
+            self.config,
+            index,
+            asks=self.asks,
+            needs_distances=needs_distances,
+        )
 
 
 class GroupMaker:
@@ -25,13 +49,13 @@ class GroupMaker:
     def __init__(
         self,
         config: SelectConfig,
-        expression: RewardExpression,
-        inputs: Mapping[str, Artifact],
+        pools: PoolReader,
+        thresholds: Thresholds,
         output: Output,
         parents: Mapping[int, Mapping[str, str]],
         n_threads: int,
     ) -> None:
-        self.config, self.expression, self.inputs, self.output = config, expression, inputs, output
+        self.config, self.pools, self.thresholds, self.output = config, pools, thresholds, output
         self.parents, self.n_threads = parents, n_threads
 
     def has_room(self, n_open: int) -> bool:
@@ -50,14 +74,18 @@ class GroupMaker:
         """
         rewards_PR = np.array([[3.0, 1.0, 0.0, 2.0]])
         distances_PRR = None
-        if "embeddings" in self.inputs:
+        if "embeddings" in self.pools.inputs:
             distances_PRR = pairwise_distances(np.eye(4, dtype=np.float32)[None])
         mask_PR = np.ones(rewards_PR.shape, dtype=bool)
-        self._choose(rewards_PR, distances_PRR, mask_PR, np.zeros(1, dtype=np.uint64))
+        is_chosen_PR = np.array([[True, True, False, False]])
+        evidence = Evidence(np.ones(rewards_PR.shape), Samplers(is_chosen_PR, ~is_chosen_PR))
+        seeds_P = np.zeros(1, dtype=np.uint64)
+        self._choose(rewards_PR, distances_PRR, mask_PR, seeds_P, evidence)
 
     def complete(self, index: int, prepared: int) -> Tally:  # noqa: ARG002
         """Select and write one part."""
-        screened = screen_part(self.inputs, self.expression, self.config, index)
+        screened = self.pools.screen(index)
+        screened = filter_part(screened, self.config.filters(), self.thresholds)
         selection = self._select(screened)
         groups, counts = group_table(screened, selection, self.config)
         tally = tally_of(screened, selection, groups)
@@ -77,7 +105,7 @@ class GroupMaker:
             for prompt_id in screened.pools.prompt_ids.to_pylist()
         ]
         seeds_P = np.array(seeds, dtype=np.uint64)
-        return self._choose(rewards_PR, screened.distances, mask_PR, seeds_P)
+        return self._choose(rewards_PR, screened.distances, mask_PR, seeds_P, screened.evidence)
 
     def _choose(
         self,
@@ -85,6 +113,7 @@ class GroupMaker:
         distances_PRR: np.ndarray | None,
         mask_PR: np.ndarray,
         seeds_P: np.ndarray,
+        evidence: Evidence,
     ) -> Selection:
         """Call the strategy, with the knobs of the config."""
         config = self.config
@@ -99,6 +128,9 @@ class GroupMaker:
             cover=cover,
             n_init=config.n_init,
             time_limit_s=config.time_limit,
+            position=config.position,
+            spread_weight=config.spread_weight,
+            quantile=config.quantile,
         )
         return select_pools(
             rewards_PR,
@@ -108,4 +140,5 @@ class GroupMaker:
             strategy=config.strategy,
             seeds_P=seeds_P,
             options=options,
+            evidence=evidence,
         )

@@ -9,12 +9,17 @@ Promises: prompts follow the order of the candidates. Positives come first, the 
 others, then negatives by sample index. Rows are joined by key. Every candidate that is left out is
 counted under its reason. The rows are the same whatever the number of workers.
 
-A part is screened (`screening`), chosen from (`part`), written as rows (`group_table`) and summed
-up (`tally`, `summary`).
+A part is screened (`screening`, and `prompt_filters` for whole prompts), chosen from (`part`),
+written as rows (`group_table`) and summed up (`tally`, `summary`). What the strategy needs beside
+rewards is looked for first (`strategy_inputs`).
 """
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
 
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
@@ -22,13 +27,18 @@ from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.execution.runtime import Runtime
+from prefpipe.maths.selection.prompt_filters import Thresholds
 from prefpipe.maths.selection.rewards import RewardExpression, parse_reward
 from prefpipe.maths.selection.strategies import is_ready
-from prefpipe.stages.select.part import GroupMaker
+from prefpipe.maths.selection.uncertainty import scorer_spread
+from prefpipe.stages.select.part import GroupMaker, PoolReader
+from prefpipe.stages.select.prompt_filters import survey_prompts
+from prefpipe.stages.select.screening import StrategyInputs
+from prefpipe.stages.select.strategy_inputs import strategy_inputs
 from prefpipe.stages.select.summary import describe_tally, facts_of_tally
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.partwise import Summary, loop_over_parts, open_stage_output
-from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards
+from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards, pool_scores
 
 MOST_WORKERS = 8
 """By default: each worker holds a part in memory."""
@@ -39,6 +49,20 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     inputs = _open_inputs(config)
     candidates, scores = inputs["candidates"], inputs["scores"]
     expression = _reward_expression(config, scores)
+    asks = strategy_inputs(config, expression, scores, candidates)
+    pools = PoolReader(config, expression, inputs, asks)
+
+    indices = runtime.shard.parts(candidates.n_parts)
+    # A part is selected where every input has it.
+    for artifact in inputs.values():
+        indices = artifact.present(indices, allow_partial=config.allow_partial)
+    parents = _parent_digests(inputs, indices)
+
+    # Before the output is opened, which may remove an older result: an expression that these
+    # rewards do not allow (logit of 0), or filters that leave nothing, must not cost it.
+    if indices:
+        _evaluate_once(pools, indices[0], runtime)
+    thresholds = _survey(pools, runtime)
     record = RunRecord(
         stage=config.stage,
         schema=GROUPS.tag,
@@ -49,26 +73,17 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
             "version": config.VERSION,
             **config.identity(),
             "reward": expression.text,
+            **_resolved(config, asks, thresholds),
             **{name: parent_identity(artifact) for name, artifact in inputs.items()},
         },
         parents={name: str(artifact.path) for name, artifact in inputs.items()},
     )
 
-    # A part is selected where every input has it.
-    indices = runtime.shard.parts(candidates.n_parts)
-    for artifact in inputs.values():
-        indices = artifact.present(indices, allow_partial=config.allow_partial)
-    parents = _parent_digests(inputs, indices)
-
-    # Before the output is opened, which may remove an older result: an expression that these
-    # rewards do not allow (logit of 0) must not cost it.
-    if indices:
-        _evaluate_once(expression, candidates, scores, indices[0])
     output = open_stage_output(config, record, runtime)
 
     # The processors that this process may use: a scheduler may give it fewer than there are.
     n_threads = config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
-    maker = GroupMaker(config, expression, inputs, output, parents, n_threads)
+    maker = GroupMaker(config, pools, thresholds, output, parents, n_threads)
     if "embeddings" in inputs and not is_ready():
         runtime.log(
             "compiling the selection loops, once an installation: about a quarter of a minute"
@@ -138,6 +153,37 @@ def _reward_expression(config: SelectConfig, scores: Artifact) -> RewardExpressi
     return expression
 
 
+def _survey(pools: PoolReader, runtime: Runtime) -> Thresholds:
+    """Return the thresholds of the filters of prompts, over all prompts.
+
+    Raises:
+        UsageError: the filters leave no prompt.
+    """
+    filters = pools.config.filters()
+    if not filters.are_any:
+        return Thresholds()
+    runtime.log("looking at all prompts first, for the filters")
+    n_parts = pools.inputs["candidates"].n_parts
+    indices: Sequence[int] = range(n_parts)
+    for artifact in pools.inputs.values():
+        # Another shard's parts may be missing, and quantiles would be others with them.
+        allow_partial = not filters.are_quantiles
+        indices = artifact.present(indices, allow_partial=allow_partial)
+    return survey_prompts(partial(pools.screen, needs_distances=False), indices, filters)
+
+
+def _resolved(config: SelectConfig, asks: StrategyInputs, thresholds: Thresholds) -> dict[str, Any]:
+    """Return what an identity holds of these inputs beside the flags, where it applies."""
+    resolved: dict[str, Any] = {}
+    if asks.spread_of:
+        resolved["spread_of"] = list(asks.spread_of)
+    if config.filters().are_quantiles:
+        resolved["thresholds"] = {
+            name: value for name, value in thresholds._asdict().items() if value is not None
+        }
+    return resolved
+
+
 def _parent_digests(
     inputs: Mapping[str, Artifact], indices: Sequence[int]
 ) -> dict[int, dict[str, str]]:
@@ -165,16 +211,27 @@ def _parent_digests(
     return digests
 
 
-def _evaluate_once(
-    expression: RewardExpression, candidates: Artifact, scores: Artifact, index: int
-) -> None:
-    """Evaluate the reward of one part.
+def _evaluate_once(pools: PoolReader, index: int, runtime: Runtime) -> None:
+    """Evaluate the reward, and the scorers' spread, of one part.
 
     Raises:
         UsageError: the expression does not allow these rewards.
     """
+    candidates, scores = pools.inputs["candidates"], pools.inputs["scores"]
     table, _ = candidates.read(index, ["prompt_id", "sample_idx"])
-    pools = index_pools(
+    pool_index = index_pools(
         flat(table, "prompt_id"), flat(table, "sample_idx"), str(candidates.part_path(index))
     )
-    pool_rewards(scores.read(index)[0], expression, pools)
+    rows, _ = scores.read(index)
+    rewards = pool_rewards(rows, pools.expression, pool_index)
+    names = pools.asks.spread_of
+    if not names:
+        return
+
+    columns = pool_scores(rows, names, pool_index)
+    spreads = scorer_spread(np.stack([columns[name] for name in names]), rewards)
+    if not (spreads > 0.0).any():
+        runtime.log(
+            f"{' and '.join(names)} agree on every response of the first part: without a spread "
+            f"--strategy {pools.config.strategy} has rewards alone to go by"
+        )

@@ -11,7 +11,9 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.select import AMONG_ALL, SelectConfig
 from prefpipe.errors import InputError
 from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.pools import Evidence
 from prefpipe.maths.selection.rewards import RewardExpression
+from prefpipe.maths.selection.samplers import Samplers, mask_inversions
 from prefpipe.maths.selection.screening import (
     is_none,
     mask_low_margins,
@@ -19,12 +21,14 @@ from prefpipe.maths.selection.screening import (
     prompt_rejections,
     screen_candidates,
 )
+from prefpipe.maths.selection.uncertainty import scorer_spread
 from prefpipe.stages.shared.pool_index import (
     PoolIndex,
     find_rows,
     flat,
     index_pools,
     pool_rewards,
+    pool_scores,
 )
 
 NOT_WHITE_SPACE = r"[^\x09-\x0d\x1c-\x20\x{85}\p{Z}]"
@@ -42,6 +46,26 @@ class ScreeningFlags(NamedTuple):
     pairs: str | None = SelectConfig.pairs
 
 
+class StrategyInputs(NamedTuple):
+    """What a strategy asks of candidates beside a reward and an embedding.
+
+    - ``n_spared``: candidates that must be left to be negatives;
+    - ``accepts_ties``: equal rewards leave it a choice;
+    - ``spread_of``: scorers whose disagreement is the uncertainty, none if it needs none;
+    - ``chosen_from``, ``rejected_from``: models, None if they do not matter.
+    """
+
+    n_spared: int = 1
+    accepts_ties: bool = False
+    spread_of: tuple[str, ...] = ()
+    chosen_from: str | None = None
+    rejected_from: str | None = None
+
+
+REWARDS_ALONE = StrategyInputs()
+"""What most strategies ask."""
+
+
 class ScreenedPart(NamedTuple):
     """A part's pools, of P prompts with up to R candidates, and what screening said of them.
 
@@ -50,7 +74,9 @@ class ScreenedPart(NamedTuple):
     - ``distances`` (P, R, R): None without embeddings;
     - ``reasons`` (N,): objects, None for a usable candidate;
     - ``unflawed`` (P, R): without a flaw; ``usable`` (P, R): of them, those that the margin leaves;
-    - ``rejections`` (P,): objects, None for a prompt that gets a group.
+    - ``rejections`` (P,): objects, None for a prompt that gets a group;
+    - ``particulars`` (P,): objects, what a filter of prompts says beside, None elsewhere;
+    - ``evidence``: the scorers' spread, or whose each candidate is.
     """
 
     table: pa.Table
@@ -61,6 +87,8 @@ class ScreenedPart(NamedTuple):
     unflawed: np.ndarray
     usable: np.ndarray
     rejections: np.ndarray
+    particulars: np.ndarray
+    evidence: Evidence
 
 
 def screen_part(
@@ -68,6 +96,9 @@ def screen_part(
     expression: RewardExpression,
     flags: SelectConfig | ScreeningFlags,
     index: int,
+    *,
+    asks: StrategyInputs = REWARDS_ALONE,
+    needs_distances: bool = True,
 ) -> ScreenedPart:
     """Read a part and screen its candidates.
 
@@ -76,14 +107,25 @@ def screen_part(
         expression: the reward.
         flags: what decides which candidates can be selected from.
         index: of the part.
+        asks: what the strategy asks of candidates.
+        needs_distances: whether they are wanted; screening itself needs them for near-duplicates.
     """
     table, pools = _read_candidates(inputs["candidates"], index)
     scores, _ = inputs["scores"].read(index)
     rewards = pool_rewards(scores, expression, pools)
-    embeddings, has_embedding_N, distances = None, None, None
+    flaws_N: dict[str, np.ndarray] = {}
+    embeddings, distances = None, None
     if "embeddings" in inputs:
         embeddings, has_embedding_N = _read_embeddings(inputs["embeddings"], index, pools)
-        distances = pairwise_distances(embeddings)
+        flaws_N["no_embedding"] = ~has_embedding_N
+        if needs_distances or flags.near_duplicates is not None:
+            distances = pairwise_distances(embeddings)
+    evidence = _evidence_of(table, scores, rewards, pools, asks)
+    if evidence.spreads is not None:
+        flaws_N["no_spread"] = np.isnan(pools.unpad(evidence.spreads))
+    if evidence.samplers is not None:
+        is_of_either = evidence.samplers.chosen | evidence.samplers.rejected
+        flaws_N["other_sampler"] = ~pools.unpad(is_of_either)
 
     # First what is wrong with a candidate by itself, and copies of another one's text.
     texts_N, is_blank_N = _texts(table)
@@ -93,7 +135,7 @@ def screen_part(
         is_blank_N=is_blank_N,
         rewards_N=pools.unpad(rewards),
         statuses_N=flat(table, "status").to_numpy(zero_copy_only=False),
-        has_embedding_N=has_embedding_N,
+        flaws_N=flaws_N,
         drop_truncated=not flags.keep_truncated,
         keep_duplicates=flags.keep_duplicates,
     )
@@ -107,27 +149,110 @@ def screen_part(
         reasons_N[pools.unpad(is_copy)] = "near_duplicate"
         unflawed = unflawed & ~is_copy
 
-    # Last what is too close to the positives. Pairs between any two responses have margins of
-    # their own: a candidate close to the positive can still beat another.
+    # Last what is too close to the positives, or rated above them. Pairs between any two responses
+    # have margins of their own: a candidate close to the positive can still beat another.
     pairs_have_margins = flags.pairs in AMONG_ALL
-    is_close = mask_low_margins(
-        np.where(unflawed, rewards, 0.0),
-        unflawed,
-        min_margin=0.0 if pairs_have_margins else flags.min_margin,
-        positives=flags.positives,
-    )
+    min_margin = 0.0 if pairs_have_margins else flags.min_margin
+    is_close, is_inverted = _too_high(rewards, unflawed, min_margin, flags.positives, evidence)
     reasons_N[pools.unpad(is_close)] = "low_margin"
-    usable = unflawed & ~is_close
+    reasons_N[pools.unpad(is_inverted)] = "inversion"
+    usable = unflawed & ~(is_close | is_inverted)
 
     is_there = np.arange(pools.shape[1])[None] < pools.sizes[:, None]
-    rejections = prompt_rejections(rewards, is_there, unflawed, usable, positives=flags.positives)
+    rejections = prompt_rejections(
+        rewards,
+        is_there,
+        unflawed,
+        usable,
+        positives=flags.positives,
+        n_spared=asks.n_spared,
+        accepts_ties=asks.accepts_ties,
+    )
     if pairs_have_margins and flags.min_margin > 0.0:
         highest_P = np.where(unflawed, rewards, -np.inf).max(axis=1, initial=-np.inf)
         lowest_P = np.where(unflawed, rewards, np.inf).min(axis=1, initial=np.inf)
         has_no_pair_P = highest_P - lowest_P < flags.min_margin
         rejections[is_none(rejections) & has_no_pair_P] = "low_margin"
+    if evidence.samplers is not None:
+        _reject_without_sampler(rejections, evidence.samplers, unflawed, usable, is_inverted)
 
-    return ScreenedPart(table, pools, rewards, distances, reasons_N, unflawed, usable, rejections)
+    return ScreenedPart(
+        table=table,
+        pools=pools,
+        rewards=rewards,
+        distances=distances,
+        reasons=reasons_N,
+        unflawed=unflawed,
+        usable=usable,
+        rejections=rejections,
+        particulars=np.full(len(rejections), None, dtype=object),
+        evidence=evidence,
+    )
+
+
+def _evidence_of(
+    table: pa.Table,
+    scores: pa.Table,
+    rewards: np.ndarray,
+    pools: PoolIndex,
+    asks: StrategyInputs,
+) -> Evidence:
+    """Return what a strategy reads beside rewards and distances; a spread is NaN where none is."""
+    spreads, samplers = None, None
+    if asks.spread_of:
+        columns = pool_scores(scores, asks.spread_of, pools)
+        spreads = scorer_spread(np.stack([columns[name] for name in asks.spread_of]), rewards)
+    if asks.chosen_from is not None and asks.rejected_from is not None:
+        models = flat(table, "model")
+
+        def gave(model: str) -> np.ndarray:
+            is_of_it = pc.equal(models, model).fill_null(False)
+            return pools.pad(is_of_it.to_numpy(zero_copy_only=False), fill=False)
+
+        samplers = Samplers(gave(asks.chosen_from), gave(asks.rejected_from))
+    return Evidence(spreads, samplers)
+
+
+def _too_high(
+    rewards: np.ndarray,
+    unflawed: np.ndarray,
+    min_margin: float,
+    positives: int,
+    evidence: Evidence,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (P, R) which candidates are too close to the positives, and which above them.
+
+    Only where samplers decide the roles can a candidate that is no positive be above one.
+    """
+    finite = np.where(unflawed, rewards, 0.0)
+    if evidence.samplers is None:
+        is_close = mask_low_margins(finite, unflawed, min_margin=min_margin, positives=positives)
+        return is_close, np.zeros_like(is_close)
+
+    is_close = mask_inversions(
+        finite, unflawed, evidence.samplers, positives=positives, min_margin=min_margin
+    )
+    is_inverted = mask_inversions(finite, unflawed, evidence.samplers, positives=positives)
+    return is_close & ~is_inverted, is_inverted
+
+
+def _reject_without_sampler(
+    rejections: np.ndarray,
+    samplers: Samplers,
+    unflawed: np.ndarray,
+    usable: np.ndarray,
+    is_inverted: np.ndarray,
+) -> None:
+    """Write why a prompt has no positive of the one sampler, or no negative of the other."""
+    is_open_P = is_none(rejections) | (rejections == "low_margin")
+    has_both_P = (unflawed & samplers.chosen).any(axis=1)
+    has_both_P &= (unflawed & samplers.rejected).any(axis=1)
+    has_negative_P = (usable & samplers.rejected).any(axis=1)
+
+    rejections[is_open_P] = None
+    rejections[is_open_P & ~has_negative_P] = "low_margin"
+    rejections[is_open_P & ~has_negative_P & is_inverted.any(axis=1)] = "inversion"
+    rejections[is_open_P & ~has_both_P] = "one_sampler"
 
 
 def _read_candidates(candidates: Artifact, index: int) -> tuple[pa.Table, PoolIndex]:

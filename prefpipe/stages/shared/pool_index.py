@@ -145,8 +145,19 @@ def pool_rewards(scores: pa.Table, expression: RewardExpression, pools: PoolInde
         InputError: two scores of one scorer for the same candidate.
         UsageError: an expression that these scores do not allow, ``logit`` of 0.
     """
+    return expression.evaluate(pool_scores(scores, expression.names, pools))
+
+
+def pool_scores(
+    scores: pa.Table, scorers: Sequence[str], pools: PoolIndex
+) -> dict[str, np.ndarray]:
+    """Return what each scorer gave: (P, R) by name, NaN where it gave nothing.
+
+    Raises:
+        InputError: two scores of one scorer for the same candidate.
+    """
     rewards_by_scorer: dict[str, np.ndarray] = {}
-    for scorer in expression.names:
+    for scorer in scorers:
         of_scorer = scores.filter(pc.equal(scores["scorer"], scorer)).combine_chunks()
         rows = find_rows(
             pools,
@@ -158,7 +169,7 @@ def pool_rewards(scores: pa.Table, expression: RewardExpression, pools: PoolInde
         # A candidate without a row has row -1, which is the NaN at the end.
         rewards_N = np.append(rewards, np.nan)[rows]
         rewards_by_scorer[scorer] = pools.pad(rewards_N, np.nan)
-    return expression.evaluate(rewards_by_scorer)
+    return rewards_by_scorer
 
 
 def rewards_by_key(

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from prefpipe.errors import InputError, StoppedEarly
 from prefpipe.execution.runtime import Runtime
+from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.training_groups import read_rows
@@ -163,6 +164,13 @@ def _nothing_left(source: OpenedGroups, prepared: PreparedGroups) -> InputError:
 
     if any("long" in name for name in prepared.counts):
         return InputError(problem, hint="raise --max-length")
+    strategy = STRATEGIES.get(str(source.artifact.record.identity.get("strategy")))
+    if strategy is not None and strategy.n_negatives == 0:
+        return InputError(
+            problem,
+            hint=f"groups of {strategy.name} have no negatives and are for supervised training: "
+            f"`prefpipe export {quote(str(path))} --format trl-sft`",
+        )
     return InputError(
         problem, hint=f"run `prefpipe inspect {quote(str(path))}` for what select rejected"
     )

@@ -203,10 +203,8 @@ def arguments(prompts_path, folder, output, part_size, max_tokens=24):
     ]
 
 
-@pytest.fixture
-def prompts_path(tmp_path):
-    path = tmp_path / "prompts.jsonl"
-    lines = [f'{{"prompt": "Say something about number {number}."}}' for number in range(32)]
+def write_prompts(path, n_prompts):
+    lines = [f'{{"prompt": "Say something about number {number}."}}' for number in range(n_prompts)]
     path.write_text("\n".join(lines) + "\n")
     return path
 
@@ -217,9 +215,10 @@ def rows_of(folder):
 
 
 def test_rows_are_equal_whatever_the_size_of_a_part(
-    vllm_settings, tiny_folder, prompts_path, tmp_path
+    vllm_settings, tiny_folder, tmp_path
 ):
     """The tiny model's distributions are far from ties: batching does not show in its ids."""
+    prompts_path = write_prompts(tmp_path / "prompts.jsonl", n_prompts=32)
     rows = {}
     for part_size in (1, 4, 128):
         folder = tmp_path / str(part_size)
@@ -250,8 +249,10 @@ def test_rows_are_equal_whatever_the_size_of_a_part(
     ],
 )
 def test_whoever_is_killed_leaves_whole_parts_and_no_process(
-    vllm_settings, tiny_folder, prompts_path, tmp_path, whom, sent, code, said
+    vllm_settings, tiny_folder, tmp_path, whom, sent, code, said
 ):
+    # More parts than a quick machine makes between two looks at the folder.
+    prompts_path = write_prompts(tmp_path / "prompts.jsonl", n_prompts=4000)
     output = tmp_path / "candidates"
     command = arguments(prompts_path, tiny_folder, output, part_size=1, max_tokens=400)
     process = subprocess.Popen(

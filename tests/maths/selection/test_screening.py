@@ -26,7 +26,7 @@ def screen(texts, rewards, marks, statuses, prompts=None, **settings):
             [np.nan if reward is None else reward for reward in rewards], dtype=float
         ),
         statuses_N=np.array(statuses, dtype=object),
-        has_embedding_N=None if marks is None else np.array(marks, dtype=bool),
+        flaws_N={} if marks is None else {"no_embedding": ~np.array(marks, dtype=bool)},
         **settings,
     ).tolist()
 

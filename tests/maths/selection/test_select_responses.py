@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from support.compiled_solvers import response_weights
+from support.selection_evidence import evidence_for, permuted
 
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.registry import STRATEGIES
@@ -19,6 +20,8 @@ from prefpipe.maths.selection.weights import resolve_temperature
 
 NAMES = list(STRATEGIES)
 GROUPS = [name for name, rule in STRATEGIES.items() if rule.n_positives is None]
+RANKED = [name for name, rule in STRATEGIES.items() if rule.needs != "samplers"]
+"""Strategies that go by rewards; ``delta`` goes by index, and may find no negative."""
 
 
 def test_the_table_has_a_rule_for_every_strategy():
@@ -137,19 +140,27 @@ def test_covering_the_positive_can_change_the_choice():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("strategy", RANKED)
 @pytest.mark.parametrize("seed", range(4))
 def test_permuting_candidates_permutes_the_answer(strategy, seed):
     rewards, embeddings = random_pool(seed, n=12)
     order = np.random.default_rng(seed + 100).permutation(12)
-    straight = select_responses(rewards, embeddings, k=4, strategy=strategy, seed=5)
-    permuted = select_responses(rewards[order], embeddings[order], k=4, strategy=strategy, seed=5)
-    assert order[permuted.positives].tolist() == straight.positives.tolist()
-    assert sorted(order[permuted.negatives].tolist()) == straight.negatives.tolist()
-    assert permuted.clusters.tolist() == straight.clusters[order].tolist()
+    evidence = evidence_for(strategy, 12)
+    straight = select_responses(rewards, embeddings, k=4, strategy=strategy, seed=5, **evidence)
+    turned = select_responses(
+        rewards[order],
+        embeddings[order],
+        k=4,
+        strategy=strategy,
+        seed=5,
+        **permuted(evidence, order),
+    )
+    assert order[turned.positives].tolist() == straight.positives.tolist()
+    assert sorted(order[turned.negatives].tolist()) == straight.negatives.tolist()
+    assert turned.clusters.tolist() == straight.clusters[order].tolist()
     is_client = straight.represents[order] >= 0
     assert (
-        order[permuted.represents[is_client]].tolist()
+        order[turned.represents[is_client]].tolist()
         == straight.represents[order][is_client].tolist()
     )
 
@@ -158,9 +169,10 @@ def test_permuting_candidates_permutes_the_answer(strategy, seed):
 def test_a_constant_added_to_all_rewards_changes_no_choice(strategy):
     rewards = np.random.default_rng(3).integers(-20, 20, size=12) / 4  # sums stay exact
     embeddings = random_pool(3, n=12)[1]
+    evidence = evidence_for(strategy, 12)
     for shift in (-1024.0, 4096.0):
-        one = select_responses(rewards, embeddings, k=4, strategy=strategy, positives=1)
-        two = select_responses(rewards + shift, embeddings, k=4, strategy=strategy, positives=1)
+        one = select_responses(rewards, embeddings, k=4, strategy=strategy, **evidence)
+        two = select_responses(rewards + shift, embeddings, k=4, strategy=strategy, **evidence)
         assert one.positives.tolist() == two.positives.tolist()
         assert one.negatives.tolist() == two.negatives.tolist()
         assert one.cost == two.cost or np.isnan(one.cost)
@@ -235,7 +247,7 @@ reward_lists = st.one_of(
 )
 
 
-@pytest.mark.parametrize("strategy", NAMES)
+@pytest.mark.parametrize("strategy", RANKED)
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
@@ -257,17 +269,23 @@ def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
             strategy=strategy,
             positives=positives,
             seed=data.draw(st.integers(0, 2**64 - 1)),
+            **evidence_for(strategy, n),
         )
-    n_positives = min(positives, n - 1)
-    wanted = {"all": n, "best-worst": 1, "best-random": 1}.get(strategy, k)
+    rule = STRATEGIES[strategy]
+    n_positives = min(positives, n - rule.n_spared)
+    wanted = {"all": n, None: k}.get(rule.n_negatives, rule.n_negatives)
     assert len(selection.positives) == n_positives
     assert len(selection.negatives) == min(wanted, n - n_positives)
-    assert selection.positives[0] == np.argmax(rewards)
     kept = [*selection.positives.tolist(), *selection.negatives.tolist()]
     assert len(set(kept)) == len(kept)
     assert set(kept) <= set(range(n))
     assert selection.negatives.tolist() == sorted(selection.negatives.tolist())
-    assert rewards[selection.positives].min() >= np.delete(rewards, selection.positives).max()
+    if rule.decides_positives:
+        assert rewards[selection.positives[0]] >= rewards[selection.negatives[0]]
+    else:
+        others = np.delete(rewards, selection.positives)
+        assert selection.positives[0] == np.argmax(rewards)
+        assert rewards[selection.positives].min() >= others.max(initial=-np.inf)
     assert selection.clusters.shape == selection.represents.shape == (n,)
     assert (selection.clusters[selection.positives] == -1).all()
     if strategy == "opt-select":
@@ -277,6 +295,10 @@ def test_whatever_the_pool_a_selection_keeps_its_promises(strategy, data):
     else:
         assert np.isnan(selection.lower_bound)
         assert not selection.is_optimal
+    if rule.n_negatives == 0:
+        assert np.isnan(selection.cost)
+        assert (selection.represents == -1).all()
+        return
     assert selection.cost >= 0.0
     assert selection.cost <= selection.cost_random * (1 + 1e-9) or strategy != "opt-select"
     assert set(np.delete(selection.represents, selection.positives)) == set(selection.negatives)
@@ -438,15 +460,28 @@ def test_a_row_of_a_batch_is_chosen_as_it_would_be_alone(strategy):
         np.zeros((3, 9), dtype=bool),
     )
     pools = [random_pool(seed, n) for seed, n in enumerate(sizes)]
+    whole = evidence_for(strategy, 9)
+    batch_evidence = whole | {
+        name: np.array([values] * 3)
+        for name, values in whole.items()
+        if name in ("uncertainty", "samplers")
+    }
     for p, (own_rewards, own_embeddings) in enumerate(pools):
         rewards[p, : sizes[p]], embeddings[p, : sizes[p]], mask[p, : sizes[p]] = (
             own_rewards,
             own_embeddings,
             True,
         )
-    batch = select_responses(rewards, embeddings, 3, strategy, mask=mask, seed=11, **options)
+    batch = select_responses(
+        rewards, embeddings, 3, strategy, mask=mask, seed=11, **options, **batch_evidence
+    )
     for p, (own_rewards, own_embeddings) in enumerate(pools):
-        alone = select_responses(own_rewards, own_embeddings, 3, strategy, seed=11, **options)
+        evidence = evidence_for(strategy, sizes[p])
+        if strategy == "delta" and not (batch.positives[p] >= 0).any():
+            continue  # inversions alone: refused where it is the only prompt
+        alone = select_responses(
+            own_rewards, own_embeddings, 3, strategy, seed=11, **options, **evidence
+        )
         assert [i for i in batch.positives[p] if i >= 0] == alone.positives.tolist()
         assert [i for i in batch.negatives[p] if i >= 0] == alone.negatives.tolist()
         assert batch.represents[p, : sizes[p]].tolist() == alone.represents.tolist()

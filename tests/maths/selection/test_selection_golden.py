@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from support.selection_evidence import evidence_for
 
 from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection.registry import STRATEGIES
@@ -37,8 +38,20 @@ def pools() -> list[tuple[np.ndarray, np.ndarray]]:
 def chosen(strategy: str) -> list[Any]:
     rows = []
     for number, (rewards, vectors) in enumerate(pools()):
-        found = select_responses(rewards, vectors, 1 + number % 7, strategy, seed=number)
-        rows.append([found.positives.tolist(), found.negatives.tolist(), round(found.cost, 6)])
+        evidence = evidence_for(strategy, len(rewards))
+        # In a batch of one, as delta may find no negative, which is an error of a single pool.
+        if "samplers" in evidence:
+            evidence["samplers"] = [evidence["samplers"]]
+            found = select_responses(
+                rewards[None], vectors[None], 1 + number % 7, strategy, seed=number, **evidence
+            )
+            rows.append([found.positives[0].tolist(), found.negatives[0].tolist()])
+            continue
+        found = select_responses(
+            rewards, vectors, 1 + number % 7, strategy, seed=number, **evidence
+        )
+        cost = None if np.isnan(found.cost) else round(found.cost, 6)
+        rows.append([found.positives.tolist(), found.negatives.tolist(), cost])
     return rows
 
 

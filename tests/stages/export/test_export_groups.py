@@ -24,6 +24,8 @@ FILES = {
     "trl": ".parquet",
     "trl-implicit": ".jsonl",
     "trl-unpaired": ".jsonl",
+    "trl-sft": ".jsonl",
+    "sft": ".parquet",
     "nemo-rl": ".parquet",
     "jsonl": ".jsonl",
 }
@@ -107,6 +109,56 @@ def row(
         "chosen_model": f"m{a % 2}",
         "rejected_model": f"m{b % 2}",
     }
+
+
+def positive_row(prompt_id: str, idx: int, score: float, text: str | None = None) -> dict[str, Any]:
+    return {
+        "completion": assistant(text or f"answer {prompt_id}.{idx}"),
+        "prompt_id": prompt_id,
+        "sample_idx": idx,
+        "score": score,
+        "model": f"m{idx % 2}",
+    }
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet"])
+def test_supervised_rows_are_the_positives_alone(
+    tmp_path: Path, groups: Path, suffix: str, capsys
+) -> None:
+    """A prompt with its completion for TRL, or the whole conversation for everybody else."""
+    expected = [
+        {"prompt": user("question a")} | positive_row("a", 0, 2.0),
+        {"prompt": SYSTEM + SKY} | positive_row("c", 0, 0.5),
+        {"prompt": user("question e")} | positive_row("e", 1, 1.0, "Grüße \U0001f600\u2028"),
+    ]
+    out = tmp_path / f"rows{suffix}"
+    assert export(groups, out, "trl-sft") == 0
+    assert "3 rows in" in capsys.readouterr().err
+    written = read_lines(out) if suffix == ".jsonl" else pq.read_table(out).to_pylist()
+    assert written == expected
+
+    assert export(groups, out, "sft", "--overwrite") == 0
+    written = read_lines(out) if suffix == ".jsonl" else pq.read_table(out).to_pylist()
+    for row in expected:
+        conversation = {"messages": row.pop("prompt") + row.pop("completion")}
+        assert written.pop(0) == conversation | row
+    assert not written
+
+
+def test_positives_alone_are_written_for_supervised_training_and_for_nothing_with_pairs(
+    tmp_path: Path, capsys
+) -> None:
+    groups = write_groups(
+        tmp_path / "groups", [kept("a", 0, "positive", 2.0)], strategy="best-of-n"
+    )
+    for kind in ("trl-sft", "sft", "trl-unpaired", "jsonl"):
+        assert export(groups, tmp_path / f"{kind}.jsonl", kind) == 0
+    capsys.readouterr()
+    assert export(groups, tmp_path / "pairs.jsonl", "trl") == 1
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "holds positives alone (--strategy best-of-n), and trl is of pairs" in printed
+    assert "--format trl-sft or sft" in printed
+    assert not (tmp_path / "pairs.jsonl").exists()
 
 
 def test_json_output_holds_the_counts_and_margins(tmp_path: Path, groups: Path, capsys) -> None:

@@ -63,9 +63,13 @@ def rows_of(prompt_id, answers=ANSWERS):
     ]
 
 
-def write_groups(folder, rows_by_part, models):
+def write_groups(folder, rows_by_part, models, strategy="bottom-k"):
     """Write a groups artifact, each part's rows given; None leaves the part out."""
-    identity = {"stage": "select", "candidates": {"stage": "generate", "models": models}}
+    identity = {
+        "stage": "select",
+        "strategy": strategy,
+        "candidates": {"stage": "generate", "models": models},
+    }
     record = RunRecord("select", GROUPS.tag, len(rows_by_part), identity)
     output = open_output(folder, record, shard=Shard(), overwrite=False)
     for index, rows in enumerate(rows_by_part):
@@ -304,6 +308,15 @@ def test_a_knob_of_another_objective_is_an_error(groups, model, tmp_path):
 def test_groups_that_are_all_too_long_are_an_error_with_the_count(groups, model, tmp_path):
     with pytest.raises(InputError, match=r"no group of .* can be trained on: 24 prompt_too_long"):
         run(config_of(groups, tmp_path / "policy", max_length=4), model)
+
+
+def test_groups_of_positives_alone_are_an_error_that_names_their_use(model, tmp_path):
+    positives = [row for i in range(3) for row in rows_of(f"p{i}") if row["role"] == "positive"]
+    groups = write_groups(tmp_path / "groups", [positives], [model.identity()], "best-of-n")
+    with pytest.raises(InputError, match="can be trained on: 3 no_contrast") as caught:
+        run(config_of(groups, tmp_path / "policy"), model)
+    assert "groups of best-of-n have no negatives" in caught.value.hint
+    assert "--format trl-sft" in caught.value.hint
 
 
 def test_an_explicit_checkpoint_that_is_none_is_an_error(groups, model, tmp_path):

@@ -1,0 +1,80 @@
+"""The filters of prompts over a whole run: their thresholds, and which prompts of a part they take.
+
+A quantile is over all prompts, whichever part is made by whom: so every worker looks at all pools
+before its first part. What would leave no prompt is refused there, before an older result is
+touched.
+"""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from prefpipe.maths.selection.prompt_filters import (
+    PoolFacts,
+    Thresholds,
+    filter_reasons,
+    find_thresholds,
+    pool_facts,
+    require_prompts,
+)
+from prefpipe.maths.selection.registry import PromptFilters
+from prefpipe.maths.selection.screening import is_none
+from prefpipe.stages.select.screening import ScreenedPart
+from prefpipe.stages.select.tally import token_counts
+
+
+def survey_prompts(
+    screen: Callable[[int], ScreenedPart], indices: Sequence[int], filters: PromptFilters
+) -> Thresholds:
+    """Return the filters' thresholds over all prompts that would have a group.
+
+    Without quantiles it looks at no more parts than until one prompt is left.
+
+    Args:
+        screen: reads and screens a part.
+        indices: all parts that there are.
+        filters: what is asked of prompts.
+
+    Raises:
+        UsageError: no prompt is left, and without the filters some would be.
+    """
+    seen: list[PoolFacts] = []
+    for index in indices:
+        screened = screen(index)
+        facts = facts_of(screened, filters).where(is_none(screened.rejections))
+        seen.append(facts)
+        if not filters.are_quantiles:
+            reasons, _ = filter_reasons(facts, filters, Thresholds())
+            if is_none(reasons).any():
+                return Thresholds()
+
+    if not seen:
+        return Thresholds()
+    everything = PoolFacts(*(np.concatenate(column) for column in zip(*seen, strict=True)))
+    thresholds = find_thresholds(everything, filters)
+    require_prompts(everything, filters, thresholds)
+    return thresholds
+
+
+def facts_of(screened: ScreenedPart, filters: PromptFilters) -> PoolFacts:
+    """Return what the filters look at, of all prompts of a part."""
+    n_tokens = np.zeros(screened.rewards.shape)
+    if filters.min_rejected_tokens is not None:
+        _, response_tokens, _ = token_counts(screened.table)
+        n_tokens = screened.pools.pad(response_tokens, fill=0)
+    # Copies and the like count for the pass rate, so rewards are not masked.
+    return pool_facts(screened.rewards, n_tokens, screened.usable, filters.pass_reward)
+
+
+def filter_part(
+    screened: ScreenedPart, filters: PromptFilters, thresholds: Thresholds
+) -> ScreenedPart:
+    """Return a part in which the prompts that a filter takes have its reason."""
+    if not filters.are_any:
+        return screened
+    reasons, particulars = filter_reasons(facts_of(screened, filters), filters, thresholds)
+    # Of a prompt without a group anyway its own reason stands.
+    is_closed = ~is_none(screened.rejections)
+    reasons[is_closed] = screened.rejections[is_closed]
+    particulars[is_closed] = None
+    return screened._replace(rejections=reasons, particulars=particulars)
