@@ -214,9 +214,7 @@ def rows_of(folder):
     return [row for table in tables for row in table.to_pylist()]
 
 
-def test_rows_are_equal_whatever_the_size_of_a_part(
-    vllm_settings, tiny_folder, tmp_path
-):
+def test_rows_are_equal_whatever_the_size_of_a_part(vllm_settings, tiny_folder, tmp_path):
     """The tiny model's distributions are far from ties: batching does not show in its ids."""
     prompts_path = write_prompts(tmp_path / "prompts.jsonl", n_prompts=32)
     rows = {}
