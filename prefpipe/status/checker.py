@@ -14,6 +14,7 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.store import Artifact, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
+from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.models.files import content_hash_of
@@ -195,8 +196,9 @@ class StatusChecker:
             yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
             return
 
-        # the day that its template was told then is the run's, and no file of the model has one
-        then = {key: value for key, value in hashes.items() if key != TEMPLATE_DATE}
+        # what its template was told then is the run's, and no file of the model has it
+        told = (TEMPLATE_DATE, TEMPLATE_ARGS)
+        then = {key: value for key, value in hashes.items() if key not in told}
         if any(now.get(key) != value for key, value in then.items()):
             yield StatusFinding(
                 Effect.OTHER_RUN,
