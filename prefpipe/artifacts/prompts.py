@@ -78,6 +78,12 @@ class Prompts:
         columns = self.columns.slice(start, len(rows))  # a part size may be beyond 64 bits
         return Prompts(rows, columns, carries_tools=self.carries_tools)
 
+    def taken(self, rows: Sequence[int]) -> "Prompts":
+        """Return the prompts of some rows, in the order of ``rows``."""
+        columns = self.columns.take(pa.array(rows, pa.int64()))
+        taken = [self.rows[row] for row in rows]
+        return Prompts(taken, columns, self.notes, self.carries_tools)
+
     def sha256(self) -> str:
         """Return the content hash of ids, messages and user columns, in order."""
         digest = hashlib.sha256()
