@@ -39,7 +39,7 @@ def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
     try:
         prompts = read_without_bad_rows(read)[0] if identity.get("skip_bad_rows") else read()
         if share is not None:
-            prompts = parse_prompt_share(share).of(prompts, str(source))
+            prompts = prompts.of_share(parse_prompt_share(share), str(source))
     except PrefpipeError as error:
         return [f"it cannot be read as it was: {error.message}"]
 

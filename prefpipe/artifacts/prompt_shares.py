@@ -10,9 +10,9 @@ different seeds never sample a prompt twice.
 
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from prefpipe.artifacts.prompts import Prompts
 from prefpipe.errors import InputError, UsageError
 
 SALT = "prefpipe prompt share"
@@ -20,36 +20,37 @@ SALT = "prefpipe prompt share"
 
 
 class PromptShare(NamedTuple):
-    """Share ``number`` of ``count``, from 1: ``2/3`` is the second third of the prompts."""
+    """Share ``number`` of ``n_shares``, from 1: ``2/3`` is the second third of the prompts."""
 
     number: int
-    count: int
+    n_shares: int
 
-    def of(self, prompts: Prompts, source: str) -> Prompts:
-        """Return the prompts of this share, in the order of the file.
+    def places(self, prompt_ids: Sequence[str], source: str) -> list[int]:
+        """Return which prompts are of this share: their places in the file, ascending.
 
         Args:
-            prompts: all that the file holds.
+            prompt_ids: of all prompts, in the order of the file.
             source: the file, for the message.
 
         Raises:
             InputError: fewer prompts than shares, so that one would have none.
         """
-        if len(prompts) < self.count:
+        n_prompts = len(prompt_ids)
+        if n_prompts < self.n_shares:
             raise InputError(
-                f"--prompt-share {self}: {source} holds {len(prompts):,} prompts, too few for "
-                f"{self.count:,} shares",
-                hint=f"pass {len(prompts):,} shares or fewer, or more prompts",
+                f"--prompt-share {self}: {source} holds {n_prompts:,} prompts, too few for "
+                f"{self.n_shares:,} shares",
+                hint=f"pass {n_prompts:,} shares or fewer, or more prompts",
             )
 
-        by_hash = sorted(range(len(prompts)), key=lambda row: _sort_key(prompts.rows[row][0]))
-        first = (self.number - 1) * len(prompts) // self.count
-        end = self.number * len(prompts) // self.count
-        return prompts.taken(sorted(by_hash[first:end]))
+        by_hash = sorted(range(n_prompts), key=lambda place: _sort_key(prompt_ids[place]))
+        first = (self.number - 1) * n_prompts // self.n_shares
+        end = self.number * n_prompts // self.n_shares
+        return sorted(by_hash[first:end])
 
     def __str__(self) -> str:
         """Return it as ``--prompt-share`` takes it."""
-        return f"{self.number}/{self.count}"
+        return f"{self.number}/{self.n_shares}"
 
 
 def parse_prompt_share(text: str) -> PromptShare:

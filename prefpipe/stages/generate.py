@@ -193,7 +193,9 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
             reserved=[*_column_names(config), TEMPLATE_INPUT],
             rules=config.reading_rules,
         )
-        return prompts if config.share is None else config.share.of(prompts, config.prompts)
+        if config.share is None:
+            return prompts
+        return prompts.of_share(config.share, config.prompts)
 
     return read_users_rows(config, read)
 
