@@ -139,8 +139,9 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
             _kept_answers(output, index).remove()
 
     summary = Summary(config.stage, config.output)
+    of_share = f", share {config.share}," if config.share is not None else ""
     runtime.log(
-        f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of "
+        f"{len(prompts)} prompts{of_share} x {config.n} responses in {output.n_parts} parts of "
         f"{config.prompts_a_part} prompts"
     )
     started = time.perf_counter()
@@ -194,7 +195,7 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
     """Return the prompts, and the rows that ``--skip-bad-rows`` leaves out."""
 
     def read() -> Prompts:
-        return load_prompts(
+        prompts = load_prompts(
             config.prompts,
             system_prompt=config.system_prompt,
             keep_columns=config.kept_columns,
@@ -202,6 +203,9 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
             reserved=[*_column_names(config), TEMPLATE_INPUT],
             rules=config.reading_rules,
         )
+        if config.share is None:
+            return prompts
+        return prompts.of_share(config.share, config.prompts)
 
     return read_users_rows(config, read)
 
