@@ -41,8 +41,8 @@ class ArtifactStatus:
 
     ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts. ``reasons`` say why the
     state is not ``done``, ``notes`` what could not be looked at. ``claims`` are the parts that
-    workers are making. ``round``: of training, of a policy or an evaluation. ``words`` are the command that made it, as it was typed, and ``folder`` is
-    where it was run.
+    workers are making. ``round``: of training, of a policy or an evaluation. ``words`` are the
+    command that made it, as it was typed, and ``folder`` is where it was run.
     """
 
     path: Path
