@@ -13,7 +13,11 @@ from prefpipe.backends.protocol import Message
 from prefpipe.errors import ModelError
 from prefpipe.models.files import ModelFiles
 from prefpipe.models.tokenizer import find_eos_ids
+from prefpipe.text.begun_turns import is_begun
 from prefpipe.text.chat_template import ChatTemplate
+
+N_TOKENS_BEFORE = 16
+"""Of a begun answer, decoded with what goes on from it: more than one character takes."""
 
 
 class ChatTokenizer:
@@ -61,6 +65,26 @@ class ChatTokenizer:
                 hint="remove bos_token from the chat template",
             )
         return ids
+
+    def decode_after(
+        self, messages: Sequence[Message], prompt: Sequence[int], ids: Sequence[int]
+    ) -> str:
+        """Return the text of a response's ids, without special tokens.
+
+        That of a response which goes on with a begun answer joins it: a tokenizer that writes a
+        space in front of every word would leave out that of the first.
+
+        Args:
+            messages: the prompt's.
+            prompt: its ids.
+            ids: the response's.
+        """
+        text = self.decode(ids)
+        if not is_begun(messages):
+            return text
+        before = prompt[-N_TOKENS_BEFORE:]
+        joined, beginning = self.decode([*before, *ids]), self.decode(before)
+        return joined[len(beginning) :] if joined.startswith(beginning) else text
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of a response's ids, without special tokens."""

@@ -27,6 +27,7 @@ from prefpipe.backends.protocol import (
     ScoreRequest,
 )
 from prefpipe.errors import UsageError
+from prefpipe.text.begun_turns import is_begun
 
 BOS_ID, EOS_ID = 1, 2
 FIRST_BYTE_ID = 3
@@ -174,7 +175,9 @@ class FakeGenerator:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return BOS and the bytes of a plain rendering of the conversation."""
         turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
-        return [BOS_ID, *_encode_text(f"{turns}<assistant>")]
+        # a begun answer goes on where it stands
+        prompt = turns.removesuffix("\n") if is_begun(messages) else f"{turns}<assistant>"
+        return [BOS_ID, *_encode_text(prompt)]
 
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, get_args
 
+from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.configs.conversations import ConversationsConfig
 from prefpipe.configs.options import Dtype, option
 from prefpipe.configs.stage import PART_SIZE_HELP, ErrorRateConfig, SizedParts
@@ -47,6 +48,11 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
         help="seed of the run; each sample's own seed is a hash of it, prompt_id and sample_idx",
     )
     system_prompt: str | None = option(None, help="system turn put before every conversation")
+    continue_final_message: bool = option(
+        False,
+        help="go on with a prompt's last turn where it is the assistant's: the beginning of the "
+        "answer, to which the response is what follows",
+    )
     drop_duplicate_prompts: bool = option(
         False, help="keep the first of prompts with the same id instead of refusing"
     )
@@ -91,7 +97,16 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
             problems.append("--temperature names the same value twice")
         return problems
 
+    @property
+    def reading_rules(self) -> ReadingRules:
+        """What the readers need to know."""
+        return super().reading_rules._replace(continue_final_message=self.continue_final_message)
+
     def identity(self) -> dict[str, Any]:
         """Return what can change the rows: the engine that ``auto`` came to, and never ``auto``."""
         assert self.backend != AUTO, "wiring settles the back-end before a stage is run"
-        return super().identity()
+        identity = super().identity()
+        # younger than the fingerprints of runs without it
+        if not self.continue_final_message:
+            del identity["continue_final_message"]
+        return identity

@@ -107,7 +107,7 @@ class HfGenerator:
 
         sampled = self._decoder.sample(list(samples.values()), params)
         for index, each in zip(samples, sampled, strict=True):
-            generations[index] = self._generation(each)
+            generations[index] = self._generation(requests[index], samples[index].prompt, each)
         return [generations[index] for index in range(len(requests))]
 
     def has_room(self) -> bool:
@@ -123,11 +123,13 @@ class HfGenerator:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _generation(self, sampled: Sampled) -> Generation:
+    def _generation(
+        self, request: GenerationRequest, prompt: Sequence[int], sampled: Sampled
+    ) -> Generation:
         if not math.isfinite(sampled.logp):
             reason = "the model's numbers overflowed: try --dtype float32 or bfloat16"
             return Generation("", [], "error", None, reason)
-        text = self._tokenizer.decode(sampled.token_ids)
+        text = self._tokenizer.decode_after(request.messages, prompt, sampled.token_ids)
         finish_reason = "stop" if sampled.is_stopped else "length"
         return Generation(text, sampled.token_ids, finish_reason, sampled.logp)
 

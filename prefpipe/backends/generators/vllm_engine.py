@@ -163,7 +163,7 @@ class VllmGenerator:
 
         answers = self._stream.answer(list(accepted.values()))
         for index, answer in zip(accepted, answers, strict=True):
-            generations[index] = self._read(answer)
+            generations[index] = self._read(requests[index], answer)
         return [generations[index] for index in range(len(requests))]
 
     def has_room(self) -> bool:
@@ -215,7 +215,7 @@ class VllmGenerator:
             stop_token_ids=sorted(self._chat.eos_ids),
         )
 
-    def _read(self, answer: Any) -> Generation:
+    def _read(self, request: GenerationRequest, answer: Any) -> Generation:
         if isinstance(answer, Refused):
             return Generation("", [], "error", None, answer.reason)
         ids = list(answer.token_ids)
@@ -223,4 +223,6 @@ class VllmGenerator:
             reason = f"vLLM ended the response with finish_reason {answer.finish_reason!r}"
             return Generation("", [], "error", None, reason)
         logp = float(answer.cumulative_logprob)
-        return Generation(self._chat.decode(ids), ids, answer.finish_reason, logp)
+        prompt = request.prompt_token_ids or self.encode(request.messages)
+        text = self._chat.decode_after(request.messages, prompt, ids)
+        return Generation(text, ids, answer.finish_reason, logp)
