@@ -174,6 +174,8 @@ class StatusChecker:
                 yield StatusFinding(Effect.NOTE, f"{name}, {absence(_host(artifact))}")
         elif ingredient.role == REFERENCE:
             yield from self._reference_findings(name, place, ingredient.hashes)
+        elif ingredient.role == run_record.RATER_SCORES:
+            yield from self._rater_findings(name, place, artifact.record)
         elif place.is_dir():
             yield from self._model_findings(name, place, ingredient.hashes)
         elif "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
@@ -241,6 +243,26 @@ class StatusChecker:
                 Effect.BEHIND,
                 f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",
             )
+
+    def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
+        """Compare the scores that a training chose its gamma by with those of then."""
+        try:
+            scores = Artifact(
+                place, run_record.read_run_record(place), read_footer=self._footers.read
+            )
+            digest = scores.digest()
+        except PrefpipeError as error:
+            yield StatusFinding(Effect.NOTE, f"{name}, cannot be looked at: {error.message}")
+            return
+
+        if digest not in run_record.rater_digests(record):
+            yield StatusFinding(
+                Effect.OTHER_RUN,
+                f"{name}, have changed since: train chooses gamma by them again, and keeps the "
+                "model where it is the same",
+            )
+        if self.check(place, quick=True).state == "stale":
+            yield StatusFinding(Effect.BEHIND, f"{name}, are stale themselves")
 
     def _reference_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
