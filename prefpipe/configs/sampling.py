@@ -7,12 +7,8 @@ from typing import Any, get_args
 from prefpipe.artifacts.json_schemas import JsonSchema, read_json_schema
 from prefpipe.configs.conversations import ConversationsConfig
 from prefpipe.configs.options import Dtype, flag_named, option
-from prefpipe.configs.stage import (
-    PART_SIZE_HELP,
-    ErrorRateConfig,
-    SizedParts,
-    TemplatedConfig,
-)
+from prefpipe.configs.stage import PART_SIZE_HELP, ErrorRateConfig, SizedParts
+from prefpipe.configs.template_args import PolicyTemplateConfig
 from prefpipe.errors import InputError
 
 MOST_SAMPLES = 100_000
@@ -35,7 +31,7 @@ YOUNGER = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig(SizedParts, TemplatedConfig, ErrorRateConfig, ConversationsConfig):
+class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, ConversationsConfig):
     """How responses are sampled, and by which engine."""
 
     backend: str = option(
