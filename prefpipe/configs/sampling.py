@@ -4,8 +4,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
-from prefpipe.artifacts.json_schemas import JsonSchema, read_json_schema
 from prefpipe.configs.conversations import ConversationsConfig
+from prefpipe.configs.json_schemas import JsonSchema, read_json_schema
 from prefpipe.configs.options import Dtype, flag_named, option
 from prefpipe.configs.stage import PART_SIZE_HELP, ErrorRateConfig, SizedParts
 from prefpipe.configs.template_args import PolicyTemplateConfig
