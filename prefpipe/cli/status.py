@@ -49,7 +49,7 @@ def status(config: StatusConfig) -> None:
         stdout.pipe_json([*of_runs, *(status.to_json(config.num_shards) for status in statuses)])
     else:
         for run in rounds:
-            stdout.show(rounds_page(run))
+            stdout.show(rounds_page(run.to_json()))
         longest = max((len(str(status.path)) for status in statuses), default=0)
         stdout.show(
             _block(status, longest, config.num_shards, stdout.width()) for status in statuses

@@ -107,6 +107,7 @@ class RunRounds:
             "stage": "rounds",
             "state": self.state,
             "plan": self.plan,
+            "stages": list(self.stages),
             "rounds": [row.to_json() for row in self.rows],
             "reasons": self.reasons,
             "notes": list(self.notes),
