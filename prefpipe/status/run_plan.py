@@ -24,6 +24,7 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import PrefpipeError, UsageError
 from prefpipe.maths.objectives.registry import KNOB_NAMES, resolve_knobs
 from prefpipe.models.location import locate_model
+from prefpipe.training.start_values import LORA_LEARNING_RATE_FACTOR, START_VALUES
 
 INPUTS = {
     "generate": ("prompts", "model"),
@@ -257,10 +258,6 @@ def _start_value(name: str, config: TrainConfig, objective: str) -> Any:
     """Return what a knob or a setting is where it is not given."""
     if name in KNOB_NAMES:
         return resolve_knobs(objective, {}).get(name)
-
-    # brings in torch: seconds, for the one case in which they are needed
-    from prefpipe.stages.train.inputs import LORA_LEARNING_RATE_FACTOR
-    from prefpipe.training.settings import START_VALUES
 
     start = START_VALUES[objective]._asdict()
     if config.lora_r:
