@@ -7,6 +7,7 @@ again.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
@@ -17,6 +18,7 @@ from prefpipe.errors import InputError
 from prefpipe.models.files import ModelFiles
 from prefpipe.models.tokenizer import find_eos_ids
 from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.stages.shared.earlier_rounds import parent_name
 from prefpipe.training.encoding import Encoder, EncodingError
 from prefpipe.training.groups import Group, Response
 
@@ -50,6 +52,18 @@ def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
     return ids_fit(groups, model.tokenizer_hash, model.chat_template_hash, model.template_date)
 
 
+def candidates_of(groups: Artifact) -> list[dict[str, Any]]:
+    """Return the identities of what groups were selected from, this round's candidates first.
+
+    Of candidates themselves it is their own.
+    """
+    identity = groups.record.identity
+    identities = [identity.get("candidates", identity)]
+    while (name := parent_name(len(identities), "candidates")) in identity:
+        identities.append(identity[name])
+    return identities
+
+
 def ids_fit(
     groups: Artifact,
     tokenizer_hash: str | None,
@@ -67,11 +81,12 @@ def ids_fit(
         chat_template_hash: of the model at hand.
         template_date: the day that its template is told, where it reads the clock.
     """
-    identity = groups.record.identity
-    candidates = identity.get("candidates", identity)
-    samplers = candidates.get("models") or []
-    if not samplers:
-        return False
+    samplers: list[dict[str, Any]] = []
+    for candidates in candidates_of(groups):
+        models = candidates.get("models") or []
+        if not models:
+            return False
+        samplers += models
 
     for sampler in samplers:
         hashes = sampler.get("tokenizer_hash"), sampler.get("chat_template_hash")
