@@ -22,6 +22,7 @@ from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
+from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, refuse_nesting
@@ -85,12 +86,14 @@ class Sampler(NamedTuple):
     """A model that can be opened: its name, its fingerprint's entry, and how to load it.
 
     ``runs_here``: it takes memory of this machine's device, which two models may not share.
+    ``round``: of training that it comes from, None where its files are not on this disk.
     """
 
     name: str
     identity: Mapping[str, Any]
     open: Callable[[], Generator]
     runs_here: bool = False
+    round: int | None = None
 
 
 def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
@@ -109,6 +112,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         context={
             **runtime.context,
             "models": [sampler.name for sampler in samplers],
+            **context_of_round(SAMPLER_ROUND, _latest_round(samplers)),
             **context_of_skipped_rows(skipped),
         },
         identity={
@@ -173,6 +177,12 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     # `empty` is no failure: a run without any text passes the limit above.
     _refuse_no_text_at_all(output, indices, summary, config.max_error_rate)
     return summary
+
+
+def _latest_round(samplers: Sequence[Sampler]) -> int | None:
+    """Return the latest round of training of the models, None where none is known."""
+    known = [sampler.round for sampler in samplers if sampler.round is not None]
+    return max(known, default=None)
 
 
 def count_parts(config: GenerateConfig) -> int:

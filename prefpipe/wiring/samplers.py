@@ -23,6 +23,7 @@ def sampler_for(config: GenerateConfig, name: str, runtime: "Runtime") -> "Sampl
         return _served_sampler(config, name, runtime)
 
     from prefpipe.models.files import require_chat_template
+    from prefpipe.models.rounds import round_of_model
     from prefpipe.stages.generate import Sampler
 
     model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))
@@ -33,7 +34,9 @@ def sampler_for(config: GenerateConfig, name: str, runtime: "Runtime") -> "Sampl
     def open_sampler() -> "Generator":
         return open_engine(model, config, max_model_len=config.max_model_len)
 
-    return Sampler(name, model.identity(), open_sampler, runs_here=True)
+    return Sampler(
+        name, model.identity(), open_sampler, runs_here=True, round=round_of_model(model.path)
+    )
 
 
 def _fake_sampler(reference: str) -> "Sampler":
