@@ -5,18 +5,21 @@ and embedded by the same model. How it was sampled, and by which policy, may dif
 rounds are for.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-import pyarrow.compute as pc
+import numpy as np
 
-from prefpipe.artifacts.fingerprint import field_differences
+from prefpipe.artifacts.fingerprint import canonical_json, field_differences
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.store import Artifact, open_input
+from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import InputError
 from prefpipe.stages.shared.earlier_rounds import EarlierRound
+from prefpipe.stages.shared.pool_index import flat
 
 OF_THE_DAY = ("template_date", "ratings_sha256")
 """Of a scorer: fields that may differ by round.
@@ -43,7 +46,7 @@ def open_earlier(
 
     Raises:
         InputError: a folder that does not hold a round's artifacts, or several that could be meant;
-            another rater or embedder; or no prompt in common.
+            another rater or embedder; no prompt in common, or another text under one id.
         IncompleteInputError: parts are missing.
     """
     rounds = []
@@ -213,7 +216,7 @@ class _AlignedParts:
 class _PartsByPrompt:
     """Which parts of an earlier round, divided in another way, have the prompts of a part.
 
-    The ids of all its prompts are held in memory, and nothing else of it.
+    Of all its prompts ids and hashes are held in memory, and nothing else of it.
     """
 
     def __init__(
@@ -224,24 +227,38 @@ class _PartsByPrompt:
         *,
         allow_partial: bool,
     ) -> None:
-        """Read the ids of both rounds.
+        """Read the prompts of both rounds.
 
         Raises:
             IncompleteInputError: parts are missing.
-            InputError: the rounds have no prompt in common.
+            InputError: the rounds have no prompt in common, or another text under one id.
         """
-        part_of: dict[str, int] = {}
         earlier = artifacts["candidates"]
         present = _present(artifacts, range(earlier.n_parts), allow_partial=allow_partial)
+        place_of: dict[str, tuple[int, bytes]] = {}
         for part in present:
-            for prompt_id in _prompt_ids(earlier, part):
-                part_of[prompt_id] = part
+            for prompt_id, text in _texts(earlier, part).items():
+                place_of[prompt_id] = part, text
 
         self._parts: dict[int, list[int]] = {}
         here = candidates.present(range(candidates.n_parts), allow_partial=True)
         for index in here:
-            ids = _prompt_ids(candidates, index)
-            self._parts[index] = sorted({part_of[each] for each in ids if each in part_of})
+            parts = set()
+            for prompt_id, text in _texts(candidates, index).items():
+                known = place_of.get(prompt_id)
+                if known is None:
+                    continue
+                part, text_then = known
+                if text != text_then:
+                    raise InputError(
+                        f"--earlier {folder}: prompt {prompt_id} has another text there than in "
+                        f"{candidates.path}: its responses answer something else",
+                        hint="give prompts that differ different `prompt_id`s, and sample each "
+                        "round with the same --system-prompt",
+                    )
+                parts.add(part)
+            self._parts[index] = sorted(parts)
+
         is_whole = len(here) == candidates.n_parts and len(present) == earlier.n_parts
         if is_whole and not any(self._parts.values()):
             raise InputError(
@@ -268,7 +285,13 @@ def _present(
     return present
 
 
-def _prompt_ids(candidates: Artifact, index: int) -> list[str]:
-    table, _ = candidates.read(index, ["prompt_id"])
-    ids: list[str] = pc.unique(table["prompt_id"]).to_pylist()
-    return ids
+def _texts(candidates: Artifact, index: int) -> dict[str, bytes]:
+    """Return a hash of each prompt of a part: its turns, with tools and calls."""
+    table, _ = candidates.read(index, ["prompt_id", "messages"])
+    # the responses of a prompt stand together, and share its text
+    encoded = flat(table, "prompt_id").dictionary_encode()
+    _, firsts = np.unique(encoded.indices.to_numpy(), return_index=True)
+    return {
+        row["prompt_id"]: hashlib.sha256(canonical_json(row["messages"]).encode()).digest()
+        for row in rows_of(table.take(firsts))
+    }

@@ -13,16 +13,14 @@ own artifacts has by chance. Two columns of the joined candidates say it in plai
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from prefpipe.artifacts.parts import PartFooter
 from prefpipe.artifacts.schemas import CANDIDATES, EARLIER_COLUMNS
 from prefpipe.artifacts.store import Artifact
-from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.configs.sampling import MOST_SAMPLES
 from prefpipe.errors import InputError
 from prefpipe.stages.shared.candidate_rows import OF_RESPONSES
@@ -184,8 +182,8 @@ class JoinedArtifact(Artifact):
 
         Raises:
             CorruptPartError: as `Artifact.read`.
-            InputError: a prompt with another text in an earlier round, scores or embeddings of
-                candidates that were made again since, or too many samples of a prompt.
+            InputError: scores or embeddings of candidates that were made again since, or too many
+                samples of a prompt.
         """
         # by the key rows are joined, whether or not it was asked for
         beside = [name for name in KEY if columns is not None and name not in columns]
@@ -200,8 +198,7 @@ class JoinedArtifact(Artifact):
                 rows, _ = artifact.read(part, columns)
                 rows = rows.filter(pc.is_in(rows["prompt_id"], pc.unique(table["prompt_id"])))
                 if self.kind == "candidates":
-                    here, there = str(self.part_path(index)), str(artifact.part_path(part))
-                    rows = _with_columns_of(table, rows, there, here)
+                    rows = _with_columns_of(table, rows)
                 tables.append(_numbered(rows, each.number, artifact))
         return _concatenated(tables, self).drop_columns(beside), footer
 
@@ -244,7 +241,7 @@ def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
     return numbered
 
 
-def _with_columns_of(table: pa.Table, rows: pa.Table, place: str, here: str) -> pa.Table:
+def _with_columns_of(table: pa.Table, rows: pa.Table) -> pa.Table:
     """Return candidates of an earlier round with the columns of this round's.
 
     A response brings what is said of it. What belongs to its prompt, the user's columns above all,
@@ -253,16 +250,8 @@ def _with_columns_of(table: pa.Table, rows: pa.Table, place: str, here: str) -> 
     Args:
         table: of this round.
         rows: of an earlier one, to prompts that are in ``table``.
-        place: the file of ``rows``, for the message.
-        here: the file of ``table``, likewise.
-
-    Raises:
-        InputError: a prompt with another text.
     """
     of_prompt = pc.index_in(rows["prompt_id"], flat(table, "prompt_id"))
-    if "messages" in table.column_names:
-        _refuse_other_texts(table, rows, place, here)
-
     columns = {}
     for name in table.column_names:
         if name in CANDIDATES.column_names:
@@ -273,28 +262,6 @@ def _with_columns_of(table: pa.Table, rows: pa.Table, place: str, here: str) -> 
         if name in rows.column_names:
             columns[name] = rows[name]
     return pa.table(columns)
-
-
-def _refuse_other_texts(table: pa.Table, rows: pa.Table, place: str, here: str) -> None:
-    """Refuse responses to a prompt whose text is another one in this round."""
-    now, then = _text_by_prompt(table), _text_by_prompt(rows)
-    for prompt_id, text in then.items():
-        if text != now[prompt_id]:
-            raise InputError(
-                f"prompt {prompt_id} has another text in {place} than in {here}: its responses "
-                "there answer something else",
-                hint="give prompts that differ different `prompt_id`s, and sample each round with "
-                "the same --system-prompt",
-            )
-
-
-def _text_by_prompt(table: pa.Table) -> dict[str, Any]:
-    """Return each prompt's turns, with tools and calls; its responses all have the same."""
-    encoded = flat(table, "prompt_id").dictionary_encode()
-    _, firsts = np.unique(encoded.indices.to_numpy(), return_index=True)
-    names = [name for name in ("messages", TEMPLATE_INPUT) if name in table.column_names]
-    texts = rows_of(table.select(["prompt_id", *names]).take(firsts))
-    return {row["prompt_id"]: row["messages"] for row in texts}
 
 
 def _concatenated(tables: Sequence[pa.Table], artifact: Artifact) -> pa.Table:
