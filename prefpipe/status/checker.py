@@ -15,6 +15,7 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.store import Artifact, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
+from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.models.files import content_hash_of
@@ -176,6 +177,8 @@ class StatusChecker:
                 yield StatusFinding(Effect.NOTE, f"{name}, {absence(_host(artifact))}")
         elif ingredient.role == REFERENCE:
             yield from self._reference_findings(name, place, ingredient.hashes)
+        elif ingredient.role == run_record.RATER_SCORES:
+            yield from self._rater_findings(name, place, artifact.record)
         elif place.is_dir():
             yield from self._model_findings(name, place, ingredient.hashes)
         elif "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
@@ -202,8 +205,9 @@ class StatusChecker:
                 yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
             return
 
-        # the day that its template was told then is the run's, and no file of the model has one
-        then = {key: value for key, value in hashes.items() if key != TEMPLATE_DATE}
+        # what its template was told then is the run's, and no file of the model has it
+        told = (TEMPLATE_DATE, TEMPLATE_ARGS)
+        then = {key: value for key, value in hashes.items() if key not in told}
         if any(now.get(key) != value for key, value in then.items()):
             yield StatusFinding(
                 Effect.OTHER_RUN,
@@ -257,6 +261,26 @@ class StatusChecker:
                 Effect.BEHIND,
                 f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",
             )
+
+    def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
+        """Compare the scores that a training chose its gamma by with those of then."""
+        try:
+            scores = Artifact(
+                place, run_record.read_run_record(place), read_footer=self._footers.read
+            )
+            digest = scores.digest()
+        except PrefpipeError as error:
+            yield StatusFinding(Effect.NOTE, f"{name}, cannot be looked at: {error.message}")
+            return
+
+        if digest not in run_record.rater_digests(record):
+            yield StatusFinding(
+                Effect.OTHER_RUN,
+                f"{name}, have changed since: train chooses gamma by them again, and keeps the "
+                "model where it is the same",
+            )
+        if self.check(place, quick=True).state == "stale":
+            yield StatusFinding(Effect.BEHIND, f"{name}, are stale themselves")
 
     def _reference_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]

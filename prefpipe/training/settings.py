@@ -40,6 +40,7 @@ START_VALUES = {
     "hinge": StartValues(5e-7, 128, 1.0, 0.1),
     "simpo": StartValues(1e-6, 128, 1.0, 0.1),
     "orpo": StartValues(5e-6, 32, 5.0, 0.1),
+    "sft": StartValues(2e-5, 128, 1.0, 0.1),
     "bt": StartValues(9e-6, 64, 1.0, 0.1),
     "bt-margin": StartValues(1e-5, 512, 1.0, 0.03),
     "mmpo-reward": StartValues(3e-6, 32, 2.0, 0.0),
@@ -51,8 +52,9 @@ repository, for Pythia-410M. odpo: learning rate and batch of the authors' confi
 (ours), where theirs is 150 steps. orpo: the authors' script for Mistral-7B, which starts from a
 base model; warm-up (ours), where theirs is 200 steps. bt: a 6B model (arXiv 2203.02155, appendix
 C.2), warm-up (ours). bt-margin: 7B to 34B (arXiv 2307.09288, section 3.2.2), batches of 512 pairs,
-one a prompt. mmpo-reward: the authors' recipe for Gemma-7B (2B: 1.41e-5, batch 64). The others have
-no recipe of their own here: the batch of most and DPO's customary learning rate (ours).
+one a prompt. sft: the learning rate of TRL's SFTConfig, the rest (ours). mmpo-reward: the authors'
+recipe for Gemma-7B (2B: 1.41e-5, batch 64). The others have no recipe of their own here: the batch
+of most and DPO's customary learning rate (ours).
 """
 
 EVAL_SHARE = 0.1
