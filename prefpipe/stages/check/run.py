@@ -49,7 +49,7 @@ from prefpipe.stages.train.auto_gamma import gamma_of
 from prefpipe.stages.train.loss_weights import open_weighing
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.groups import Group, Response
-from prefpipe.training.settings import START_VALUES
+from prefpipe.training.start_values import START_VALUES
 
 TOKENIZER_TOKENS = ("pad_token", "eos_token", "bos_token")
 
