@@ -9,11 +9,12 @@ from collections.abc import Sequence
 
 from transformers import AutoTokenizer
 
-from prefpipe.backends.protocol import Message
+from prefpipe.backends.protocol import Message, SamplingParams
 from prefpipe.errors import ModelError
 from prefpipe.models.files import ModelFiles
 from prefpipe.models.tokenizer import find_eos_ids
 from prefpipe.text.chat_template import ChatTemplate
+from prefpipe.text.stop_texts import StopTexts
 
 
 class ChatTokenizer:
@@ -32,7 +33,10 @@ class ChatTokenizer:
         whole = model.base or model
         self.eos_ids = find_eos_ids(whole.path, self.tokenizer.eos_token_id)
         self.template = ChatTemplate(
-            self.tokenizer, eos_ids=sorted(self.eos_ids), today=model.template_date
+            self.tokenizer,
+            eos_ids=sorted(self.eos_ids),
+            today=model.template_date,
+            args=model.template_args,
         )
         # A fast tokenizer that two threads use at a time may raise "Already borrowed".
         self._lock = threading.Lock()
@@ -68,3 +72,14 @@ class ChatTokenizer:
                 body, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         return text
+
+    def text_of(self, ids: Sequence[int], params: SamplingParams) -> tuple[str, bool]:
+        """Return the text of a response, and whether it ended at a stop text.
+
+        That is left out of it, with what its last token holds beyond.
+        """
+        if params.stop:
+            text = StopTexts(params.stop, params.min_tokens, self.decode).text_before(ids)
+            if text is not None:
+                return text, True
+        return self.decode(ids), False

@@ -22,7 +22,8 @@ from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
-from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round
+from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
@@ -85,12 +86,14 @@ class Sampler(NamedTuple):
     """A model that can be opened: its name, its fingerprint's entry, and how to load it.
 
     ``runs_here``: it takes memory of this machine's device, which two models may not share.
+    ``round``: of training that it comes from, None where its files are not on this disk.
     """
 
     name: str
     identity: Mapping[str, Any]
     open: Callable[[], Generator]
     runs_here: bool = False
+    round: int | None = None
 
 
 def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
@@ -109,7 +112,9 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         context={
             **runtime.context,
             "models": [sampler.name for sampler in samplers],
+            **context_of_round(SAMPLER_ROUND, _latest_round(samplers)),
             **context_of_skipped_rows(skipped),
+            **_made_with(config),
         },
         identity={
             "stage": config.stage,
@@ -135,8 +140,9 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
             _kept_answers(output, index).remove()
 
     summary = Summary(config.stage, config.output)
+    of_share = f", share {config.share}," if config.share is not None else ""
     runtime.log(
-        f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of "
+        f"{len(prompts)} prompts{of_share} x {config.n} responses in {output.n_parts} parts of "
         f"{config.prompts_a_part} prompts"
     )
     started = time.perf_counter()
@@ -174,6 +180,21 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     return summary
 
 
+def _made_with(config: GenerateConfig) -> dict[str, Any]:
+    """Return the JSON schema, where there is one, so that ``status`` can tell when it changes."""
+    schema = config.schema
+    if schema is None:
+        return {}
+    file = ingredient("JSON schema", str(config.json_schema), {"sha256": schema.sha256})
+    return {MADE_WITH: [file]}
+
+
+def _latest_round(samplers: Sequence[Sampler]) -> int | None:
+    """Return the latest round of training of the models, None where none is known."""
+    known = [sampler.round for sampler in samplers if sampler.round is not None]
+    return max(known, default=None)
+
+
 def count_parts(config: GenerateConfig) -> int:
     """Return how many parts a run has, whether or not it has begun."""
     prompts, _skipped = _read_prompts(config)
@@ -184,7 +205,7 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
     """Return the prompts, and the rows that ``--skip-bad-rows`` leaves out."""
 
     def read() -> Prompts:
-        return load_prompts(
+        prompts = load_prompts(
             config.prompts,
             system_prompt=config.system_prompt,
             keep_columns=config.kept_columns,
@@ -192,6 +213,9 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
             reserved=[*_column_names(config), TEMPLATE_INPUT],
             rules=config.reading_rules,
         )
+        if config.share is None:
+            return prompts
+        return prompts.of_share(config.share, config.prompts)
 
     return read_users_rows(config, read)
 
@@ -337,6 +361,7 @@ class CandidateMaker:
         """
         self.config, self.prompts, self.output = config, prompts, output
         self.names, self.models, self._log = names, models, log
+        self._params = sampling_params(config)
         self._lock = threading.Lock()
         """Held by who reads or changes what has been said."""
         self._said: set[str] = set()
@@ -522,18 +547,17 @@ class CandidateMaker:
         rows = list(asked.refused)
         if not asked.requests:
             return Sampled(rows, asked.engines)
-        params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
         if isinstance(engine, ServedGenerator):
             # A kill then costs what is on its way, and no answer that arrived.
             answers = engine.generate_and_keep(
                 asked.requests,
-                params,
+                self._params,
                 _kept_answers(self.output, index).folder,
                 ask_again=self.config.retry_errors,
             )
             self._record_what_is_not_sent(sampler_idx, engine.left_out)
         else:
-            answers = engine.generate(asked.requests, params)
+            answers = engine.generate(asked.requests, self._params)
 
         for request, answer in zip(asked.requests, answers, strict=True):
             status, reason = status_of(answer, self.config.max_tokens)
@@ -601,6 +625,24 @@ def _with_control_text(prompts: Iterable[Prompt]) -> set[str]:
         if prompt.prompt_id not in spelling and spells_control_token(texts):
             spelling.add(prompt.prompt_id)
     return spelling
+
+
+def sampling_params(config: GenerateConfig) -> SamplingParams:
+    """Return what all samples of a run have in common, their temperature left out."""
+    schema = config.schema
+    return SamplingParams(
+        max_tokens=config.max_tokens,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+        presence_penalty=config.presence_penalty,
+        frequency_penalty=config.frequency_penalty,
+        min_tokens=config.min_tokens,
+        ignore_eos=config.ignore_eos,
+        stop=config.stop,
+        json_schema=None if schema is None else schema.text,
+    )
 
 
 def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:

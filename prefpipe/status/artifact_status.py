@@ -41,8 +41,9 @@ class ArtifactStatus:
 
     ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts. ``reasons`` say why the
     state is not ``done``, ``notes`` what could not be looked at. ``claims`` are the parts that
-    workers are making. ``words`` are the command that made it, as it was typed, and ``folder`` is
-    where it was run.
+    workers are making. ``round``: of training, of a policy or an evaluation. ``words`` are the
+    command that made it, as it was typed, and ``folder`` is where it was run. ``by_plan``: the
+    command of a run of several rounds, where its plan wants the artifact otherwise.
     """
 
     path: Path
@@ -57,8 +58,10 @@ class ArtifactStatus:
     reasons: Sequence[str] = ()
     notes: Sequence[str] = ()
     claims: Sequence[ClaimedPart] = ()
+    round: int | None = None
     words: Sequence[str] = ()
     folder: str = ""
+    by_plan: Sequence[str] = ()
 
     @property
     def state(self) -> State:
@@ -95,8 +98,10 @@ class ArtifactStatus:
         It is one, or one a shard that has something to make: for the shards of ``num_shards``, or
         those that the recorded command was one of. They go on, without ``--overwrite``, with paths
         that are right in the folder of now. What is of another configuration is made again, with
-        ``--overwrite=stale``.
+        ``--overwrite=stale``; what a plan wants otherwise, by the command that runs the plan.
         """
+        if self.by_plan:
+            return [list(self.by_plan)]
         recorded = self._recorded_command()
         if self.state == "done" or recorded is None:
             return []
@@ -138,6 +143,7 @@ class ArtifactStatus:
         return {
             "path": str(self.path),
             "stage": self.stage,
+            "round": self.round,
             "state": self.state,
             "fingerprint": self.fingerprint,
             "n_parts": self.n_parts,

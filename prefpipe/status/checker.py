@@ -10,10 +10,12 @@ from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.interchange.formats import content_hash
 from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
+from prefpipe.artifacts.rounds import round_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.store import Artifact, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
+from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.models.files import content_hash_of
@@ -34,6 +36,7 @@ from prefpipe.status.origins import (
     locate_parent,
 )
 from prefpipe.status.part_states import part_states
+from prefpipe.status.run_plan import RunPlan, open_run_plan, run_of
 
 SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
 """Stages that write `SUMMARY_FILE` when everything else is on disk."""
@@ -52,6 +55,7 @@ class StatusChecker:
     def __init__(self, footers: SeenFooters | None = None) -> None:
         self._known: dict[tuple[Path, bool], ArtifactStatus] = {}
         self._footers = footers or SeenFooters()
+        self._plans: dict[Path, RunPlan | None] = {}
 
     def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
@@ -93,6 +97,9 @@ class StatusChecker:
         for ingredient in ingredients_of(record):
             findings += self._ingredient_findings(artifact, ingredient)
         findings += _source_findings(artifact)
+        plan = self._plan_of(path)
+        of_plan = [] if plan is None else _plan_findings(plan, artifact)
+        findings += of_plan
 
         parents = {}
         for name in record.parents:
@@ -123,9 +130,36 @@ class StatusChecker:
             reasons=[*reasons, *states.reasons, *(finding.text for finding in unfinished)],
             notes=[*notes, *states.notes],
             claims=claimed_parts(path, record.fingerprint, states.to_make),
+            round=round_of(record),
             words=_command_words(record),
             folder=_command_folder(record),
+            by_plan=plan.command(replaces_other_runs=True) if plan and of_plan else (),
         )
+
+    def plan_of_run(self, run: Path) -> RunPlan | None:
+        """Return the plan by which the rounds of a folder are run, None where no plan is noted.
+
+        Raises:
+            InputError: ``rounds.json`` cannot be read.
+            UsageError: it is of another release, and no plan of this one.
+        """
+        place = run.resolve()
+        if place not in self._plans:
+            self._plans[place] = open_run_plan(run)
+        return self._plans[place]
+
+    def _plan_of(self, path: Path) -> RunPlan | None:
+        """Return the plan of the rounds that an artifact belongs to, None where that says nothing.
+
+        What is wrong with ``rounds.json`` itself is said of the run, and not of each artifact.
+        """
+        run = run_of(path)
+        if run is None:
+            return None
+        try:
+            return self.plan_of_run(run)
+        except PrefpipeError:
+            return None
 
     def _parent(self, artifact: Artifact, name: str) -> tuple[Artifact | None, list[StatusFinding]]:
         """Return a parent that is still the one this artifact was made from, and what was found.
@@ -174,6 +208,8 @@ class StatusChecker:
                 yield StatusFinding(Effect.NOTE, f"{name}, {absence(_host(artifact))}")
         elif ingredient.role == REFERENCE:
             yield from self._reference_findings(name, place, ingredient.hashes)
+        elif ingredient.role == run_record.RATER_SCORES:
+            yield from self._rater_findings(name, place, artifact.record)
         elif place.is_dir():
             yield from self._model_findings(name, place, ingredient.hashes)
         elif "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
@@ -189,14 +225,20 @@ class StatusChecker:
             place: its folder.
             hashes: those that it had.
         """
+        standing = self._standing_of_model(place)
         try:
             now = locate_model(str(place)).identity()
         except PrefpipeError as error:
-            yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+            # of a training that is to go on, its own lines say what is missing
+            if standing is not None:
+                yield StatusFinding(Effect.BEHIND, f"{name}, {standing}")
+            else:
+                yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
             return
 
-        # the day that its template was told then is the run's, and no file of the model has one
-        then = {key: value for key, value in hashes.items() if key != TEMPLATE_DATE}
+        # what its template was told then is the run's, and no file of the model has it
+        told = (TEMPLATE_DATE, TEMPLATE_ARGS)
+        then = {key: value for key, value in hashes.items() if key not in told}
         if any(now.get(key) != value for key, value in then.items()):
             yield StatusFinding(
                 Effect.OTHER_RUN,
@@ -204,19 +246,27 @@ class StatusChecker:
             )
 
         # a model of ours may be out of date although its weights are those of then
-        if self._is_stale_model(place):
-            yield StatusFinding(Effect.BEHIND, f"{name}, is stale itself")
+        if standing is not None:
+            yield StatusFinding(Effect.BEHIND, f"{name}, {standing}")
         record = read_merge_record(place)
         if record is not None:
             for part in record.made_of:
                 yield from self._merged_part_findings(name, place, record, part)
 
-    def _is_stale_model(self, place: Path) -> bool:
-        """Return whether a model is a stale artifact, or the checkpoint of a stale training."""
-        folder = place.parent if place.name.startswith("checkpoint-") else place
+    def _standing_of_model(self, place: Path) -> str | None:
+        """Return what is to be done first about a model of ours, None where it stands.
+
+        It is stale, the checkpoint of a stale training, or of a training that is not finished. A
+        checkpoint is whole before its training is.
+        """
+        is_checkpoint = place.name.startswith("checkpoint-")
+        folder = place.parent if is_checkpoint else place
         if not (folder / run_record.FILE_NAME).exists():
-            return False
-        return self.check(folder, quick=True).state == "stale"
+            return None
+        state = self.check(folder, quick=True).state
+        if state == "stale":
+            return "is stale itself"
+        return "is not finished" if state == "partial" and not is_checkpoint else None
 
     def _merged_part_findings(
         self, name: str, place: Path, record: MergeRecord, part: MergedPart
@@ -235,12 +285,33 @@ class StatusChecker:
             yield StatusFinding(Effect.NOTE, text)
             return
 
-        if has_changed or self._is_stale_model(folder):
-            why = "has changed since" if has_changed else "is stale itself"
+        standing = self._standing_of_model(folder)
+        if has_changed or standing is not None:
+            why = "has changed since" if has_changed else standing
             yield StatusFinding(
                 Effect.BEHIND,
                 f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",
             )
+
+    def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
+        """Compare the scores that a training chose its gamma by with those of then."""
+        try:
+            scores = Artifact(
+                place, run_record.read_run_record(place), read_footer=self._footers.read
+            )
+            digest = scores.digest()
+        except PrefpipeError as error:
+            yield StatusFinding(Effect.NOTE, f"{name}, cannot be looked at: {error.message}")
+            return
+
+        if digest not in run_record.rater_digests(record):
+            yield StatusFinding(
+                Effect.OTHER_RUN,
+                f"{name}, have changed since: train chooses gamma by them again, and keeps the "
+                "model where it is the same",
+            )
+        if self.check(place, quick=True).state == "stale":
+            yield StatusFinding(Effect.BEHIND, f"{name}, are stale themselves")
 
     def _reference_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
@@ -298,6 +369,12 @@ def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
         yield StatusFinding(Effect.OTHER_RUN, f"its prompts, {place}, have changed since:")
         for line in changes:
             yield StatusFinding(Effect.OTHER_RUN, f"  {line}")
+
+
+def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
+    """Compare how a step of a run was made with what its plan says."""
+    differences = plan.differences(artifact)
+    return [StatusFinding(Effect.OTHER_RUN, difference.line) for difference in differences]
 
 
 def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:

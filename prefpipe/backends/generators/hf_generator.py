@@ -63,7 +63,9 @@ class HfGenerator:
         self._model = loaded.to(place)
         if place.type == "cpu":
             _take_into_memory(self._model)
-        self._decoder = SharedDecoder(self._model, self._tokenizer.eos_ids, batch_size)
+        self._decoder = SharedDecoder(
+            self._model, self._tokenizer.eos_ids, batch_size, self._tokenizer.decode
+        )
 
         limit = self._model.config.get_text_config().max_position_embeddings
         if max_model_len is not None and max_model_len > limit:
@@ -127,7 +129,8 @@ class HfGenerator:
         if not math.isfinite(sampled.logp):
             reason = "the model's numbers overflowed: try --dtype float32 or bfloat16"
             return Generation("", [], "error", None, reason)
-        text = self._tokenizer.decode(sampled.token_ids)
+        params = sampled.row.params
+        text = self._tokenizer.text_of(sampled.token_ids, params)[0]
         finish_reason = "stop" if sampled.is_stopped else "length"
         return Generation(text, sampled.token_ids, finish_reason, sampled.logp)
 
