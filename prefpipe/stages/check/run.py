@@ -44,7 +44,7 @@ from prefpipe.stages.check.tokens import TokenCheck
 from prefpipe.stages.check.weights import WeightCheck
 from prefpipe.stages.savings import Machine
 from prefpipe.stages.shared.candidate_rows import Row
-from prefpipe.stages.shared.training_groups import COLUMNS, encoder_in, ids_fit
+from prefpipe.stages.shared.training_groups import COLUMNS, candidates_of, encoder_in, ids_fit
 from prefpipe.stages.train.auto_gamma import gamma_of
 from prefpipe.stages.train.loss_weights import open_weighing
 from prefpipe.training.encoding import Encoder
@@ -184,7 +184,7 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
         "tokenizer": model.tokenizer,
         "model_problem": model.problem,
         "stored_ids_fit": fits,
-        "samplers": len(groups.record.identity.get("candidates", {}).get("models", [])),
+        "samplers": sum(len(each.get("models", [])) for each in candidates_of(groups)),
         "problems": dict(tokens.problems),
         "examples": tokens.examples,
         "n_template_looks": tokens.n_looks,
