@@ -23,7 +23,7 @@ from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
 from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round
-from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
@@ -114,6 +114,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
             "models": [sampler.name for sampler in samplers],
             **context_of_round(SAMPLER_ROUND, _latest_round(samplers)),
             **context_of_skipped_rows(skipped),
+            **_made_with(config),
         },
         identity={
             "stage": config.stage,
@@ -177,6 +178,15 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     # `empty` is no failure: a run without any text passes the limit above.
     _refuse_no_text_at_all(output, indices, summary, config.max_error_rate)
     return summary
+
+
+def _made_with(config: GenerateConfig) -> dict[str, Any]:
+    """Return the JSON schema, where there is one, so that ``status`` can tell when it changes."""
+    schema = config.schema
+    if schema is None:
+        return {}
+    file = ingredient("JSON schema", str(config.json_schema), {"sha256": schema.sha256})
+    return {MADE_WITH: [file]}
 
 
 def _latest_round(samplers: Sequence[Sampler]) -> int | None:
@@ -351,6 +361,7 @@ class CandidateMaker:
         """
         self.config, self.prompts, self.output = config, prompts, output
         self.names, self.models, self._log = names, models, log
+        self._params = sampling_params(config)
         self._lock = threading.Lock()
         """Held by who reads or changes what has been said."""
         self._said: set[str] = set()
@@ -536,18 +547,17 @@ class CandidateMaker:
         rows = list(asked.refused)
         if not asked.requests:
             return Sampled(rows, asked.engines)
-        params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
         if isinstance(engine, ServedGenerator):
             # A kill then costs what is on its way, and no answer that arrived.
             answers = engine.generate_and_keep(
                 asked.requests,
-                params,
+                self._params,
                 _kept_answers(self.output, index).folder,
                 ask_again=self.config.retry_errors,
             )
             self._record_what_is_not_sent(sampler_idx, engine.left_out)
         else:
-            answers = engine.generate(asked.requests, params)
+            answers = engine.generate(asked.requests, self._params)
 
         for request, answer in zip(asked.requests, answers, strict=True):
             status, reason = status_of(answer, self.config.max_tokens)
@@ -615,6 +625,24 @@ def _with_control_text(prompts: Iterable[Prompt]) -> set[str]:
         if prompt.prompt_id not in spelling and spells_control_token(texts):
             spelling.add(prompt.prompt_id)
     return spelling
+
+
+def sampling_params(config: GenerateConfig) -> SamplingParams:
+    """Return what all samples of a run have in common, their temperature left out."""
+    schema = config.schema
+    return SamplingParams(
+        max_tokens=config.max_tokens,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+        presence_penalty=config.presence_penalty,
+        frequency_penalty=config.frequency_penalty,
+        min_tokens=config.min_tokens,
+        ignore_eos=config.ignore_eos,
+        stop=config.stop,
+        json_schema=None if schema is None else schema.text,
+    )
 
 
 def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:

@@ -7,7 +7,7 @@ texts of what comes back itself, while the next step is computed.
 
 import atexit
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -45,10 +45,20 @@ class Call:
 
 
 class SharedDecoder:
-    """Samples the rows of many threads at a time, those of earlier calls first."""
+    """Samples the rows of many threads at a time, those of earlier calls first.
 
-    def __init__(self, model: Any, eos_ids: Iterable[int], batch_size: int) -> None:
+    ``decode``: see `Decoder`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        eos_ids: Iterable[int],
+        batch_size: int,
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
         self._model, self._eos_ids, self._batch_size = model, list(eos_ids), batch_size
+        self._decode_text = decode
         self._numbers = count()
         self._lock = threading.Lock()
         """Held by who reads or changes what follows, never during a step."""
@@ -124,7 +134,7 @@ class SharedDecoder:
     def _decode(self) -> None:
         """Sample until no row is left."""
         try:
-            decoder = Decoder(self._model, self._eos_ids, self._batch_size)
+            decoder = Decoder(self._model, self._eos_ids, self._batch_size, self._decode_text)
             while self._goes_on(decoder):
                 self._hand_out(decoder.step())
         except BaseException as error:  # noqa: BLE001 - raised again in every caller's thread
