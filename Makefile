@@ -75,6 +75,7 @@ bench-overhead: $(installed)
 
 # The first run embeds 42,000 responses of the test data, about an hour on two cores; they are kept in runs/pools.
 bench-select: $(installed)
+	PYTHONPATH=tests $(bin)/python tests/benchmarks/select_call.py
 	PYTHONPATH=tests $(bin)/python tests/benchmarks/select_pools.py
 	$(bin)/python tests/benchmarks/select_throughput.py
 

@@ -43,6 +43,8 @@ CONTEXT_TYPES: dict[str, tuple[type, str]] = {
 """What the entries of the context that commands read must be; the others are for people."""
 MADE_WITH = "made_with"
 """Key of the context that lists models and files which are no parent artifacts, for ``status``."""
+RATER_SCORES = "rater scores"
+"""Role of the scores by which a training chose its gamma; their hash is the ``digest``."""
 INGREDIENT_KEYS = {"role", "reference", "hashes"}
 
 
@@ -122,6 +124,19 @@ def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str
         "reference": reference,
         "hashes": {name: hashes[name] for name in names if name in hashes},
     }
+
+
+def rater_digests(record: RunRecord) -> set[str]:
+    """Return the digests of all scores for which a training is known to have chosen its gamma.
+
+    Those that it was made with, and those that a later call chose the same gamma by.
+    """
+    digests = {
+        entry["hashes"]["digest"]
+        for entry in record.context.get(MADE_WITH, [])
+        if entry["role"] == RATER_SCORES
+    }
+    return digests | {step[RATER_SCORES] for step in record.history if RATER_SCORES in step}
 
 
 def read_run_record(folder: Path) -> RunRecord:

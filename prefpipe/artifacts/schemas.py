@@ -182,6 +182,16 @@ GROUPS = Schema(
         *_STATUS,
     ),
 )
+EARLIER_COLUMNS = (
+    optional(
+        "earlier",
+        INT32,
+        "`select --earlier`: whose candidate it is, 0 for CANDIDATES, 1 for the first --earlier; "
+        "null in a rejected prompt",
+    ),
+    optional("earlier_sample_idx", INT32, "`select --earlier`: its sample_idx in those candidates"),
+)
+"""Columns that groups have beside the others where they were selected from several rounds."""
 LOGPROBS = Schema(
     "logprobs",
     1,

@@ -123,7 +123,7 @@ def _pool_entries(
         responses = [pool.candidates, pool.scores, pool.embeddings]
         names = tuple(None if each is None else each.name for each in responses)
         settings = tuple(pool.selection.get(name) for name in COVERAGE_SETTINGS)
-        key = (names, pool.expression, settings)
+        key = (names, pool.earlier, pool.expression, settings)
         if key not in coverages:
             coverages[key] = _or_error(coverage_of, pool)
 
@@ -134,7 +134,10 @@ def _pool_entries(
             {
                 "name": pool.name,
                 "candidates": pool.candidates and pool.candidates.name,
-                "made_of": [each.name for each in (*responses, pool.groups) if each is not None],
+                "made_of": [
+                    *(each.name for each in (*responses, pool.groups) if each is not None),
+                    *pool.earlier,
+                ],
                 "elsewhere": list(pool.elsewhere),
                 "chosen": chosen,
                 "funnel": funnel_of(pool, policies),

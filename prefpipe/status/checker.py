@@ -36,6 +36,7 @@ from prefpipe.status.origins import (
     locate_parent,
 )
 from prefpipe.status.part_states import part_states
+from prefpipe.status.run_plan import RunPlan, open_run_plan, run_of
 
 SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
 """Stages that write `SUMMARY_FILE` when everything else is on disk."""
@@ -54,6 +55,7 @@ class StatusChecker:
     def __init__(self, footers: SeenFooters | None = None) -> None:
         self._known: dict[tuple[Path, bool], ArtifactStatus] = {}
         self._footers = footers or SeenFooters()
+        self._plans: dict[Path, RunPlan | None] = {}
 
     def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
@@ -95,6 +97,9 @@ class StatusChecker:
         for ingredient in ingredients_of(record):
             findings += self._ingredient_findings(artifact, ingredient)
         findings += _source_findings(artifact)
+        plan = self._plan_of(path)
+        of_plan = [] if plan is None else _plan_findings(plan, artifact)
+        findings += of_plan
 
         parents = {}
         for name in record.parents:
@@ -128,7 +133,33 @@ class StatusChecker:
             round=round_of(record),
             words=_command_words(record),
             folder=_command_folder(record),
+            by_plan=plan.command(replaces_other_runs=True) if plan and of_plan else (),
         )
+
+    def plan_of_run(self, run: Path) -> RunPlan | None:
+        """Return the plan by which the rounds of a folder are run, None where no plan is noted.
+
+        Raises:
+            InputError: ``rounds.json`` cannot be read.
+            UsageError: it is of another release, and no plan of this one.
+        """
+        place = run.resolve()
+        if place not in self._plans:
+            self._plans[place] = open_run_plan(run)
+        return self._plans[place]
+
+    def _plan_of(self, path: Path) -> RunPlan | None:
+        """Return the plan of the rounds that an artifact belongs to, None where that says nothing.
+
+        What is wrong with ``rounds.json`` itself is said of the run, and not of each artifact.
+        """
+        run = run_of(path)
+        if run is None:
+            return None
+        try:
+            return self.plan_of_run(run)
+        except PrefpipeError:
+            return None
 
     def _parent(self, artifact: Artifact, name: str) -> tuple[Artifact | None, list[StatusFinding]]:
         """Return a parent that is still the one this artifact was made from, and what was found.
@@ -177,6 +208,8 @@ class StatusChecker:
                 yield StatusFinding(Effect.NOTE, f"{name}, {absence(_host(artifact))}")
         elif ingredient.role == REFERENCE:
             yield from self._reference_findings(name, place, ingredient.hashes)
+        elif ingredient.role == run_record.RATER_SCORES:
+            yield from self._rater_findings(name, place, artifact.record)
         elif place.is_dir():
             yield from self._model_findings(name, place, ingredient.hashes)
         elif "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
@@ -260,6 +293,26 @@ class StatusChecker:
                 f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",
             )
 
+    def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
+        """Compare the scores that a training chose its gamma by with those of then."""
+        try:
+            scores = Artifact(
+                place, run_record.read_run_record(place), read_footer=self._footers.read
+            )
+            digest = scores.digest()
+        except PrefpipeError as error:
+            yield StatusFinding(Effect.NOTE, f"{name}, cannot be looked at: {error.message}")
+            return
+
+        if digest not in run_record.rater_digests(record):
+            yield StatusFinding(
+                Effect.OTHER_RUN,
+                f"{name}, have changed since: train chooses gamma by them again, and keeps the "
+                "model where it is the same",
+            )
+        if self.check(place, quick=True).state == "stale":
+            yield StatusFinding(Effect.BEHIND, f"{name}, are stale themselves")
+
     def _reference_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
     ) -> Iterator[StatusFinding]:
@@ -316,6 +369,12 @@ def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
         yield StatusFinding(Effect.OTHER_RUN, f"its prompts, {place}, have changed since:")
         for line in changes:
             yield StatusFinding(Effect.OTHER_RUN, f"  {line}")
+
+
+def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
+    """Compare how a step of a run was made with what its plan says."""
+    differences = plan.differences(artifact)
+    return [StatusFinding(Effect.OTHER_RUN, difference.line) for difference in differences]
 
 
 def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:

@@ -77,7 +77,7 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
             if there was a step.
     """
     settings = inputs.settings
-    trainable = open_trainable(inputs.start, runtime.log)
+    trainable = open_trainable(inputs.start, inputs.objective, runtime.log)
     budget = None
     if settings.max_hours is not None:
         budget = TimeBudget(settings.max_hours, runtime.started)

@@ -143,8 +143,8 @@ def test_the_term_of_likelihood_is_the_dpo_trainers_sft_where_positives_are_equa
         policy, reference, exists = alike(*pairs)
         mask = torch.ones(N_PAIRS, 2, dtype=torch.bool)
         targets = Targets(mask * 1.0, torch.tensor([[True, False]]).expand(N_PAIRS, 2), mask)
-        responses = ResponseLogps((policy * exists).sum(-1), exists.sum(-1))
-        likelihood = sft_loss(responses, targets).mean()
+        a_token = (policy * exists).sum(-1) / exists.sum(-1)
+        likelihood = sft_loss(a_token, targets).mean()
         return ours(name, knobs, policy, reference, exists) + 0.7 * likelihood
 
     assert_same(
@@ -152,6 +152,50 @@ def test_the_term_of_likelihood_is_the_dpo_trainers_sft_where_positives_are_equa
         lambda *pairs: theirs(loss_type, *alike(*pairs), beta=0.3, sft_weight=0.7),
         seed,
     )
+
+
+def sft_trainer_loss(policy, exists):
+    """``SFTTrainer.compute_loss`` on the chosen responses, token by token."""
+    from trl import SFTTrainer
+
+    chosen, tokens = policy[:, 0] * exists[:, 0], exists[:, 0]
+    zeros = torch.zeros(N_PAIRS, N_TOKENS)
+    outputs = SimpleNamespace(
+        log_probs=chosen, label_mask=tokens, entropy=zeros, is_top1=zeros.bool()
+    )
+    trainer = SimpleNamespace(
+        model=SimpleNamespace(training=False),
+        accelerator=SimpleNamespace(**vars(ACCELERATOR), parallelism_config=None),
+        aux_loss_enabled=False,
+        compute_loss_func=None,
+        label_smoother=None,
+        args=SimpleNamespace(loss_type="nll", average_tokens_across_devices=False),
+        _total_train_tokens=0,
+        _metrics=defaultdict(lambda: defaultdict(list)),
+    )
+    return SFTTrainer.compute_loss(trainer, lambda **_: outputs, {"input_ids": zeros})
+
+
+@seeds
+def test_sft_is_the_sft_trainers_where_positives_are_equally_long(seed):
+    def alike(policy, reference, exists):
+        exists = exists.clone()
+        exists[:, 0] = torch.arange(N_TOKENS) < 5
+        return policy, reference, exists
+
+    def other(*pairs):
+        policy, _, exists = alike(*pairs)
+        return sft_trainer_loss(policy, exists)
+
+    assert_same(lambda *pairs: ours("sft", {}, *alike(*pairs)), other, seed)
+
+
+@seeds
+def test_sft_in_sum_is_the_sft_trainers_times_the_mean_length_of_positives(seed):
+    def other(policy, _reference, exists):
+        return sft_trainer_loss(policy, exists) * exists[:, 0].sum(-1).double().mean()
+
+    assert_same(lambda *pairs: ours("sft", {"length_normalise": False}, *pairs), other, seed)
 
 
 def cpo_loss(loss_type, chosen, rejected, **options):

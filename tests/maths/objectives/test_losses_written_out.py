@@ -120,6 +120,10 @@ def orpo(s, r, positive, weight):
     )
 
 
+def sft(s, r, positive, length_normalise):
+    return mean(-x for x, is_positive in zip(s, positive, strict=True) if is_positive)
+
+
 FORMULAS = {
     "ampo": ampo,
     "refa": refa,
@@ -140,6 +144,7 @@ FORMULAS = {
     "hinge": over_pairs(lambda d, gap, beta: max(0.0, 1 - d)),
     "simpo": over_pairs(lambda d, gap, beta, gamma: -log_sigma(d - gamma)),
     "orpo": orpo,
+    "sft": sft,
     "bt": over_pairs(lambda d, gap: -log_sigma(d)),
     "bt-margin": over_pairs(lambda d, gap, gamma: -log_sigma(d - gamma * gap)),
     "mmpo-reward": over_pairs(lambda d, gap, gamma: soft(d, softmax([gamma * gap, 0.0])[0])),
