@@ -265,7 +265,11 @@ class GroupMeasure:
             facts["n_groups_optimal"] = self.n_optimal
             facts["largest_gap_to_lower_bound"] = float(np.nanmax(gaps)) if has_bound else None
         if self.gamma is not None:
-            targets = targets_of(self.numbers["pair margin"], self.gamma)
+            margins = self.numbers["pair margin"]
+            targets = targets_of(margins, self.gamma)
+            # rounded, so that the difference of two levels is one target whichever two they are
+            probabilities = preference_probabilities(self.gamma * margins[np.isfinite(margins)])
+            facts["n_different_targets"] = len(np.unique(probabilities.round(9)))
             facts["target_near_half_share"] = targets["share_near_half"]
             facts["target_near_one_share"] = targets["share_near_one"]
         return facts
