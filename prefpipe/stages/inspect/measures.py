@@ -291,7 +291,9 @@ class GroupMeasure:
         if self.gamma is not None:
             targets = preference_probabilities(self.gamma * self.numbers["pair margin"])
             unit = f"sigma({self.gamma:g} x margin) of each pair"
-            edges = np.linspace(0.0, 1.0, self.n_bins + 1)
+            # The half below 1/2 is empty unless a pair is inverted, and is then not drawn.
+            lowest = np.nanmin(targets, initial=1.0)
+            edges = np.linspace(0.0 if lowest < 0.5 else 0.5, 1.0, self.n_bins + 1)
             distributions.append(Distribution.of("MMPO target", targets, unit, edges=edges))
         return [distribution for distribution in distributions if distribution.n]
 
