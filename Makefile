@@ -1,4 +1,4 @@
-# make quickstart   the whole pipeline on sample_data/ with real models on a CPU
+# make quickstart   two rounds of the pipeline on sample_data/ with real models on a CPU
 # make test-fast    what runs in a minute and a half: neither slow nor on real models
 # make test         lint, types and the whole suite
 # make test-vllm    the vLLM back-end, for real, in an environment of its own
@@ -75,6 +75,7 @@ bench-overhead: $(installed)
 
 # The first run embeds 42,000 responses of the test data, about an hour on two cores; they are kept in runs/pools.
 bench-select: $(installed)
+	PYTHONPATH=tests $(bin)/python tests/benchmarks/select_call.py
 	PYTHONPATH=tests $(bin)/python tests/benchmarks/select_pools.py
 	$(bin)/python tests/benchmarks/select_throughput.py
 

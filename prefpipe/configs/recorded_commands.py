@@ -22,6 +22,7 @@ from prefpipe.configs.options import (
 )
 from prefpipe.configs.stage import ShardedConfig, StageConfig
 from prefpipe.configs.stages import EVALUATIONS, STAGES
+from prefpipe.errors import UsageError
 
 CONFIGS = {config_class.stage: config_class for config_class in (*STAGES, *EVALUATIONS)}
 OF_ONE_WORKER = ("shard_index", "num_shards", "shards", "no_shards")
@@ -107,6 +108,28 @@ class RecordedCommand:
         """Return where the output was, given the folder that the command was run in."""
         text = self.value("output") or self._of_config_file(folder).get("output")
         return None if text is None else folder / Path(str(text)).expanduser()
+
+    def config(self, folder: Path) -> StageConfig:
+        """Return what the command made of its words, given the folder that it was run in.
+
+        Raises:
+            UsageError: words of another release, or values that this one refuses.
+        """
+        kinds = resolved_types(self.config_class)
+        values: dict[str, Any] = dict(self._of_config_file(folder))
+        lists: dict[str, list[str]] = {}
+        for field, flag, value, _ in self.words:
+            if field is None or field == CONFIG_FLAG:
+                continue
+            if field not in kinds:
+                raise UsageError(f"`{flag}` is no flag of {' '.join(self.head)}")
+            if field == "overwrite":
+                continue  # says what happens to what was there, and not what was made
+            if is_list(kinds[field]):
+                lists.setdefault(field, []).append(value or "")
+            else:
+                values[field] = not flag.startswith("--no-") if value is None else value
+        return self.config_class.from_values({**values, **lists})
 
     def to_go_on(
         self,

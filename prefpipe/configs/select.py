@@ -56,6 +56,13 @@ class SelectConfig(PartwiseConfig):
         help="folder written by embed; coreset and opt-select need it, with the others it explains "
         "what they cover",
     )
+    earlier: tuple[Path, ...] = option(
+        (),
+        identity=False,
+        metavar="DIR",
+        help="folder of an earlier round, with its candidates, scores and embeddings: responses of "
+        "it to the same prompts join the pool; repeatable",
+    )
     strategy: str = option(
         "opt-select", choices=tuple(STRATEGIES), help="which candidates become negatives"
     )
@@ -102,7 +109,8 @@ class SelectConfig(PartwiseConfig):
     chosen_from: str | None = option(
         None,
         metavar="MODEL",
-        help="delta: whose responses are positives, a value of the column `model`",
+        help="delta: whose responses are positives, a value of the column `model`; with --earlier "
+        "1:MODEL is that of the first earlier round, 0:MODEL that of CANDIDATES",
     )
     rejected_from: str | None = option(
         None, metavar="MODEL", help="delta: whose responses are negatives"
@@ -191,6 +199,8 @@ class SelectConfig(PartwiseConfig):
         problems = super().problems()
         if self.strategy in NEED_EMBEDDINGS and self.embeddings is None:
             problems.append(f"--strategy {self.strategy} needs --embeddings")
+        if len(set(self.earlier)) < len(self.earlier):
+            problems.append("--earlier names the same folder twice")
         if self.near_duplicates is not None and self.embeddings is None:
             problems.append("--near-duplicates needs --embeddings")
         if self.strategy in ONE_POSITIVE and self.positives != 1:

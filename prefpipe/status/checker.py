@@ -36,6 +36,7 @@ from prefpipe.status.origins import (
     locate_parent,
 )
 from prefpipe.status.part_states import part_states
+from prefpipe.status.run_plan import RunPlan, open_run_plan, run_of
 
 SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
 """Stages that write `SUMMARY_FILE` when everything else is on disk."""
@@ -54,6 +55,7 @@ class StatusChecker:
     def __init__(self, footers: SeenFooters | None = None) -> None:
         self._known: dict[tuple[Path, bool], ArtifactStatus] = {}
         self._footers = footers or SeenFooters()
+        self._plans: dict[Path, RunPlan | None] = {}
 
     def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
@@ -95,6 +97,9 @@ class StatusChecker:
         for ingredient in ingredients_of(record):
             findings += self._ingredient_findings(artifact, ingredient)
         findings += _source_findings(artifact)
+        plan = self._plan_of(path)
+        of_plan = [] if plan is None else _plan_findings(plan, artifact)
+        findings += of_plan
 
         parents = {}
         for name in record.parents:
@@ -128,7 +133,33 @@ class StatusChecker:
             round=round_of(record),
             words=_command_words(record),
             folder=_command_folder(record),
+            by_plan=plan.command(replaces_other_runs=True) if plan and of_plan else (),
         )
+
+    def plan_of_run(self, run: Path) -> RunPlan | None:
+        """Return the plan by which the rounds of a folder are run, None where no plan is noted.
+
+        Raises:
+            InputError: ``rounds.json`` cannot be read.
+            UsageError: it is of another release, and no plan of this one.
+        """
+        place = run.resolve()
+        if place not in self._plans:
+            self._plans[place] = open_run_plan(run)
+        return self._plans[place]
+
+    def _plan_of(self, path: Path) -> RunPlan | None:
+        """Return the plan of the rounds that an artifact belongs to, None where that says nothing.
+
+        What is wrong with ``rounds.json`` itself is said of the run, and not of each artifact.
+        """
+        run = run_of(path)
+        if run is None:
+            return None
+        try:
+            return self.plan_of_run(run)
+        except PrefpipeError:
+            return None
 
     def _parent(self, artifact: Artifact, name: str) -> tuple[Artifact | None, list[StatusFinding]]:
         """Return a parent that is still the one this artifact was made from, and what was found.
@@ -338,6 +369,12 @@ def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
         yield StatusFinding(Effect.OTHER_RUN, f"its prompts, {place}, have changed since:")
         for line in changes:
             yield StatusFinding(Effect.OTHER_RUN, f"  {line}")
+
+
+def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
+    """Compare how a step of a run was made with what its plan says."""
+    differences = plan.differences(artifact)
+    return [StatusFinding(Effect.OTHER_RUN, difference.line) for difference in differences]
 
 
 def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:

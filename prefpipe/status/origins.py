@@ -14,6 +14,7 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import RecordedCommand, moved_folders
 from prefpipe.models.merge_record import MergedPart, MergeRecord
+from prefpipe.stages.shared.earlier_rounds import EARLIER
 from prefpipe.status.artifact_status import output_of
 from prefpipe.status.folders import PAIR_STAGES
 
@@ -86,8 +87,10 @@ def locate_parent(artifact: Artifact, name: str) -> Path | None:
         *_places_moved_along(artifact, recorded),
         *_places_of_then(artifact, recorded),
         *_places_in_moved_run(artifact, recorded),
-        artifact.path.parent / Path(recorded).name,
     ]
+    # beside the artifact is what its own round has, of the same name as an earlier round's
+    if not name.startswith(f"{EARLIER}_"):
+        places.append(artifact.path.parent / Path(recorded).name)
     # a part of its own path below another folder may be the artifact itself
     itself = artifact.path.resolve()
     for place in places:

@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.distances import measure_embeddings
 from prefpipe.maths.selection.registry import find_strategy
 from prefpipe.maths.selection.samplers import Samplers, mask_inversions
 from prefpipe.maths.selection.screening import (
@@ -16,6 +16,7 @@ from prefpipe.maths.selection.screening import (
 from prefpipe.maths.selection.select_pools import Selection, select_pools
 from prefpipe.maths.selection.validation import (
     SelectOptions,
+    are_plain_norms,
     check_geometry,
     check_options,
     check_rewards,
@@ -109,17 +110,15 @@ def select_responses(
     for start in range(0, max(1, len(rewards_PR)), PROMPTS_AT_ONCE):
         rows = slice(start, start + PROMPTS_AT_ONCE)
         embeddings_PRD, distances_PRR = None, None
-        if geometry is not None:
-            checked = checked_geometry(
-                geometry[rows],
-                mask_PR[rows],
-                is_distance=is_distance,
-                first_prompt=None if is_single else start,
+        first_prompt = None if is_single else start
+        if geometry is not None and is_distance:
+            distances_PRR = checked_geometry(
+                geometry[rows], mask_PR[rows], is_distance=True, first_prompt=first_prompt
             )
-            if is_distance:
-                distances_PRR = checked
-            else:
-                embeddings_PRD, distances_PRR = checked, pairwise_distances(checked)
+        elif geometry is not None:
+            distances_PRR = _checked_distances(geometry[rows], mask_PR[rows], first_prompt)
+            if needs_cosines:
+                embeddings_PRD = np.where(mask_PR[rows][:, :, None], geometry[rows], 0)
 
         evidence_of_rows = evidence.of_prompts(rows)
         kept_PR = _screened(
@@ -154,6 +153,21 @@ def select_responses(
             hint="lower them, or drop the prompt",
         )
     return _only_prompt(selection) if is_single else selection
+
+
+def _checked_distances(
+    embeddings_PRD: np.ndarray, mask_PR: np.ndarray, first_prompt: int | None
+) -> np.ndarray:
+    """Return the distances (P, R, R) between embeddings that are checked.
+
+    Raises:
+        InputError: see `checked_geometry`, which looks at every number and takes longer than all
+            the rest of a selection: so it is asked only where the norms leave a doubt.
+    """
+    geometry = measure_embeddings(embeddings_PRD, mask_PR)
+    if not are_plain_norms(geometry.squared_norms):
+        checked_geometry(embeddings_PRD, mask_PR, is_distance=False, first_prompt=first_prompt)
+    return geometry.distances
 
 
 def _screened(

@@ -14,6 +14,9 @@ from prefpipe.maths.selection.screening import LARGEST_REWARD
 LARGEST_COORDINATE, SMALLEST_COORDINATE = 1e100, 1e-100
 """Embeddings and distances are squared: beyond these the squares are infinite, or nothing."""
 
+SMALLEST_PLAIN_NORM, LARGEST_PLAIN_NORM = 1e-180, 1e180
+"""Squared norms between these leave no coordinate beyond the limits, with up to 1e20 dimensions."""
+
 ASYMMETRY = 1e-6
 """How far a distance matrix may be from a symmetric one with zeros on its diagonal, relative to its
 largest entry."""
@@ -254,6 +257,17 @@ def check_geometry(
     return array, is_distance
 
 
+def are_plain_norms(squared_norms_PR: np.ndarray) -> bool:
+    """Return whether squared norms (P, R) alone show that `checked_geometry` would refuse nothing.
+
+    The largest of a prompt is at least the square of its largest coordinate, and at most D times
+    that. An infinity makes an infinite norm, and NaN a NaN, which is in no range.
+    """
+    largest_P = squared_norms_PR.max(axis=1, initial=0.0)
+    is_plain_P = (largest_P >= SMALLEST_PLAIN_NORM) & (largest_P <= LARGEST_PLAIN_NORM)
+    return bool(is_plain_P.all())
+
+
 def checked_geometry(
     array: np.ndarray, mask_PR: np.ndarray, *, is_distance: bool, first_prompt: int | None
 ) -> np.ndarray:
@@ -285,7 +299,9 @@ def checked_geometry(
     if is_distance:
         tolerance = ASYMMETRY * largest_P11
         is_diagonal = np.eye(clean.shape[1], dtype=bool)[None]
-        is_asymmetric = np.abs(clean - clean.transpose(0, 2, 1)) > tolerance
+        # Two infinities have no difference, and are named before it matters.
+        with np.errstate(invalid="ignore"):
+            is_asymmetric = np.abs(clean - clean.transpose(0, 2, 1)) > tolerance
         problems += [
             (clean < 0.0, "negative"),
             (is_diagonal & (clean > tolerance), "not zero to itself"),

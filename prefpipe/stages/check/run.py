@@ -40,16 +40,16 @@ from prefpipe.models.shape import (
 from prefpipe.models.tokenizer import hash_tokenizer, read_chat_template
 from prefpipe.stages.check.findings import findings_of
 from prefpipe.stages.check.pairs import PairCheck, targets_of
-from prefpipe.stages.check.tokens import TokenCheck
+from prefpipe.stages.check.tokens import TokenCheck, stop_settings
 from prefpipe.stages.check.weights import WeightCheck
 from prefpipe.stages.savings import Machine
 from prefpipe.stages.shared.candidate_rows import Row
-from prefpipe.stages.shared.training_groups import COLUMNS, encoder_in, ids_fit
+from prefpipe.stages.shared.training_groups import COLUMNS, candidates_of, encoder_in, ids_fit
 from prefpipe.stages.train.auto_gamma import gamma_of
 from prefpipe.stages.train.loss_weights import open_weighing
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.groups import Group, Response
-from prefpipe.training.settings import START_VALUES
+from prefpipe.training.start_values import START_VALUES
 
 TOKENIZER_TOKENS = ("pad_token", "eos_token", "bos_token")
 
@@ -150,7 +150,12 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
     if model.built is not None:
         n_vocabulary = int(model.built.get_input_embeddings().weight.shape[0])
 
-    tokens = TokenCheck(model.encoder, takes_stored=fits, n_vocabulary=n_vocabulary)
+    tokens = TokenCheck(
+        model.encoder,
+        takes_stored=fits,
+        n_vocabulary=n_vocabulary,
+        stops=stop_settings(candidates_of(groups)),
+    )
     pairs = PairCheck(
         max_length=training.max_length, on_too_long=training.on_too_long, roles=objective.roles
     )
@@ -184,7 +189,7 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
         "tokenizer": model.tokenizer,
         "model_problem": model.problem,
         "stored_ids_fit": fits,
-        "samplers": len(groups.record.identity.get("candidates", {}).get("models", [])),
+        "samplers": sum(len(each.get("models", [])) for each in candidates_of(groups)),
         "problems": dict(tokens.problems),
         "examples": tokens.examples,
         "n_template_looks": tokens.n_looks,

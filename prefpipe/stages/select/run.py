@@ -1,6 +1,7 @@
 """Keep a small informative group of each prompt's candidates.
 
-Reads: ``candidates``, ``scores`` and, where they are given, ``embeddings``.
+Reads: ``candidates``, ``scores`` and, where they are given, ``embeddings``; with ``--earlier``
+those of earlier rounds beside them.
 
 Writes: ``groups``, one row for every kept candidate and one row, without a role, for every rejected
 prompt.
@@ -32,12 +33,14 @@ from prefpipe.maths.selection.prompt_filters import Thresholds
 from prefpipe.maths.selection.rewards import RewardExpression, parse_reward
 from prefpipe.maths.selection.strategies import is_ready
 from prefpipe.maths.selection.uncertainty import scorer_spread
+from prefpipe.stages.select.earlier import open_earlier
 from prefpipe.stages.select.part import GroupMaker, PoolReader
 from prefpipe.stages.select.prompt_filters import survey_prompts
 from prefpipe.stages.select.screening import StrategyInputs
 from prefpipe.stages.select.strategy_inputs import strategy_inputs
 from prefpipe.stages.select.summary import describe_tally, facts_of_tally
 from prefpipe.stages.shared.candidate_rows import parent_identity
+from prefpipe.stages.shared.earlier_rounds import EarlierRound, joined, parent_name
 from prefpipe.stages.shared.partwise import Summary, loop_over_parts, open_stage_output
 from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards, pool_scores
 
@@ -50,14 +53,21 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     inputs = _open_inputs(config)
     candidates, scores = inputs["candidates"], inputs["scores"]
     expression = _reward_expression(config, scores)
-    asks = strategy_inputs(config, expression, scores, candidates)
-    pools = PoolReader(config, expression, inputs, asks)
+    rounds = open_earlier(
+        config.earlier,
+        inputs,
+        [*expression.names, *config.spread_of],
+        allow_partial=config.allow_partial,
+    )
+    asks = strategy_inputs(config, expression, scores, candidates, rounds)
+    pools = PoolReader(config, expression, joined(inputs, rounds), asks)
 
     indices = runtime.shard.parts(candidates.n_parts)
     # A part is selected where every input has it.
     for artifact in inputs.values():
         indices = artifact.present(indices, allow_partial=config.allow_partial)
-    parents = _parent_digests(inputs, indices)
+    parents = _parent_digests(inputs, rounds, indices)
+    everything = inputs | _artifacts_of(rounds)
 
     # Before the output is opened, which may remove an older result: an expression that these
     # rewards do not allow (logit of 0), or filters that leave nothing, must not cost it.
@@ -76,9 +86,9 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
             **config.identity(),
             "reward": expression.text,
             **_resolved(config, asks, thresholds),
-            **{name: parent_identity(artifact) for name, artifact in inputs.items()},
+            **{name: parent_identity(artifact) for name, artifact in everything.items()},
         },
-        parents={name: str(artifact.path) for name, artifact in inputs.items()},
+        parents={name: str(artifact.path) for name, artifact in everything.items()},
     )
 
     output = open_stage_output(config, record, runtime)
@@ -186,8 +196,17 @@ def _resolved(config: SelectConfig, asks: StrategyInputs, thresholds: Thresholds
     return resolved
 
 
+def _artifacts_of(rounds: Sequence[EarlierRound]) -> dict[str, Artifact]:
+    """Return what earlier rounds have, by the names of parents."""
+    artifacts = {}
+    for each in rounds:
+        for kind, artifact in each.artifacts.items():
+            artifacts[parent_name(each.number, kind)] = artifact
+    return artifacts
+
+
 def _parent_digests(
-    inputs: Mapping[str, Artifact], indices: Sequence[int]
+    inputs: Mapping[str, Artifact], rounds: Sequence[EarlierRound], indices: Sequence[int]
 ) -> dict[int, dict[str, str]]:
     """Return the digests of the parts that each part is made from.
 
@@ -210,6 +229,8 @@ def _parent_digests(
                     hint=f"run the `prefpipe {inputs[name].record.stage}` command again: "
                     "it makes this part anew",
                 )
+        for each in rounds:
+            digests[index] |= each.digests(index)
     return digests
 
 

@@ -22,6 +22,7 @@ from prefpipe.maths.selection.screening import (
     screen_candidates,
 )
 from prefpipe.maths.selection.uncertainty import scorer_spread
+from prefpipe.stages.shared.earlier_rounds import EARLIER
 from prefpipe.stages.shared.pool_index import (
     PoolIndex,
     find_rows,
@@ -46,20 +47,27 @@ class ScreeningFlags(NamedTuple):
     pairs: str | None = SelectConfig.pairs
 
 
+class ChosenSampler(NamedTuple):
+    """Whose responses a strategy takes: a model's, of all rounds or of the one of a number."""
+
+    model: str
+    earlier: int | None = None
+
+
 class StrategyInputs(NamedTuple):
     """What a strategy asks of candidates beside a reward and an embedding.
 
     - ``n_spared``: candidates that must be left to be negatives;
     - ``accepts_ties``: equal rewards leave it a choice;
     - ``spread_of``: scorers whose disagreement is the uncertainty, none if it needs none;
-    - ``chosen_from``, ``rejected_from``: models, None if they do not matter.
+    - ``chosen_from``, ``rejected_from``: samplers, None if they do not matter.
     """
 
     n_spared: int = 1
     accepts_ties: bool = False
     spread_of: tuple[str, ...] = ()
-    chosen_from: str | None = None
-    rejected_from: str | None = None
+    chosen_from: ChosenSampler | None = None
+    rejected_from: ChosenSampler | None = None
 
 
 REWARDS_ALONE = StrategyInputs()
@@ -203,10 +211,11 @@ def _evidence_of(
         columns = pool_scores(scores, asks.spread_of, pools)
         spreads = scorer_spread(np.stack([columns[name] for name in asks.spread_of]), rewards)
     if asks.chosen_from is not None and asks.rejected_from is not None:
-        models = flat(table, "model")
 
-        def gave(model: str) -> np.ndarray:
-            is_of_it = pc.equal(models, model).fill_null(False)
+        def gave(sampler: ChosenSampler) -> np.ndarray:
+            is_of_it = pc.equal(flat(table, "model"), sampler.model).fill_null(False)
+            if sampler.earlier is not None:
+                is_of_it = pc.and_(is_of_it, pc.equal(flat(table, EARLIER), sampler.earlier))
             return pools.pad(is_of_it.to_numpy(zero_copy_only=False), fill=False)
 
         samplers = Samplers(gave(asks.chosen_from), gave(asks.rejected_from))

@@ -25,6 +25,9 @@ It is what the server returned apart from the response, empty where it keeps tha
 where there was none.
 """
 
+OF_RESPONSES = (REASONING,)
+"""Columns beside the schema's that a response has of its own; all others are of its prompt."""
+
 
 def key_of(row: Row) -> Key:
     """Return the key ``(prompt_id, sample_idx)``."""

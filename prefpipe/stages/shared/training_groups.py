@@ -19,6 +19,7 @@ from prefpipe.errors import InputError
 from prefpipe.models.files import ModelFiles
 from prefpipe.models.tokenizer import find_eos_ids
 from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.stages.shared.earlier_rounds import parent_name
 from prefpipe.training.encoding import Encoder, EncodingError
 from prefpipe.training.groups import Group, Response
 
@@ -58,6 +59,18 @@ def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
     )
 
 
+def candidates_of(groups: Artifact) -> list[dict[str, Any]]:
+    """Return the identities of what groups were selected from, this round's candidates first.
+
+    Of candidates themselves it is their own.
+    """
+    identity = groups.record.identity
+    identities = [identity.get("candidates", identity)]
+    while (name := parent_name(len(identities), "candidates")) in identity:
+        identities.append(identity[name])
+    return identities
+
+
 def ids_fit(
     groups: Artifact,
     tokenizer_hash: str | None,
@@ -78,21 +91,26 @@ def ids_fit(
         template_args: what its template is given beside the conversation; None where that is to
             be as it was.
     """
-    identity = groups.record.identity
-    candidates = identity.get("candidates", identity)
-    samplers = candidates.get("models") or []
-    if not samplers:
+    samplers: list[dict[str, Any]] = []
+    for candidates in candidates_of(groups):
+        models = candidates.get("models") or []
+        if not models:
+            return False
+        samplers += models
+
+    # of a day that nobody recorded, nobody can say that it is another one
+    days = {template_date, *(sampler.get(FIELD) for sampler in samplers)} - {None}
+    if len(days) > 1:
         return False
+    # as it was: rounds that were selected from together may differ in it
+    if template_args is None:
+        template_args = samplers[0].get(TEMPLATE_ARGS) or {}
 
     for sampler in samplers:
         hashes = sampler.get("tokenizer_hash"), sampler.get("chat_template_hash")
         if hashes != (tokenizer_hash, chat_template_hash):
             return False
-        # of a day that nobody recorded, nobody can say that it is another one
-        days = {sampler.get(FIELD), template_date} - {None}
-        if len(days) > 1:
-            return False
-        if template_args is not None and (sampler.get(TEMPLATE_ARGS) or {}) != template_args:
+        if (sampler.get(TEMPLATE_ARGS) or {}) != template_args:
             return False
     return True
 

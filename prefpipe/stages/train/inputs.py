@@ -60,17 +60,17 @@ from prefpipe.training.policy import LoraSettings
 from prefpipe.training.ranks import processes
 from prefpipe.training.reward_model import read_template
 from prefpipe.training.settings import (
-    START_VALUES,
-    StartValues,
     TrainSettings,
     check_settings,
+)
+from prefpipe.training.start_values import (
+    LORA_LEARNING_RATE_FACTOR,
+    START_VALUES,
+    StartValues,
 )
 from prefpipe.training.tables import POLICY
 
 EVAL_FLAG = "--eval-groups"
-
-LORA_LEARNING_RATE_FACTOR = 10.0
-"""Adapters want a learning rate about ten times that of full training **(ours)**."""
 
 
 @dataclass(frozen=True)

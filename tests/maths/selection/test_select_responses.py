@@ -16,6 +16,7 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.maths.selection.strategies import RULES
+from prefpipe.maths.selection.validation import checked_geometry
 from prefpipe.maths.selection.weights import resolve_temperature
 
 NAMES = list(STRATEGIES)
@@ -514,6 +515,50 @@ def test_a_batch_longer_than_a_slice_names_the_prompt_in_its_error():
         select_responses(np.tile([1.0, 2.0, 3.0], (300, 1)), embeddings, 1)
 
 
+SPOILT = [np.nan, np.inf, -np.inf, 1e101, -1e101, 1e99, 1e-101, 1e160, -1e-170, 0.0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+@pytest.mark.parametrize("value", SPOILT)
+@pytest.mark.parametrize("spoils", ["one number", "a candidate", "a prompt", "all"])
+def test_what_the_norms_let_pass_is_what_a_look_at_each_number_lets_pass(dtype, value, spoils):
+    """Norms are looked at first, and each number only where they leave a doubt: no bad number may
+    slip by, none that is masked may be refused, and the words stay the same."""
+    rng = np.random.default_rng(4)
+    embeddings = rng.normal(size=(4, 5, 3)).astype(dtype)
+    place = {"one number": (2, 3, 1), "a candidate": (2, 3), "a prompt": (2,), "all": ()}[spoils]
+    with np.errstate(all="ignore"):
+        embeddings[place] = dtype(value)
+    rewards = rng.normal(size=(4, 5))
+    without = np.ones((4, 5), dtype=bool)
+    without[2, 3] = False
+
+    for mask in (np.ones((4, 5), dtype=bool), without):
+        expected = None
+        try:
+            checked_geometry(embeddings, mask, is_distance=False, first_prompt=0)
+        except InputError as error:
+            expected = str(error)
+        if expected is None:
+            found = select_responses(rewards, embeddings, 2, mask=mask)
+            assert np.isfinite(found.cost).all()
+            continue
+        with pytest.raises(InputError) as caught:
+            select_responses(rewards, embeddings, 2, mask=mask)
+        assert str(caught.value) == expected
+
+
+def test_masked_embeddings_that_are_no_numbers_are_not_compared_for_copies_either():
+    rewards, embeddings = random_pool(5, n=6)
+    mask = np.array([True] * 5 + [False])
+    clean = select_responses(rewards, embeddings, 3, mask=mask, near_duplicates=0.8)
+    embeddings[5] = np.nan
+    spoilt = select_responses(rewards, embeddings, 3, mask=mask, near_duplicates=0.8)
+    assert spoilt.negatives.tolist() == clean.negatives.tolist()
+    assert spoilt.cost == clean.cost
+
+
 def test_distances_stand_in_for_embeddings():
     rewards, embeddings = random_pool(5, n=14)
     distances = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
@@ -535,9 +580,13 @@ def test_options_on_margin_and_copies_take_candidates_out():
     assert found.represents.tolist() == [-1, -1, 2, -1, 4]
 
 
+@pytest.mark.parametrize("has_ties", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 4, 7])
-def test_the_random_cost_is_the_mean_over_all_subsets(k):
+def test_the_random_cost_is_the_mean_over_all_subsets(k, has_ties):
     rewards, embeddings = random_pool(21, n=8)
+    if has_ties:
+        # On a grid: equal distances, equal rewards, and candidates that are copies.
+        rewards, embeddings = np.round(rewards), np.round(embeddings[:, :1])
     others = np.delete(np.arange(8), np.argmax(rewards))
     scale = np.exp(rewards[others].min() - rewards.mean())
     mean = np.mean(
