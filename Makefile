@@ -1,4 +1,4 @@
-# make quickstart   the whole pipeline on sample_data/ with real models on a CPU
+# make quickstart   two rounds of the pipeline on sample_data/ with real models on a CPU
 # make test-fast    what runs in a minute and a half: neither slow nor on real models
 # make test         lint, types and the whole suite
 # make test-vllm    the vLLM back-end, for real, in an environment of its own

@@ -83,7 +83,7 @@ _TOKENS = (
     optional(
         "response_token_ids",
         TOKEN_IDS,
-        "ids as sampled; the end-of-sequence token is included when sampled",
+        "ids as sampled; the end-of-sequence token, or a stop text's, is included when sampled",
     ),
     optional("n_prompt_tokens", INT32, "tokens in the prompt"),
     optional("n_response_tokens", INT32, "tokens in the response, end of sequence included"),
@@ -92,7 +92,7 @@ _TOKENS = (
         "logp",
         FLOAT,
         "summed natural log-probability of the response ids under the model that sampled "
-        "them, at temperature 1 without truncation",
+        "them, at temperature 1 without truncation or penalties",
     ),
 )
 

@@ -105,6 +105,9 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     for note in prompts.notes:
         runtime.log(note)
 
+    for note in _notes_on_stops(config.stop):
+        runtime.log(note)
+
     record = RunRecord(
         stage=config.stage,
         schema=CANDIDATES.tag,
@@ -178,6 +181,16 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     # `empty` is no failure: a run without any text passes the limit above.
     _refuse_no_text_at_all(output, indices, summary, config.max_error_rate)
     return summary
+
+
+def _notes_on_stops(stops: Sequence[str]) -> list[str]:
+    """Return which stop texts have a backslash and an n where a newline may be meant."""
+    return [
+        f"warning: --stop {stop!r} is taken letter by letter, with its backslash; for a newline "
+        "write --stop $'\\n' in a shell, or \"\\n\" in a YAML file"
+        for stop in stops
+        if "\\n" in stop or "\\t" in stop
+    ]
 
 
 def _made_with(config: GenerateConfig) -> dict[str, Any]:

@@ -80,7 +80,10 @@ def open_rounds(config: RoundsConfig) -> Rounds:
     last = plan.rounds if config.until_round is None else config.until_round
     for flag, number in (("--from-round", config.from_round), ("--until-round", last)):
         if number > plan.rounds:
-            raise UsageError(f"{flag} {number}: {config.plan} has {plan.rounds} rounds")
+            raise UsageError(
+                f"{flag} {number}: {config.plan} has {plan.rounds} rounds",
+                hint=f"pass a round of 1 to {plan.rounds}, or raise `rounds` in the plan",
+            )
     chosen = [step for step in steps if config.from_round <= step.number <= last]
     return Rounds(plan, chosen, config)
 
@@ -128,8 +131,11 @@ def run_rounds(
                 finishing=stop.finishing,
                 kept_open=[] if lock is None else [lock],
             )
+            is_stopping = stop.number is not None
+            if code == 0 and is_stopping and step is not steps[-1]:
+                code = STOPPED  # it was at its end when the request came
             if code != 0:
-                return _failure(step, code, rounds, is_stopping=stop.number is not None)
+                return _failure(step, code, rounds, is_stopping=is_stopping)
     return None
 
 

@@ -391,6 +391,31 @@ def test_check_finds_cut_responses_and_missing_ends(capsys, tmp_path, model, ide
     )
 
 
+def test_check_knows_the_stop_text_at_which_responses_ended(capsys, tmp_path, model, identity):
+    """Their ids end with it, and with what its last token holds beyond; their texts end before it."""
+    first, second, *others = rows_for()
+    stop_ids = TOKENIZER("\n##", add_special_tokens=False)["input_ids"]
+    stopped = first | {"response_token_ids": [*first["response_token_ids"][:-1], *stop_ids]}
+    open_end = second | {"response_token_ids": second["response_token_ids"][:-1]}
+    sampling = {"stop": ["never", "\n#"], "min_tokens": 1}
+
+    def findings_of(name, **more):
+        groups = write_groups(tmp_path / name, [[stopped, open_end, *others]], [identity], **more)
+        return told(capsys, groups, "--model", model, code=0)[1]
+
+    findings = findings_of("stops", sampling=sampling)
+    assert "text_differs" not in findings
+    assert findings["stop_text"][0] == "warning"
+    assert "1 of 9 (11.1%) responses end with a text of --stop" in findings["stop_text"][1]
+    assert "1 of 9 (11.1%)" in findings["stop_without_eos"][1]
+
+    findings = findings_of("none")
+    assert "stop_text" not in findings
+    assert "text_differs" in findings
+    assert "2 of 9 (22.2%)" in findings["stop_without_eos"][1]
+    assert "text_differs" in findings_of("early", sampling=sampling | {"min_tokens": 99})
+
+
 def test_broken_groups_are_errors_and_not_tracebacks(capsys, tmp_path, model, identity):
     rows = rows_for()
     rows[0]["reward"] = float("nan")

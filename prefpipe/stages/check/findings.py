@@ -468,6 +468,15 @@ def _of_ends(facts: CheckFacts) -> Iterator[Finding]:
             "the middle, without an end of sequence",
             "generate with more --max-tokens",
         )
+    n_at_stops = facts["problems"].get("stop_text", 0)
+    if n_at_stops:
+        yield _warning(
+            "stop_text",
+            f"{_share(n_at_stops, n)} responses end with a text of --stop in place of an end of "
+            "sequence: the policy is taught to write it"
+            f"{_example(facts, 'stop_text')}",
+            "sample from the policy with the same --stop, or generate without",
+        )
     n_open = facts["problems"].get("stop_without_eos", 0)
     if n_open:
         yield _warning(

@@ -40,7 +40,7 @@ from prefpipe.models.shape import (
 from prefpipe.models.tokenizer import hash_tokenizer, read_chat_template
 from prefpipe.stages.check.findings import findings_of
 from prefpipe.stages.check.pairs import PairCheck, targets_of
-from prefpipe.stages.check.tokens import TokenCheck
+from prefpipe.stages.check.tokens import TokenCheck, stop_settings
 from prefpipe.stages.check.weights import WeightCheck
 from prefpipe.stages.savings import Machine
 from prefpipe.stages.shared.candidate_rows import Row
@@ -150,7 +150,12 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
     if model.built is not None:
         n_vocabulary = int(model.built.get_input_embeddings().weight.shape[0])
 
-    tokens = TokenCheck(model.encoder, takes_stored=fits, n_vocabulary=n_vocabulary)
+    tokens = TokenCheck(
+        model.encoder,
+        takes_stored=fits,
+        n_vocabulary=n_vocabulary,
+        stops=list(stop_settings(groups.record.identity)),
+    )
     pairs = PairCheck(
         max_length=training.max_length, on_too_long=training.on_too_long, roles=objective.roles
     )

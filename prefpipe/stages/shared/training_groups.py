@@ -98,15 +98,19 @@ def ids_fit(
             return False
         samplers += models
 
+    # of a day that nobody recorded, nobody can say that it is another one
+    days = {template_date, *(sampler.get(FIELD) for sampler in samplers)} - {None}
+    if len(days) > 1:
+        return False
+    # as it was: rounds that were selected from together may differ in it
+    if template_args is None:
+        template_args = samplers[0].get(TEMPLATE_ARGS) or {}
+
     for sampler in samplers:
         hashes = sampler.get("tokenizer_hash"), sampler.get("chat_template_hash")
         if hashes != (tokenizer_hash, chat_template_hash):
             return False
-        # of a day that nobody recorded, nobody can say that it is another one
-        days = {sampler.get(FIELD), template_date} - {None}
-        if len(days) > 1:
-            return False
-        if template_args is not None and (sampler.get(TEMPLATE_ARGS) or {}) != template_args:
+        if (sampler.get(TEMPLATE_ARGS) or {}) != template_args:
             return False
     return True
 

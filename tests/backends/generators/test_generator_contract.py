@@ -279,10 +279,11 @@ def stop_text_of(answers):
 
 
 def test_a_stop_text_ends_a_response_with_its_last_token_and_is_not_in_the_text(case):
-    requests = [ask(case, TEXTS[0], seed) for seed in range(5 if case.has_many_words else 12)]
-    whole = case.generator.generate(requests, SamplingParams(STOPPED))
+    n, n_tokens = (4, 20) if case.has_many_words else (12, STOPPED)
+    requests = [ask(case, TEXTS[0], seed) for seed in range(n)]
+    whole = case.generator.generate(requests, SamplingParams(n_tokens))
     stop, number = stop_text_of(whole)
-    params = SamplingParams(STOPPED, stop=("never \u2603 written", stop))
+    params = SamplingParams(n_tokens, stop=("never \u2603 written", stop))
     cut = case.generator.generate(requests, params)
 
     assert cut[number].finish_reason == "stop"

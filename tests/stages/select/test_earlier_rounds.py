@@ -567,6 +567,28 @@ def test_stored_ids_are_taken_where_every_round_had_this_tokenizer() -> None:
     assert not ids_fit(groups("a", "a", "b"), "a", "t")
 
 
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("template_date", ["2026-11-30", "2026-12-01"]), ("template_args", [{}, {"a": 1}])],
+)
+def test_stored_ids_are_not_taken_where_the_template_wrote_other_prompts_in_another_round(
+    name: str, values: list[Any]
+) -> None:
+    """A run over midnight, or with other arguments: one prompt has two token sequences."""
+    model = {"tokenizer_hash": "a", "chat_template_hash": "t"}
+
+    def groups(then: Any, now: Any) -> Artifact:
+        identity = {
+            "candidates": {"models": [model | {name: now}]},
+            "earlier_1_candidates": {"models": [model | {name: then}]},
+        }
+        return Artifact(Path("groups"), RunRecord("select", "groups/2", 1, identity))
+
+    assert ids_fit(groups(values[0], values[0]), "a", "t")
+    assert not ids_fit(groups(*values), "a", "t")
+    assert not ids_fit(groups(*values[::-1]), "a", "t")
+
+
 @pytest.mark.parametrize("layout", ["aligned", "other parts"])
 def test_inspect_shows_the_pool_that_was_selected_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str
