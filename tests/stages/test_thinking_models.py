@@ -58,8 +58,23 @@ def test_thought_and_answer_are_apart_and_the_ids_are_of_both(run):
             # more tokens would have made an answer
             expected = "truncated" if row["finish_reason"] == "length" else "empty"
             assert row["status"] == expected
-            kinds.add(expected)
-    assert kinds == {"finished", "truncated", "empty"}, "the model does all three"
+            kinds.add("unfinished")
+    assert kinds == {"finished", "unfinished"}, "the model does both"
+
+
+def test_a_thought_that_the_limit_cuts_is_truncated(run, tmp_path):
+    assert generate(run, tmp_path / "out", "--max-tokens", 1) == 0
+    end = make_tokenizer_with("r1").convert_tokens_to_ids("</think>")
+    cut = [row for row in rows_of(tmp_path / "out") if row["finish_reason"] == "length"]
+    cut = [row for row in cut if end not in row["response_token_ids"]]
+    assert cut
+    for row in cut:
+        assert (row["status"], row["response"]) == ("truncated", "")
+        assert (
+            row["reason"]
+            == "reached the limit of 1 tokens while thinking; the response has no text"
+        )
+        assert len(row["response_reasoning"]) <= 1
 
 
 def test_it_is_on_record_and_counted(run, tmp_path, capsys):
