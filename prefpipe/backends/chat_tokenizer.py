@@ -6,6 +6,7 @@ text whichever engine sampled them, and so that no engine adds a second BOS to a
 
 import threading
 from collections.abc import Sequence
+from functools import partial
 
 from transformers import AutoTokenizer
 
@@ -13,8 +14,12 @@ from prefpipe.backends.protocol import Message, SamplingParams
 from prefpipe.errors import ModelError
 from prefpipe.models.files import ModelFiles
 from prefpipe.models.tokenizer import find_eos_ids
+from prefpipe.text.begun_turns import is_begun
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.text.stop_texts import StopTexts
+
+N_TOKENS_JOINED = 16
+"""Of a begun answer, decoded with what goes on from it: more than one character takes."""
 
 
 class ChatTokenizer:
@@ -63,23 +68,53 @@ class ChatTokenizer:
             )
         return ids
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Return the text of a response's ids, without special tokens."""
+    def ids_joined(self, messages: Sequence[Message], prompt: Sequence[int]) -> Sequence[int]:
+        """Return the ids that a response's text joins: none, but the last ones of a begun answer.
+
+        Args:
+            messages: the prompt's.
+            prompt: its ids.
+        """
+        return prompt[-N_TOKENS_JOINED:] if is_begun(messages) else ()
+
+    def decode(self, ids: Sequence[int], joined: Sequence[int] = ()) -> str:
+        """Return the text of a response's ids, without special tokens.
+
+        Args:
+            ids: the response's.
+            joined: see `ids_joined`. A tokenizer that writes a space in front of every word would
+                leave out that of the response's first.
+        """
         # By hand: an end that is no special token would stay in the text.
         body = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
+        text = self._decoded(body)
+        if not joined:
+            return text
+        beginning, whole = self._decoded(joined), self._decoded([*joined, *body])
+        return whole.removeprefix(beginning) if whole.startswith(beginning) else text
+
+    def _decoded(self, ids: Sequence[int]) -> str:
         with self._lock:
             text: str = self.tokenizer.decode(
-                body, skip_special_tokens=True, clean_up_tokenization_spaces=False
+                ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         return text
 
-    def text_of(self, ids: Sequence[int], params: SamplingParams) -> tuple[str, bool]:
+    def text_of(
+        self, ids: Sequence[int], params: SamplingParams, joined: Sequence[int] = ()
+    ) -> tuple[str, bool]:
         """Return the text of a response, and whether it ended at a stop text.
 
         That is left out of it, with what its last token holds beyond.
+
+        Args:
+            ids: the response's.
+            params: what all requests share.
+            joined: see `ids_joined`.
         """
+        decode = partial(self.decode, joined=joined)
         if params.stop:
-            text = StopTexts(params.stop, params.min_tokens, self.decode).text_before(ids)
+            text = StopTexts(params.stop, params.min_tokens, decode).text_before(ids)
             if text is not None:
                 return text, True
-        return self.decode(ids), False
+        return decode(ids), False

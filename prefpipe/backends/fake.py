@@ -27,6 +27,7 @@ from prefpipe.backends.protocol import (
     ScoreRequest,
 )
 from prefpipe.errors import UsageError
+from prefpipe.text.begun_turns import is_begun
 from prefpipe.text.stop_texts import find_stop
 
 BOS_ID, EOS_ID = 1, 2
@@ -177,7 +178,9 @@ class FakeGenerator:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return BOS and the bytes of a plain rendering of the conversation."""
         turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
-        return [BOS_ID, *_encode_text(f"{turns}<assistant>")]
+        # a begun answer goes on where it stands
+        prompt = turns.removesuffix("\n") if is_begun(messages) else f"{turns}<assistant>"
+        return [BOS_ID, *_encode_text(prompt)]
 
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams

@@ -101,10 +101,6 @@ def steps_of(
     Raises:
         UsageError: values that a command refuses, all at once, with section and round.
     """
-    missing = list(_missing_knobs(plan))
-    if missing:
-        raise plan_error(name, missing)
-
     steps: list[Step] = []
     problems: dict[str, int] = {}
     for number in range(1, plan.rounds + 1):
@@ -217,16 +213,6 @@ def _arguments(config_class: type[StageConfig], values: Mapping[str, Any]) -> It
                 # `--reward -length` would be two flags
                 is_joined = text.startswith("-") and flag.startswith("--")
                 yield Word(name, flag, text, is_joined)
-
-
-def _missing_knobs(plan: RoundPlan) -> Iterator[str]:
-    """Yield what a plan asks for that no command can do yet."""
-    has_shares = "prompt_share" in {item.name for item in fields(SECTIONS["generate"])}
-    if plan.prompt_use == SPLIT and plan.rounds > 1 and not has_shares:
-        yield "`prompt_use: split` is not there yet: `generate` has no --prompt-share; pass reuse"
-    has_earlier = "earlier" in {item.name for item in fields(SECTIONS["select"])}
-    if plan.pools == ALL and not has_earlier:
-        yield "`pools: all` is not there yet: `select` has no --earlier; pass last"
 
 
 def _served_problems(plan: RoundPlan) -> Iterator[str]:

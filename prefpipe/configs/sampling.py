@@ -4,6 +4,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args
 
+from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.configs.conversations import ConversationsConfig
 from prefpipe.configs.json_schemas import JsonSchema, read_json_schema
 from prefpipe.configs.options import Dtype, flag_named, option
@@ -26,6 +27,7 @@ YOUNGER = (
     "frequency_penalty",
     "min_tokens",
     "ignore_eos",
+    "continue_final_message",
 )
 """Identity fields that came after runs were on disk: left alone, they are not in it."""
 
@@ -107,6 +109,11 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
         help="seed of the run; each sample's own seed is a hash of it, prompt_id and sample_idx",
     )
     system_prompt: str | None = option(None, help="system turn put before every conversation")
+    continue_final_message: bool = option(
+        False,
+        help="go on with a prompt's last turn where it is the assistant's: the beginning of the "
+        "answer, to which the response is what follows",
+    )
     drop_duplicate_prompts: bool = option(
         False, help="keep the first of prompts with the same id instead of refusing"
     )
@@ -189,6 +196,11 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
             if getattr(self, name)
         ]
         return problems
+
+    @property
+    def reading_rules(self) -> ReadingRules:
+        """What the readers need to know."""
+        return super().reading_rules._replace(continue_final_message=self.continue_final_message)
 
     @property
     def schema(self) -> JsonSchema | None:

@@ -16,6 +16,8 @@ from prefpipe.execution.processes import module_command
 
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.1
+SENT_TO_ALL_S = 1.0
+"""A SIGTERM that all processes are sent has reached the command by then."""
 UNWIND_S = 6.0
 """A process that is to end at once may take so long to close what it has open."""
 
@@ -69,10 +71,14 @@ def _wait(process: "subprocess.Popen[bytes]", signal_asked: Callable[[], int | N
         with suppress(subprocess.TimeoutExpired):
             return process.wait(POLL_S)
 
-    number = signal_asked()
-    # Slurm and systemd send SIGTERM to all processes, and to a command a second one means "at
-    # once"; SIGHUP so soon after is the same request.
-    _send(process, signal.SIGHUP if number == signal.SIGTERM else signal.Signals(number or 0))
+    number = signal.Signals(signal_asked() or signal.SIGTERM)
+    if number == signal.SIGTERM:
+        # Slurm and systemd send it to all processes, and to a command a second one means "at
+        # once". SIGHUP behind it is the same request.
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(SENT_TO_ALL_S)
+        number = signal.SIGHUP
+    _send(process, number)
     return process.wait()
 
 

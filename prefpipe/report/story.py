@@ -24,6 +24,7 @@ from prefpipe.report.lineage import lineage_of
 from prefpipe.report.maps import maps_of
 from prefpipe.report.outcomes import calibrations_of, health_of, trainings_of, win_rates_of
 from prefpipe.report.pools import rewards_of
+from prefpipe.report.rounds import rounds_of
 from prefpipe.report.sources import ReportedArtifact, ReportedPool, pools_of
 from prefpipe.stages.select.screening import ScreeningFlags
 
@@ -58,8 +59,9 @@ def tell(
 
     Keys: ``folder``, ``version``, ``not_done`` (what status does not call done), ``pools`` (each
     ``name``, ``made_of``, ``funnel``, ``rewards``, ``coverage``), ``maps``, ``maps_left_out``,
-    ``trainings``, ``win_rates``, ``health``, ``calibrations``, ``savings`` and ``lineage``; see the
-    functions that make them. A part that could not be made is ``{"error": message}``.
+    ``trainings``, ``win_rates``, ``health``, ``rounds``, ``calibrations``, ``savings`` and
+    ``lineage``; see the functions that make them. A part that could not be made is
+    ``{"error": message}``.
 
     Args:
         folder: its name.
@@ -88,6 +90,7 @@ def tell(
         "trainings": trainings_of(artifacts),
         "win_rates": win_rates_of(artifacts),
         "health": health_of(artifacts),
+        "rounds": rounds_of(folder, artifacts, pools),
         "calibrations": calibrations_of(artifacts),
         "savings": savings_of(pools, policies, model),
         "lineage": lineage_of(artifacts),

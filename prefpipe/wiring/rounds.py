@@ -19,7 +19,7 @@ from prefpipe.configs.round_steps import Step, output_of, steps_of
 from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.rounds_record import write_rounds_record
 from prefpipe.configs.score import ScoreConfig, parse_scorer
-from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.select import BY_UNCERTAINTY, SelectConfig
 from prefpipe.errors import InputError, PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.rounds_script import rounds_script
 from prefpipe.execution.step_process import run_step
@@ -199,18 +199,30 @@ def _reward_problems(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> str | None:
-    if config.reward is None:
-        if len(names) == 1:
-            return None
-        if not names:
-            return f"{config.stage}: it needs `scorer`"
-        return f"{config.stage}: it needs `reward`, as the scorers are {', '.join(names)}"
-    unknown = [name for name in parse_reward(config.reward).names if name not in names]
+    """Return why the reward, or the spread of a strategy, cannot be made of these scorers."""
+    stage, scorers = config.stage, ", ".join(names) or "none"
+    if not names:
+        return f"{stage}: it needs `scorer`"
+    if config.reward is None and len(names) > 1:
+        return f"{stage}: it needs `reward`, as the scorers are {scorers}"
+    of_reward = names if config.reward is None else parse_reward(config.reward).names
+    unknown = [name for name in of_reward if name not in names]
     if unknown:
-        scorers = ", ".join(names) or "none"
         return (
-            f"{config.stage}: the reward {config.reward!r} names `{unknown[0]}`, and the scorers "
-            f"are: {scorers}"
+            f"{stage}: the reward {config.reward!r} names `{unknown[0]}`, and the scorers are: "
+            f"{scorers}"
+        )
+
+    if not isinstance(config, SelectConfig) or config.strategy not in BY_UNCERTAINTY:
+        return None
+    of_spread = config.spread_of or of_reward
+    unknown = [name for name in of_spread if name not in names]
+    if unknown:
+        return f"{stage}: `spread_of` names `{unknown[0]}`, and the scorers are: {scorers}"
+    if len(of_spread) < 2:
+        return (
+            f"{stage}: {config.strategy} needs the spread of two scorers or more, and the reward "
+            f"names {of_spread[0]} alone"
         )
     return None
 
@@ -227,9 +239,7 @@ def _refuse_missing_files(rounds: Rounds) -> None:
             continue
         prompts = config.prompts
         if prompts is None:
-            raise UsageError(
-                f"the plan {rounds.config.plan} cannot be run:\n  {step.stage}: it needs `prompts`"
-            )
+            raise plan_error(str(rounds.config.plan), [f"{step.stage}: it needs `prompts`"])
         if not prompts.startswith(HUB) and not Path(prompts).expanduser().exists():
             raise InputError(
                 f"round {step.number}, {step.stage}: there are no prompts at {prompts}",

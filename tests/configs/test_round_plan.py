@@ -117,6 +117,16 @@ def test_prompts_are_split_by_round() -> None:
     assert value(plan_of(rounds=1, prompt_use="split"), 1, "generate", "--prompt-share") == []
 
 
+def test_pools_of_earlier_rounds_join() -> None:
+    plan = plan_of(pools="all")
+    assert [value(plan, number, "select", "--earlier") for number in (1, 2, 3)] == [
+        [],
+        ["run/round-01"],
+        ["run/round-01", "run/round-02"],
+    ]
+    assert value(plan_of(), 3, "select", "--earlier") == []
+
+
 def test_the_baseline_is_the_model_once_and_then_what_it_sampled() -> None:
     plan = plan_of()
     assert value(plan, 1, "eval", "--baseline") == ["org/model"]

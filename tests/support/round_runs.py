@@ -25,6 +25,7 @@ rounds: 2
 prompts: prompts.jsonl
 model: model
 prompt_use: reuse
+pools: all
 generate: {backend: fake, n: 4, part_size: 2, max_tokens: 8}
 score: {scorer: fake}
 embed: {model: fake}

@@ -109,7 +109,7 @@ class HfGenerator:
 
         sampled = self._decoder.sample(list(samples.values()), params)
         for index, each in zip(samples, sampled, strict=True):
-            generations[index] = self._generation(each)
+            generations[index] = self._generation(requests[index], each)
         return [generations[index] for index in range(len(requests))]
 
     def has_room(self) -> bool:
@@ -125,12 +125,13 @@ class HfGenerator:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _generation(self, sampled: Sampled) -> Generation:
+    def _generation(self, request: GenerationRequest, sampled: Sampled) -> Generation:
         if not math.isfinite(sampled.logp):
             reason = "the model's numbers overflowed: try --dtype float32 or bfloat16"
             return Generation("", [], "error", None, reason)
         params = sampled.row.params
-        text = self._tokenizer.text_of(sampled.token_ids, params)[0]
+        before = self._tokenizer.ids_joined(request.messages, sampled.row.prompt)
+        text = self._tokenizer.text_of(sampled.token_ids, params, before)[0]
         finish_reason = "stop" if sampled.is_stopped else "length"
         return Generation(text, sampled.token_ids, finish_reason, sampled.logp)
 

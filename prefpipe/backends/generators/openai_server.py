@@ -31,6 +31,7 @@ from prefpipe.backends.protocol import (
     SamplingParams,
 )
 from prefpipe.backends.request_threads import RunControl
+from prefpipe.text.begun_turns import is_begun
 from prefpipe.text.tool_turns import for_server
 
 UNKNOWN_LENGTH = 2**31 - 1
@@ -58,9 +59,15 @@ FLAGS = {
 
 
 TEMPLATE_KWARGS = "chat_template_kwargs"
+CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
 OF_THE_PROMPT = {
     TEMPLATE_KWARGS: "--template-arg needs a server that hands it to a chat template (vLLM, "
     "SGLang, llama.cpp)",
+    **dict.fromkeys(
+        CONTINUES,
+        "prompts that begin the answer need a server that goes on with it (vLLM, SGLang), or a "
+        "model that runs here (--backend vllm or transformers)",
+    ),
 }
 """Request fields without which the prompt would be another one, and what a server needs for them.
 
@@ -232,6 +239,8 @@ class OpenAIGenerator:
         body |= _given_settings(params)
         if self._template_args:
             body[TEMPLATE_KWARGS] = self._template_args
+        if is_begun(request.messages):
+            body |= CONTINUES
         if tools:
             # The model knows of them; a response is a text, so no calls are to be read out of it.
             body |= {"tools": tools, "tool_choice": "none"}

@@ -166,7 +166,7 @@ class VllmGenerator:
 
         answers = self._stream.answer(list(accepted.values()))
         for index, answer in zip(accepted, answers, strict=True):
-            generations[index] = self._read(answer, params)
+            generations[index] = self._read(requests[index], answer, params)
         return [generations[index] for index in range(len(requests))]
 
     def has_room(self) -> bool:
@@ -230,7 +230,7 @@ class VllmGenerator:
             stop_token_ids=[] if params.ignore_eos else sorted(self._chat.eos_ids),
         )
 
-    def _read(self, answer: Any, params: SamplingParams) -> Generation:
+    def _read(self, request: GenerationRequest, answer: Any, params: SamplingParams) -> Generation:
         if isinstance(answer, Refused):
             return Generation("", [], "error", None, answer.reason)
         ids = list(answer.token_ids)
@@ -240,7 +240,8 @@ class VllmGenerator:
 
         # What vLLM calls raw is measured after a schema has banned tokens: not the model's own.
         logp = None if params.json_schema is not None else float(answer.cumulative_logprob)
-        text, is_stopped = self._chat.text_of(ids, params)
+        before = self._chat.ids_joined(request.messages, request.prompt_token_ids)
+        text, is_stopped = self._chat.text_of(ids, params, before)
         if isinstance(answer.stop_reason, str) and not is_stopped:
             # It saw a stop text that the ids alone do not spell: a space that begins the response.
             text = answer.text

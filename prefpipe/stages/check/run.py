@@ -154,7 +154,7 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
         model.encoder,
         takes_stored=fits,
         n_vocabulary=n_vocabulary,
-        stops=list(stop_settings(groups.record.identity)),
+        stops=stop_settings(candidates_of(groups)),
     )
     pairs = PairCheck(
         max_length=training.max_length, on_too_long=training.on_too_long, roles=objective.roles

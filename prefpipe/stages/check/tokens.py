@@ -4,7 +4,7 @@ Counted row by row, with the first example of each problem.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefpipe.stages.shared.candidate_rows import Row
@@ -30,16 +30,13 @@ class StopSettings(NamedTuple):
     min_tokens: int
 
 
-def stop_settings(identity: Any) -> Iterator[StopSettings]:
-    """Yield the stop texts of every sampling that an identity holds, at any depth."""
-    if isinstance(identity, Mapping):
-        if identity.get("stage") == "generate" and identity.get("stop"):
-            yield StopSettings(identity["stop"], identity.get("min_tokens", 0))
-        for value in identity.values():
-            yield from stop_settings(value)
-    elif isinstance(identity, list):
-        for value in identity:
-            yield from stop_settings(value)
+def stop_settings(samplings: Iterable[Mapping[str, Any]]) -> list[StopSettings]:
+    """Return the stop texts of candidates' identities, of those that have any."""
+    return [
+        StopSettings(sampling["stop"], sampling.get("min_tokens", 0))
+        for sampling in samplings
+        if sampling.get("stop")
+    ]
 
 
 class TokenCheck:

@@ -204,7 +204,7 @@ def _check_recipes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> Non
     for run in runs:
         for number in rounds:
             other = run.by_round[number]
-            differences = field_differences(_recipe(first), _recipe(other))
+            differences = field_differences(recipe_of_figures(first), recipe_of_figures(other))
             if differences:
                 lines = [
                     each.worded(f"in {first.path}", f"in {other.path}") for each in differences
@@ -216,7 +216,7 @@ def _check_recipes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> Non
                 )
 
 
-def _recipe(evaluation: Artifact) -> dict[str, Any]:
+def recipe_of_figures(evaluation: Artifact) -> dict[str, Any]:
     """Return what must be equal of two evaluations for their figures to compare."""
     identity = evaluation.record.identity
     recipe: dict[str, Any] = {"reward": identity["reward"]}
