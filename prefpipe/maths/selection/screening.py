@@ -17,10 +17,13 @@ NO_FLAWS: Mapping[str, np.ndarray] = MappingProxyType({})
 LARGEST_REWARD = 1e150
 """Rewards are squared for their standard deviation, which must stay a finite number."""
 
+NOTHING = np.array(None, dtype=object)
+
 
 def is_none(objects_N: np.ndarray) -> np.ndarray:
-    """Return (N,) bool: which of the objects are None."""
-    return np.fromiter((each is None for each in objects_N), dtype=bool, count=len(objects_N))
+    """Return (N,) bool: which of the objects are None; they are texts, or None."""
+    # Compared in C: a loop over the candidates of a part took a fifth of its time.
+    return np.asarray(np.equal(objects_N, NOTHING), dtype=bool)
 
 
 def screen_candidates(

@@ -73,7 +73,9 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     # rewards do not allow (logit of 0), or filters that leave nothing, must not cost it.
     if indices:
         _evaluate_once(pools, indices[0], runtime)
-    thresholds = _survey(pools, runtime)
+    # The processors that this process may use: a scheduler may give it fewer than there are.
+    n_threads = config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    thresholds = _survey(pools, runtime, n_threads)
     sampled_in = sampler_round_of(artifact.record for artifact in inputs.values())
     record = RunRecord(
         stage=config.stage,
@@ -93,8 +95,6 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
 
     output = open_stage_output(config, record, runtime)
 
-    # The processors that this process may use: a scheduler may give it fewer than there are.
-    n_threads = config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     maker = GroupMaker(config, pools, thresholds, output, parents, n_threads)
     if "embeddings" in inputs and not is_ready():
         runtime.log(
@@ -165,7 +165,7 @@ def _reward_expression(config: SelectConfig, scores: Artifact) -> RewardExpressi
     return expression
 
 
-def _survey(pools: PoolReader, runtime: Runtime) -> Thresholds:
+def _survey(pools: PoolReader, runtime: Runtime, n_threads: int) -> Thresholds:
     """Return the thresholds of the filters of prompts, over all prompts.
 
     Raises:
@@ -181,7 +181,8 @@ def _survey(pools: PoolReader, runtime: Runtime) -> Thresholds:
         # Another shard's parts may be missing, and quantiles would be others with them.
         allow_partial = not filters.are_quantiles
         indices = artifact.present(indices, allow_partial=allow_partial)
-    return survey_prompts(partial(pools.screen, needs_distances=False), indices, filters)
+    screen = partial(pools.screen, needs_distances=False)
+    return survey_prompts(screen, indices, filters, n_threads)
 
 
 def _resolved(config: SelectConfig, asks: StrategyInputs, thresholds: Thresholds) -> dict[str, Any]:

@@ -224,6 +224,17 @@ def test_the_seed_decides_random_choices():
     )
 
 
+@pytest.mark.parametrize("strategy", NAMES)
+def test_the_seed_matters_where_the_table_says_so(strategy):
+    rewards, embeddings = random_pool(2, n=30)
+    evidence = evidence_for(strategy, 30)
+    chosen = set()
+    for seed in range(12):
+        found = select_responses(rewards, embeddings, 5, strategy, seed=seed, n_init=1, **evidence)
+        chosen.add((tuple(found.positives), tuple(found.negatives)))
+    assert (len(chosen) > 1) == STRATEGIES[strategy].draws
+
+
 def test_weights_are_the_papers_up_to_one_factor():
     rewards = np.array([0.3, -1.2, 2.0])
     paper = np.exp((rewards.mean() - rewards) / 0.7)

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from support.pipelines import digests_of, open_artifact, rows_of
@@ -371,6 +372,32 @@ def test_thresholds_are_over_all_parts_for_every_shard(tmp_path: Path) -> None:
     assert digests_of(tmp_path / "whole") == digests_of(tmp_path / "shards")
     identity = open_artifact(tmp_path / "whole").record.identity
     assert identity["thresholds"] == {"gap": 3.0}
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_thresholds_are_those_of_one_thread_whatever_the_threads(
+    tmp_path: Path, workers: str
+) -> None:
+    pools = {f"p{n}": rated(0.0, 1.0 + n % 7, 0.25 * n) for n in range(24)}
+    write_pools(tmp_path, pools, part_size=2)
+    flags = ["--strategy", "best-worst", "--max-gap", "0.6", "--workers", workers]
+    assert select(tmp_path, *flags) == 0
+    thresholds = open_artifact(tmp_path / "groups").record.identity["thresholds"]
+    gaps = [max(1.0 + n % 7, 0.25 * n) for n in range(24)]
+    assert thresholds == {"gap": np.quantile(gaps, 0.6)}
+    assert len(rejected(tmp_path)) == sum(gap > thresholds["gap"] for gap in gaps)
+
+
+def test_a_broken_part_ends_the_look_at_all_pools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pools(tmp_path, {f"p{n}": rated(0.0, n + 1.0) for n in range(12)}, part_size=1)
+    part = next((tmp_path / "candidates").glob("part-00007-*"))
+    part.write_bytes(part.read_bytes()[:-9])
+    flags = ["--strategy", "best-worst", "--max-gap", "0.5", "--workers", "3"]
+    assert select(tmp_path, *flags) != 0
+    assert part.name in words(capsys)
+    assert not (tmp_path / "groups").exists()
 
 
 def test_quantiles_want_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

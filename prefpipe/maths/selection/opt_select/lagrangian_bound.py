@@ -197,19 +197,20 @@ def _fix(fixed_J: np.ndarray, room: Workspace, n_free: int, n_wanted: int, gap: 
     Returns:
         Whether one subset is left, then in ``best_taken``.
     """
-    rho, free = room.rho, room.free
+    # The arrays get no local names: Numba would count their references, which takes ten times as
+    # long as the rest of an ordinary step.
     n_opened, n_shut = 0, 0
 
     # Closing a column that is in brings in the first one that is out, and the other way round.
     if 0 < n_wanted < n_free:
-        last_in, first_out = rho[free[n_wanted - 1]], rho[free[n_wanted]]
+        last_in, first_out = room.rho[room.free[n_wanted - 1]], room.rho[room.free[n_wanted]]
         # They are in the order of rho: from either end no more than the first that can.
-        while n_opened < n_wanted and first_out - rho[free[n_opened]] >= gap:
-            fixed_J[free[n_opened]] = 1
+        while n_opened < n_wanted and first_out - room.rho[room.free[n_opened]] >= gap:
+            fixed_J[room.free[n_opened]] = 1
             n_opened += 1
         n_out = n_free - n_wanted
-        while n_shut < n_out and rho[free[n_free - 1 - n_shut]] - last_in >= gap:
-            fixed_J[free[n_free - 1 - n_shut]] = -1
+        while n_shut < n_out and room.rho[room.free[n_free - 1 - n_shut]] - last_in >= gap:
+            fixed_J[room.free[n_free - 1 - n_shut]] = -1
             n_shut += 1
 
     if n_opened < n_wanted < n_free - n_shut:
@@ -218,8 +219,8 @@ def _fix(fixed_J: np.ndarray, room: Workspace, n_free: int, n_wanted: int, gap: 
     # Either all that were wanted are open, or all that are left must be.
     opens_rest = n_wanted - n_opened == n_free - n_shut - n_opened
     for place in range(n_free):
-        if fixed_J[free[place]] == 0:
-            fixed_J[free[place]] = 1 if opens_rest else -1
+        if fixed_J[room.free[place]] == 0:
+            fixed_J[room.free[place]] = 1 if opens_rest else -1
     for j in range(len(fixed_J)):
         room.best_taken[j] = fixed_J[j] == 1
     return True
