@@ -292,7 +292,8 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
     for key, bounds in _NUMBERS.items():
         value = given.get(key)
         is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if key in given and key not in missing and not (is_whole and bounds.hold(value)):
+        is_asked = key in given and key not in missing
+        if is_asked and not (is_whole and bounds.hold(given[key])):
             yield f"`{key}` must be a whole number, {bounds}, not {value!r}"
     for key in ("prompts", "model"):
         value = given.get(key)

@@ -234,14 +234,14 @@ def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
     """Yield the `weight_by` of trainings that are no expressions; their names are the groups'."""
     from prefpipe.stages.train.loss_weights import WORDING
 
-    said = set()
+    said: set[str] = set()
     for step in steps:
-        config = step.config
-        if not isinstance(config, TrainConfig) or config.weight_by in {None, *said}:
+        text = step.config.weight_by if isinstance(step.config, TrainConfig) else None
+        if text is None or text in said:
             continue
-        said.add(config.weight_by)
+        said.add(text)
         try:
-            parse_reward(config.weight_by or "", WORDING)
+            parse_reward(text, WORDING)
         except UsageError as error:
             place = "" if step.number == 1 else f"round {step.number}, "
             yield f"{place}train: {error.message}"

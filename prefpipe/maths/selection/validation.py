@@ -153,8 +153,10 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, Real):
             raise UsageError(f"{name} is {number!r}; it is a number")
-        if isinstance(number, int) and abs(number) > LARGEST_REWARD:
-            raise UsageError(f"{name} is larger than any floating-point number")
+        try:
+            float(number)
+        except OverflowError as error:
+            raise UsageError(f"{name} is larger than any floating-point number") from error
 
     n_positives = STRATEGIES[strategy].n_positives
     if n_positives is not None and positives != n_positives:
@@ -411,9 +413,9 @@ def _checked_samplers(
                 hint="samplers=names, chosen_from=one of them, rejected_from=another",
             )
     chosen_from, rejected_from = options["chosen_from"], options["rejected_from"]
-    for name in ("chosen_from", "rejected_from"):
-        if np.ndim(options[name]) != 0:
-            raise UsageError(f"{name} is {options[name]!r}; it is one sampler")
+    for name, value in (("chosen_from", chosen_from), ("rejected_from", rejected_from)):
+        if np.ndim(value) != 0:
+            raise UsageError(f"{name} is {value!r}; it is one sampler")
     if chosen_from == rejected_from:
         raise UsageError(f"chosen_from and rejected_from are both {chosen_from!r}")
 
