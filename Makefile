@@ -21,7 +21,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference bench-overhead bench-select bench-train clean
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification bench-overhead bench-select bench-train clean
 
 install: $(installed)
 
@@ -64,6 +64,10 @@ test-deepspeed: $(installed)
 
 reference: $(installed)
 	$(bin)/prefpipe reference
+
+# What each strategy and objective is compared with, measured again: docs/verification.md.
+verification: $(installed)
+	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" OMP_NUM_THREADS=1 $(bin)/python -W ignore -m support.verification_page
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) build dist *.egg-info

@@ -110,7 +110,7 @@ def _run(overview: Mapping[str, Any]) -> Table:
     if ROUND in context:
         table.add_row("round", str(context[ROUND]))
     if SAMPLER_ROUND in context:
-        table.add_row("sampled by", describe_sampler(context[SAMPLER_ROUND]))
+        table.add_row("sampler", describe_sampler(context[SAMPLER_ROUND]))
     if context.get("versions"):
         versions = [f"{name} {version}" for name, version in context["versions"].items()]
         table.add_row("versions", Text(visible_line("  ".join(versions), 400)))

@@ -42,7 +42,7 @@ SETTLED_BY_THE_RUN = ("part_size", "backend", "template_date")
 class PlanDifference(NamedTuple):
     """A knob of a step that the plan wants otherwise than the artifact was made.
 
-    ``key``: stage and flag, ``select.k``. None is a knob that was not given.
+    ``key``: stage and flag, ``select.k``. None, or an empty list, is a knob that was not given.
     """
 
     key: str
@@ -52,9 +52,9 @@ class PlanDifference(NamedTuple):
     @property
     def line(self) -> str:
         """The difference as a reason: ``the plan says select.k 5, it was made with 3``."""
-        if self.planned is None:
+        if self.planned is None or self.planned in ([], ()):
             return f"the plan does not set {self.key}, it was made with {_said(self.made)}"
-        if self.made is None:
+        if self.made is None or self.made in ([], ()):
             return f"the plan says {self.key} {_said(self.planned)}, it was made without"
         return (
             f"the plan says {self.key} {_said(self.planned)}, it was made with {_said(self.made)}"

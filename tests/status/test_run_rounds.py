@@ -310,6 +310,7 @@ def test_rounds_that_the_plan_has_no_more_are_said(folder: Path) -> None:
     [
         (PlanDifference("select.k", 5, 3), "the plan says select.k 5, it was made with 3"),
         (PlanDifference("train.beta", None, 0.1), "the plan does not set train.beta, it was made with 0.1"),
+        (PlanDifference("select.earlier", [], ["run/round-01"]), "the plan does not set select.earlier, it was made with run/round-01"),
         (PlanDifference("generate.top_p", 0.9, None), "the plan says generate.top_p 0.9, it was made without"),
         (PlanDifference("generate.temperature", [0.7, 1.0], [1.0]), "the plan says generate.temperature 0.7, 1, it was made with 1"),
     ],

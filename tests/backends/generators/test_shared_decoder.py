@@ -108,6 +108,32 @@ def test_rows_are_the_same_from_one_thread_and_from_many_in_any_order(model, bat
     assert any(each.is_stopped for samples in expected for each in samples)
 
 
+class EndsAtOnce:
+    """The model, which finds the end of sequence the likeliest token everywhere."""
+
+    def __init__(self, model):
+        self.model, self.device = model, model.device
+
+    def __call__(self, **inputs):
+        output = self.model(**inputs)
+        output.logits[..., END_ID] += 100.0
+        return output
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("min_tokens", [0, 1, 5, 19, 20])
+def test_the_end_of_sequence_may_come_right_behind_min_tokens(model, min_tokens, temperature):
+    samples = [each._replace(temperature=temperature) for each in samples_of(0)]
+    decoder = SharedDecoder(EndsAtOnce(model), [END_ID], 3)
+    for each in decoder.sample(samples, SamplingParams(20, min_tokens=min_tokens)):
+        assert END_ID not in each.token_ids[:min_tokens]
+        if min_tokens == 20:
+            assert (len(each.token_ids), each.is_stopped) == (20, False)
+        else:
+            assert (len(each.token_ids), each.token_ids[-1]) == (min_tokens + 1, END_ID)
+            assert each.is_stopped
+
+
 def test_calls_with_other_settings_share_the_decoder(model):
     settings = [
         SamplingParams(7),
