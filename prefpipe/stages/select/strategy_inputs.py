@@ -95,7 +95,9 @@ def _samplers(
     models = [_models_of(pool) for pool in pools]
     chosen = _sampler(config.chosen_from, "--chosen-from", models)
     rejected = _sampler(config.rejected_from, "--rejected-from", models)
-    if chosen.model == rejected.model and None in (chosen.earlier, rejected.earlier):
+    numbers = {chosen.earlier, rejected.earlier}
+    # one response on both sides is no pair
+    if chosen.model == rejected.model and (None in numbers or len(numbers) == 1):
         raise UsageError(
             f"--chosen-from {config.chosen_from} and --rejected-from {config.rejected_from} take "
             "the same responses",
