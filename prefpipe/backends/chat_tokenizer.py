@@ -7,19 +7,33 @@ text whichever engine sampled them, and so that no engine adds a second BOS to a
 import threading
 from collections.abc import Sequence
 from functools import partial
+from typing import NamedTuple
 
 from transformers import AutoTokenizer
 
-from prefpipe.backends.protocol import Message, SamplingParams
+from prefpipe.backends.protocol import GenerationRequest, Message, SamplingParams
 from prefpipe.errors import ModelError
 from prefpipe.models.files import ModelFiles
 from prefpipe.models.tokenizer import find_eos_ids
 from prefpipe.text.begun_turns import is_begun
 from prefpipe.text.chat_template import ChatTemplate
-from prefpipe.text.stop_texts import StopTexts
+from prefpipe.text.stop_texts import StopTexts, find_stop
+from prefpipe.text.thoughts import apart, is_opened
 
 N_TOKENS_JOINED = 16
 """Of a begun answer, decoded with what goes on from it: more than one character takes."""
+
+
+class Reading(NamedTuple):
+    """What a response says.
+
+    ``thought``: what the model thought before it, None where it did not, or where thoughts are not
+    told apart. ``is_stopped``: it ended at a stop text.
+    """
+
+    text: str
+    thought: str | None
+    is_stopped: bool
 
 
 class ChatTokenizer:
@@ -43,6 +57,7 @@ class ChatTokenizer:
             today=model.template_date,
             args=model.template_args,
         )
+        self.thoughts = model.thoughts
         # A fast tokenizer that two threads use at a time may raise "Already borrowed".
         self._lock = threading.Lock()
         self.template.self_test(model.requested, answered=False)
@@ -99,6 +114,51 @@ class ChatTokenizer:
                 ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
             )
         return text
+
+    def reading_of(
+        self, request: GenerationRequest, ids: Sequence[int], params: SamplingParams
+    ) -> Reading:
+        """Return what the ids of a response say.
+
+        Args:
+            request: what was asked.
+            ids: the response's.
+            params: what all requests share.
+        """
+        prompt = request.prompt_token_ids or self.encode(request.messages)
+        joined = self.ids_joined(request.messages, prompt)
+        text, is_stopped = self.text_of(ids, params, joined)
+        if self.thoughts is None:
+            return Reading(text, None, is_stopped)
+
+        if set(self.thoughts) & set(self.tokenizer.all_special_tokens):
+            text = self._with_special_markers(ids, params, is_stopped=is_stopped)
+        with self._lock:
+            end_of_prompt = self.tokenizer.decode(prompt[-N_TOKENS_JOINED:])
+        opened = is_opened(request.messages, end_of_prompt, self.thoughts)
+        answer, thought = apart(text, self.thoughts, opened=opened)
+        return Reading(answer, thought, is_stopped)
+
+    def _with_special_markers(
+        self, ids: Sequence[int], params: SamplingParams, *, is_stopped: bool
+    ) -> str:
+        """Return the text of ids with the markers of a thought, which are control tokens here.
+
+        A start at the beginning, and the first end: any other is a control token among others.
+        """
+        assert self.thoughts is not None
+        start, end = map(self.tokenizer.convert_tokens_to_ids, self.thoughts)
+        body = list(ids)
+        text = ""
+        if body[:1] == [start]:
+            text, body = self.thoughts.start, body[1:]
+        if end in body:
+            place = body.index(end)
+            text += self._decoded(body[:place]) + self.thoughts.end
+            body = body[place + 1 :]
+        text += self.decode(body)
+        stop = find_stop(text, params.stop) if is_stopped else None
+        return text if stop is None else text[: stop[0]]
 
     def text_of(
         self, ids: Sequence[int], params: SamplingParams, joined: Sequence[int] = ()

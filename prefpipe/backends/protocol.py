@@ -47,8 +47,9 @@ class Generation(NamedTuple):
     it. ``finish_reason`` is ``stop``, ``length`` or ``error``; ``error`` says why, in the last
     case.
 
-    Of a server alone: ``reasoning`` is what the model thought before the response and the server
-    returned apart from it, ``""`` where the server keeps it to itself, None where there was none;
+    ``reasoning`` is what the model thought before the response, None where there was none: of a
+    model that runs here by the markers around it, and ``token_ids`` and ``logp`` are of both; of a
+    server what it returned apart, ``""`` where it keeps that to itself. Of a server alone:
     ``n_tokens`` and ``n_prompt_tokens`` are the server's counts of response and prompt where it
     gives no ids.
     """

@@ -11,6 +11,8 @@ from prefpipe.configs.options import Dtype, flag_named, option
 from prefpipe.configs.stage import PART_SIZE_HELP, ErrorRateConfig, SizedParts
 from prefpipe.configs.template_args import PolicyTemplateConfig
 from prefpipe.errors import InputError
+from prefpipe.text.thoughts import AUTO as AUTO_MARKERS
+from prefpipe.text.thoughts import read_markers
 
 MOST_SAMPLES = 100_000
 """Of a prompt: far above use, and far below what would fill the memory before the first part."""
@@ -114,6 +116,13 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
         help="go on with a prompt's last turn where it is the assistant's: the beginning of the "
         "answer, to which the response is what follows",
     )
+    thinking_markers: str = option(
+        AUTO_MARKERS,
+        identity=False,
+        metavar="START..END",
+        help="what the model writes around its thoughts, which are kept apart from the response: "
+        "auto finds the usual ones in its template or tokenizer, none keeps all in the response",
+    )
     drop_duplicate_prompts: bool = option(
         False, help="keep the first of prompts with the same id instead of refusing"
     )
@@ -154,6 +163,10 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
         problems = super().problems()
         if not self.temperature:
             problems.append("--temperature is needed")
+        try:
+            read_markers(self.thinking_markers)
+        except ValueError as error:
+            problems.append(f"--thinking-markers {error}")
         if len(set(self.temperature)) < len(self.temperature):
             problems.append("--temperature names the same value twice")
 

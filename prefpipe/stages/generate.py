@@ -70,13 +70,14 @@ from prefpipe.stages.shared.skipped_rows import (
     report_skipped_rows,
 )
 from prefpipe.text.control_text import note_on_server, spells_control_token
+from prefpipe.text.thoughts import ThoughtMarkers, without_thoughts
 
 FAILING = ("error", "prompt_too_long")
 """Statuses of rows without a response; they count towards ``--max-error-rate``."""
 NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
 """Statuses that ``--retry-errors`` keeps: a prompt that is too long stays so."""
 SERVED = "openai"
-"""The back-end whose rows carry `REASONING`.
+"""The back-end whose rows carry `REASONING` whatever the model.
 
 Its answers are kept one by one until their part is written.
 """
@@ -94,6 +95,7 @@ class Sampler(NamedTuple):
     open: Callable[[], Generator]
     runs_here: bool = False
     round: int | None = None
+    thoughts: ThoughtMarkers | None = None
 
 
 def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
@@ -101,7 +103,8 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     source = named_source(config.prompts)
     if source is not None:
         refuse_nesting(config.output, {"PROMPTS": source})
-    prompts, skipped = _read_prompts(config)
+    columns = _column_names(config, samplers)
+    prompts, skipped = _read_prompts(config, columns)
     for note in prompts.notes:
         runtime.log(note)
 
@@ -150,8 +153,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     )
     started = time.perf_counter()
     with open_models(samplers, runtime) as models:
-        names = [sampler.name for sampler in samplers]
-        maker = CandidateMaker(config, prompts, output, names, models, runtime.log)
+        maker = CandidateMaker(config, prompts, output, samplers, models, runtime.log)
         progress = partial(runtime.progress, in_bunches=models.finish_parts_in_bunches)
         loop_over_parts(
             config,
@@ -210,12 +212,17 @@ def _latest_round(samplers: Sequence[Sampler]) -> int | None:
 
 def count_parts(config: GenerateConfig) -> int:
     """Return how many parts a run has, whether or not it has begun."""
-    prompts, _skipped = _read_prompts(config)
+    prompts, _skipped = _read_prompts(config, CANDIDATES.column_names)
     return prompts.n_parts(config.prompts_a_part)
 
 
-def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
-    """Return the prompts, and the rows that ``--skip-bad-rows`` leaves out."""
+def _read_prompts(config: GenerateConfig, columns: Sequence[str]) -> tuple[Prompts, list[BadRow]]:
+    """Return the prompts, and the rows that ``--skip-bad-rows`` leaves out.
+
+    Args:
+        config: the stage's knobs.
+        columns: names that the candidates use themselves.
+    """
 
     def read() -> Prompts:
         prompts = load_prompts(
@@ -223,7 +230,7 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
             system_prompt=config.system_prompt,
             keep_columns=config.kept_columns,
             drop_duplicates=config.drop_duplicate_prompts,
-            reserved=[*_column_names(config), TEMPLATE_INPUT],
+            reserved=[*columns, TEMPLATE_INPUT],
             rules=config.reading_rules,
         )
         if config.share is None:
@@ -233,10 +240,11 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
     return read_users_rows(config, read)
 
 
-def _column_names(config: GenerateConfig) -> list[str]:
+def _column_names(config: GenerateConfig, samplers: Sequence[Sampler]) -> list[str]:
     """Return prefpipe's own columns of this run's candidates, but `TEMPLATE_INPUT`."""
     names = list(CANDIDATES.column_names)
-    if config.backend == SERVED:
+    has_markers = any(sampler.thoughts is not None for sampler in samplers)
+    if config.backend == SERVED or has_markers:
         names.append(REASONING)
     return names
 
@@ -358,7 +366,7 @@ class CandidateMaker:
         config: GenerateConfig,
         prompts: Prompts,
         output: Output,
-        names: Sequence[str],
+        samplers: Sequence[Sampler],
         models: Models,
         log: Callable[[str], None],
     ) -> None:
@@ -368,12 +376,15 @@ class CandidateMaker:
             config: the stage's knobs.
             prompts: of the whole run.
             output: where the parts go.
-            names: of the models, as their rows carry them.
-            models: one for each name.
+            samplers: what the models are.
+            models: one for each sampler.
             log: takes a line that one should read.
         """
         self.config, self.prompts, self.output = config, prompts, output
-        self.names, self.models, self._log = names, models, log
+        self.names = [sampler.name for sampler in samplers]
+        self.markers = [sampler.thoughts for sampler in samplers]
+        self.models, self._log = models, log
+        self._columns = _column_names(config, samplers)
         self._params = sampling_params(config)
         self._lock = threading.Lock()
         """Held by who reads or changes what has been said."""
@@ -414,17 +425,19 @@ class CandidateMaker:
         rows = list(prepared.kept)
         engines: set[str] = set()
         n_tokens = 0
+        made: list[Row] = []
         for number in prepared.wanted:
-            rows += sampled[number].rows
+            made += sampled[number].rows
             n_tokens += sum(row["n_response_tokens"] or 0 for row in sampled[number].rows)
             engines |= sampled[number].engines
+        rows += made
 
         # Rows came model by model; a part stands by prompt and sample.
         prompts = prepared.prompts
         order = {prompt.prompt_id: position for position, prompt in enumerate(prompts.rows)}
         rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
         n_duplicates = mark_duplicates(rows)
-        table = table_of_rows(rows, prompts, is_served=self.config.backend == SERVED)
+        table = table_of_rows(rows, prompts, keeps_reasoning=REASONING in self._columns)
         self.output.write(
             index,
             table,
@@ -438,6 +451,7 @@ class CandidateMaker:
             "n_tokens": n_tokens,
             "n_duplicates": n_duplicates,
             "n_control_text": prepared.n_control_text,
+            **_tally_of_thoughts(made),
         }
 
     def describe(self, summary: Summary, elapsed_s: float) -> None:
@@ -452,6 +466,7 @@ class CandidateMaker:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
 
         summary.notes.append(f"{n_duplicates:,} responses repeat another response of their prompt")
+        summary.notes += _notes_on_thoughts(counted)
         summary.notes += note_on_server(int(counted.get("n_control_text", 0)), "prompts")
         summary.facts |= {
             "n_tokens": n_tokens,
@@ -487,9 +502,7 @@ class CandidateMaker:
             return {}, ()
         path = self.output.part_path(index)
         try:
-            table, footer = parts.read_part(
-                path, _column_names(self.config), if_there=[TEMPLATE_INPUT]
-            )
+            table, footer = parts.read_part(path, self._columns, if_there=[TEMPLATE_INPUT])
         except CorruptPartError:
             return {}, ()
 
@@ -523,6 +536,7 @@ class CandidateMaker:
             if prompt.prompt_id not in encoded:
                 encoded[prompt.prompt_id] = encode(engine, prompt)
 
+        self._note_dropped_thoughts(sampler_idx, engine, [prompt for prompt, _ in wanted])
         asked = Asked([], [], set())
         # A server's prompts have no ids here: it says itself which are too long.
         room = engine.max_model_len - config.max_tokens
@@ -577,6 +591,32 @@ class CandidateMaker:
             rows.append(self._row(sampler_idx, request, answer, status, reason))
         return Sampled(rows, asked.engines)
 
+    def _note_dropped_thoughts(
+        self, sampler_idx: int, engine: Generator, prompts: Sequence[Prompt]
+    ) -> None:
+        """Say, once a model, that its template writes nothing of thoughts in earlier turns."""
+        markers = self.markers[sampler_idx]
+        if markers is None:
+            return
+        for prompt in prompts:
+            bare = without_thoughts(prompt.messages, markers)
+            if bare == prompt.messages:
+                continue
+            is_dropped = encode(engine, prompt) == encode(engine, prompt._replace(messages=bare))
+            if is_dropped:
+                self._say_once(
+                    f"the chat template of {self.names[sampler_idx]} drops the thoughts of earlier "
+                    f"turns, of prompt {prompt.prompt_id} for one: the model does not see them"
+                )
+                return
+
+    def _say_once(self, line: str) -> None:
+        with self._lock:
+            is_news = line not in self._said
+            self._said.add(line)
+        if is_news:
+            self._log(line)
+
     def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
         """Record in ``run.json`` which sampling settings a server refuses: its own hold for them.
 
@@ -598,7 +638,7 @@ class CandidateMaker:
         status: str,
         reason: str | None,
     ) -> Row:
-        row: Row = dict.fromkeys(_column_names(self.config))
+        row: Row = dict.fromkeys(self._columns)
         row |= {
             "prompt_id": request.prompt_id,
             "sample_idx": request.sample_idx,
@@ -618,7 +658,7 @@ class CandidateMaker:
         # A server counts the tokens of a prompt whose ids nobody here knows.
         if not request.prompt_token_ids:
             row["n_prompt_tokens"] = answer.n_prompt_tokens
-        if self.config.backend == SERVED:
+        if REASONING in row:
             row[REASONING] = answer.reasoning
         if status not in FAILING:
             row |= {
@@ -628,6 +668,27 @@ class CandidateMaker:
                 "logp": answer.logp,
             }
         return row
+
+
+def _tally_of_thoughts(rows: Iterable[Row]) -> dict[str, int]:
+    """Return how many responses have thoughts apart, and how many of them ended in one."""
+    thoughtful = [row for row in rows if row.get(REASONING) is not None]
+    if not thoughtful:
+        return {}
+    n_unfinished = sum(row["response"] == "" for row in thoughtful)
+    return {"n_thoughts": len(thoughtful), "n_unfinished_thoughts": n_unfinished}
+
+
+def _notes_on_thoughts(counted: Mapping[str, float]) -> list[str]:
+    """Return what a reader should know of thoughts, in sentences."""
+    n_thoughts = int(counted.get("n_thoughts", 0))
+    if not n_thoughts:
+        return []
+    n_unfinished = int(counted.get("n_unfinished_thoughts", 0))
+    note = f"{n_thoughts:,} responses have thoughts, in `{REASONING}`; lengths in tokens hold both"
+    if n_unfinished:
+        note += f"; {n_unfinished:,} ended while thinking and have no answer"
+    return [note]
 
 
 def _with_control_text(prompts: Iterable[Prompt]) -> set[str]:

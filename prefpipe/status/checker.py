@@ -37,6 +37,7 @@ from prefpipe.status.origins import (
 )
 from prefpipe.status.part_states import part_states
 from prefpipe.status.run_plan import RunPlan, open_run_plan, run_of
+from prefpipe.text.thoughts import FIELD as THOUGHTS
 
 SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
 """Stages that write `SUMMARY_FILE` when everything else is on disk."""
@@ -237,7 +238,7 @@ class StatusChecker:
             return
 
         # what its template was told then is the run's, and no file of the model has it
-        told = (TEMPLATE_DATE, TEMPLATE_ARGS)
+        told = (TEMPLATE_DATE, TEMPLATE_ARGS, THOUGHTS)
         then = {key: value for key, value in hashes.items() if key not in told}
         if any(now.get(key) != value for key, value in then.items()):
             yield StatusFinding(

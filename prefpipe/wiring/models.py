@@ -16,6 +16,7 @@ from prefpipe.text.template_args import (
     refuse_unread,
     written_args,
 )
+from prefpipe.text.thoughts import AUTO, find_markers, read_markers
 
 if TYPE_CHECKING:
     from prefpipe.execution.runtime import Runtime
@@ -93,6 +94,21 @@ def trained_with_args(
             "which the candidates were sampled"
         )
     return model.given(inherited)
+
+
+def with_thoughts(model: "ModelFiles", thinking_markers: str) -> "ModelFiles":
+    """Return a model that samples, with the markers around its thoughts.
+
+    Args:
+        model: the model.
+        thinking_markers: ``--thinking-markers``.
+    """
+    from prefpipe.models.tokenizer import added_tokens_of
+
+    markers = read_markers(thinking_markers)
+    if thinking_markers == AUTO:
+        markers = find_markers(_template_of(model), added_tokens_of(model.tokenizer_path))
+    return model.thinking(markers)
 
 
 def _template_of(model: "ModelFiles") -> str:

@@ -130,10 +130,11 @@ class HfGenerator:
             reason = "the model's numbers overflowed: try --dtype float32 or bfloat16"
             return Generation("", [], "error", None, reason)
         params = sampled.row.params
-        before = self._tokenizer.ids_joined(request.messages, sampled.row.prompt)
-        text = self._tokenizer.text_of(sampled.token_ids, params, before)[0]
+        read = self._tokenizer.reading_of(request, sampled.token_ids, params)
         finish_reason = "stop" if sampled.is_stopped else "length"
-        return Generation(text, sampled.token_ids, finish_reason, sampled.logp)
+        return Generation(
+            read.text, sampled.token_ids, finish_reason, sampled.logp, reasoning=read.thought
+        )
 
 
 def _take_into_memory(model: Any) -> None:

@@ -240,10 +240,10 @@ class VllmGenerator:
 
         # What vLLM calls raw is measured after a schema has banned tokens: not the model's own.
         logp = None if params.json_schema is not None else float(answer.cumulative_logprob)
-        before = self._chat.ids_joined(request.messages, request.prompt_token_ids)
-        text, is_stopped = self._chat.text_of(ids, params, before)
-        if isinstance(answer.stop_reason, str) and not is_stopped:
+        read = self._chat.reading_of(request, ids, params)
+        text = read.text
+        if isinstance(answer.stop_reason, str) and not read.is_stopped and read.thought is None:
             # It saw a stop text that the ids alone do not spell: a space that begins the response.
             text = answer.text
-        finish_reason = "stop" if is_stopped else answer.finish_reason
-        return Generation(text, ids, finish_reason, logp)
+        finish_reason = "stop" if read.is_stopped else answer.finish_reason
+        return Generation(text, ids, finish_reason, logp, reasoning=read.thought)

@@ -20,6 +20,7 @@ from prefpipe.models.files import ModelFiles
 from prefpipe.models.tokenizer import find_eos_ids
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.earlier_rounds import parent_name
+from prefpipe.text.thoughts import FIELD as THOUGHTS
 from prefpipe.training.encoding import Encoder, EncodingError
 from prefpipe.training.groups import Group, Response
 
@@ -115,6 +116,25 @@ def ids_fit(
     return True
 
 
+def refuse_lost_thoughts(groups: Artifact, model: ModelFiles) -> None:
+    """Refuse to make tokens anew of responses that began with thoughts.
+
+    The texts are the answers alone: a model that is trained on them learns not to think.
+
+    Raises:
+        InputError: a model of the candidates thought before it answered.
+    """
+    identity = groups.record.identity
+    candidates = identity.get("candidates", identity)
+    if any(sampler.get(THOUGHTS) for sampler in candidates.get("models") or []):
+        raise InputError(
+            f"{groups.path} holds answers of a model that thought before them, and its token ids "
+            f"are not those of {model.requested}, which has another tokenizer or chat template",
+            hint="take a model with the tokenizer and template that sampled; or sample with "
+            "--thinking-markers none, which leaves the thoughts in the responses",
+        )
+
+
 def encoder_of(model: ModelFiles, *, trust_remote_code: bool = False) -> Encoder:
     """Return a model's tokenizer and chat template, and the ids that end its turns.
 
@@ -188,6 +208,7 @@ def groups_for(
     """
     if stored_ids_fit(source, model):
         return groups_of(rows, None)
+    refuse_lost_thoughts(source, model)
     log(AGAIN)
     encoder = encoder_of(model, trust_remote_code=trust_remote_code)
     groups = groups_of(rows, encoder)
