@@ -29,13 +29,13 @@ from prefpipe.wiring.batch_job import ARRAY, OWN_VARIABLES
 HUB = "hf:"
 LONGEST_WAIT_S = 30.0
 """For a step that outlived its `prefpipe rounds`: it ends within its grace."""
-STOPPED = 75
+STOPPED, INTERRUPTED = 75, 130
 WHAT_CODES_SAY = {
     2: "what it was given cannot be used",
     3: "more of its rows failed than --max-error-rate allows; what is good is on disk",
     4: "its input is incomplete",
     STOPPED: "stopped early; what is finished is kept",
-    130: "interrupted; what is finished is kept",
+    INTERRUPTED: "interrupted; what is finished is kept",
 }
 
 
@@ -131,23 +131,22 @@ def run_rounds(
                 finishing=stop.finishing,
                 kept_open=[] if lock is None else [lock],
             )
-            is_stopping = stop.number is not None
-            if code == 0 and is_stopping and step is not steps[-1]:
-                code = STOPPED  # it was at its end when the request came
+            asked = stop.number
+            is_ended_by_it = asked is not None and (code < 0 or step is not steps[-1])
+            if code <= 0 and is_ended_by_it:
+                # at its end when the request came, or before it had its handlers
+                code = INTERRUPTED if asked == signal.SIGINT else STOPPED
             if code != 0:
-                return _failure(step, code, rounds, is_stopping=is_stopping)
+                return _failure(step, code, rounds)
     return None
 
 
-def _failure(step: Step, code: int, rounds: Rounds, *, is_stopping: bool) -> StepFailure:
+def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
     """Return what to say of a step that ended with another code than 0."""
     place = f"round {step.number}, {step.stage}"
     go_on = f"go on with: {_command(rounds.config)}"
     if code < 0:
         name = signal.Signals(-code).name
-        if is_stopping:  # it came before the command had its handlers
-            error = error_with_code(STOPPED, f"{place}: stopped by {name}", hint=go_on)
-            return StepFailure(step, error, STOPPED)
         why = ", by the system when the memory is full" if -code == signal.SIGKILL else ""
         error = PrefpipeError(f"{place} was ended by {name}{why}", hint=go_on)
         return StepFailure(step, error, error.exit_code)
