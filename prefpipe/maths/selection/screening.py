@@ -22,7 +22,7 @@ NOTHING = np.array(None, dtype=object)
 
 def is_none(objects_N: np.ndarray) -> np.ndarray:
     """Return (N,) bool: which of the objects are None; they are texts, or None."""
-    # Compared in C: a loop over the candidates of a part took a fifth of its time.
+    # Compared in C: a loop in Python over all candidates of a part showed in its profile.
     return np.asarray(np.equal(objects_N, NOTHING), dtype=bool)
 
 

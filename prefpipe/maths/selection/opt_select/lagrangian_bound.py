@@ -197,8 +197,8 @@ def _fix(fixed_J: np.ndarray, room: Workspace, n_free: int, n_wanted: int, gap: 
     Returns:
         Whether one subset is left, then in ``best_taken``.
     """
-    # The arrays get no local names: Numba would count their references, which takes ten times as
-    # long as the rest of an ordinary step.
+    # No local names for the arrays of the workspace: with them this function alone, in a loop, took
+    # 116 ns a call in place of 11.
     n_opened, n_shut = 0, 0
 
     # Closing a column that is in brings in the first one that is out, and the other way round.
