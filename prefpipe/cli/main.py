@@ -39,8 +39,8 @@ def run(arguments: list[str]) -> int:
         # it would be written into run.json, and into pages, at the end of the work
         if has_lone_surrogates(word):
             name = os.fsencode(word).decode(errors="backslashreplace")
-            named = UsageError(f"{name} is not UTF-8", hint="rename the file or folder")
-            return _end_with(named, arguments)
+            wrong = UsageError(f"{name} is not UTF-8", hint="rename the file or folder")
+            return _end_with(wrong, arguments)
 
     # `rounds` hands the flag on to stages
     takes_overwrite = [RoundsConfig.command, *(config_class.stage for config_class in STAGES)]
