@@ -83,7 +83,7 @@ def figures_by_round(runs: Sequence[RunEvaluations], bootstrap: Bootstrap) -> di
 
     Raises:
         FingerprintError: evaluations that were not made by the same recipe.
-        UsageError: no round that all runs have.
+        UsageError: no round that all runs have, or a run that is a copy of another.
     """
     rounds = sorted(set.intersection(*(set(run.by_round) for run in runs)))
     if not rounds:
@@ -92,6 +92,7 @@ def figures_by_round(runs: Sequence[RunEvaluations], bootstrap: Bootstrap) -> di
             hint="prefpipe status RUN says what is there",
         )
     _check_recipes(runs, rounds)
+    _refuse_copies(runs, rounds)
 
     frames = [_Frames(run, rounds) for run in runs]
     measures = {}
@@ -214,6 +215,23 @@ def _check_recipes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> Non
                     + "\n  ".join(lines),
                     hint="evaluate them alike, or compare them apart",
                 )
+
+
+def _refuse_copies(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> None:
+    """Refuse runs whose evaluations are all the same: intervals would narrow by nothing new.
+
+    Raises:
+        UsageError: naming two such runs.
+    """
+    seen: dict[tuple[str, ...], str] = {}
+    for run in runs:
+        evaluations = tuple(run.by_round[number].record.fingerprint for number in rounds)
+        other = seen.setdefault(evaluations, run.name)
+        if other != run.name:
+            raise UsageError(
+                f"{run.name} has the evaluations of {other}: a copy would count as two seeds",
+                hint="name each run once; another seed is prefpipe rounds PLAN -o RUN --seed N",
+            )
 
 
 def recipe_of_figures(evaluation: Artifact) -> dict[str, Any]:

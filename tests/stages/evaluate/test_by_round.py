@@ -171,7 +171,7 @@ def test_what_is_stale_marks_the_tables(tmp_path: Path, capsys) -> None:
     assert "--strict" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("broken", ["none", "twice", "two of a round"])
+@pytest.mark.parametrize("broken", ["none", "twice", "a copy", "two of a round"])
 def test_what_cannot_be_compared_is_refused_by_name(
     tmp_path: Path, runs: list[Path], broken: str, capsys
 ) -> None:
@@ -181,6 +181,8 @@ def test_what_cannot_be_compared_is_refused_by_name(
         for path in (folder / "run").glob("round-*/eval"):
             shutil.rmtree(path)
         words, told = [str(folder / "run")], "holds no evaluation of a round's policy"
+    elif broken == "a copy":
+        words = [str(runs[0]), str(copy_to(tmp_path) / "run")]
     elif broken == "two of a round":
         folder = copy_to(tmp_path)
         shutil.copytree(folder / "run/round-02/eval", folder / "run/round-02/again")
