@@ -9,12 +9,12 @@ from transformers import get_scheduler
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
 from prefpipe.training.settings import (
-    START_VALUES,
     TrainSettings,
     derive_accumulation,
     learns_nothing,
     training_arguments,
 )
+from prefpipe.training.start_values import START_VALUES
 
 
 @pytest.mark.parametrize(
