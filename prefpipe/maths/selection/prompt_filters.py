@@ -27,7 +27,6 @@ from prefpipe.maths.selection.registry import PromptFilters
 from prefpipe.maths.selection.screening import LARGEST_REWARD
 from prefpipe.maths.selection.validation import as_numbers
 
-
 SAME = 1e-9
 """Of a limit: what rounding may move a value by. In thirds, 1 - 2/3 is more than 1/3 - 0."""
 
