@@ -111,7 +111,10 @@ def steps_of(
             try:
                 config = SECTIONS[stage].from_values(values)
             except UsageError as error:
-                problems.setdefault(f"{stage}: {error.message}", number)
+                message = error.message
+                if "embed" not in plan.sections:
+                    message = message.replace("needs --embeddings", "needs the section `embed`")
+                problems.setdefault(f"{stage}: {message}", number)
                 continue
             arguments = tuple(_arguments(SECTIONS[stage], values))
             steps.append(Step(number, stage, arguments, config))
