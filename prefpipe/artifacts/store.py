@@ -262,7 +262,7 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
             schema.
     """
     record = run_record.read_run_record(path)
-    kind = record.schema.partition("/")[0]
+    kind = record.kind
     if kind != schema:
         raise InputError(
             f"{name}: {path} holds {kind} (made by `prefpipe {record.stage}`), not {schema}",

@@ -18,6 +18,8 @@ MOST_SAMPLES = 100_000
 """Of a prompt: far above use, and far below what would fill the memory before the first part."""
 AUTO = "auto"
 BACKENDS = (AUTO, "vllm", "transformers", "openai", "fake")
+SERVED = ("openai", "fake")
+"""Back-ends whose models are not on this disk: they are named as a server, or the fake, does."""
 KEEP_TO_SCHEMAS = ("vllm", "openai")
 """Back-ends that can be held to a JSON schema."""
 

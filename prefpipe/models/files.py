@@ -35,6 +35,8 @@ from prefpipe.text.thoughts import ThoughtMarkers
 ModelKind = Literal["causal-lm", "sequence-classification", "adapter", "sentence-transformers"]
 
 MODEL_CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+CONFIG_FILES = (MODEL_CONFIG, ADAPTER_CONFIG)
+"""What makes a folder a model, or an adapter; written last of its files."""
 SENTENCE_TRANSFORMERS_CONFIGS = (
     "config.json",
     "sentence_bert_config.json",

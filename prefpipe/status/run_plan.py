@@ -16,7 +16,7 @@ from prefpipe.artifacts.run_record import MADE_WITH, RunRecord
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import RecordedCommand
 from prefpipe.configs.round_plan import RoundPlan
-from prefpipe.configs.round_steps import Step, round_folder, steps_of
+from prefpipe.configs.round_steps import Step, number_of_folder, steps_of
 from prefpipe.configs.rounds_record import RoundsRecord, read_rounds_record
 from prefpipe.configs.sampling import AUTO
 from prefpipe.configs.stage import StageConfig
@@ -156,11 +156,10 @@ class RunPlan:
         if name == "reference_model" and "reference" not in record.identity:
             return True  # the objective has none, and what is logged does not count
 
-        folder_then = Path(str(record.context.get("folder", ".")))
         # the run may have been moved or copied: below its folder names are the same
         run_then = _run_folder(record)
         wanted = _placed(planned, Path(self.record.folder), self.run)
-        before = _placed(made, folder_then, run_then)
+        before = _placed(made, Path(record.folder), run_then)
         if wanted == before:
             return True
         if isinstance(planned, str) and name == "prompts" and record.stage == "generate":
@@ -203,8 +202,7 @@ def as_seen_from_here(path: Path) -> Path:
 def run_of(path: Path) -> Path | None:
     """Return the folder of the rounds that an artifact is of, None where it is of none."""
     place = path.resolve()
-    names = {round_folder(Path(), number).name for number in range(1, 100)}
-    return place.parent.parent if place.parent.name in names else None
+    return None if number_of_folder(place.parent.name) is None else place.parent.parent
 
 
 def _config_then(record: RunRecord) -> StageConfig:
@@ -214,16 +212,12 @@ def _config_then(record: RunRecord) -> StageConfig:
         ValueError: no command is recorded.
         UsageError: it is of another release.
     """
-    words = [str(word) for word in record.context.get("command", [])]
-    folder = Path(str(record.context.get("folder", ".")))
-    return RecordedCommand(words).config(folder)
+    return RecordedCommand(record.command).config(Path(record.folder))
 
 
 def _run_folder(record: RunRecord) -> Path | None:
     """Return where the folder of the rounds was when an artifact was made."""
-    folder = Path(str(record.context.get("folder", ".")))
-    words = [str(word) for word in record.context.get("command", [])]
-    output = RecordedCommand(words).output(folder)
+    output = RecordedCommand(record.command).output(Path(record.folder))
     return None if output is None else output.absolute().parent.parent
 
 

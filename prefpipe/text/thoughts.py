@@ -81,7 +81,7 @@ def is_opened(messages: Sequence[Mapping[str, Any]], prompt: str, markers: Thoug
     return prompt.rstrip().endswith(markers.start)
 
 
-def apart(text: str, markers: ThoughtMarkers, *, opened: bool) -> tuple[str, str | None]:
+def split_thought(text: str, markers: ThoughtMarkers, *, opened: bool) -> tuple[str, str | None]:
     """Return the answer of a response, and the thought before it.
 
     The answer is ``""`` where the thought has no end. The thought is None where there is none, or

@@ -84,7 +84,7 @@ def _artifacts_in(
     by_kind: dict[str, list[Artifact]] = {}
     for path in _folders_in(folder):
         record = read_run_record(path)
-        by_kind.setdefault(record.schema.partition("/")[0], []).append(Artifact(path, record))
+        by_kind.setdefault(record.kind, []).append(Artifact(path, record))
 
     found = by_kind.get("candidates", [])
     if not found:

@@ -93,7 +93,9 @@ def part_key(number: int, kind: str, part: int) -> str:
     return f"{parent_name(number, kind)}:{part}"
 
 
-def rounds_of(groups: Artifact, locate: Callable[[str], Artifact | None]) -> list[EarlierRound]:
+def earlier_rounds_of(
+    groups: Artifact, locate: Callable[[str], Artifact | None]
+) -> list[EarlierRound]:
     """Return the earlier rounds that groups were selected from; [] for most.
 
     Args:
@@ -224,7 +226,7 @@ def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
             place = rows.schema.get_field_index(name)
             shifted = pc.add(rows[name], pa.scalar(number * STRIDE, pa.int32()))
             numbered = numbered.set_column(place, rows.schema.field(place), shifted)
-    if artifact.record.schema.partition("/")[0] != CANDIDATES.name:
+    if artifact.record.kind != CANDIDATES.name:
         return numbered
 
     for column, values in (
