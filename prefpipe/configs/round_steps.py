@@ -203,7 +203,9 @@ def _arguments(config_class: type[StageConfig], values: Mapping[str, Any]) -> It
     for name in sorted(values, key=lambda name: not items[name].metadata["positional"]):
         item, value = items[name], values[name]
         if item.metadata["positional"]:
-            yield Word(name, "", str(value))
+            # an argument like `-run/round-01/candidates` would be a flag
+            text = str(value)
+            yield Word(name, "", f"./{text}" if text.startswith("-") else text)
         elif name == "overwrite":
             yield Word(name, flag_of(item), str(value), is_joined=True)
         elif scalar_type(kinds[name]) is bool:

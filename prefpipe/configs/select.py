@@ -95,7 +95,9 @@ class SelectConfig(PartwiseConfig):
     cover: str = option(
         "negatives", choices=("negatives", "all"), help="opt-select: whom the negatives stand for"
     )
-    n_init: int = option(10, minimum=1, help="coreset: k-means starts, of which the best is taken")
+    n_init: int = option(
+        10, minimum=1, maximum=1_000_000, help="coreset: k-means starts, of which the best is taken"
+    )
     time_limit: float = option(
         10.0,
         above=0,

@@ -20,6 +20,7 @@ from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.rounds_record import write_rounds_record
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import BY_UNCERTAINTY, SelectConfig
+from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.rounds_script import rounds_script
 from prefpipe.execution.step_process import SignalSource, run_step
@@ -64,7 +65,7 @@ def open_rounds(config: RoundsConfig) -> Rounds:
     """
     plan = read_plan(config.plan, seed=config.seed)
     steps = steps_of(plan, config.output, name=str(config.plan), overwrite=config.overwrite)
-    problems = list(_reward_problems(steps))
+    problems = [*_reward_problems(steps), *_weight_problems(steps)]
     if problems:
         raise plan_error(str(config.plan), problems)
 
@@ -197,7 +198,10 @@ def _reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> 
         return f"{stage}: it needs `scorer`"
     if config.reward is None and len(names) > 1:
         return f"{stage}: it needs `reward`, as the scorers are {scorers}"
-    of_reward = names if config.reward is None else parse_reward(config.reward).names
+    try:
+        of_reward = names if config.reward is None else parse_reward(config.reward).names
+    except UsageError as error:
+        return f"{stage}: {error.message}"
     unknown = [name for name in of_reward if name not in names]
     if unknown:
         return (
@@ -217,6 +221,23 @@ def _reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> 
             f"names {of_spread[0]} alone"
         )
     return None
+
+
+def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield the `weight_by` of trainings that are no expressions; their names are the groups'."""
+    from prefpipe.stages.train.loss_weights import WORDING
+
+    said: set[str] = set()
+    for step in steps:
+        text = step.config.weight_by if isinstance(step.config, TrainConfig) else None
+        if text is None or text in said:
+            continue
+        said.add(text)
+        try:
+            parse_reward(text, WORDING)
+        except UsageError as error:
+            place = "" if step.number == 1 else f"round {step.number}, "
+            yield f"{place}train: {error.message}"
 
 
 def _refuse_missing_files(rounds: Rounds) -> None:

@@ -161,6 +161,8 @@ def test_what_is_refused_before_the_first_step(
         ("eval: {prompts: prompts.jsonl, scorer: [fake, checks]}", "eval: it needs `reward`, as the scorers are fake, checks"),
         ("changes: {2: {select: {reward: z(fke)}}}", "round 2, select: the reward 'z(fke)' names `fke`, and the scorers are: fake"),
         ("changes: {2: {score: {scorer: [fake, checks]}}}", "round 2, select: it needs `reward`"),
+        ("changes: {2: {select: {reward: 'f(fake)'}}}", "round 2, select: the reward expression 'f(fake)' calls 'f'"),
+        ("changes: {2: {train: {weight_by: 'margin +'}}}", "round 2, train: the weight expression 'margin +' cannot be read"),
         ("changes: {2: {select: {strategy: drts}}}", "round 2, select: drts needs the spread of two scorers or more, and the reward names fake"),
     ],
 )  # fmt: skip
