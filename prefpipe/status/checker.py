@@ -237,9 +237,9 @@ class StatusChecker:
                 yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
             return
 
-        # what its template was told then is the run's, and no file of the model has it
-        told = (TEMPLATE_DATE, TEMPLATE_ARGS, THOUGHTS)
-        then = {key: value for key, value in hashes.items() if key not in told}
+        # what its template was given then is of the run, and no file of the model has it
+        of_run = (TEMPLATE_DATE, TEMPLATE_ARGS, THOUGHTS)
+        then = {key: value for key, value in hashes.items() if key not in of_run}
         if any(now.get(key) != value for key, value in then.items()):
             yield StatusFinding(
                 Effect.OTHER_RUN,

@@ -53,11 +53,11 @@ class PlanDifference(NamedTuple):
     def line(self) -> str:
         """The difference as a reason: ``the plan says select.k 5, it was made with 3``."""
         if self.planned is None or self.planned in ([], ()):
-            return f"the plan does not set {self.key}, it was made with {_said(self.made)}"
+            return f"the plan does not set {self.key}, it was made with {_shown(self.made)}"
         if self.made is None or self.made in ([], ()):
-            return f"the plan says {self.key} {_said(self.planned)}, it was made without"
+            return f"the plan says {self.key} {_shown(self.planned)}, it was made without"
         return (
-            f"the plan says {self.key} {_said(self.planned)}, it was made with {_said(self.made)}"
+            f"the plan says {self.key} {_shown(self.planned)}, it was made with {_shown(self.made)}"
         )
 
 
@@ -187,7 +187,7 @@ def open_run_plan(run: Path) -> RunPlan | None:
         plan = record.plan_now()
         steps = steps_of(plan, place, name=record.plan)
     except UsageError as error:
-        note = f"the plan of then counts, as {run / 'rounds.json'} has it: {error.message}"
+        note = f"the recorded plan counts, that of {run / 'rounds.json'}: {error.message}"
         plan = record.plan_then()
         steps = steps_of(plan, place, name=record.plan)
     return RunPlan(place, record, plan, tuple(steps), note)
@@ -224,8 +224,8 @@ def _run_folder(record: RunRecord) -> Path | None:
 def _identity_of(config: StageConfig, record: RunRecord) -> dict[str, Any]:
     """Return what of a config can change the answer, the back-end that was found included."""
     if getattr(config, "backend", None) == AUTO:
-        found = record.identity.get("backend", "transformers")
-        config = replace(config, backend=found)  # type: ignore[call-arg]
+        settled = record.identity.get("backend", "transformers")
+        config = replace(config, backend=settled)  # type: ignore[call-arg]
     return config.identity()
 
 
@@ -295,9 +295,9 @@ def _are_hashes_of(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
     return "content_hash" in then and then["content_hash"] == now.get("content_hash")
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
-        return ", ".join(map(_said, value)) or "nothing"
+        return ", ".join(map(_shown, value)) or "nothing"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value) if isinstance(value, str | Path | int) else json.dumps(value)

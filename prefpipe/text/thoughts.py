@@ -1,4 +1,4 @@
-"""What a model thinks before it answers, told apart by the markers that it writes around it.
+"""What a model thinks before it answers, kept apart by the markers that it writes around it.
 
 The markers are those of its chat template or tokenizer. A template may open the thought itself, so
 that a response has the end alone; and a response that was cut off may have the start alone.

@@ -1,4 +1,4 @@
-"""The files of a model that a configuration names, and what its chat template is told."""
+"""The files of a model that a configuration names, and what its chat template is given."""
 
 from collections.abc import Sequence
 from pathlib import Path

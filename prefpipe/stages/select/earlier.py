@@ -86,14 +86,14 @@ def _artifacts_in(
         record = read_run_record(path)
         by_kind.setdefault(record.kind, []).append(Artifact(path, record))
 
-    found = by_kind.get("candidates", [])
-    if not found:
+    pools = by_kind.get("candidates", [])
+    if not pools:
         raise InputError(
             f"--earlier {folder} holds no candidates",
             hint="pass the folder of a round, in which `prefpipe generate ... -o "
             f"{quote(str(folder))}/candidates` wrote its own",
         )
-    candidates = _the_only(found, "candidates", folder)
+    candidates = _the_only(pools, "candidates", folder)
     artifacts = {"candidates": candidates}
 
     for kind in inputs:

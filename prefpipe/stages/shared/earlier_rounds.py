@@ -67,17 +67,10 @@ class EarlierRound(NamedTuple):
             InputError: it was made from another version of them.
         """
         artifact, candidates = self.artifacts[kind], self.artifacts["candidates"]
-        footer = artifact.footer(part)
+        footer = candidates.footer(part)
         if kind == "candidates":
             return footer
-        if footer.parents.get("candidates") != candidates.footer(part).data_sha256:
-            raise InputError(
-                f"{artifact.part_path(part)} was made from another version of "
-                f"{candidates.part_path(part)}",
-                hint=f"run the `prefpipe {artifact.record.stage}` command again: "
-                "it makes this part anew",
-            )
-        return footer
+        return artifact.footer_made_from(part, candidates, footer.data_sha256)
 
 
 def parent_name(number: int, kind: str) -> str:
