@@ -98,7 +98,8 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
         "the response's ids, as an end of sequence is",
     )
     ignore_eos: bool = option(
-        False, help="sample on behind an end of sequence, to --max-tokens or --stop: for benchmarks"
+        False,
+        help="keep sampling after an end of sequence, up to --max-tokens or --stop; for benchmarks",
     )
     json_schema: Path | None = option(
         None,

@@ -132,7 +132,8 @@ class SelectConfig(PartwiseConfig):
         0.05,
         minimum=0,
         maximum=1,
-        help="delta-quantile: which pair of all, by descending gap between its bounds",
+        help="delta-quantile: how far down the pairs, by descending gap of their bounds, the kept "
+        "one is: 0 is the widest gap",
     )
     min_rejected_reward: float | None = option(
         None,
@@ -162,13 +163,13 @@ class SelectConfig(PartwiseConfig):
         None,
         minimum=0,
         maximum=1,
-        help="drop prompts of whose responses a smaller share reaches --pass-reward",
+        help="drop prompts where a smaller share of the responses reaches --pass-reward",
     )
     max_pass_rate: float | None = option(
         None,
         minimum=0,
         maximum=1,
-        help="drop prompts of whose responses a larger share reaches --pass-reward: too easy",
+        help="drop prompts where a larger share of the responses reaches --pass-reward: too easy",
     )
     pass_reward: float = option(1.0, help="reward from which a response passes")
     pairs: str | None = option(

@@ -203,8 +203,9 @@ def filter_prompts(
         if not may_be_none and (isinstance(value, bool) or not isinstance(value, Real)):
             raise UsageError(f"{name} is {value!r}; it is a number")
     wanted = PromptFilters(**filters)  # type: ignore[arg-type]
-    for problem in filter_problems(wanted):
-        raise UsageError(problem)
+    problems = filter_problems(wanted)
+    if problems:
+        raise UsageError("; ".join(problems))
 
     rewards_PR = as_numbers(rewards, "rewards").astype(np.float64)
     mask_PR = np.ones(rewards_PR.shape, dtype=bool) if mask is None else np.asarray(mask)
