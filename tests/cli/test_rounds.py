@@ -88,7 +88,8 @@ def test_odd_names_reach_the_commands_as_they_are(
     )
     plan = plan.replace("best-worst", "best-worst, reward: '-fake * 2'") + (
         "eval: {prompts: 'held out.jsonl', scorer: fake}\nseed: 3\n"
-        'changes: {2: {score: {rating_column: "a\\ntouch harm"}}}\n'
+        'changes: {2: {score: {rating_column: "a\\ntouch harm"}, '
+        "generate: {stop: ['my $run/round-01/$(touch harm)`touch harm`\"']}}}\n"
     )
     (tmp_path / "plan.yaml").write_text(plan)
     command(["rounds", "plan.yaml", "-o", "my $run", "--dry-run"])

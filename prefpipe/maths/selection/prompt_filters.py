@@ -202,6 +202,10 @@ def filter_prompts(
         may_be_none = value is None and name != "pass_reward"
         if not may_be_none and (isinstance(value, bool) or not isinstance(value, Real)):
             raise UsageError(f"{name} is {value!r}; it is a number")
+        try:
+            float(value or 0.0)
+        except OverflowError as error:
+            raise UsageError(f"{name} is larger than any floating-point number") from error
     wanted = PromptFilters(**filters)  # type: ignore[arg-type]
     problems = filter_problems(wanted)
     if problems:

@@ -466,6 +466,12 @@ def _checked_samplers(
         if mask_PR.any() and not is_of_it_PR.any():
             known = ", ".join(sorted({str(each) for each in names_PR[mask_PR]}))
             raise InputError(f"{option} is {name!r}, and the samplers are: {known}")
+    # names may differ and compare equal to an array's, which holds no 2**53 + 1 and no "a\\0"
+    if (is_chosen_PR & is_rejected_PR).any():
+        raise UsageError(
+            f"chosen_from {chosen_from!r} and rejected_from {rejected_from!r} are one sampler "
+            f"among {names_PR.dtype} values"
+        )
     return Evidence(samplers=Samplers(is_chosen_PR, is_rejected_PR))
 
 

@@ -110,6 +110,11 @@ def test_a_prompt_without_candidates_counts_for_no_quantile():
         ({"min_pass_rate": 1.5}, UsageError, "min_pass_rate is 1.5"),
         ({"min_pass_rate": 0.9, "max_pass_rate": 0.1}, UsageError, "is above max_pass_rate"),
         ({"min_spread": "1"}, UsageError, "min_spread is '1'; it is a number"),
+        (
+            {"min_spread": 10**400},
+            UsageError,
+            "min_spread is larger than any floating-point number",
+        ),
         ({"max_gap": True}, UsageError, "max_gap is True"),
         ({"max_pass_rate": 0.5, "pass_reward": None}, UsageError, "pass_reward is None"),
         ({"max_pass_rate": 0.5, "pass_reward": np.nan}, UsageError, "pass_reward is nan"),

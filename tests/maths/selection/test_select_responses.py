@@ -3,6 +3,7 @@ all rules."""
 
 import warnings
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -724,4 +725,27 @@ def test_a_sampler_is_one_value() -> None:
             samplers=["a", "b"],
             chosen_from="a",
             rejected_from=["b", "a"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("samplers", "chosen_from", "rejected_from"),
+    [
+        (np.array(["a", "a", "b"]), "a", "a\0"),
+        (np.full(3, 2.0**53), 2**53, 2**53 + 1),
+    ],
+)
+def test_samplers_that_an_array_cannot_tell_apart_are_refused(
+    samplers: np.ndarray, chosen_from: Any, rejected_from: Any
+) -> None:
+    """A response on both sides has no place among the candidate negatives of compiled loops."""
+    with pytest.raises(UsageError, match="are one sampler among"):
+        select_responses(
+            [3.0, 2.0, 1.0],
+            np.eye(3),
+            1,
+            "delta",
+            samplers=samplers,
+            chosen_from=chosen_from,
+            rejected_from=rejected_from,
         )
