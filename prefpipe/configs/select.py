@@ -18,7 +18,7 @@ Under them a least margin is one of pairs, and no candidate is too close to the 
 """
 BY_UNCERTAINTY = tuple(each.name for each in STRATEGIES.values() if each.needs == "uncertainty")
 BY_SAMPLER = tuple(each.name for each in STRATEGIES.values() if each.needs == "samplers")
-_READ_BY: dict[str, tuple[str, ...]] = {
+_ONE_STRATEGY: dict[str, tuple[str, ...]] = {
     "weight_temperature": ("opt-select",),
     "cover": ("opt-select",),
     "time_limit": ("opt-select",),
@@ -225,7 +225,7 @@ class SelectConfig(PartwiseConfig):
         for name in self._idle_knobs():
             if getattr(self, name) != getattr(SelectConfig, name):
                 problems.append(
-                    f"{flag_named(name)} belongs to --strategy {' and '.join(_READ_BY[name])}, "
+                    f"{flag_named(name)} belongs to --strategy {' and '.join(_ONE_STRATEGY[name])}, "
                     f"not to {self.strategy}"
                 )
         return [*problems, *self._strategy_problems(), *self._filter_problems()]
@@ -284,7 +284,7 @@ class SelectConfig(PartwiseConfig):
     def _idle_knobs(self) -> list[str]:
         """Return the knobs of other strategies, which change nothing under this one."""
         idle = []
-        for name, strategies in _READ_BY.items():
+        for name, strategies in _ONE_STRATEGY.items():
             scales_coverage = name in _OF_COVERAGE and self.embeddings is not None
             if self.strategy not in strategies and not scales_coverage:
                 idle.append(name)
