@@ -224,9 +224,9 @@ class SelectConfig(PartwiseConfig):
             problems.append(f"--k does not apply to --strategy {self.strategy}")
         for name in self._idle_knobs():
             if getattr(self, name) != getattr(SelectConfig, name):
+                strategies = " and ".join(_ONE_STRATEGY[name])
                 problems.append(
-                    f"{flag_named(name)} belongs to --strategy {' and '.join(_ONE_STRATEGY[name])}, "
-                    f"not to {self.strategy}"
+                    f"{flag_named(name)} belongs to --strategy {strategies}, not to {self.strategy}"
                 )
         return [*problems, *self._strategy_problems(), *self._filter_problems()]
 
