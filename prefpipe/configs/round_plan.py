@@ -23,6 +23,7 @@ from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
+from prefpipe.surrogates import has_lone_surrogates
 
 SECTIONS: dict[str, type[StageConfig]] = {
     "generate": GenerateConfig,
@@ -392,17 +393,10 @@ def _text_problems(given: Mapping[str, Any]) -> Iterator[str]:
     for place, section in (("", own), *sections):
         for key, value in section.items() if isinstance(section, dict) else ():
             for text in value if isinstance(value, list) else [value]:
-                if isinstance(text, str) and not _is_word(text):
+                # no word of a command line holds half of a surrogate pair, or a zero byte
+                if isinstance(text, str) and (has_lone_surrogates(text) or "\0" in text):
                     where = f"{place}: " if place else ""
                     yield f"{where}`{key}` is no text that a command can be given, {text!r}"
-
-
-def _is_word(text: str) -> bool:
-    """Whether a text can stand in a command line: no NUL, no half of a surrogate pair."""
-    try:
-        return b"\0" not in text.encode()
-    except UnicodeEncodeError:
-        return False
 
 
 def _or_nothing(value: object) -> object:

@@ -160,7 +160,10 @@ def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
 
 def _command(config: RoundsConfig) -> str:
     """Return the command that goes on."""
-    words = ["prefpipe", "rounds", str(config.plan), "-o", str(config.output)]
+    plan = str(config.plan)
+    # `Path` forgets the ./ by which it is no flag
+    words = ["prefpipe", "rounds", f"./{plan}" if plan.startswith("-") else plan]
+    words += ["-o", str(config.output)]
     if config.seed is not None:
         words += ["--seed", str(config.seed)]
     if config.from_round != RoundsConfig.from_round:

@@ -129,6 +129,11 @@ REFUSED = {
         "--until-round 1 is before --from-round 2",
         2,
     ),
+    "a name that is not UTF-8": (
+        ["plan.yaml", "-o", os.fsdecode(b"r\xff")],
+        "r\\xff is not UTF-8",
+        2,
+    ),
     "everything again": (
         ["plan.yaml", "-o", "run", "--overwrite"],
         "pass --overwrite=stale, or remove run first",
@@ -313,3 +318,13 @@ def test_a_task_of_an_array_runs_all_parts_of_its_rounds(work: Path) -> None:
     _, _, stderr = end(begin(work, **variables, PREFPIPE_SHARD_INDEX="0", PREFPIPE_NUM_SHARDS="2"))
     assert "round 1, embed" in stderr
     assert len(digests_of(work / "run" / "round-01" / "candidates")) == 20
+
+
+@pytest.mark.slow
+def test_the_way_on_names_a_plan_that_begins_with_a_dash_so_that_it_is_no_flag(work: Path) -> None:
+    (work / "-p.yaml").write_text(PLAN.replace(":delay_s=0.1", "").replace("n: 4", "n: 1"))
+    process = start(["rounds", "./-p.yaml", "-o", "-run"], work)
+    code, _, stderr = end(process)
+    assert code == 1
+    assert "round 1, embed: it ended with exit code 1" in stderr
+    assert "go on with: prefpipe rounds ./-p.yaml -o -run" in stderr

@@ -5,11 +5,11 @@ import pytest
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
 from prefpipe.training.settings import (
-    START_VALUES,
     TrainSettings,
     derive_accumulation,
     training_arguments,
 )
+from prefpipe.training.start_values import START_VALUES
 
 
 @pytest.mark.parametrize(
