@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     for word in arguments:
         # it would be written into run.json, and into pages, at the end of the work
         if has_lone_surrogates(word):
-            name = os.fsencode(word).decode(errors="backslashreplace")
+            name = word.encode(errors="backslashreplace").decode()
             wrong = UsageError(f"{name} is not UTF-8", hint="rename the file or folder")
             return _end_with(wrong, arguments)
 

@@ -131,7 +131,7 @@ REFUSED = {
     ),
     "a name that is not UTF-8": (
         ["plan.yaml", "-o", os.fsdecode(b"r\xff")],
-        "r\\xff is not UTF-8",
+        "r\\udcff is not UTF-8",
         2,
     ),
     "everything again": (
