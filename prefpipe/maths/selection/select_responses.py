@@ -83,7 +83,8 @@ def select_responses(
             selection: -1 and NaN throughout.
         seed: at least 0, below 2**64, for ``random``, ``best-random``, ``drts`` and the k-means
             starts; one for every prompt of a batch, so that a row of a batch is chosen as it would
-            be alone.
+            be alone. Rows with as many candidates then have the same draws: ``random`` takes the
+            same ranks of each. For draws of their own call it prompt by prompt, a seed each.
         **options: see `SelectOptions`.
 
     Raises:
