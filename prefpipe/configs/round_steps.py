@@ -74,8 +74,8 @@ def round_folder(run: Path, number: int) -> Path:
 
 def number_of_folder(name: str) -> int | None:
     """Return the round whose folder `round_folder` calls so, None where it calls none so."""
-    match = re.fullmatch(r"round-(\d\d)", name, re.ASCII)
-    return int(match[1]) or None if match else None
+    match = re.fullmatch(r"round-(0[1-9]|[1-9][0-9])", name)
+    return None if match is None else int(match[1])
 
 
 def output_of(run: Path, number: int, stage: str) -> Path:
@@ -117,7 +117,10 @@ def steps_of(
             try:
                 config = SECTIONS[stage].from_values(values)
             except UsageError as error:
-                problems.setdefault(f"{stage}: {error.message}", number)
+                message = error.message
+                if "embed" not in plan.sections:
+                    message = message.replace("needs --embeddings", "needs the section `embed`")
+                problems.setdefault(f"{stage}: {message}", number)
                 continue
             arguments = tuple(_arguments(SECTIONS[stage], values))
             steps.append(Step(number, stage, arguments, config))

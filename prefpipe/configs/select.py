@@ -221,7 +221,10 @@ class SelectConfig(PartwiseConfig):
 
         # a knob that was given and would change nothing is a misunderstanding
         if self.k != SelectConfig.k and self.strategy in NO_K:
-            problems.append(f"--k does not apply to --strategy {self.strategy}")
+            why = ""
+            if STRATEGIES[self.strategy].n_negatives == 0:
+                why = ", which has no negatives; --positives says how many responses it keeps"
+            problems.append(f"--k does not apply to --strategy {self.strategy}{why}")
         for name in self._idle_knobs():
             if getattr(self, name) != getattr(SelectConfig, name):
                 strategies = " and ".join(_ONE_STRATEGY[name])

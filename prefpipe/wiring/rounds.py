@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 from prefpipe.artifacts.atomic import make_folder
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.configs.round_plan import RoundPlan, plan_error, read_plan
+from prefpipe.configs.round_plan import ALL, RoundPlan, plan_error, read_plan
 from prefpipe.configs.round_steps import Step, output_of, steps_of
 from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.rounds_record import write_rounds_record
@@ -65,7 +66,7 @@ def open_rounds(config: RoundsConfig) -> Rounds:
     """
     plan = read_plan(config.plan, seed=config.seed)
     steps = steps_of(plan, config.output, name=str(config.plan), overwrite=config.overwrite)
-    problems = [*_reward_problems(steps), *_weight_problems(steps)]
+    problems = [*_reward_problems(steps), *_pool_problems(plan, steps), *_weight_problems(steps)]
     if problems:
         raise plan_error(str(config.plan), problems)
 
@@ -119,12 +120,16 @@ def run_rounds(
         for place, step in enumerate(steps, start=1):
             log(f"\nround {step.number} of {plan.rounds}, step {place} of {len(steps)}")
             log(f"$ {shlex.join(['prefpipe', *step.words])}")
-            code = run_step(
-                step.words,
-                environment=of_steps,
-                signals=signals,
-                kept_open=[] if lock is None else [lock],
-            )
+            try:
+                code = run_step(
+                    step.words,
+                    environment=of_steps,
+                    signals=signals,
+                    kept_open=[] if lock is None else [lock],
+                )
+            except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
+                log(f"round {step.number}, {step.stage}: go on with: {_command(config)}")
+                raise
             asked = signals.number
             is_ended_by_it = asked is not None and (code < 0 or step is not steps[-1])
             if code <= 0 and is_ended_by_it:
@@ -241,6 +246,35 @@ def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
         except UsageError as error:
             place = "" if step.number == 1 else f"round {step.number}, "
             yield f"{place}train: {error.message}"
+
+
+def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
+    """Yield the rounds that join pools which other raters rated, or another model embedded."""
+    if plan.pools != ALL:
+        return
+    raters: dict[int, dict[str, str]] = {}
+    embedders: dict[int, str] = {}
+    for step in steps:
+        config, before = step.config, step.number - 1
+        if isinstance(config, ScoreConfig):
+            raters[step.number] = {parse_scorer(text).name: text for text in config.scorer}
+        elif isinstance(config, EmbedConfig):
+            embedders[step.number] = config.model
+            was = embedders.get(before, config.model)
+            if was != config.model:
+                yield (
+                    f"round {step.number}, embed: `pools: all` joins responses that one model "
+                    f"embedded, and `model` is {config.model} and was {was}"
+                )
+        elif isinstance(config, SelectConfig) and before in raters:
+            now, earlier = raters[step.number], raters[before]
+            read = now if config.reward is None else parse_reward(config.reward).names
+            for name in dict.fromkeys([*read, *config.spread_of]):
+                if name in now and earlier.get(name) != now[name]:
+                    yield (
+                        f"round {step.number}, score: `pools: all` joins responses that the same "
+                        f"scorers rated, and round {before} was not rated by {now[name]}"
+                    )
 
 
 def _refuse_missing_files(rounds: Rounds) -> None:
