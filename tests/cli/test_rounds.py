@@ -168,6 +168,8 @@ def test_what_is_refused_before_the_first_step(
         ("changes: {2: {select: {reward: z(fke)}}}", "round 2, select: the reward 'z(fke)' names `fke`, and the scorers are: fake"),
         ("changes: {2: {score: {scorer: [fake, checks]}}}", "round 2, select: it needs `reward`"),
         ("changes: {2: {select: {reward: 'f(fake)'}}}", "round 2, select: the reward expression 'f(fake)' calls 'f'"),
+        ("pools: all\nchanges: {2: {score: {scorer: checks}}}", "round 2, score: `pools: all` joins responses that the same scorers rated, and round 1 was not rated by checks"),
+        ("pools: all\nchanges: {2: {embed: {model: bundled:minilm}}}", "round 2, embed: `pools: all` joins responses that one model embedded, and `model` is bundled:minilm and was nowhere"),
         ("changes: {2: {train: {weight_by: 'margin +'}}}", "round 2, train: the weight expression 'margin +' cannot be read"),
         ("changes: {2: {select: {strategy: drts}}}", "round 2, select: drts needs the spread of two scorers or more, and the reward names fake"),
     ],
@@ -223,8 +225,8 @@ def test_a_signal_is_handed_on_and_the_step_waited_for(
     for part in (work / "run").rglob("part-*.parquet"):
         verify_part(part)
     assert not list((work / "run").rglob(".*.tmp"))
+    assert GO_ON in stderr
     if number != signal.SIGINT:
-        assert GO_ON in stderr
         assert "finishing what is begun" in stderr.partition("$ prefpipe generate")[2]
     n_parts = len(list((work / "run" / "round-01" / "candidates").glob("part-*.parquet")))
     assert 1 <= n_parts < 20

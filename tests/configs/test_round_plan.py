@@ -266,6 +266,12 @@ def test_a_plan_that_cannot_be_run_says_where_and_why(case: str) -> None:
     assert "docs/rounds.md" in str(raised.value.hint)
 
 
+def test_a_strategy_by_embeddings_names_the_section_that_makes_them() -> None:
+    values = {key: value for key, value in PLAN.items() if key != "embed"}
+    with pytest.raises(UsageError, match="select: --strategy opt-select needs the section `embed`"):
+        made(RoundPlan.from_values(values, name="plan.yaml"))
+
+
 def test_a_mistake_is_said_once_and_with_all_others() -> None:
     """A section that is wrong is wrong in each round; two mistakes are two lines."""
     with pytest.raises(UsageError) as raised:

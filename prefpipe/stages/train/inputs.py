@@ -245,9 +245,10 @@ def _round_of(
     of_round = 1 + max(of_start, of_sampler or 0)
 
     sampled = ""
-    if of_sampler is not None:
+    if of_sampler is not None and of_round > 1:
         sampled = f", on candidates that {describe_sampler(of_sampler)} sampled"
-    say(f"round {of_round}: from {describe_sampler(of_start)}, {model.requested}{sampled}")
+    start = f"{describe_sampler(of_start)}, " if of_start else ""
+    say(f"round {of_round}: from {start}{model.requested}{sampled}")
     return of_round
 
 
@@ -258,7 +259,7 @@ def settings_of(
 
     Args:
         config: the stage's knobs.
-        say: is told what was chosen where ``auto`` was asked for.
+        say: takes a line that says what was chosen where ``auto`` was asked for.
 
     Raises:
         InputError: no scores to choose gamma by.

@@ -16,6 +16,7 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import UsageError
 from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.maths.selection.uncertainty import scorer_spread
+from prefpipe.maths.selection.validation import DEFAULT_OPTIONS
 
 
 def select(folder: Path, *flags: str, output: str = "groups") -> int:
@@ -365,7 +366,7 @@ def test_quantiles_want_every_part(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--strategy", "drts", "--min-margin", "1"], "--min-margin does not apply to --strategy drts"),
         (["--strategy", "drts", "--k", "3"], "--k does not apply to --strategy drts"),
         (["--strategy", "best-of-n", "--pairs", "adjacent"], "--pairs does not apply to --strategy best-of-n"),
-        (["--strategy", "best-of-n", "--k", "3"], "--k does not apply to --strategy best-of-n"),
+        (["--strategy", "best-of-n", "--k", "3"], "--k does not apply to --strategy best-of-n, which has no negatives; --positives says how many"),
         (["--strategy", "best-worst", "--pass-reward", "0.5"],
          "--pass-reward belongs to --min-pass-rate and --max-pass-rate"),
         (["--strategy", "best-worst", "--min-pass-rate", "0.9", "--max-pass-rate", "0.1"],
@@ -445,3 +446,9 @@ def test_thresholds_that_moved_are_another_run(
     assert digests_of(tmp_path / "groups") == before
     assert select(tmp_path, *flags, "--overwrite") == 0
     assert set(rejected(tmp_path)) == {"a", "b", "tied"}
+
+
+def test_flags_have_the_defaults_of_the_function() -> None:
+    names = {name: "time_limit" if name == "time_limit_s" else name for name in DEFAULT_OPTIONS}
+    of_flags = {name: getattr(SelectConfig, flag) for name, flag in names.items()}
+    assert of_flags == DEFAULT_OPTIONS
