@@ -78,7 +78,12 @@ def is_opened(messages: Sequence[Mapping[str, Any]], prompt: str, markers: Thoug
     if is_begun(messages):
         begun = messages[-1]["content"]
         return bool(begun.rfind(markers.start) > begun.rfind(markers.end))
-    return prompt.rstrip().endswith(markers.start)
+    end = prompt.rstrip()
+    if not end.endswith(markers.start):
+        return False
+    # a template may write nothing behind a turn: then the marker is a word of who wrote it
+    last = str(messages[-1]["content"]).strip() if messages else ""
+    return last == markers.start or not last or not end.endswith(last[-len(end) :])
 
 
 def split_thought(text: str, markers: ThoughtMarkers, *, opened: bool) -> tuple[str, str | None]:

@@ -77,6 +77,12 @@ def test_a_template_or_a_begun_answer_opens_the_thought():
     assert is_opened([question], "assistant\n<think>\n", THINK)
     assert not is_opened([question], "assistant\n<think>\n\n</think>\n\n", THINK)
     assert not is_opened([question], "Hi <think><|im_end|>\nassistant\n", THINK)
+    # a template that writes nothing behind a turn: the marker is the user's word
+    asked = {"role": "user", "content": "What is <think>"}
+    assert not is_opened([asked], "What is <think>\n", THINK)
+    assert not is_opened([asked], "is <think>", THINK)
+    assert is_opened([asked], "What is <think>\nassistant\n<think>\n", THINK)
+    assert is_opened([{"role": "user", "content": "<think>"}], "assistant\n<think>\n", THINK)
     assert is_opened(begun("<think>\nHm"), "<think>\nHm", THINK)
     assert not is_opened(begun("<think>Hm</think> A"), "A", THINK)
 
