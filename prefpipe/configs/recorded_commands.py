@@ -188,7 +188,7 @@ class RecordedCommand:
             return {}
         try:
             values = yaml.safe_load((folder / path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):
             return {}
         if not isinstance(values, dict):
             return {}

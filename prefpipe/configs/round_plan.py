@@ -23,6 +23,7 @@ from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
+from prefpipe.surrogates import has_lone_surrogates
 
 SECTIONS: dict[str, type[StageConfig]] = {
     "generate": GenerateConfig,
@@ -145,7 +146,9 @@ class RoundPlan:
                 ones; values that cannot be; keys that the plan sets itself.
         """
         given = _by_field(values)
-        problems = [*_top_level_problems(given), *_section_problems(given)]
+        problems = [*_top_level_problems(given), *_section_problems(given), *_text_problems(given)]
+        if len(given) < len(values):
+            problems.insert(0, "a key stands there twice, with _ and with -")
         if problems:
             raise plan_error(name, problems)
 
@@ -215,7 +218,8 @@ def read_plan(path: Path, *, seed: int | None = None) -> RoundPlan:
             f"the plan {path} cannot be read: {error.strerror}",
             hint="docs/rounds.md has a plan to begin with",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # a day like 2026-13-45, and more brackets than the reader can count, are no YAMLError
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"the plan {path} is not YAML: {error}") from error
 
     if not isinstance(values, dict):
@@ -239,6 +243,10 @@ def plan_error(name: str, problems: list[str]) -> UsageError:
     )
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+"""Of the key ``<<``, whose mapping's keys give way to those beside it."""
+
+
 class _PlanLoader(yaml.SafeLoader):
     """YAML in which a key stands once and ``on`` is no word for true.
 
@@ -247,8 +255,9 @@ class _PlanLoader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1 and key != "<<"})
+        own = [key for key, _ in node.value if key.tag != _MERGE]
+        keys = [self.construct_object(key, deep=True) for key in own]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key `{twice[0]}` stands there twice", node.start_mark
@@ -284,7 +293,8 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
     for key, bounds in _NUMBERS.items():
         value = given.get(key)
         is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (is_whole and bounds.hold(value)):
+        is_asked = key in given and key not in missing
+        if is_asked and not (is_whole and bounds.hold(given[key])):
             yield f"`{key}` must be a whole number, {bounds}, not {value!r}"
     for key in ("prompts", "model"):
         value = given.get(key)
@@ -309,13 +319,16 @@ def _section_problems(given: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the keys of the sections, and with the rounds of ``changes``."""
     for stage in SECTIONS:
         if stage in given:
-            yield from _key_problems(stage, given[stage] or {}, stage)
+            yield from _key_problems(stage, _or_nothing(given[stage]), stage)
 
-    all_changes = given.get("changes") or {}
+    all_changes = _or_nothing(given.get("changes"))
     if not isinstance(all_changes, dict):
         yield f"`changes` must hold a round a line, `2: {{...}}`, not {all_changes!r}"
         return
     n_rounds = given.get("rounds")
+    named = [int(number) for number in all_changes if _is_round(number)]
+    for number in sorted({number for number in named if named.count(number) > 1}):
+        yield f"changes, round {number}: the round stands there twice"
     for number, changed in all_changes.items():
         place = f"changes, round {number}"
         if not _is_round(number):
@@ -359,6 +372,29 @@ def _key_problems(stage: str, section: Any, place: str) -> Iterator[str]:
                 f"{place}: `target: reward` trains a reward model, and a round samples from the "
                 "policy of the last one; train it before, with `prefpipe train --target reward`"
             )
+
+
+def _text_problems(given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts that no command line can hold."""
+    sections = [(stage, given.get(stage)) for stage in SECTIONS]
+    changes = given.get("changes")
+    for number, changed in changes.items() if isinstance(changes, dict) else ():
+        for stage, section in changed.items() if isinstance(changed, dict) else ():
+            sections.append((f"changes, round {number}, {stage}", section))
+
+    own = {key: given[key] for key in ("prompts", "model") if key in given}
+    for place, section in (("", own), *sections):
+        for key, value in section.items() if isinstance(section, dict) else ():
+            for text in value if isinstance(value, list) else [value]:
+                # no word of a command line holds half of a surrogate pair, or a zero byte
+                if isinstance(text, str) and (has_lone_surrogates(text) or "\0" in text):
+                    where = f"{place}: " if place else ""
+                    yield f"{where}`{key}` is no text that a command can be given, {text!r}"
+
+
+def _or_nothing(value: object) -> object:
+    """Return an empty mapping for a key without a value, and any other value as it is."""
+    return {} if value is None else value
 
 
 def _home_of(key: str) -> str:

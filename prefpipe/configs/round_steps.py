@@ -111,7 +111,10 @@ def steps_of(
             try:
                 config = SECTIONS[stage].from_values(values)
             except UsageError as error:
-                problems.setdefault(f"{stage}: {error.message}", number)
+                message = error.message
+                if "embed" not in plan.sections:
+                    message = message.replace("needs --embeddings", "needs the section `embed`")
+                problems.setdefault(f"{stage}: {message}", number)
                 continue
             arguments = tuple(_arguments(SECTIONS[stage], values))
             steps.append(Step(number, stage, arguments, config))
@@ -197,7 +200,9 @@ def _arguments(config_class: type[StageConfig], values: Mapping[str, Any]) -> It
     for name in sorted(values, key=lambda name: not items[name].metadata["positional"]):
         item, value = items[name], values[name]
         if item.metadata["positional"]:
-            yield Word(name, "", str(value))
+            # an argument like `-run/round-01/candidates` would be a flag
+            text = str(value)
+            yield Word(name, "", f"./{text}" if text.startswith("-") else text)
         elif name == "overwrite":
             yield Word(name, flag_of(item), str(value), is_joined=True)
         elif scalar_type(kinds[name]) is bool:

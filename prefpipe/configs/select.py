@@ -95,7 +95,9 @@ class SelectConfig(PartwiseConfig):
     cover: str = option(
         "negatives", choices=("negatives", "all"), help="opt-select: whom the negatives stand for"
     )
-    n_init: int = option(10, minimum=1, help="coreset: k-means starts, of which the best is taken")
+    n_init: int = option(
+        10, minimum=1, maximum=1_000_000, help="coreset: k-means starts, of which the best is taken"
+    )
     time_limit: float = option(
         10.0,
         above=0,
@@ -218,7 +220,10 @@ class SelectConfig(PartwiseConfig):
 
         # a knob that was given and would change nothing is a misunderstanding
         if self.k != SelectConfig.k and self.strategy in NO_K:
-            problems.append(f"--k does not apply to --strategy {self.strategy}")
+            why = ""
+            if STRATEGIES[self.strategy].n_negatives == 0:
+                why = ", which has no negatives; --positives says how many responses it keeps"
+            problems.append(f"--k does not apply to --strategy {self.strategy}{why}")
         for name in self._idle_knobs():
             strategies, default = _ONE_STRATEGY[name]
             if getattr(self, name) != default:

@@ -227,7 +227,9 @@ class TrainConfig(PolicyTemplateConfig):
     )
     weight_decay: float = option(0.0, minimum=0, help="decoupled weight decay of AdamW")
     max_grad_norm: float = option(1.0, above=0, help="gradients are clipped to this norm")
-    seed: int = option(0, minimum=0, help="seed of the order of prompts and of LoRA's start")
+    seed: int = option(
+        0, minimum=0, maximum=2**32 - 1, help="seed of the order of prompts and of LoRA's start"
+    )
     bf16: bool = option(False, help="compute in bfloat16; weights that are trained stay float32")
     gradient_checkpointing: bool = option(
         False, identity=False, help="compute activations twice to keep fewer in memory"

@@ -1,5 +1,6 @@
 """The shell script of a plan's steps: what ``prefpipe rounds`` would run, for a person."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -12,6 +13,8 @@ from prefpipe.text.untrusted import visible_line
 WIDTH = 110
 """Columns after which a command goes on in a new line."""
 LONGEST_COMMENT = 400
+OF_STEPS = re.compile(r"/round-[0-9a-z/-]+")
+"""A place in the folder of all rounds, without anything that a shell reads in double quotes."""
 MODELS = ("model", "baseline", "reference_model", "kl_reference")
 """Flags that may name the plan's model; of `embed`, the flag is another model's."""
 
@@ -100,9 +103,10 @@ class _Script:
             return '"$heldout"'
         if field in MODELS and value == self._plan.model and step.stage != "embed":
             return '"$model"'
-        # what the steps write and read of each other
-        if value.startswith(f"{self._run}/round-"):
-            return f'"$run{value.removeprefix(self._run)}"'
+        # what the steps write and read of each other; a plan's own text is never in double quotes
+        place = value.removeprefix(self._run)
+        if place != value and OF_STEPS.fullmatch(place):
+            return f'"$run{place}"'
         return quote(value)
 
 

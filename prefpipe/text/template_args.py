@@ -6,7 +6,6 @@ loaded.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
+from prefpipe.surrogates import has_lone_surrogates
 
 FLAG = "--template-arg"
 TemplateArgs = Mapping[str, Any]
@@ -103,14 +103,20 @@ def _value(written: str) -> Any:
         raise ValueError(f"write true or false, or '\"{written}\"' for the text")
     try:
         value = json.loads(written)
+    except RecursionError as error:
+        raise ValueError("the value is nested too deep") from error
     except ValueError as error:
         if written.startswith(("{", "[", '"')):
             raise ValueError(f"the value is no JSON ({error})") from error
         return written
 
-    # `NaN` and 1e999 are numbers to Python, and JSON knows neither
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("the value is no finite number")
+    # `NaN` and 1e999 are numbers to Python, and JSON knows neither, however deep they stand
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except ValueError as error:
+        raise ValueError("the value is no finite number") from error
+    if has_lone_surrogates(text):
+        raise ValueError("the value holds half of a surrogate pair, which is no character")
     return value
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,15 @@ class TrainSettings:
     save_total_limit: int = 2
     logging_steps: int = 1
     report_to: tuple[str, ...] = ("tensorboard",)
+
+
+def learns_nothing(settings: TrainSettings, n_groups: int) -> bool:
+    """Return whether the run is one step, and that is the first of a warm-up, at rate 0."""
+    n_steps = settings.max_steps
+    if n_steps <= 0:
+        n_steps = ceil(settings.num_train_epochs * ceil(n_groups / settings.global_batch_size))
+    warms_up = settings.warmup_ratio > 0 and settings.lr_scheduler_type != "constant"
+    return n_steps == 1 and warms_up
 
 
 def check_settings(settings: TrainSettings, n_processes: int) -> None:

@@ -12,14 +12,16 @@ from typing import NamedTuple, Protocol
 
 from prefpipe.artifacts.atomic import make_folder
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.configs.round_plan import RoundPlan, plan_error, read_plan
+from prefpipe.configs.round_plan import ALL, RoundPlan, plan_error, read_plan
 from prefpipe.configs.round_steps import Step, output_of, steps_of
 from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.rounds_record import write_rounds_record
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import BY_UNCERTAINTY, SelectConfig
+from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.rounds_script import rounds_script
 from prefpipe.execution.step_process import run_step
@@ -73,7 +75,7 @@ def open_rounds(config: RoundsConfig) -> Rounds:
     """
     plan = read_plan(config.plan, seed=config.seed)
     steps = steps_of(plan, config.output, name=str(config.plan), overwrite=config.overwrite)
-    problems = list(_reward_problems(steps))
+    problems = [*_reward_problems(steps), *_pool_problems(plan, steps), *_weight_problems(steps)]
     if problems:
         raise plan_error(str(config.plan), problems)
 
@@ -124,13 +126,17 @@ def run_rounds(
         for place, step in enumerate(steps, start=1):
             log(f"\nround {step.number} of {plan.rounds}, step {place} of {len(steps)}")
             log(f"$ {shlex.join(['prefpipe', *step.words])}")
-            code = run_step(
-                step.words,
-                environment=own,
-                signal_asked=lambda: stop.number,
-                finishing=stop.finishing,
-                kept_open=[] if lock is None else [lock],
-            )
+            try:
+                code = run_step(
+                    step.words,
+                    environment=own,
+                    signal_asked=lambda: stop.number,
+                    finishing=stop.finishing,
+                    kept_open=[] if lock is None else [lock],
+                )
+            except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
+                log(f"round {step.number}, {step.stage}: go on with: {_command(config)}")
+                raise
             asked = stop.number
             is_ended_by_it = asked is not None and (code < 0 or step is not steps[-1])
             if code <= 0 and is_ended_by_it:
@@ -166,7 +172,10 @@ def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
 
 def _command(config: RoundsConfig) -> str:
     """Return the command that goes on."""
-    words = ["prefpipe", "rounds", str(config.plan), "-o", str(config.output)]
+    plan = str(config.plan)
+    # `Path` forgets the ./ by which it is no flag
+    words = ["prefpipe", "rounds", f"./{plan}" if plan.startswith("-") else plan]
+    words += ["-o", str(config.output)]
     if config.seed is not None:
         words += ["--seed", str(config.seed)]
     if config.from_round != RoundsConfig.from_round:
@@ -204,7 +213,10 @@ def _reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> 
         return f"{stage}: it needs `scorer`"
     if config.reward is None and len(names) > 1:
         return f"{stage}: it needs `reward`, as the scorers are {scorers}"
-    of_reward = names if config.reward is None else parse_reward(config.reward).names
+    try:
+        of_reward = names if config.reward is None else parse_reward(config.reward).names
+    except UsageError as error:
+        return f"{stage}: {error.message}"
     unknown = [name for name in of_reward if name not in names]
     if unknown:
         return (
@@ -224,6 +236,52 @@ def _reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> 
             f"names {of_spread[0]} alone"
         )
     return None
+
+
+def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield the `weight_by` of trainings that are no expressions; their names are the groups'."""
+    from prefpipe.stages.train.loss_weights import WORDING
+
+    said: set[str] = set()
+    for step in steps:
+        text = step.config.weight_by if isinstance(step.config, TrainConfig) else None
+        if text is None or text in said:
+            continue
+        said.add(text)
+        try:
+            parse_reward(text, WORDING)
+        except UsageError as error:
+            place = "" if step.number == 1 else f"round {step.number}, "
+            yield f"{place}train: {error.message}"
+
+
+def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
+    """Yield the rounds that join pools which other raters rated, or another model embedded."""
+    if plan.pools != ALL:
+        return
+    raters: dict[int, dict[str, str]] = {}
+    embedders: dict[int, str] = {}
+    for step in steps:
+        config, before = step.config, step.number - 1
+        if isinstance(config, ScoreConfig):
+            raters[step.number] = {parse_scorer(text).name: text for text in config.scorer}
+        elif isinstance(config, EmbedConfig):
+            embedders[step.number] = config.model
+            was = embedders.get(before, config.model)
+            if was != config.model:
+                yield (
+                    f"round {step.number}, embed: `pools: all` joins responses that one model "
+                    f"embedded, and `model` is {config.model} and was {was}"
+                )
+        elif isinstance(config, SelectConfig) and before in raters:
+            now, earlier = raters[step.number], raters[before]
+            read = now if config.reward is None else parse_reward(config.reward).names
+            for name in dict.fromkeys([*read, *config.spread_of]):
+                if name in now and earlier.get(name) != now[name]:
+                    yield (
+                        f"round {step.number}, score: `pools: all` joins responses that the same "
+                        f"scorers rated, and round {before} was not rated by {now[name]}"
+                    )
 
 
 def _refuse_missing_files(rounds: Rounds) -> None:

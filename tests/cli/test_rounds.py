@@ -88,7 +88,8 @@ def test_odd_names_reach_the_commands_as_they_are(
     )
     plan = plan.replace("best-worst", "best-worst, reward: '-fake * 2'") + (
         "eval: {prompts: 'held out.jsonl', scorer: fake}\nseed: 3\n"
-        'changes: {2: {score: {rating_column: "a\\ntouch harm"}}}\n'
+        'changes: {2: {score: {rating_column: "a\\ntouch harm"}, '
+        "generate: {stop: ['my $run/round-01/$(touch harm)`touch harm`\"']}}}\n"
     )
     (tmp_path / "plan.yaml").write_text(plan)
     command(["rounds", "plan.yaml", "-o", "my $run", "--dry-run"])
@@ -128,6 +129,11 @@ REFUSED = {
         "--until-round 1 is before --from-round 2",
         2,
     ),
+    "a name that is not UTF-8": (
+        ["plan.yaml", "-o", os.fsdecode(b"r\xff")],
+        "r\\udcff is not UTF-8",
+        2,
+    ),
     "everything again": (
         ["plan.yaml", "-o", "run", "--overwrite"],
         "pass --overwrite=stale, or remove run first",
@@ -161,6 +167,10 @@ def test_what_is_refused_before_the_first_step(
         ("eval: {prompts: prompts.jsonl, scorer: [fake, checks]}", "eval: it needs `reward`, as the scorers are fake, checks"),
         ("changes: {2: {select: {reward: z(fke)}}}", "round 2, select: the reward 'z(fke)' names `fke`, and the scorers are: fake"),
         ("changes: {2: {score: {scorer: [fake, checks]}}}", "round 2, select: it needs `reward`"),
+        ("changes: {2: {select: {reward: 'f(fake)'}}}", "round 2, select: the reward expression 'f(fake)' calls 'f'"),
+        ("pools: all\nchanges: {2: {score: {scorer: checks}}}", "round 2, score: `pools: all` joins responses that the same scorers rated, and round 1 was not rated by checks"),
+        ("pools: all\nchanges: {2: {embed: {model: bundled:minilm}}}", "round 2, embed: `pools: all` joins responses that one model embedded, and `model` is bundled:minilm and was nowhere"),
+        ("changes: {2: {train: {weight_by: 'margin +'}}}", "round 2, train: the weight expression 'margin +' cannot be read"),
         ("changes: {2: {select: {strategy: drts}}}", "round 2, select: drts needs the spread of two scorers or more, and the reward names fake"),
     ],
 )  # fmt: skip
@@ -215,8 +225,8 @@ def test_a_signal_is_handed_on_and_the_step_waited_for(
     for part in (work / "run").rglob("part-*.parquet"):
         verify_part(part)
     assert not list((work / "run").rglob(".*.tmp"))
+    assert GO_ON in stderr
     if number != signal.SIGINT:
-        assert GO_ON in stderr
         assert "finishing what is begun" in stderr.partition("$ prefpipe generate")[2]
     n_parts = len(list((work / "run" / "round-01" / "candidates").glob("part-*.parquet")))
     assert 1 <= n_parts < 20
@@ -310,3 +320,13 @@ def test_a_task_of_an_array_runs_all_parts_of_its_rounds(work: Path) -> None:
     _, _, stderr = end(begin(work, **variables, PREFPIPE_SHARD_INDEX="0", PREFPIPE_NUM_SHARDS="2"))
     assert "round 1, embed" in stderr
     assert len(digests_of(work / "run" / "round-01" / "candidates")) == 20
+
+
+@pytest.mark.slow
+def test_the_way_on_names_a_plan_that_begins_with_a_dash_so_that_it_is_no_flag(work: Path) -> None:
+    (work / "-p.yaml").write_text(PLAN.replace(":delay_s=0.1", "").replace("n: 4", "n: 1"))
+    process = start(["rounds", "./-p.yaml", "-o", "-run"], work)
+    code, _, stderr = end(process)
+    assert code == 1
+    assert "round 1, embed: it ended with exit code 1" in stderr
+    assert "go on with: prefpipe rounds ./-p.yaml -o -run" in stderr

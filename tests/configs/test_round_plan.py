@@ -241,6 +241,14 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "a server": ({"generate": {"backend": "openai"}}, "generate: `backend: openai` samples from the model that a server"),
     "a server to judge by": ({"eval": PLAN["eval"] | {"backend": "openai"}}, "eval: `backend: openai`"),
+    "no seed": ({"seed": None}, "`seed` must be a whole number, 0 or more, not None"),
+    "a seed that no training takes": ({"seed": 2**32}, "train: --seed must be within 0 and 4294967295"),
+    "a key spelt twice": ({"prompt-use": "split", "prompt_use": "reuse"}, "a key stands there twice, with _ and with -"),
+    "an empty list for a section": ({"generate": []}, "generate must hold `key: value` lines, not []"),
+    "a text for changes": ({"changes": ""}, "`changes` must hold a round a line"),
+    "a round twice": ({"changes": {2: {"train": {}}, "02": {"train": {}}}}, "changes, round 2: the round stands there twice"),
+    "a zero byte": ({"model": "a\0b"}, "`model` is no text that a command can be given, 'a\\x00b'"),
+    "half a character": ({"changes": {2: {"generate": {"stop": ["\ud800"]}}}}, "changes, round 2, generate: `stop` is no text"),
     "an adapter of another rank": (
         {"train": {"lora_r": 8}, "changes": {3: {"train": {"lora_r": 16}}}},
         "round 3, train: `lora_r` is 16 and was 8: the adapter of round 2 is trained further as it is",
@@ -256,6 +264,12 @@ def test_a_plan_that_cannot_be_run_says_where_and_why(case: str) -> None:
     assert expected in raised.value.message
     assert raised.value.message.startswith("the plan plan.yaml cannot be run:\n  ")
     assert "docs/rounds.md" in str(raised.value.hint)
+
+
+def test_a_strategy_by_embeddings_names_the_section_that_makes_them() -> None:
+    values = {key: value for key, value in PLAN.items() if key != "embed"}
+    with pytest.raises(UsageError, match="select: --strategy opt-select needs the section `embed`"):
+        made(RoundPlan.from_values(values, name="plan.yaml"))
 
 
 def test_a_mistake_is_said_once_and_with_all_others() -> None:
@@ -286,6 +300,9 @@ def test_an_adapter_that_is_merged_or_begun_later_is_no_mistake() -> None:
         ("- 1\n", "must hold `key: value` lines, not a list"),
         ("", "must hold `key: value` lines, not nothing"),
         ("a: [", "is not YAML"),
+        ("a: " + "[" * 3000, "is not YAML"),
+        ("a: 2026-13-45", "is not YAML: month must be in 1..12"),
+        (f"seed: {'9' * 5000}", "is not YAML"),
     ],
 )
 def test_a_file_that_is_no_plan(text: str, expected: str, tmp_path: Path) -> None:
@@ -298,6 +315,23 @@ def test_a_file_that_is_no_plan(text: str, expected: str, tmp_path: Path) -> Non
 def test_no_file(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read: No such file"):
         read_plan(tmp_path / "plan.yaml")
+
+
+def test_a_mapping_is_merged_and_gives_way_to_what_stands_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "plan.yaml"
+    text = yaml.safe_dump(PLAN | {"generate": {}, "eval": {}})
+    text = text.replace("generate: {}", "generate: {<<: &sampling {n: 4, top_p: 0.9}, n: 8}")
+    path.write_text(text.replace("eval: {}", "") + "\n")
+    assert read_plan(path).sections["generate"] == {"n": 8, "top_p": 0.9}
+
+
+def test_an_argument_that_begins_with_a_dash_is_no_flag() -> None:
+    """Of ``prompts``, and of the folder of all rounds."""
+    steps = steps_of(plan_of(prompts="-p.jsonl"), Path("-run"), name="plan.yaml")
+    assert steps[0].words[1] == "./-p.jsonl"
+    assert steps[1].words[1] == "./-run/round-01/candidates"
+    for step in steps:
+        assert not step.words[1].startswith("-") or step.stage == "eval"
 
 
 def test_yaml_words_that_mean_something_else(tmp_path: Path) -> None:

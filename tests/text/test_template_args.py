@@ -55,6 +55,9 @@ def test_a_value_is_json_or_else_the_text(written, value):
         ("a={x", "the value is no JSON"),
         ("a=NaN", "no finite number"),
         ("a=1e999", "no finite number"),
+        ('a={"b": [NaN]}', "no finite number"),
+        ('a="\\ud800"', "half of a surrogate pair"),
+        ("a=" + "[" * 5000, "nested too deep"),
     ],
 )
 def test_what_is_no_argument_is_named(text, says):

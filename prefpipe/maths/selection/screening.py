@@ -154,7 +154,9 @@ def count_positives(usable_PR: np.ndarray, positives: int, *, n_spared: int = 1)
 
     ``positives`` of them, or as many as leave ``n_spared`` usable candidates to be negatives.
     """
-    return np.asarray(np.maximum(np.minimum(positives, usable_PR.sum(axis=1) - n_spared), 0))
+    # a whole number of Python may be larger than any of NumPy
+    most = min(positives, usable_PR.shape[1])
+    return np.asarray(np.maximum(np.minimum(most, usable_PR.sum(axis=1) - n_spared), 0))
 
 
 def mask_low_margins(

@@ -82,7 +82,8 @@ def select_responses(
             selection: -1 and NaN throughout.
         seed: at least 0, below 2**64, for ``random``, ``best-random``, ``drts`` and the k-means
             starts; one for every prompt of a batch, so that a row of a batch is chosen as it would
-            be alone.
+            be alone. Rows with as many candidates then have the same draws: ``random`` takes the
+            same ranks of each. For draws of their own call it prompt by prompt, a seed each.
         **options: see `SelectOptions`.
 
     Raises:
@@ -143,7 +144,7 @@ def select_responses(
             )
         )
 
-    selection = Selection(*(np.concatenate(columns) for columns in zip(*slices, strict=True)))
+    selection = _joined(slices)
     if is_single and rule.n_negatives != 0 and not (selection.negatives >= 0).any():
         causes = "near_duplicates and min_margin"
         if evidence.samplers is not None:
@@ -153,6 +154,20 @@ def select_responses(
             hint="lower them, or drop the prompt",
         )
     return _only_prompt(selection) if is_single else selection
+
+
+def _joined(slices: list[Selection]) -> Selection:
+    """Return slices of a batch as one, their positives in as many columns as the widest has."""
+    most = max(each.positives.shape[1] for each in slices)
+    columns_of = {
+        name: list(values)
+        for name, values in zip(Selection._fields, zip(*slices, strict=True), strict=True)
+    }
+    columns_of["positives"] = [
+        np.pad(each, ((0, 0), (0, most - each.shape[1])), constant_values=-1)
+        for each in columns_of["positives"]
+    ]
+    return Selection(**{name: np.concatenate(values) for name, values in columns_of.items()})
 
 
 def _checked_distances(

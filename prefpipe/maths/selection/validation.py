@@ -17,6 +17,9 @@ LARGEST_COORDINATE, SMALLEST_COORDINATE = 1e100, 1e-100
 SMALLEST_PLAIN_NORM, LARGEST_PLAIN_NORM = 1e-180, 1e180
 """Squared norms between these leave no coordinate beyond the limits, with up to 1e20 dimensions."""
 
+MOST_STARTS = 1_000_000
+"""Of k-means, which a compiled loop counts."""
+
 ASYMMETRY = 1e-6
 """How far a distance matrix may be from a symmetric one with zeros on its diagonal, relative to its
 largest entry."""
@@ -150,6 +153,10 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, Real):
             raise UsageError(f"{name} is {number!r}; it is a number")
+        try:
+            float(number)
+        except OverflowError as error:
+            raise UsageError(f"{name} is larger than any floating-point number") from error
 
     n_positives = STRATEGIES[strategy].n_positives
     if n_positives is not None and positives != n_positives:
@@ -175,6 +182,8 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
         raise UsageError(f"time_limit_s is {time_limit_s}; it is > 0")
     if n_init < 1:
         raise UsageError(f"n_init is {n_init}; at least 1 start is needed")
+    if n_init > MOST_STARTS:
+        raise UsageError(f"n_init is {n_init}; at most {MOST_STARTS:,} starts are made")
     if not 0.0 <= min_margin < np.inf:
         raise UsageError(f"min_margin is {min_margin}; it is >= 0")
     if threshold is not None and not 0.0 < threshold <= 1.0:
@@ -404,6 +413,9 @@ def _checked_samplers(
                 hint="samplers=names, chosen_from=one of them, rejected_from=another",
             )
     chosen_from, rejected_from = options["chosen_from"], options["rejected_from"]
+    for name, value in (("chosen_from", chosen_from), ("rejected_from", rejected_from)):
+        if np.ndim(value) != 0:
+            raise UsageError(f"{name} is {value!r}; it is one sampler")
     if chosen_from == rejected_from:
         raise UsageError(f"chosen_from and rejected_from are both {chosen_from!r}")
 
@@ -422,6 +434,12 @@ def _checked_samplers(
         if mask_PR.any() and not is_of_it_PR.any():
             known = ", ".join(sorted({str(each) for each in names_PR[mask_PR]}))
             raise InputError(f"{option} is {name!r}, and the samplers are: {known}")
+    # names may differ and compare equal to an array's, which holds no 2**53 + 1 and no "a\\0"
+    if (is_chosen_PR & is_rejected_PR).any():
+        raise UsageError(
+            f"chosen_from {chosen_from!r} and rejected_from {rejected_from!r} are one sampler "
+            f"among {names_PR.dtype} values"
+        )
     return Evidence(samplers=Samplers(is_chosen_PR, is_rejected_PR))
 
 

@@ -245,9 +245,10 @@ def _round_of(
     of_round = 1 + max(of_start, of_sampler or 0)
 
     sampled = ""
-    if of_sampler is not None:
+    if of_sampler is not None and of_round > 1:
         sampled = f", on candidates that {describe_sampler(of_sampler)} sampled"
-    say(f"round {of_round}: from {describe_sampler(of_start)}, {model.requested}{sampled}")
+    start = f"{describe_sampler(of_start)}, " if of_start else ""
+    say(f"round {of_round}: from {start}{model.requested}{sampled}")
     return of_round
 
 

@@ -3,6 +3,7 @@ all rules."""
 
 import warnings
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -384,6 +385,12 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
         ({"near_duplicates": 1.5}, UsageError, "near_duplicates is 1.5; it is a cosine in"),
         ({"min_margin": -1.0}, UsageError, "min_margin is -1.0"),
         ({"n_init": 0}, UsageError, "n_init is 0"),
+        (
+            {"n_init": 2**70},
+            UsageError,
+            "n_init is 1180591620717411303424; at most 1,000,000 starts",
+        ),
+        ({"position": 10**400}, UsageError, "position is larger than any floating-point number"),
         ({"k": 1.0}, UsageError, "k is 1.0; it is a whole number"),
         ({"k": True}, UsageError, "k is True; it is a whole number"),
         ({"positives": 1.5}, UsageError, "positives is 1.5; it is a whole number"),
@@ -680,3 +687,65 @@ def test_numbers_of_numpy_are_numbers():
         == select_responses(np.arange(4.0), np.eye(4), 2, weight_temperature=2.0).negatives.tolist()
     )
     assert select_responses([3, 2, 1], [[1, 0], [0, 1], [1, 1]], 1).negatives.tolist()
+
+
+def test_prompts_of_a_large_batch_may_differ_in_how_many_positives_they_have() -> None:
+    """A batch is worked through in slices: one may have fewer positives than another, by its mask."""
+    rewards = np.tile([1.0, 2.0, 3.0, 4.0], (300, 1))
+    mask = np.ones(rewards.shape, dtype=bool)
+    mask[256:, :2] = False
+    found = select_responses(rewards, None, 1, "top-bottom", mask=mask, positives=3)
+    assert found.positives[0].tolist() == [3, 2, 1]
+    assert found.positives[299].tolist() == [3, -1, -1]
+    assert found.negatives[:, 0].tolist() == [0] * 256 + [2] * 44
+
+
+def test_more_positives_than_any_machine_counts_are_all_but_one() -> None:
+    for strategy in ("top-bottom", "delta"):
+        more = {"samplers": ["a", "a", "b"], "chosen_from": "a", "rejected_from": "b"}
+        found = select_responses(
+            [3.0, 2.0, 1.0],
+            None,
+            1,
+            strategy,
+            positives=2**70,
+            **more if strategy == "delta" else {},
+        )
+        assert found.positives.tolist() == [0, 1]
+
+
+def test_a_sampler_is_one_value() -> None:
+    """An array compares with each element, which is no answer to whose a response is."""
+    with pytest.raises(UsageError, match=r"rejected_from is .*; it is one sampler"):
+        select_responses(
+            [3.0, 2.0],
+            None,
+            1,
+            "delta",
+            samplers=["a", "b"],
+            chosen_from="a",
+            rejected_from=["b", "a"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("samplers", "chosen_from", "rejected_from"),
+    [
+        (np.array(["a", "a", "b"]), "a", "a\0"),
+        (np.full(3, 2.0**53), 2**53, 2**53 + 1),
+    ],
+)
+def test_samplers_that_an_array_cannot_tell_apart_are_refused(
+    samplers: np.ndarray, chosen_from: Any, rejected_from: Any
+) -> None:
+    """A response on both sides has no place among the candidate negatives of compiled loops."""
+    with pytest.raises(UsageError, match="are one sampler among"):
+        select_responses(
+            [3.0, 2.0, 1.0],
+            np.eye(3),
+            1,
+            "delta",
+            samplers=samplers,
+            chosen_from=chosen_from,
+            rejected_from=rejected_from,
+        )

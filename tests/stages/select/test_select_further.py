@@ -365,7 +365,7 @@ def test_quantiles_want_every_part(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--strategy", "drts", "--min-margin", "1"], "--min-margin does not apply to --strategy drts"),
         (["--strategy", "drts", "--k", "3"], "--k does not apply to --strategy drts"),
         (["--strategy", "best-of-n", "--pairs", "adjacent"], "--pairs does not apply to --strategy best-of-n"),
-        (["--strategy", "best-of-n", "--k", "3"], "--k does not apply to --strategy best-of-n"),
+        (["--strategy", "best-of-n", "--k", "3"], "--k does not apply to --strategy best-of-n, which has no negatives; --positives says how many"),
         (["--strategy", "best-worst", "--pass-reward", "0.5"],
          "--pass-reward belongs to --min-pass-rate and --max-pass-rate"),
         (["--strategy", "best-worst", "--min-pass-rate", "0.9", "--max-pass-rate", "0.1"],
