@@ -70,6 +70,21 @@ class RunRecord:
         """The sha256 of the identity."""
         return fingerprint_of(self.identity)
 
+    @property
+    def kind(self) -> str:
+        """The schema's name without its version: ``candidates``, ``groups``."""
+        return self.schema.partition("/")[0]
+
+    @property
+    def command(self) -> list[str]:
+        """The words of the command that made it, [] where none is recorded."""
+        return [str(word) for word in self.context.get("command") or []]
+
+    @property
+    def folder(self) -> str:
+        """The folder that the command was run in, "" where none is recorded."""
+        return self.context.get("folder") or ""
+
     def to_bytes(self) -> bytes:
         """Return the file's content: JSON that people read."""
         values = {"fingerprint": self.fingerprint, **asdict(self)}

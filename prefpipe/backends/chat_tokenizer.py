@@ -18,7 +18,7 @@ from prefpipe.models.tokenizer import find_eos_ids
 from prefpipe.text.begun_turns import is_begun
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.text.stop_texts import StopTexts, find_stop
-from prefpipe.text.thoughts import apart, is_opened
+from prefpipe.text.thoughts import is_opened, split_thought
 
 N_TOKENS_JOINED = 16
 """Of a begun answer, decoded with what goes on from it: more than one character takes."""
@@ -136,7 +136,7 @@ class ChatTokenizer:
         with self._lock:
             end_of_prompt = self.tokenizer.decode(prompt[-N_TOKENS_JOINED:])
         opened = is_opened(request.messages, end_of_prompt, self.thoughts)
-        answer, thought = apart(text, self.thoughts, opened=opened)
+        answer, thought = split_thought(text, self.thoughts, opened=opened)
         return Reading(answer, thought, is_stopped)
 
     def _with_special_markers(

@@ -108,7 +108,7 @@ def _related(config: InspectConfig) -> "dict[str, Artifact]":
 def _with_earlier_rounds(related: "dict[str, Artifact]") -> "dict[str, Artifact]":
     """Return the artifacts so that they are read with the earlier rounds of the groups, if any."""
     from prefpipe.artifacts.store import open_input
-    from prefpipe.stages.shared.earlier_rounds import KINDS, joined, rounds_of
+    from prefpipe.stages.shared.earlier_rounds import KINDS, earlier_rounds_of, joined
     from prefpipe.status.origins import locate_parent
 
     groups = related.get("groups")
@@ -121,7 +121,7 @@ def _with_earlier_rounds(related: "dict[str, Artifact]") -> "dict[str, Artifact]
         return None if place is None else open_input(place, schema=kind, name=f"the {name}")
 
     pool = {kind: related[kind] for kind in KINDS if kind in related}
-    return related | joined(pool, rounds_of(groups, locate))
+    return related | joined(pool, earlier_rounds_of(groups, locate))
 
 
 def _sources(related: "dict[str, Artifact]") -> "PromptSources":

@@ -20,6 +20,7 @@ from prefpipe.configs.options import (
     scalar_type,
     short_flag_of,
 )
+from prefpipe.configs.sampling import SERVED
 from prefpipe.configs.stage import ShardedConfig, StageConfig
 from prefpipe.configs.stages import EVALUATIONS, STAGES
 from prefpipe.errors import UsageError
@@ -214,7 +215,7 @@ class RecordedCommand:
         Even where a folder is called so, too.
         """
         backend = self.value("backend") or self._of_config_file(folder).get("backend")
-        return backend in ("openai", "fake")
+        return backend in SERVED
 
     def _placed(self, word: Word, surroundings: Surroundings) -> Word:
         """Return a word whose path, if it has one, is that of now."""

@@ -152,15 +152,15 @@ class RoundPlan:
         if problems:
             raise plan_error(name, problems)
 
-        own = {item.name: given[item.name] for item in fields(cls) if item.name in given}
-        own["sections"] = {
+        plan = {name: given[name] for name in _TOP_LEVEL if name in given}
+        plan["sections"] = {
             stage: _by_field(given[stage] or {}) for stage in SECTIONS if stage in given
         }
-        own["changes"] = {
+        plan["changes"] = {
             int(number): {stage: _by_field(section) for stage, section in changed.items()}
-            for number, changed in sorted((given.get("changes") or {}).items(), key=_round_of)
+            for number, changed in sorted((given.get("changes") or {}).items(), key=_changed_round)
         }
-        return cls(**own)
+        return cls(**plan)
 
     def to_values(self) -> dict[str, Any]:
         """Return what a file would say, as JSON values; `from_values` reads it back."""
@@ -285,6 +285,7 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
     for key in given:
         if key not in _PLAN_KEYS:
             yield f"unknown key `{key}`{_home_of(key) or did_you_mean(key, _PLAN_KEYS)}"
+
     needed = (*_NEEDED, *(stage for stage in SECTIONS if stage not in OPTIONAL_SECTIONS))
     missing = [key for key in needed if given.get(key) is None]
     if missing:
@@ -301,6 +302,11 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
         if value is not None and (not isinstance(value, str) or not value):
             yield f"`{key}` must be a text, not {value!r}"
 
+    yield from _choice_problems(given)
+
+
+def _choice_problems(given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the keys whose values are words."""
     for key, choices in _CHOICES.items():
         if given.get(key, choices[0]) not in choices:
             guess = did_you_mean(given[key], choices)
@@ -308,6 +314,7 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
     reference = given.get("reference", LAST)
     if reference not in (FIRST, LAST) and not EVERY_ROUNDS.fullmatch(str(reference)):
         yield f"`reference` must be first, last or every-M, every-2 say, not {reference!r}"
+
     if given.get("pools") == ALL and given.get("prompt_use", SPLIT) == SPLIT:
         yield (
             "`pools: all` joins what earlier rounds sampled for the same prompts, and with "
@@ -359,14 +366,14 @@ def _key_problems(stage: str, section: Any, place: str) -> Iterator[str]:
         return
     known = [item.name for item in fields(SECTIONS[stage])]
     refused = REFUSED_EVERYWHERE | REFUSED[stage]
-    own = [key for key in known if key not in refused]
+    allowed = [key for key in known if key not in refused]
     if len(_by_field(section)) < len(section):
         yield f"{place}: a key stands there twice, with _ and with -"
     for key, value in _by_field(section).items():
         if key in refused:
             yield f"{place}: `{key}` does not stand in a section: {refused[key]}"
         elif key not in known:
-            yield f"{place}: unknown key `{key}`{_home_of(key) or did_you_mean(key, own)}"
+            yield f"{place}: unknown key `{key}`{_home_of(key) or did_you_mean(key, allowed)}"
         elif key == "target" and value == "reward":
             yield (
                 f"{place}: `target: reward` trains a reward model, and a round samples from the "
@@ -421,5 +428,5 @@ def _is_round(number: object) -> bool:
     return is_whole or (isinstance(number, str) and number.isascii() and number.isdecimal())
 
 
-def _round_of(item: tuple[Any, Any]) -> int:
+def _changed_round(item: tuple[Any, Any]) -> int:
     return int(item[0])

@@ -7,6 +7,7 @@ Seeds: round r generates, selects and trains with ``seed + 1000 (r - 1)``. Evalu
 ``seed + 100`` in every round, so that rounds are compared on the same random numbers.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.options import flag_of, resolved_types, scalar_type, short_flag_of
 from prefpipe.configs.recorded_commands import Word
 from prefpipe.configs.round_plan import ALL, SECTIONS, SPLIT, RoundPlan, plan_error
+from prefpipe.configs.sampling import SERVED
 from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import UsageError
 
@@ -32,8 +34,6 @@ SEED_STEP = 1000
 """From one round's seed to the next."""
 EVAL_SEED = 100
 """Added to the seed where an evaluation samples."""
-SERVED = ("openai", "fake")
-"""Back-ends whose models are not on this disk: no divergence from them can be measured."""
 _LORA_SHAPE = ("lora_r", "lora_alpha", "lora_target_modules")
 
 
@@ -70,6 +70,12 @@ class Step:
 def round_folder(run: Path, number: int) -> Path:
     """Return the folder of a round."""
     return run / f"round-{number:02d}"
+
+
+def number_of_folder(name: str) -> int | None:
+    """Return the round whose folder `round_folder` calls so, None where it calls none so."""
+    match = re.fullmatch(r"round-(0[1-9]|[1-9][0-9])", name)
+    return None if match is None else int(match[1])
 
 
 def output_of(run: Path, number: int, stage: str) -> Path:
@@ -187,7 +193,7 @@ def _sides(plan: RoundPlan, run: Path, number: int, section: Mapping[str, Any]) 
         "baseline": str(baseline / "candidates"),
         "baseline_scores": str(baseline / "scores"),
     }
-    # of a folder the command does not know the model
+    # of a folder the command does not know the model, and of a served one there is no divergence
     if section.get("kl", True) and section.get("backend") not in SERVED:
         sides["kl_reference"] = plan.model
     return sides

@@ -18,6 +18,8 @@ MOST_SAMPLES = 100_000
 """Of a prompt: far above use, and far below what would fill the memory before the first part."""
 AUTO = "auto"
 BACKENDS = (AUTO, "vllm", "transformers", "openai", "fake")
+SERVED = ("openai", "fake")
+"""Back-ends whose models are not on this disk: they are named as a server, or the fake, does."""
 KEEP_TO_SCHEMAS = ("vllm", "openai")
 """Back-ends that can be held to a JSON schema."""
 
@@ -96,7 +98,8 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
         "the response's ids, as an end of sequence is",
     )
     ignore_eos: bool = option(
-        False, help="sample on behind an end of sequence, to --max-tokens or --stop: for benchmarks"
+        False,
+        help="keep sampling after an end of sequence, up to --max-tokens or --stop; for benchmarks",
     )
     json_schema: Path | None = option(
         None,

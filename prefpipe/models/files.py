@@ -35,6 +35,8 @@ from prefpipe.text.thoughts import ThoughtMarkers
 ModelKind = Literal["causal-lm", "sequence-classification", "adapter", "sentence-transformers"]
 
 MODEL_CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+CONFIG_FILES = (MODEL_CONFIG, ADAPTER_CONFIG)
+"""What makes a folder a model, or an adapter; written last of its files."""
 SENTENCE_TRANSFORMERS_CONFIGS = (
     "config.json",
     "sentence_bert_config.json",
@@ -56,7 +58,7 @@ class ModelFiles:
     ``reads_clock``: the template asks for the date. ``template_date`` is the date that it gets;
     None where it does not ask, or where nobody has settled it yet. ``template_args`` are the
     arguments that the template is given beside the conversation. ``thoughts`` are the markers
-    around what the model thinks, where they are to be told apart.
+    around what the model thinks, where the two are to be kept apart.
     """
 
     requested: str

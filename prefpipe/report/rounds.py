@@ -7,8 +7,7 @@ import numpy as np
 
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.rounds import round_of, sampler_round_of
-from prefpipe.artifacts.store import Artifact
-from prefpipe.errors import PrefpipeError, UsageError
+from prefpipe.errors import PrefpipeError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.two_level import two_level_mean
 from prefpipe.report.sources import (
@@ -17,13 +16,18 @@ from prefpipe.report.sources import (
     parts_on_disk,
     read_pool_part,
 )
-from prefpipe.stages.evaluate.by_round import RunEvaluations, figures_by_round, recipe_of_figures
+from prefpipe.stages.evaluate.by_round import (
+    RunEvaluations,
+    evaluations_by_round,
+    figures_by_round,
+    recipe_of_figures,
+)
 
 FEWEST_ROUNDS = 2
 """Of one round the sections of its evaluation say it all."""
 
 
-def rounds_of(
+def figures_by_recipe(
     folder: str, artifacts: Sequence[ReportedArtifact], pools: Sequence[ReportedPool]
 ) -> list[dict[str, Any]]:
     """Return figures by round, an entry for evaluations of one recipe; [] of a single round.
@@ -65,21 +69,10 @@ def _entry(
         UsageError: two of one round.
         CorruptPartError: one is damaged.
     """
-    by_round: dict[int, Artifact] = {}
-    for each in evaluations:
-        number = round_of(each.artifact.record)
-        assert number is not None
-        if number in by_round:
-            raise UsageError(
-                f"two evaluations of round {number}, {by_round[number].path} and "
-                f"{each.artifact.path}",
-                hint="make a report of a folder that holds one of each round",
-            )
-        by_round[number] = each.artifact
-
-    # the evaluations' own level, resamples and seed
-    own = evaluations[0].identity
-    bootstrap = Bootstrap(own["confidence"], own["bootstrap_draws"], own["bootstrap_seed"])
+    by_round = evaluations_by_round(each.artifact for each in evaluations)
+    # level, resamples and seed as the evaluations have them
+    recipe = evaluations[0].identity
+    bootstrap = Bootstrap(recipe["confidence"], recipe["bootstrap_draws"], recipe["bootstrap_seed"])
     figures = figures_by_round([RunEvaluations(folder, by_round)], bootstrap)
     return {"figures": figures, "pools": _rewards_of_pools(pools, bootstrap)}
 
@@ -101,12 +94,12 @@ def _rewards_of_pools(pools: Sequence[ReportedPool], bootstrap: Bootstrap) -> li
             _means_by_prompt(read_pool_part(pool, index).rewards)
             for index in parts_on_disk(pool, needs=["scores"])
         ]
-        found = two_level_mean(np.concatenate(means or [np.empty(0)])[None], bootstrap)
+        mean = two_level_mean(np.concatenate(means or [np.empty(0)])[None], bootstrap)
         entries[sampled_by + 1] = {
             "round": sampled_by + 1,
             "name": pool.name,
             "expression": pool.expression,
-            **found._asdict(),
+            **mean._asdict(),
         }
     return [entries[number] for number in sorted(entries)]
 

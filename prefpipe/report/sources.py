@@ -11,7 +11,7 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.stages.inspect.one_prompt import PromptSources
-from prefpipe.stages.shared.earlier_rounds import EARLIER, KINDS, joined, rounds_of
+from prefpipe.stages.shared.earlier_rounds import EARLIER, KINDS, earlier_rounds_of, joined
 from prefpipe.stages.shared.pool_index import PoolIndex, flat, index_pools, pool_rewards
 
 SIDES_OF_EVAL = ("policy_candidates", "baseline_candidates")
@@ -36,7 +36,7 @@ class ReportedArtifact(NamedTuple):
     @property
     def kind(self) -> str:
         """The schema's name: ``candidates``, ``groups``."""
-        return self.artifact.record.schema.partition("/")[0]
+        return self.artifact.record.kind
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -165,7 +165,7 @@ def _with_earlier_rounds(
     if missing:
         return pool._replace(scores=None, embeddings=None, elsewhere=(*pool.elsewhere, *missing))
 
-    rounds = rounds_of(groups.artifact, lambda name: by_name[names[name]].artifact)
+    rounds = earlier_rounds_of(groups.artifact, lambda name: by_name[names[name]].artifact)
     reported = {kind: getattr(pool, kind) for kind in KINDS}
     here = {kind: each.artifact for kind, each in reported.items() if each is not None}
     together = {

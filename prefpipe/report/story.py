@@ -24,7 +24,7 @@ from prefpipe.report.lineage import lineage_of
 from prefpipe.report.maps import maps_of
 from prefpipe.report.outcomes import calibrations_of, health_of, trainings_of, win_rates_of
 from prefpipe.report.pools import rewards_of
-from prefpipe.report.rounds import rounds_of
+from prefpipe.report.rounds import figures_by_recipe
 from prefpipe.report.sources import ReportedArtifact, ReportedPool, pools_of
 from prefpipe.stages.select.screening import ScreeningFlags
 
@@ -90,7 +90,7 @@ def tell(
         "trainings": trainings_of(artifacts),
         "win_rates": win_rates_of(artifacts),
         "health": health_of(artifacts),
-        "rounds": rounds_of(folder, artifacts, pools),
+        "rounds": figures_by_recipe(folder, artifacts, pools),
         "calibrations": calibrations_of(artifacts),
         "savings": savings_of(pools, policies, model),
         "lineage": lineage_of(artifacts),

@@ -76,7 +76,7 @@ FAILING = ("error", "prompt_too_long")
 """Statuses of rows without a response; they count towards ``--max-error-rate``."""
 NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
 """Statuses that ``--retry-errors`` keeps: a prompt that is too long stays so."""
-SERVED = "openai"
+SERVER = "openai"
 """The back-end whose rows carry `REASONING` whatever the model.
 
 Its answers are kept one by one until their part is written.
@@ -244,7 +244,7 @@ def _column_names(config: GenerateConfig, samplers: Sequence[Sampler]) -> list[s
     """Return prefpipe's own columns of this run's candidates, but `TEMPLATE_INPUT`."""
     names = list(CANDIDATES.column_names)
     has_markers = any(sampler.thoughts is not None for sampler in samplers)
-    if config.backend == SERVED or has_markers:
+    if config.backend == SERVER or has_markers:
         names.append(REASONING)
     return names
 
@@ -405,7 +405,7 @@ class CandidateMaker:
             # A part whose rows are all kept loads no model.
             if samples:
                 wanted[sampler_idx] = samples
-            if self.config.backend == SERVED:
+            if self.config.backend == SERVER:
                 spelling_control_tokens |= _with_control_text(prompt for prompt, _ in samples)
 
         self.models.announce_part()
@@ -459,7 +459,7 @@ class CandidateMaker:
         counted = summary.counted_now
         n_tokens = int(counted.get("n_tokens", 0))
         n_duplicates = int(counted.get("n_duplicates", 0))
-        if n_tokens or self.config.backend != SERVED:
+        if n_tokens or self.config.backend != SERVER:
             speed = n_tokens / elapsed_s if elapsed_s else 0.0
             summary.notes.append(f"{n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s)")
         else:

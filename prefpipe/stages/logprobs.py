@@ -133,13 +133,13 @@ def open_responses(path: Path) -> Artifact:
     Raises:
         InputError: as `open_input`.
     """
-    is_candidates = read_run_record(path).schema.partition("/")[0] == "candidates"
+    is_candidates = read_run_record(path).kind == "candidates"
     return open_input(path, schema="candidates" if is_candidates else "groups", name="GROUPS")
 
 
 def kind_of(responses: Artifact) -> str:
     """Return ``groups`` or ``candidates``: the parent's name in the record."""
-    return responses.record.schema.partition("/")[0]
+    return responses.record.kind
 
 
 def record_of(

@@ -1,6 +1,6 @@
 """Artifacts compared with what they were made from, each once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -132,8 +132,8 @@ class StatusChecker:
             notes=[*notes, *states.notes],
             claims=claimed_parts(path, record.fingerprint, states.to_make),
             round=round_of(record),
-            words=_command_words(record),
-            folder=_command_folder(record),
+            words=record.command,
+            folder=record.folder,
             by_plan=plan.command(replaces_other_runs=True) if plan and of_plan else (),
         )
 
@@ -237,9 +237,9 @@ class StatusChecker:
                 yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
             return
 
-        # what its template was told then is the run's, and no file of the model has it
-        told = (TEMPLATE_DATE, TEMPLATE_ARGS, THOUGHTS)
-        then = {key: value for key, value in hashes.items() if key not in told}
+        # what its template was given then is of the run, and no file of the model has it
+        of_run = (TEMPLATE_DATE, TEMPLATE_ARGS, THOUGHTS)
+        then = {key: value for key, value in hashes.items() if key not in of_run}
         if any(now.get(key) != value for key, value in then.items()):
             yield StatusFinding(
                 Effect.OTHER_RUN,
@@ -402,16 +402,6 @@ def _difference_lines(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     if n_more <= 0:
         return lines
     return [*lines[:MAX_DIFFERENCES], f"  and {n_more} more"]
-
-
-def _command_words(record: RunRecord) -> Sequence[str]:
-    words = record.context.get("command")
-    return [str(word) for word in words] if isinstance(words, list) else []
-
-
-def _command_folder(record: RunRecord) -> str:
-    folder = record.context.get("folder")
-    return folder if isinstance(folder, str) else ""
 
 
 def _host(artifact: Artifact) -> Any:

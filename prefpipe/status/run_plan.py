@@ -16,7 +16,7 @@ from prefpipe.artifacts.run_record import MADE_WITH, RunRecord
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import RecordedCommand
 from prefpipe.configs.round_plan import RoundPlan
-from prefpipe.configs.round_steps import Step, round_folder, steps_of
+from prefpipe.configs.round_steps import Step, number_of_folder, steps_of
 from prefpipe.configs.rounds_record import RoundsRecord, read_rounds_record
 from prefpipe.configs.sampling import AUTO
 from prefpipe.configs.stage import StageConfig
@@ -53,11 +53,11 @@ class PlanDifference(NamedTuple):
     def line(self) -> str:
         """The difference as a reason: ``the plan says select.k 5, it was made with 3``."""
         if self.planned is None or self.planned in ([], ()):
-            return f"the plan does not set {self.key}, it was made with {_said(self.made)}"
+            return f"the plan does not set {self.key}, it was made with {_shown(self.made)}"
         if self.made is None or self.made in ([], ()):
-            return f"the plan says {self.key} {_said(self.planned)}, it was made without"
+            return f"the plan says {self.key} {_shown(self.planned)}, it was made without"
         return (
-            f"the plan says {self.key} {_said(self.planned)}, it was made with {_said(self.made)}"
+            f"the plan says {self.key} {_shown(self.planned)}, it was made with {_shown(self.made)}"
         )
 
 
@@ -156,11 +156,10 @@ class RunPlan:
         if name == "reference_model" and "reference" not in record.identity:
             return True  # the objective has none, and what is logged does not count
 
-        folder_then = Path(str(record.context.get("folder", ".")))
         # the run may have been moved or copied: below its folder names are the same
         run_then = _run_folder(record)
         wanted = _placed(planned, Path(self.record.folder), self.run)
-        before = _placed(made, folder_then, run_then)
+        before = _placed(made, Path(record.folder), run_then)
         if wanted == before:
             return True
         if isinstance(planned, str) and name == "prompts" and record.stage == "generate":
@@ -188,7 +187,7 @@ def open_run_plan(run: Path) -> RunPlan | None:
         plan = record.plan_now()
         steps = steps_of(plan, place, name=record.plan)
     except UsageError as error:
-        note = f"the plan of then counts, as {run / 'rounds.json'} has it: {error.message}"
+        note = f"the recorded plan counts, that of {run / 'rounds.json'}: {error.message}"
         plan = record.plan_then()
         steps = steps_of(plan, place, name=record.plan)
     return RunPlan(place, record, plan, tuple(steps), note)
@@ -203,8 +202,7 @@ def as_seen_from_here(path: Path) -> Path:
 def run_of(path: Path) -> Path | None:
     """Return the folder of the rounds that an artifact is of, None where it is of none."""
     place = path.resolve()
-    names = {round_folder(Path(), number).name for number in range(1, 100)}
-    return place.parent.parent if place.parent.name in names else None
+    return None if number_of_folder(place.parent.name) is None else place.parent.parent
 
 
 def _config_then(record: RunRecord) -> StageConfig:
@@ -214,24 +212,20 @@ def _config_then(record: RunRecord) -> StageConfig:
         ValueError: no command is recorded.
         UsageError: it is of another release.
     """
-    words = [str(word) for word in record.context.get("command", [])]
-    folder = Path(str(record.context.get("folder", ".")))
-    return RecordedCommand(words).config(folder)
+    return RecordedCommand(record.command).config(Path(record.folder))
 
 
 def _run_folder(record: RunRecord) -> Path | None:
     """Return where the folder of the rounds was when an artifact was made."""
-    folder = Path(str(record.context.get("folder", ".")))
-    words = [str(word) for word in record.context.get("command", [])]
-    output = RecordedCommand(words).output(folder)
+    output = RecordedCommand(record.command).output(Path(record.folder))
     return None if output is None else output.absolute().parent.parent
 
 
 def _identity_of(config: StageConfig, record: RunRecord) -> dict[str, Any]:
     """Return what of a config can change the answer, the back-end that was found included."""
     if getattr(config, "backend", None) == AUTO:
-        found = record.identity.get("backend", "transformers")
-        config = replace(config, backend=found)  # type: ignore[call-arg]
+        settled = record.identity.get("backend", "transformers")
+        config = replace(config, backend=settled)  # type: ignore[call-arg]
     return config.identity()
 
 
@@ -301,9 +295,9 @@ def _are_hashes_of(now: Mapping[str, Any], then: Mapping[str, Any]) -> bool:
     return "content_hash" in then and then["content_hash"] == now.get("content_hash")
 
 
-def _said(value: Any) -> str:
+def _shown(value: Any) -> str:
     if isinstance(value, tuple | list):
-        return ", ".join(map(_said, value)) or "nothing"
+        return ", ".join(map(_shown, value)) or "nothing"
     if isinstance(value, float):
         return f"{value:g}"
     return str(value) if isinstance(value, str | Path | int) else json.dumps(value)

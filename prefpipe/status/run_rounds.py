@@ -11,7 +11,7 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import RecordedCommand
 from prefpipe.configs.round_plan import SECTIONS
-from prefpipe.configs.round_steps import output_of
+from prefpipe.configs.round_steps import number_of_folder, output_of
 from prefpipe.configs.rounds_record import FILE_NAME as RECORD_NAME
 from prefpipe.errors import PrefpipeError
 from prefpipe.status.artifact_status import ArtifactStatus, State
@@ -198,7 +198,7 @@ def _placed(
             artifact = Artifact(path, run_record.read_run_record(path))
         except PrefpipeError:
             # a record that cannot be read: its folder says what it is
-            number = _number_of_folder(run, path)
+            number = _round_by_folder(run, path)
             for stage in SECTIONS:
                 if number is not None and output_of(run, number, stage) == path:
                     yield number, stage, path
@@ -209,16 +209,15 @@ def _placed(
             continue
         number = None if has_plan else _round_by_lineage(artifact)
         if number is None:
-            number = _number_of_folder(run, path)
+            number = _round_by_folder(run, path)
         if number is not None:
             yield number, record.stage, path
 
 
 def _is_output(record: RunRecord) -> bool:
     """Whether an artifact is what its command wrote, and not a side of an evaluation."""
-    words = [str(word) for word in record.context.get("command", [])]
     try:
-        return RecordedCommand(words).stage == record.stage
+        return RecordedCommand(record.command).stage == record.stage
     except ValueError:
         return True
 
@@ -241,14 +240,14 @@ def _round_by_lineage(artifact: Artifact) -> int | None:
     return None if sampled_by is None else sampled_by + 1
 
 
-def _number_of_folder(run: Path, path: Path) -> int | None:
-    """Return the number in the name of the folder of a round, None where there is none."""
+def _round_by_folder(run: Path, path: Path) -> int | None:
+    """Return the round in whose folder an artifact is, None where it is in none."""
     if not path.is_relative_to(run):
         return None
     for name in path.relative_to(run).parts[:-1]:
-        prefix, _, digits = name.partition("-")
-        if prefix == "round" and digits.isdigit():
-            return int(digits)
+        number = number_of_folder(name)
+        if number is not None:
+            return number
     return None
 
 

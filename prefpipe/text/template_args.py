@@ -167,7 +167,7 @@ def _asked_for(tree: nodes.Template) -> set[str]:
     return asked
 
 
-def read_by(template: str, args: TemplateArgs) -> dict[str, Any]:
+def args_read_by(template: str, args: TemplateArgs) -> dict[str, Any]:
     """Return the arguments that a template reads."""
     variables = variables_of(template)
     return {key: value for key, value in args.items() if variables is None or key in variables}
@@ -184,7 +184,7 @@ def refuse_unread(template: str, args: TemplateArgs, name: str) -> None:
     Raises:
         UsageError: naming the first of them, and the variable that is spelt most like it.
     """
-    read = read_by(template, args)
+    read = args_read_by(template, args)
     unread = [key for key in args if key not in read]
     if not unread:
         return

@@ -1,4 +1,4 @@
-"""What a model thinks before it answers, told apart by the markers that it writes around it.
+"""What a model thinks before it answers, kept apart by the markers that it writes around it.
 
 The markers are those of its chat template or tokenizer. A template may open the thought itself, so
 that a response has the end alone; and a response that was cut off may have the start alone.
@@ -81,7 +81,7 @@ def is_opened(messages: Sequence[Mapping[str, Any]], prompt: str, markers: Thoug
     return prompt.rstrip().endswith(markers.start)
 
 
-def apart(text: str, markers: ThoughtMarkers, *, opened: bool) -> tuple[str, str | None]:
+def split_thought(text: str, markers: ThoughtMarkers, *, opened: bool) -> tuple[str, str | None]:
     """Return the answer of a response, and the thought before it.
 
     The answer is ``""`` where the thought has no end. The thought is None where there is none, or

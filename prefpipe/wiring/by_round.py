@@ -12,29 +12,18 @@ def open_evaluations(run: Path) -> "RunEvaluations":
 
     Raises:
         InputError: there is none.
-        UsageError: two of one round.
+        UsageError: two are of one round.
     """
     from shlex import quote
 
-    from prefpipe.artifacts.rounds import round_of
     from prefpipe.artifacts.run_record import read_run_record
     from prefpipe.artifacts.store import Artifact
-    from prefpipe.errors import InputError, UsageError
-    from prefpipe.stages.evaluate.by_round import RunEvaluations
+    from prefpipe.errors import InputError
+    from prefpipe.stages.evaluate.by_round import RunEvaluations, evaluations_by_round
     from prefpipe.status.folders import find_artifacts
 
-    by_round: dict[int, Artifact] = {}
-    for path in find_artifacts(run):
-        record = read_run_record(path)
-        number = round_of(record)
-        if record.schema.partition("/")[0] != "evaluation" or not number:
-            continue
-        if number in by_round:
-            raise UsageError(
-                f"{run} has two evaluations of round {number}, {by_round[number].path} and {path}",
-                hint="pass a folder that holds one of each round",
-            )
-        by_round[number] = Artifact(path, record)
+    artifacts = [Artifact(path, read_run_record(path)) for path in find_artifacts(run)]
+    by_round = evaluations_by_round(each for each in artifacts if each.record.kind == "evaluation")
     if not by_round:
         raise InputError(
             f"{run} holds no evaluation of a round's policy",

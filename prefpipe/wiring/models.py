@@ -1,4 +1,4 @@
-"""The files of a model that a configuration names, and what its chat template is told."""
+"""The files of a model that a configuration names, and what its chat template is given."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from prefpipe.configs.stage import TemplatedConfig
 from prefpipe.configs.template_args import PolicyTemplateConfig
 from prefpipe.text.template_args import (
     FLAG,
-    read_by,
+    args_read_by,
     refuse_contradiction,
     refuse_unread,
     written_args,
@@ -86,7 +86,7 @@ def trained_with_args(
         return model.given(given)
 
     refuse_contradiction(given, recorded, str(candidates))
-    inherited = read_by(template, recorded)
+    inherited = args_read_by(template, recorded)
     if inherited.keys() != recorded.keys():
         unread = {key: value for key, value in recorded.items() if key not in inherited}
         runtime.log(

@@ -6,9 +6,9 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from prefpipe.artifacts.atomic import make_folder
 from prefpipe.artifacts.overwriting import Overwrite
@@ -24,8 +24,9 @@ from prefpipe.configs.select import BY_UNCERTAINTY, SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.rounds_script import rounds_script
-from prefpipe.execution.step_process import run_step
+from prefpipe.execution.step_process import SignalSource, run_step
 from prefpipe.maths.selection.rewards import parse_reward
+from prefpipe.models.files import CONFIG_FILES
 from prefpipe.wiring.batch_job import ARRAY, OWN_VARIABLES
 
 HUB = "hf:"
@@ -39,16 +40,6 @@ WHAT_CODES_SAY = {
     STOPPED: "stopped early; what is finished is kept",
     INTERRUPTED: "interrupted; what is finished is kept",
 }
-
-
-class StopSource(Protocol):
-    """What knows which signal asked for a stop, and lets a step finish."""
-
-    number: int | None
-
-    def finishing(self, *, however_long: bool = False) -> AbstractContextManager[None]:
-        """Return a section in which a request waits."""
-        ...
 
 
 class Rounds(NamedTuple):
@@ -97,13 +88,16 @@ def script_of(rounds: Rounds) -> str:
 
 
 def run_rounds(
-    rounds: Rounds, stop: StopSource, log: Callable[[str], None], environment: Mapping[str, str]
+    rounds: Rounds,
+    signals: SignalSource,
+    log: Callable[[str], None],
+    environment: Mapping[str, str],
 ) -> StepFailure | None:
     """Run the steps; return the one that did not end well, None where all did.
 
     Args:
         rounds: of `open_rounds`.
-        stop: what knows of signals.
+        signals: those that this process is sent.
         log: what is run.
         environment: variables of the steps.
 
@@ -114,7 +108,7 @@ def run_rounds(
     plan, steps, config = rounds
     _refuse_missing_files(rounds)
     # a task of an array that runs rounds runs all of them: no step makes a share of its parts
-    own = {
+    of_steps = {
         name: value
         for name, value in environment.items()
         if name not in OWN_VARIABLES and not name.startswith(ARRAY)
@@ -129,15 +123,14 @@ def run_rounds(
             try:
                 code = run_step(
                     step.words,
-                    environment=own,
-                    signal_asked=lambda: stop.number,
-                    finishing=stop.finishing,
+                    environment=of_steps,
+                    signals=signals,
                     kept_open=[] if lock is None else [lock],
                 )
             except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
                 log(f"round {step.number}, {step.stage}: go on with: {_command(config)}")
                 raise
-            asked = stop.number
+            asked = signals.number
             is_ended_by_it = asked is not None and (code < 0 or step is not steps[-1])
             if code <= 0 and is_ended_by_it:
                 # at its end when the request came, or before it had its handlers
@@ -307,7 +300,7 @@ def _refuse_missing_files(rounds: Rounds) -> None:
     first = rounds.config.from_round
     for number in range(1, first):
         policy = output_of(rounds.config.output, number, "train")
-        is_model = any((policy / name).is_file() for name in ("config.json", "adapter_config.json"))
+        is_model = any((policy / name).is_file() for name in CONFIG_FILES)
         if not is_model:
             raise InputError(
                 f"--from-round {first}: round {number} has no policy, {policy}",
@@ -328,12 +321,17 @@ def _alone(run: Path, log: Callable[[str], None]) -> Iterator[int | None]:
     """
     descriptor = os.open(run, os.O_RDONLY)
     try:
-        yield descriptor if _is_locked(descriptor, run, log) else None
+        yield descriptor if _take_lock(descriptor, run, log) else None
     finally:
         os.close(descriptor)
 
 
-def _is_locked(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
+def _take_lock(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
+    """Wait for the lock of a folder; return False where the file system has none.
+
+    Raises:
+        UsageError: it is held by another process after `LONGEST_WAIT_S`.
+    """
     gives_up_at = time.monotonic() + LONGEST_WAIT_S
     has_said = False
     while True:

@@ -5,9 +5,8 @@ import os
 import signal
 import threading
 import time
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
 
 import pytest
 from support.pipelines import write_prompts
@@ -17,8 +16,14 @@ from prefpipe.execution.step_process import run_step
 pytestmark = pytest.mark.slow
 
 
-def no_section(**_how: object) -> Any:
-    return nullcontext()
+class Signals:
+    """Those that this process is sent."""
+
+    number: int | None = None
+
+    def finishing(self, *, however_long: bool = False) -> AbstractContextManager[None]:
+        assert however_long
+        return nullcontext()
 
 
 def generate(folder: Path) -> list[str]:
@@ -33,15 +38,14 @@ def test_a_step_holds_what_it_inherits_and_ends_by_the_signal_that_came(tmp_path
     (tmp_path / "run").mkdir()
     lock = os.open(tmp_path / "run", os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    asked: list[int] = []
+    signals = Signals()
     codes: list[int] = []
 
     def run() -> None:
         code = run_step(
             generate(tmp_path),
             environment=os.environ,
-            signal_asked=lambda: asked[0] if asked else None,
-            finishing=no_section,
+            signals=signals,
             kept_open=[lock],
         )
         codes.append(code)
@@ -57,7 +61,7 @@ def test_a_step_holds_what_it_inherits_and_ends_by_the_signal_that_came(tmp_path
     with pytest.raises(BlockingIOError):
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-    asked.append(signal.SIGUSR1)
+    signals.number = signal.SIGUSR1
     thread.join()
     assert codes == [75]
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -71,18 +75,18 @@ def test_an_exception_here_ends_the_step(tmp_path: Path) -> None:
     class Interrupted(BaseException):
         pass
 
-    sent: list[int] = []
+    class Interrupting(Signals):
+        was_sent = False
 
-    def asked() -> int | None:
-        if not sent and list(tmp_path.glob("out/part-*.parquet")):
-            sent.append(signal.SIGINT)
-            raise Interrupted
-        return sent[0] if sent else None
+        @property
+        def number(self) -> int | None:  # type: ignore[override]
+            if not self.was_sent and list(tmp_path.glob("out/part-*.parquet")):
+                self.was_sent = True
+                raise Interrupted
+            return signal.SIGINT if self.was_sent else None
 
     with pytest.raises(Interrupted):
-        run_step(
-            generate(tmp_path), environment=os.environ, signal_asked=asked, finishing=no_section
-        )
+        run_step(generate(tmp_path), environment=os.environ, signals=Interrupting())
     n_parts = len(list(tmp_path.glob("out/part-*.parquet")))
     time.sleep(0.5)
     assert len(list(tmp_path.glob("out/part-*.parquet"))) == n_parts < 20

@@ -6,10 +6,10 @@ from support.chat_templates import MARKERS, TEMPLATES
 from prefpipe.text.thoughts import (
     USUAL,
     ThoughtMarkers,
-    apart,
     find_markers,
     is_opened,
     read_markers,
+    split_thought,
     without_thoughts,
 )
 
@@ -40,7 +40,7 @@ THINK = USUAL[0]
     ],
 )
 def test_what_was_thought_and_what_was_said(text, opened, answer, thought):
-    assert apart(text, THINK, opened=opened) == (answer, thought)
+    assert split_thought(text, THINK, opened=opened) == (answer, thought)
 
 
 @pytest.mark.parametrize(

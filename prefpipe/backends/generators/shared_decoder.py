@@ -15,6 +15,7 @@ from weakref import WeakSet
 import torch
 
 from prefpipe.backends.generators.decoding import Decoder, Row, Sampled
+from prefpipe.backends.generators.waiting_call import WaitingCall
 from prefpipe.backends.protocol import SamplingParams
 from prefpipe.errors import EngineDeadError
 
@@ -31,17 +32,6 @@ class Sample(NamedTuple):
     prompt: tuple[int, ...]
     seed: int
     temperature: float
-
-
-class Call:
-    """What one caller waits for."""
-
-    def __init__(self, n_rows: int) -> None:
-        self.n_rows = n_rows
-        self.sampled: dict[int, Sampled] = {}
-        """By their places in the call."""
-        self.is_over = threading.Event()
-        """Set when all rows are sampled, or none will be any more."""
 
 
 class SharedDecoder:
@@ -66,7 +56,7 @@ class SharedDecoder:
         """The last one that was started."""
         self._is_running = False
         """Whether that thread looks at what is offered once more."""
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, WaitingCall[Sampled]] = {}
         """All that are waited for, by number."""
         self._offered: list[list[Row]] = []
         """Rows that the decoder has not seen yet, call by call, the oldest first."""
@@ -86,7 +76,7 @@ class SharedDecoder:
         """
         if not samples:
             return []
-        number, call = next(self._numbers), Call(len(samples))
+        number, call = next(self._numbers), WaitingCall[Sampled](len(samples))
         rows = [
             Row(number, place, sample.prompt, sample.seed, sample.temperature, params)
             for place, sample in enumerate(samples)
@@ -108,9 +98,9 @@ class SharedDecoder:
                 self._given_up.append(number)
             raise
 
-        if len(call.sampled) < len(samples):
+        if not call.is_answered:
             self._refuse_if_dead()
-        return [call.sampled[place] for place in range(len(samples))]
+        return call.answers
 
     def has_room(self) -> bool:
         """Return whether so few rows wait that slots may be empty before the next call comes."""
@@ -128,8 +118,7 @@ class SharedDecoder:
 
     def _refuse_if_dead(self) -> None:
         if self._end is not None:
-            # Each thread raises its own: a traceback belongs to one of them.
-            raise EngineDeadError(self._end.message, hint=self._end.hint) from self._end.__cause__
+            raise self._end.once_more()
 
     def _decode(self) -> None:
         """Sample until no row is left."""
@@ -172,10 +161,9 @@ class SharedDecoder:
                 call = self._calls.get(each.row.call)
                 if call is None:
                     continue
-                call.sampled[each.row.place] = each
-                if len(call.sampled) == call.n_rows:
+                call.take(each.row.place, each)
+                if call.is_answered:
                     del self._calls[each.row.call]
-                    call.is_over.set()
 
     def _end_calls(self, end: EngineDeadError) -> None:
         """Let every caller know that nothing comes any more; the first reason counts."""

@@ -213,8 +213,9 @@ def filter_prompts(
         except OverflowError as error:
             raise UsageError(f"{name} is larger than any floating-point number") from error
     wanted = PromptFilters(**filters)  # type: ignore[arg-type]
-    for problem in filter_problems(wanted):
-        raise UsageError(problem)
+    problems = filter_problems(wanted)
+    if problems:
+        raise UsageError("; ".join(problems))
 
     rewards_PR = as_numbers(rewards, "rewards").astype(np.float64)
     mask_PR = np.ones(rewards_PR.shape, dtype=bool) if mask is None else np.asarray(mask)

@@ -22,6 +22,7 @@ from prefpipe.maths.selection.validation import (
     check_rewards,
     checked_evidence,
     checked_geometry,
+    with_defaults,
 )
 
 PROMPTS_AT_ONCE = 256
@@ -94,12 +95,13 @@ def select_responses(
     """
     rule = find_strategy(strategy)
     check_options(strategy, k, seed, options)
+    options = with_defaults(options)
     rewards_PR, mask_PR, is_single = check_rewards(rewards, mask, n_spared=rule.n_spared)
     evidence = checked_evidence(strategy, rewards_PR, mask_PR, options, is_single=is_single)
     geometry, is_distance = check_geometry(
         strategy, rewards_PR.shape, is_single, embeddings, distances
     )
-    needs_cosines = options.get("near_duplicates") is not None
+    needs_cosines = options["near_duplicates"] is not None
     if needs_cosines and (geometry is None or is_distance):
         raise UsageError(
             "near_duplicates is a cosine similarity, which needs embeddings",
@@ -194,14 +196,14 @@ def _screened(
     options: SelectOptions,
 ) -> np.ndarray:
     """Return the mask (P, R) that near-duplicates, inversions and margins leave."""
-    threshold = options.get("near_duplicates")
+    threshold = options["near_duplicates"]
     if threshold is not None and embeddings_PRD is not None and distances_PRR is not None:
         is_copy_PR = mask_near_duplicates(
             embeddings_PRD, distances_PRR, rewards_PR, mask_PR, threshold
         )
         mask_PR = mask_PR & ~is_copy_PR
 
-    margin, positives = options.get("min_margin", 0.0), options.get("positives", 1)
+    margin, positives = options["min_margin"], options["positives"]
     if samplers is not None:
         is_too_high_PR = mask_inversions(
             rewards_PR, mask_PR, samplers, positives=positives, min_margin=margin

@@ -67,6 +67,26 @@ class SelectOptions(TypedDict, total=False):
     rejected_from: Any
 
 
+DEFAULT_OPTIONS: SelectOptions = {
+    "positives": 1,
+    "min_margin": 0.0,
+    "near_duplicates": None,
+    "weight_temperature": "paper",
+    "cover": "negatives",
+    "n_init": 10,
+    "time_limit_s": 10.0,
+    "position": -2.0,
+    "spread_weight": 1.0,
+    "quantile": 0.05,
+}
+"""What an option is where it is not given; those that only some strategies need have none."""
+
+
+def with_defaults(options: SelectOptions) -> SelectOptions:
+    """Return options with the defaults of those that are not given."""
+    return {**DEFAULT_OPTIONS, **options}
+
+
 def check_rewards(
     rewards: Any, mask: Any, *, n_spared: int = 1
 ) -> tuple[np.ndarray, np.ndarray, bool]:
@@ -126,30 +146,44 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
         known = ", ".join(sorted(SelectOptions.__optional_keys__))
         raise UsageError(f"unknown selection option {unknown[0]!r}", hint=f"options: {known}")
 
-    positives = options.get("positives", 1)
-    n_init = options.get("n_init", 10)
-    min_margin = options.get("min_margin", 0.0)
-    time_limit_s = options.get("time_limit_s", 10.0)
-    threshold = options.get("near_duplicates")
-    cover = options.get("cover", "negatives")
-    temperature: Any = options.get("weight_temperature", "paper")
+    given = with_defaults(options)
+    _check_kinds(k, seed, given)
+    n_positives = STRATEGIES[strategy].n_positives
+    if n_positives is not None and given["positives"] != n_positives:
+        raise UsageError(
+            f"{strategy} keeps {n_positives} positive, got positives={given['positives']}",
+            hint="use top-bottom for several positives",
+        )
 
-    # Kinds before ranges: a text cannot be compared with a number.
-    whole_numbers: dict[str, Any] = {"k": k, "seed": seed, "positives": positives, "n_init": n_init}
+    _check_ranges(k, seed, given)
+    if given["min_margin"] > 0.0 and not STRATEGIES[strategy].takes_margin:
+        raise UsageError(
+            f"min_margin does not apply to {strategy}",
+            hint="drop prompts by their spread of rewards with filter_prompts",
+        )
+
+
+def _check_kinds(k: int, seed: int, options: SelectOptions) -> None:
+    """Refuse what is no number: a text cannot be compared with a range."""
+    whole_numbers: dict[str, Any] = {
+        "k": k,
+        "seed": seed,
+        "positives": options["positives"],
+        "n_init": options["n_init"],
+    }
     for name, value in whole_numbers.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise UsageError(f"{name} is {value!r}; it is a whole number")
-    position = options.get("position", -2.0)
-    spread_weight, quantile = options.get("spread_weight", 1.0), options.get("quantile", 0.05)
+
     numbers: dict[str, Any] = {
-        "min_margin": min_margin,
-        "time_limit_s": time_limit_s,
-        "position": position,
-        "spread_weight": spread_weight,
-        "quantile": quantile,
+        "min_margin": options["min_margin"],
+        "time_limit_s": options["time_limit_s"],
+        "position": options["position"],
+        "spread_weight": options["spread_weight"],
+        "quantile": options["quantile"],
     }
-    if threshold is not None:
-        numbers["near_duplicates"] = threshold
+    if options["near_duplicates"] is not None:
+        numbers["near_duplicates"] = options["near_duplicates"]
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, Real):
             raise UsageError(f"{name} is {number!r}; it is a number")
@@ -158,47 +192,45 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
         except OverflowError as error:
             raise UsageError(f"{name} is larger than any floating-point number") from error
 
-    n_positives = STRATEGIES[strategy].n_positives
-    if n_positives is not None and positives != n_positives:
-        raise UsageError(
-            f"{strategy} keeps {n_positives} positive, got positives={positives}",
-            hint="use top-bottom for several positives",
-        )
+
+def _check_ranges(k: int, seed: int, options: SelectOptions) -> None:
+    """Refuse numbers and words that an option does not take."""
     if k < 1:
         raise UsageError(f"k is {k}; at least 1 negative is needed")
-    if positives < 1:
-        raise UsageError(f"positives is {positives}; at least 1 is needed")
+    if options["positives"] < 1:
+        raise UsageError(f"positives is {options['positives']}; at least 1 is needed")
     if not 0 <= seed < 2**64:
         raise UsageError(f"seed is {seed}; seeds are at least 0 and below 2**64")
+
+    temperature: Any = options["weight_temperature"]
     if temperature not in ("paper", "auto"):
         is_number = isinstance(temperature, Real) and temperature is not True
         if not is_number or not 0.0 < float(temperature) < np.inf:
             raise UsageError(
                 f"weight_temperature is {temperature!r}; it is paper, auto or a number > 0"
             )
-    if cover not in ("negatives", "all"):
-        raise UsageError(f"cover is {cover!r}; it is negatives or all")
-    if not time_limit_s > 0.0:
-        raise UsageError(f"time_limit_s is {time_limit_s}; it is > 0")
+    if options["cover"] not in ("negatives", "all"):
+        raise UsageError(f"cover is {options['cover']!r}; it is negatives or all")
+    if not options["time_limit_s"] > 0.0:
+        raise UsageError(f"time_limit_s is {options['time_limit_s']}; it is > 0")
+
+    n_init = options["n_init"]
     if n_init < 1:
         raise UsageError(f"n_init is {n_init}; at least 1 start is needed")
     if n_init > MOST_STARTS:
         raise UsageError(f"n_init is {n_init}; at most {MOST_STARTS:,} starts are made")
-    if not 0.0 <= min_margin < np.inf:
-        raise UsageError(f"min_margin is {min_margin}; it is >= 0")
+
+    if not 0.0 <= options["min_margin"] < np.inf:
+        raise UsageError(f"min_margin is {options['min_margin']}; it is >= 0")
+    threshold = options["near_duplicates"]
     if threshold is not None and not 0.0 < threshold <= 1.0:
         raise UsageError(f"near_duplicates is {threshold}; it is a cosine in (0, 1]")
-    if not np.isfinite(position):
-        raise UsageError(f"position is {position}; it is a finite number")
-    if not 0.0 <= spread_weight < np.inf:
-        raise UsageError(f"spread_weight is {spread_weight}; it is >= 0")
-    if not 0.0 <= quantile <= 1.0:
-        raise UsageError(f"quantile is {quantile}; it is in [0, 1]")
-    if min_margin > 0.0 and not STRATEGIES[strategy].takes_margin:
-        raise UsageError(
-            f"min_margin does not apply to {strategy}",
-            hint="drop prompts by their spread of rewards with filter_prompts",
-        )
+    if not np.isfinite(options["position"]):
+        raise UsageError(f"position is {options['position']}; it is a finite number")
+    if not 0.0 <= options["spread_weight"] < np.inf:
+        raise UsageError(f"spread_weight is {options['spread_weight']}; it is >= 0")
+    if not 0.0 <= options["quantile"] <= 1.0:
+        raise UsageError(f"quantile is {options['quantile']}; it is in [0, 1]")
 
 
 def as_numbers(values: Any, name: str) -> np.ndarray:

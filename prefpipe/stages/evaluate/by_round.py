@@ -10,13 +10,14 @@ Runs are seeds of one recipe. Errors and intervals are over seeds and prompts
 (`prefpipe.maths.statistics.two_level`), of one run over prompts.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
 
 from prefpipe.artifacts.fingerprint import field_differences
+from prefpipe.artifacts.rounds import round_of
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import FingerprintError, UsageError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
@@ -33,6 +34,26 @@ class RunEvaluations(NamedTuple):
 
     name: str
     by_round: Mapping[int, Artifact]
+
+
+def evaluations_by_round(evaluations: Iterable[Artifact]) -> dict[int, Artifact]:
+    """Return evaluations by the round of their policy; those of no round's policy are left out.
+
+    Raises:
+        UsageError: two are of one round.
+    """
+    by_round: dict[int, Artifact] = {}
+    for evaluation in evaluations:
+        number = round_of(evaluation.record)
+        if not number:
+            continue
+        if number in by_round:
+            raise UsageError(
+                f"two evaluations of round {number}, {by_round[number].path} and {evaluation.path}",
+                hint="pass a folder that holds one of each round",
+            )
+        by_round[number] = evaluation
+    return by_round
 
 
 class RoundMeasure(NamedTuple):
@@ -181,17 +202,17 @@ def _entry(
 ) -> dict[str, Any]:
     """Return the mean of a round, and that of each run."""
     if below_SP is None:
-        found = two_level_mean(above_SP, bootstrap)
+        mean = two_level_mean(above_SP, bootstrap)
         by_run = above_SP.mean(axis=1)
     else:
-        found = two_level_ratio(above_SP, below_SP, bootstrap)
+        mean = two_level_ratio(above_SP, below_SP, bootstrap)
         by_run = above_SP.sum(axis=1) / below_SP.sum(axis=1)
-    return {"round": number, **found._asdict(), "by_run": by_run.tolist()}
+    return {"round": number, **mean._asdict(), "by_run": by_run.tolist()}
 
 
 def _difference(differences_SP: np.ndarray, bootstrap: Bootstrap) -> dict[str, Any]:
-    found = two_level_mean(differences_SP, bootstrap)
-    return {**found._asdict(), "by_run": differences_SP.mean(axis=1).tolist()}
+    mean = two_level_mean(differences_SP, bootstrap)
+    return {**mean._asdict(), "by_run": differences_SP.mean(axis=1).tolist()}
 
 
 def _check_recipes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.sampling import SERVED
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import ratio_of_means
@@ -19,9 +20,6 @@ from prefpipe.stages.shared.candidate_rows import Key, Row, key_of
 from prefpipe.stages.shared.recipe import IMPORT, RatedCandidates
 
 ESTIMATOR = "k1: mean of log p(policy) - log p(reference) over the policy's own samples"
-SERVED = ("openai", "fake")
-"""Back-ends whose models are not on this disk."""
-
 SHAPING = (
     "min_p",
     "repetition_penalty",

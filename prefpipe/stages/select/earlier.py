@@ -84,16 +84,16 @@ def _artifacts_in(
     by_kind: dict[str, list[Artifact]] = {}
     for path in _folders_in(folder):
         record = read_run_record(path)
-        by_kind.setdefault(record.schema.partition("/")[0], []).append(Artifact(path, record))
+        by_kind.setdefault(record.kind, []).append(Artifact(path, record))
 
-    found = by_kind.get("candidates", [])
-    if not found:
+    pools = by_kind.get("candidates", [])
+    if not pools:
         raise InputError(
             f"--earlier {folder} holds no candidates",
             hint="pass the folder of a round, in which `prefpipe generate ... -o "
             f"{quote(str(folder))}/candidates` wrote its own",
         )
-    candidates = _the_only(found, "candidates", folder)
+    candidates = _the_only(pools, "candidates", folder)
     artifacts = {"candidates": candidates}
 
     for kind in inputs:

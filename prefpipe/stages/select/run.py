@@ -20,8 +20,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round, sampler_round_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
@@ -32,17 +30,16 @@ from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.selection.prompt_filters import Thresholds
 from prefpipe.maths.selection.rewards import RewardExpression, parse_reward
 from prefpipe.maths.selection.strategies import is_ready
-from prefpipe.maths.selection.uncertainty import scorer_spread
 from prefpipe.stages.select.earlier import open_earlier
 from prefpipe.stages.select.part import GroupMaker, PoolReader
 from prefpipe.stages.select.prompt_filters import survey_prompts
-from prefpipe.stages.select.screening import StrategyInputs
+from prefpipe.stages.select.screening import StrategyInputs, spreads_of
 from prefpipe.stages.select.strategy_inputs import strategy_inputs
 from prefpipe.stages.select.summary import describe_tally, facts_of_tally
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.earlier_rounds import EarlierRound, joined, parent_name
 from prefpipe.stages.shared.partwise import Summary, loop_over_parts, open_stage_output
-from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards, pool_scores
+from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards
 
 MOST_WORKERS = 8
 """By default: each worker holds a part in memory."""
@@ -217,19 +214,13 @@ def _parent_digests(
     candidates = inputs["candidates"]
     digests: dict[int, dict[str, str]] = {}
     for index in indices:
-        footers = {name: artifact.footer(index) for name, artifact in inputs.items()}
-        digests[index] = {name: footer.data_sha256 for name, footer in footers.items()}
+        digest = candidates.footer(index).data_sha256
+        digests[index] = {"candidates": digest}
+        for name, artifact in inputs.items():
+            if name != "candidates":
+                footer = artifact.footer_made_from(index, candidates, digest)
+                digests[index][name] = footer.data_sha256
 
-        for name, footer in footers.items():
-            if name == "candidates":
-                continue
-            if footer.parents.get("candidates") != digests[index]["candidates"]:
-                raise InputError(
-                    f"{inputs[name].part_path(index)} was made from another version of "
-                    f"{candidates.part_path(index)}",
-                    hint=f"run the `prefpipe {inputs[name].record.stage}` command again: "
-                    "it makes this part anew",
-                )
         for each in rounds:
             digests[index] |= each.digests(index)
     return digests
@@ -252,8 +243,7 @@ def _evaluate_once(pools: PoolReader, index: int, runtime: Runtime) -> None:
     if not names:
         return
 
-    columns = pool_scores(rows, names, pool_index)
-    spreads = scorer_spread(np.stack([columns[name] for name in names]), rewards)
+    spreads = spreads_of(names, rows, rewards, pool_index)
     if not (spreads > 0.0).any():
         runtime.log(
             f"{' and '.join(names)} agree on every response of the first part: without a spread "

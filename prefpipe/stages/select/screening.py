@@ -1,6 +1,6 @@
 """The candidates of one part, screened: which can be selected from, and why the others cannot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -208,8 +208,7 @@ def _evidence_of(
     """Return what a strategy reads beside rewards and distances; a spread is NaN where none is."""
     spreads, samplers = None, None
     if asks.spread_of:
-        columns = pool_scores(scores, asks.spread_of, pools)
-        spreads = scorer_spread(np.stack([columns[name] for name in asks.spread_of]), rewards)
+        spreads = spreads_of(asks.spread_of, scores, rewards, pools)
     if asks.chosen_from is not None and asks.rejected_from is not None:
 
         def gave(sampler: ChosenSampler) -> np.ndarray:
@@ -220,6 +219,14 @@ def _evidence_of(
 
         samplers = Samplers(gave(asks.chosen_from), gave(asks.rejected_from))
     return Evidence(spreads, samplers)
+
+
+def spreads_of(
+    scorers: Sequence[str], scores: pa.Table, rewards: np.ndarray, pools: PoolIndex
+) -> np.ndarray:
+    """Return the spread of some scorers (P, R), on the scale of the rewards; NaN where none is."""
+    columns = pool_scores(scores, scorers, pools)
+    return scorer_spread(np.stack([columns[name] for name in scorers]), rewards)
 
 
 def _too_high(

@@ -67,17 +67,10 @@ class EarlierRound(NamedTuple):
             InputError: it was made from another version of them.
         """
         artifact, candidates = self.artifacts[kind], self.artifacts["candidates"]
-        footer = artifact.footer(part)
+        footer = candidates.footer(part)
         if kind == "candidates":
             return footer
-        if footer.parents.get("candidates") != candidates.footer(part).data_sha256:
-            raise InputError(
-                f"{artifact.part_path(part)} was made from another version of "
-                f"{candidates.part_path(part)}",
-                hint=f"run the `prefpipe {artifact.record.stage}` command again: "
-                "it makes this part anew",
-            )
-        return footer
+        return artifact.footer_made_from(part, candidates, footer.data_sha256)
 
 
 def parent_name(number: int, kind: str) -> str:
@@ -93,7 +86,9 @@ def part_key(number: int, kind: str, part: int) -> str:
     return f"{parent_name(number, kind)}:{part}"
 
 
-def rounds_of(groups: Artifact, locate: Callable[[str], Artifact | None]) -> list[EarlierRound]:
+def earlier_rounds_of(
+    groups: Artifact, locate: Callable[[str], Artifact | None]
+) -> list[EarlierRound]:
     """Return the earlier rounds that groups were selected from; [] for most.
 
     Args:
@@ -224,7 +219,7 @@ def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
             place = rows.schema.get_field_index(name)
             shifted = pc.add(rows[name], pa.scalar(number * STRIDE, pa.int32()))
             numbered = numbered.set_column(place, rows.schema.field(place), shifted)
-    if artifact.record.schema.partition("/")[0] != CANDIDATES.name:
+    if artifact.record.kind != CANDIDATES.name:
         return numbered
 
     for column, values in (

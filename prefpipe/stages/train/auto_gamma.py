@@ -31,7 +31,7 @@ def gamma_of(
         gamma: a number or ``auto``, checked.
         point_wins: of ``--point-wins``.
         rater_scores: of ``--rater-scores``.
-        say: is told what a chosen gamma means.
+        say: takes a line that says what a chosen gamma means.
 
     Raises:
         InputError: no scores.

@@ -259,7 +259,7 @@ def settings_of(
 
     Args:
         config: the stage's knobs.
-        say: is told what was chosen where ``auto`` was asked for.
+        say: takes a line that says what was chosen where ``auto`` was asked for.
 
     Raises:
         InputError: no scores to choose gamma by.

@@ -263,7 +263,7 @@ def open_trainable(
     Args:
         start: what is trained.
         objective: says which roles are.
-        log: is told what a user should know of the model.
+        log: takes lines that a user should read about the model.
 
     Raises:
         ModelError: a reward model's template fails on a question and its answer.

@@ -184,6 +184,6 @@ def test_what_cannot_be_compared_is_refused_by_name(
     elif broken == "two of a round":
         folder = copy_to(tmp_path)
         shutil.copytree(folder / "run/round-02/eval", folder / "run/round-02/again")
-        words, told = [str(folder / "run")], "has two evaluations of round 2"
+        words, told = [str(folder / "run")], "two evaluations of round 2"
     assert prefpipe(["eval", "by-round", *words]) in (1, 2)
     assert told in " ".join(capsys.readouterr().err.split())

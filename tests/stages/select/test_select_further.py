@@ -16,6 +16,7 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import UsageError
 from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.maths.selection.uncertainty import scorer_spread
+from prefpipe.maths.selection.validation import DEFAULT_OPTIONS
 
 
 def select(folder: Path, *flags: str, output: str = "groups") -> int:
@@ -445,3 +446,9 @@ def test_thresholds_that_moved_are_another_run(
     assert digests_of(tmp_path / "groups") == before
     assert select(tmp_path, *flags, "--overwrite") == 0
     assert set(rejected(tmp_path)) == {"a", "b", "tied"}
+
+
+def test_flags_have_the_defaults_of_the_function() -> None:
+    names = {name: "time_limit" if name == "time_limit_s" else name for name in DEFAULT_OPTIONS}
+    of_flags = {name: getattr(SelectConfig, flag) for name, flag in names.items()}
+    assert of_flags == DEFAULT_OPTIONS
