@@ -123,11 +123,13 @@ def screen_part(
     rewards = pool_rewards(scores, expression, pools)
     flaws_N: dict[str, np.ndarray] = {}
     embeddings, distances = None, None
-    if "embeddings" in inputs:
+    if "embeddings" in inputs and (needs_distances or flags.near_duplicates is not None):
         embeddings, has_embedding_N = _read_embeddings(inputs["embeddings"], index, pools)
+        distances = pairwise_distances(embeddings)
         flaws_N["no_embedding"] = ~has_embedding_N
-        if needs_distances or flags.near_duplicates is not None:
-            distances = pairwise_distances(embeddings)
+    elif "embeddings" in inputs:
+        # Vectors are most of what a part takes to decode: here only who has one is asked.
+        flaws_N["no_embedding"] = ~_has_embedding(inputs["embeddings"], index, pools)
     evidence = _evidence_of(table, scores, rewards, pools, asks)
     if evidence.spreads is not None:
         flaws_N["no_spread"] = np.isnan(pools.unpad(evidence.spreads))
@@ -282,12 +284,26 @@ def _read_candidates(candidates: Artifact, index: int) -> tuple[pa.Table, PoolIn
     return table if is_in_order else table.take(pools.order), pools
 
 
+def _has_embedding(embeddings: Artifact, index: int, pools: PoolIndex) -> np.ndarray:
+    """Return (N,) which candidates have an embedding."""
+    table, _ = embeddings.read(index, ["prompt_id", "sample_idx", "status"])
+    return _embedding_rows(table, pools)[1]
+
+
+def _embedding_rows(table: pa.Table, pools: PoolIndex) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N,) each candidate's row among embeddings, -1 for none, and (N,) which have one."""
+    rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
+    # A candidate without a row has row -1, which is the False at the end.
+    is_ok = pc.equal(flat(table, "status"), "ok").to_numpy(zero_copy_only=False)
+    return rows, np.append(is_ok, False)[rows]
+
+
 def _read_embeddings(
     embeddings: Artifact, index: int, pools: PoolIndex
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return embeddings (P, R, D), 0 where there is none, and (N,) which candidates have one."""
     table, _ = embeddings.read(index, ["prompt_id", "sample_idx", "embedding", "status"])
-    rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
+    rows, has_one_N = _embedding_rows(table, pools)
     column = flat(table, "embedding")
     if not pa.types.is_fixed_size_list(column.type) or column.null_count:
         raise InputError(
@@ -296,10 +312,6 @@ def _read_embeddings(
         )
     n_dimensions = column.type.list_size
     vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), n_dimensions)
-
-    # A candidate without a row has row -1, which is the False at the end.
-    is_ok = pc.equal(flat(table, "status"), "ok").to_numpy(zero_copy_only=False)
-    has_one_N = np.append(is_ok, False)[rows]
 
     # Where every pool is full and in order nothing needs to be copied.
     n_prompts, n_candidates = pools.shape
