@@ -8,10 +8,10 @@ trimmed, a ``date_string`` that has a default. ``gemma``: no system turn, the as
 from pathlib import Path
 
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from tokenizers import pre_tokenizers
+from transformers import LlamaForCausalLM
 
-from support.tiny_models import CHAT_TEMPLATE, END_ID, SPECIAL_TOKENS, tiny_config
+from support.tiny_models import CHAT_TEMPLATE, END_ID, tiny_config, tokenizer_of_letters
 
 QWEN3 = """
 {%- set ns = namespace(last_question=0) %}
@@ -80,24 +80,7 @@ def make_tokenizer_with(family, *, has_marker_tokens=True):
     """
     letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     symbols = [letters.pre_tokenize_str(chr(byte))[0][0] for byte in (10, *range(32, 127))]
-    vocab = {symbol: index for index, symbol in enumerate([*SPECIAL_TOKENS, *symbols])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = letters
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(
-        [AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS]
-    )
-    if has_marker_tokens:
-        tokenizer.add_tokens([AddedToken(text, normalized=False) for text in MARKERS])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token="<|bos|>",
-        eos_token="<|im_end|>",
-        pad_token="<|pad|>",
-        model_max_length=512,
-        clean_up_tokenization_spaces=False,
-        chat_template=TEMPLATES[family],
-    )
+    return tokenizer_of_letters(symbols, TEMPLATES[family], MARKERS if has_marker_tokens else ())
 
 
 def make_lm_with(path, family, seed=3, **changes) -> Path:
