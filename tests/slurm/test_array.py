@@ -29,8 +29,8 @@ pytestmark = [
 
 N_PARTS = 12
 GENERATE = ["generate", "prompts.jsonl", "--backend", "fake", "--n", "2", "--part-size", "2"]
-FAST, SLOW, SLOWER = "fake", "fake:delay_s=0.1", "fake:delay_s=0.3"
-"""Models with the same rows; of the last two a part takes 0.4 s and 1.2 s."""
+FAST, SLOW, SLOWER, SLOWEST = "fake", "fake:delay_s=0.1", "fake:delay_s=0.3", "fake:delay_s=0.5"
+"""Models with the same rows; of the last three a part takes 0.4 s, 1.2 s and 2 s."""
 
 
 @pytest.fixture(scope="module")
@@ -197,14 +197,15 @@ def test_a_killed_task_fails_and_the_script_printed_anew_has_its_shard_alone(
     moments = random.Random(13)
     n_killed = 0
     while n_parts(folder) < N_PARTS:
-        script = script_of(cluster, folder, "--array", "3", model=SLOW)
+        # a task has four parts of 2 s each: on the quickest machine none is over when it is killed
+        script = script_of(cluster, folder, "--array", "3", model=SLOWEST)
         shards = {part % 3 for part in range(N_PARTS)} - finished_shards(folder, 3)
         array = Array(cluster, folder, script)
         assert {int(task.partition("_")[2]) for task in array.tasks()} == shards
 
         victims: list[int] = []
         if n_killed < 6:
-            victims = victims_of(array, moments.uniform(0, 2))
+            victims = victims_of(array, moments.uniform(0, 3))
             for victim in victims:
                 os.kill(victim, signal.SIGKILL)
         array.wait()
