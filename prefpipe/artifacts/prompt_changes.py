@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.conversations import ReadingRules
+from prefpipe.artifacts.prompt_shares import parse_prompt_share
 from prefpipe.artifacts.prompts import Prompts, load_prompts
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Artifact
@@ -16,8 +17,9 @@ from prefpipe.errors import PrefpipeError
 def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
     """Return what has changed in a prompts file since, in sentences; [] when it hashes as it did.
 
-    The file is read as ``generate`` reads it, with the settings of the run. What changed is told
-    from the parts on disk, so that of a partial run only a lower bound can be given.
+    The file is read as ``generate`` reads it, with the settings of the run, and of it the share
+    that the run samples. What changed is told from the parts on disk, so that of a partial run only
+    a lower bound can be given.
     """
     identity = candidates.record.identity
     rules = ReadingRules(
@@ -33,8 +35,11 @@ def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
         reserved=[*CANDIDATES.column_names, TEMPLATE_INPUT],
         rules=rules,
     )
+    share = identity.get("prompt_share")
     try:
         prompts = read_without_bad_rows(read)[0] if identity.get("skip_bad_rows") else read()
+        if share is not None:
+            prompts = prompts.of_share(parse_prompt_share(share), str(source))
     except PrefpipeError as error:
         return [f"it cannot be read as it was: {error.message}"]
 

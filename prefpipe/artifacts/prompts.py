@@ -33,6 +33,7 @@ from prefpipe.artifacts.interchange.system_and_tools import (
     read_system_and_tools,
 )
 from prefpipe.artifacts.interchange.user_table import UserTable
+from prefpipe.artifacts.prompt_shares import PromptShare
 from prefpipe.artifacts.tables.bad_rows import DEFAULT_HINT, BadRow, BadRowsError
 from prefpipe.artifacts.tables.columns import python_rows
 from prefpipe.artifacts.tables.locations import refuse_scheme
@@ -77,6 +78,21 @@ class Prompts:
         rows = self.rows[start : start + part_size]
         columns = self.columns.slice(start, len(rows))  # a part size may be beyond 64 bits
         return Prompts(rows, columns, carries_tools=self.carries_tools)
+
+    def of_share(self, share: PromptShare, source: str) -> "Prompts":
+        """Return the prompts of one share, in the order of the file.
+
+        Args:
+            share: which share.
+            source: the file, for the message.
+
+        Raises:
+            InputError: fewer prompts than shares.
+        """
+        places = share.places([prompt.prompt_id for prompt in self.rows], source)
+        rows = [self.rows[place] for place in places]
+        columns = self.columns.take(pa.array(places, pa.int64()))
+        return Prompts(rows, columns, self.notes, self.carries_tools)
 
     def sha256(self) -> str:
         """Return the content hash of ids, messages and user columns, in order."""

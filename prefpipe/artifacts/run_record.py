@@ -37,6 +37,8 @@ CONTEXT_TYPES: dict[str, tuple[type, str]] = {
     "host": (str, "a text"),
     "versions": (dict, "an object"),
     "models": (list, "a list of names"),
+    "round": (int, "a number"),
+    "sampler_round": (int, "a number"),
 }
 """What the entries of the context that commands read must be; the others are for people."""
 MADE_WITH = "made_with"

@@ -14,8 +14,9 @@ An answer is kept the moment it has arrived.
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from types import MappingProxyType
 from typing import Any, NamedTuple, NoReturn
 
 from prefpipe.backends.chat_answers import ERROR, REFUSED, TOO_LONG, ChatAnswer, read_completion
@@ -65,12 +66,16 @@ WORTH_SAYING_S = 5.0
 """A wait from which on one wants to know why nothing happens."""
 
 
+NOTHING_NEEDED: Mapping[str, str] = MappingProxyType({})
+
+
 class ServerSettings(NamedTuple):
     """How a server is asked.
 
     ``max_tries`` counts the first; ``timeout_s`` is for one try, from the request to the last byte.
 
     ``can_do_without``: fields of the bodies that are left out where a server refuses them.
+    ``cannot_do_without``: fields whose refusal ends the run, each with the hint.
     ``needs_logprobs``: a server whose first answer has none is asked nothing more.
     ``ends_when_none_is_answered``: a server that is there, but refuses the first questions or fails
     at the first, ends the run; else these are failures of their rows.
@@ -82,6 +87,7 @@ class ServerSettings(NamedTuple):
     timeout_s: float = 120.0
     max_tries: int = 6
     can_do_without: tuple[str, ...] = ()
+    cannot_do_without: Mapping[str, str] = NOTHING_NEEDED
     needs_logprobs: bool = False
     ends_when_none_is_answered: bool = True
 
@@ -353,7 +359,22 @@ class ChatClient:
             return PermanentError(ChatAnswer(TOO_LONG, reason), is_bad_request=False)
         if any(sign in text for sign in FILTER_SIGNS):
             return PermanentError(ChatAnswer(REFUSED, reason), is_bad_request=False)
+        self._refuse_to_do_without(wire, text, reason)
         return PermanentError(ChatAnswer(ERROR, reason), is_bad_request=True)
+
+    def _refuse_to_do_without(self, wire: Body, text: str, reason: str) -> None:
+        """End the run where a refusal names a field without which nothing should be asked.
+
+        Raises:
+            ModelError: naming the field.
+        """
+        for name, hint in self.settings.cannot_do_without.items():
+            if name in wire and name in text:
+                raise ModelError(
+                    f"the server at {self.url} refuses `{name}`: "
+                    f"{self._endpoint.without_key(reason)}",
+                    hint=hint,
+                )
 
     def _wait(self, error: TransientError, n_tries: int) -> None:
         """Wait before the next try, as long as the server asks for or with exponential back-off."""

@@ -32,7 +32,10 @@ class ChatTokenizer:
         whole = model.base or model
         self.eos_ids = find_eos_ids(whole.path, self.tokenizer.eos_token_id)
         self.template = ChatTemplate(
-            self.tokenizer, eos_ids=sorted(self.eos_ids), today=model.template_date
+            self.tokenizer,
+            eos_ids=sorted(self.eos_ids),
+            today=model.template_date,
+            args=model.template_args,
         )
         # A fast tokenizer that two threads use at a time may raise "Already borrowed".
         self._lock = threading.Lock()

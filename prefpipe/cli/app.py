@@ -19,6 +19,7 @@ from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
 from prefpipe.cli.reference import reference
 from prefpipe.cli.report import report
+from prefpipe.cli.rounds import rounds
 from prefpipe.cli.savings import savings
 from prefpipe.cli.signals import stop_request
 from prefpipe.cli.slurm import slurm
@@ -32,6 +33,7 @@ from prefpipe.configs.merge import MergeConfig
 from prefpipe.configs.objectives import ObjectivesConfig
 from prefpipe.configs.reference import ReferenceConfig
 from prefpipe.configs.report import ReportConfig
+from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.savings import SavingsConfig
 from prefpipe.configs.slurm import SlurmConfig
 from prefpipe.configs.stage import StageConfig
@@ -124,6 +126,7 @@ app = typer.Typer(
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
     "judge compares two candidates folders pair by pair. "
+    "rounds runs all of them several times, by a plan. "
     "logprobs keeps a reference for train, merge makes a model of an adapter. "
     "import and export exchange data with other tools.",
 )
@@ -133,6 +136,7 @@ for _config_class in STAGES:
     else:
         app.command(_config_class.stage)(stage_command_of(_config_class, _run_stage))
 
+app.command("rounds")(command_of(RoundsConfig, rounds))
 app.command("status")(command_of(StatusConfig, status))
 # what follows the first word is the command of a stage, with flags of its own
 app.command("slurm", context_settings={"allow_interspersed_args": False})(

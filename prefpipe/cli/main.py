@@ -14,6 +14,7 @@ from prefpipe.cli.app import app
 from prefpipe.cli.launched_processes import prints_the_error
 from prefpipe.cli.overwrite_flag import spelled_out, without_stale
 from prefpipe.cli.signals import stop_request
+from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.stages import STAGES
 from prefpipe.errors import PrefpipeError
 
@@ -33,7 +34,9 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
-    is_stage = bool(arguments) and arguments[0] in [config_class.stage for config_class in STAGES]
+    # `rounds` hands the flag on to stages
+    takes_overwrite = [RoundsConfig.command, *(config_class.stage for config_class in STAGES)]
+    is_stage = bool(arguments) and arguments[0] in takes_overwrite
     words = spelled_out(arguments) if is_stage else without_stale(arguments)
     try:
         code = app(words, standalone_mode=False)

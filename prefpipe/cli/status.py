@@ -69,6 +69,8 @@ def _block(status: "ArtifactStatus", longest: int, num_shards: int | None, width
     if status.n_parts:
         n_good = status.n_parts - len(status.to_make)
         text.append(f"  {n_good} of {status.n_parts} parts  {status.n_rows:,} rows")
+    if status.round is not None:
+        text.append(f"  round {status.round}")
 
     lines = [(reason, "") for reason in status.reasons[:REASONS_SHOWN]]
     n_more = len(status.reasons) - REASONS_SHOWN

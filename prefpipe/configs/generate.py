@@ -1,13 +1,15 @@
 """The knobs of ``prefpipe generate``."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+from prefpipe.artifacts.prompt_shares import PromptShare, parse_prompt_share
 from prefpipe.configs.conversations import split_columns
 from prefpipe.configs.options import option
 from prefpipe.configs.sampling import SamplingConfig
 from prefpipe.configs.stage import ShardedConfig
 from prefpipe.configs.workers import WorkersConfig
+from prefpipe.errors import UsageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +36,11 @@ class GenerateConfig(SamplingConfig, ShardedConfig, WorkersConfig):
         None,
         help="the user's columns to pass through, comma-separated, `none` for none; default all",
     )
+    prompt_share: str | None = option(
+        None,
+        help="I/N: only the I-th of N disjoint shares of the prompts, such as 2/3; which share a "
+        "prompt is in depends on the prompt ids alone, neither on the file's order nor on --seed",
+    )
     extend: bool = option(
         False, identity=False, help="grow a finished run to a larger --n, sampling only what is new"
     )
@@ -55,11 +62,33 @@ class GenerateConfig(SamplingConfig, ShardedConfig, WorkersConfig):
                 f"--n {self.n} is fewer than the {n_samplers} pairs of model and temperature"
             )
 
+        if self.prompt_share is not None:
+            try:
+                parse_prompt_share(self.prompt_share)
+            except UsageError as error:
+                problems.append(error.message)
+
         if self.extend and self.overwrite:
             problems.append("--extend and --overwrite contradict each other")
         if self.retry_errors and self.overwrite:
             problems.append("--retry-errors and --overwrite contradict each other")
         return problems
+
+    def identity(self) -> dict[str, Any]:
+        """Return what can change the rows; a share of the prompts only where one was asked for."""
+        identity = super().identity()
+        if self.prompt_share is None:
+            del identity["prompt_share"]
+        return identity
+
+    @property
+    def share(self) -> PromptShare | None:
+        """The share of the prompts to sample; None for all.
+
+        Raises:
+            UsageError: it is no share.
+        """
+        return None if self.prompt_share is None else parse_prompt_share(self.prompt_share)
 
     @property
     def kept_columns(self) -> list[str] | None:

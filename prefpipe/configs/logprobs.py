@@ -5,14 +5,15 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from prefpipe.configs.options import option
-from prefpipe.configs.stage import ErrorRateConfig, PartwiseConfig, TemplatedConfig
+from prefpipe.configs.stage import ErrorRateConfig, PartwiseConfig
+from prefpipe.configs.template_args import PolicyTemplateConfig
 from prefpipe.configs.workers import WorkersConfig
 
 DTYPES = ("float32", "mixed", "bfloat16", "nf4-float32", "nf4-bfloat16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class LogprobsConfig(TemplatedConfig, PartwiseConfig, WorkersConfig, ErrorRateConfig):
+class LogprobsConfig(PolicyTemplateConfig, PartwiseConfig, WorkersConfig, ErrorRateConfig):
     """Measure the log-probability of every response under a model, the reference of training.
 
     The responses are those of groups or of candidates.

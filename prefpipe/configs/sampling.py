@@ -5,12 +5,8 @@ from typing import Any, get_args
 
 from prefpipe.configs.conversations import ConversationsConfig
 from prefpipe.configs.options import Dtype, option
-from prefpipe.configs.stage import (
-    PART_SIZE_HELP,
-    ErrorRateConfig,
-    SizedParts,
-    TemplatedConfig,
-)
+from prefpipe.configs.stage import PART_SIZE_HELP, ErrorRateConfig, SizedParts
+from prefpipe.configs.template_args import PolicyTemplateConfig
 
 MOST_SAMPLES = 100_000
 """Of a prompt: far above use, and far below what would fill the memory before the first part."""
@@ -19,7 +15,7 @@ BACKENDS = (AUTO, "vllm", "transformers", "openai", "fake")
 
 
 @dataclass(frozen=True, kw_only=True)
-class SamplingConfig(SizedParts, TemplatedConfig, ErrorRateConfig, ConversationsConfig):
+class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, ConversationsConfig):
     """How responses are sampled, and by which engine."""
 
     backend: str = option(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from prefpipe.configs.options import option
-from prefpipe.configs.stage import TemplatedConfig
+from prefpipe.configs.template_args import PolicyTemplateConfig
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import (
     DEFAULTS,
@@ -80,7 +80,7 @@ def _is_finite(text: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainConfig(TemplatedConfig):
+class TrainConfig(PolicyTemplateConfig):
     """Train a policy, or a reward model, on groups.
 
     The result is a model folder, or a LoRA adapter of a policy.
@@ -327,6 +327,11 @@ class TrainConfig(TemplatedConfig):
         for flag, value in references.items():
             if value:
                 problems.append(f"{flag} is of no use: a reward model has no reference")
+        if self.template_arg:
+            problems.append(
+                "--template-arg is of no use: it is for the policy's template, and a reward model "
+                "is trained with the default of its own"
+            )
         if self.sft_weight:
             problems.append(
                 "--sft-weight is of no use: a reward model gives responses no likelihood"

@@ -5,13 +5,15 @@ fingerprint follows the content and not the name: the same weights under another
 model.
 """
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
 from shlex import quote
-from typing import Literal
+from typing import Any, Literal
 
 from prefpipe.artifacts.file_hashes import hash_files
+from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import CLOCK, FIELD
 from prefpipe.errors import ModelError
 from prefpipe.models.json_files import load_json, read_json
@@ -51,7 +53,8 @@ class ModelFiles:
     text. ``base`` is the model under an adapter.
 
     ``reads_clock``: the template asks for the date. ``template_date`` is the date that it gets;
-    None where it does not ask, or where nobody has settled it yet.
+    None where it does not ask, or where nobody has settled it yet. ``template_args`` are the
+    arguments that the template is given beside the conversation.
     """
 
     requested: str
@@ -64,14 +67,19 @@ class ModelFiles:
     base: "ModelFiles | None" = None
     reads_clock: bool = False
     template_date: str | None = None
+    template_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     def dated(self, day: str) -> "ModelFiles":
         """Return the model with the date of its template; the same model if it does not ask."""
         return replace(self, template_date=day) if self.reads_clock else self
 
-    def identity(self) -> dict[str, str | None]:
+    def given(self, template_args: Mapping[str, Any]) -> "ModelFiles":
+        """Return the model with the arguments of its template."""
+        return replace(self, template_args=dict(template_args))
+
+    def identity(self) -> dict[str, Any]:
         """Return what goes into a fingerprint: hashes of content, never names or paths."""
-        identity = {
+        identity: dict[str, Any] = {
             "content_hash": self.content_hash,
             "tokenizer_hash": self.tokenizer_hash,
             "chat_template_hash": self.chat_template_hash,
@@ -79,6 +87,8 @@ class ModelFiles:
         }
         if self.template_date is not None:
             identity[FIELD] = self.template_date
+        if self.template_args:
+            identity[TEMPLATE_ARGS] = dict(self.template_args)
         return identity
 
     @property

@@ -36,11 +36,13 @@ class MergeRecord:
     """Where a merged model was written, on which machine, and the folders it was made of.
 
     Models of the hub and bundled ones are not listed: they do not change under their name here.
+    ``round``: of training, the latest of what it was made of.
     """
 
     output: str
     host: str
     made_of: tuple[MergedPart, ...]
+    round: int = 0
 
     def write_to(self, folder: Path) -> None:
         """Write the file."""
@@ -49,15 +51,20 @@ class MergeRecord:
             file.write(text.encode())
 
 
-def merge_record_of(output: Path, parts: Sequence[tuple[str, ModelFiles]]) -> MergeRecord:
-    """Return the record of a merge of ``parts``, each a role and a model."""
+def merge_record_of(
+    output: Path, parts: Sequence[tuple[str, ModelFiles]], *, of_round: int = 0
+) -> MergeRecord:
+    """Return the record of a merge of ``parts``, each a role and a model.
+
+    ``of_round``: of training, the latest of theirs.
+    """
     made_of = []
     for role, model in parts:
         # what is named by a path can be made again under it
         if Path(model.requested).expanduser().is_dir():
             path = str(model.path.absolute())
             made_of.append(MergedPart(role, model.requested, path, model.content_hash))
-    return MergeRecord(str(output.absolute()), socket.gethostname(), tuple(made_of))
+    return MergeRecord(str(output.absolute()), socket.gethostname(), tuple(made_of), of_round)
 
 
 def read_merge_record(folder: Path) -> MergeRecord | None:
@@ -68,6 +75,8 @@ def read_merge_record(folder: Path) -> MergeRecord | None:
     try:
         values = json.loads((folder / FILE_NAME).read_bytes())
         parts = tuple(MergedPart(**each) for each in values["made_of"])
-        return MergeRecord(str(values["output"]), str(values["host"]), parts)
+        # a merge of an earlier release says no round
+        of_round = int(values.get("round", 0))
+        return MergeRecord(str(values["output"]), str(values["host"]), parts, of_round)
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -9,6 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from prefpipe.artifacts.rounds import ROUND, SAMPLER_ROUND, describe_sampler
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.maths.statistics.distribution import Distribution
 from prefpipe.pages.curves import curves_table
@@ -106,6 +107,10 @@ def _run(overview: Mapping[str, Any]) -> Table:
     table.add_row("settings", Text("  ".join(settings)))
 
     context = run["context"]
+    if ROUND in context:
+        table.add_row("round", str(context[ROUND]))
+    if SAMPLER_ROUND in context:
+        table.add_row("sampled by", describe_sampler(context[SAMPLER_ROUND]))
     if context.get("versions"):
         versions = [f"{name} {version}" for name, version in context["versions"].items()]
         table.add_row("versions", Text(visible_line("  ".join(versions), 400)))

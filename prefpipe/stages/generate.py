@@ -22,6 +22,7 @@ from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
+from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, refuse_nesting
@@ -85,12 +86,14 @@ class Sampler(NamedTuple):
     """A model that can be opened: its name, its fingerprint's entry, and how to load it.
 
     ``runs_here``: it takes memory of this machine's device, which two models may not share.
+    ``round``: of training that it comes from, None where its files are not on this disk.
     """
 
     name: str
     identity: Mapping[str, Any]
     open: Callable[[], Generator]
     runs_here: bool = False
+    round: int | None = None
 
 
 def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
@@ -109,6 +112,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
         context={
             **runtime.context,
             "models": [sampler.name for sampler in samplers],
+            **context_of_round(SAMPLER_ROUND, _latest_round(samplers)),
             **context_of_skipped_rows(skipped),
         },
         identity={
@@ -135,8 +139,9 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
             _kept_answers(output, index).remove()
 
     summary = Summary(config.stage, config.output)
+    of_share = f", share {config.share}," if config.share is not None else ""
     runtime.log(
-        f"{len(prompts)} prompts x {config.n} responses in {output.n_parts} parts of "
+        f"{len(prompts)} prompts{of_share} x {config.n} responses in {output.n_parts} parts of "
         f"{config.prompts_a_part} prompts"
     )
     started = time.perf_counter()
@@ -174,6 +179,12 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     return summary
 
 
+def _latest_round(samplers: Sequence[Sampler]) -> int | None:
+    """Return the latest round of training of the models, None where none is known."""
+    known = [sampler.round for sampler in samplers if sampler.round is not None]
+    return max(known, default=None)
+
+
 def count_parts(config: GenerateConfig) -> int:
     """Return how many parts a run has, whether or not it has begun."""
     prompts, _skipped = _read_prompts(config)
@@ -184,7 +195,7 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
     """Return the prompts, and the rows that ``--skip-bad-rows`` leaves out."""
 
     def read() -> Prompts:
-        return load_prompts(
+        prompts = load_prompts(
             config.prompts,
             system_prompt=config.system_prompt,
             keep_columns=config.kept_columns,
@@ -192,6 +203,9 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
             reserved=[*_column_names(config), TEMPLATE_INPUT],
             rules=config.reading_rules,
         )
+        if config.share is None:
+            return prompts
+        return prompts.of_share(config.share, config.prompts)
 
     return read_users_rows(config, read)
 

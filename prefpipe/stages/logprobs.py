@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
 from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
+from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.device import find_device, turns_on
@@ -175,11 +176,11 @@ def record_of(
     )
 
 
-def reference_identity(model: ModelFiles, encode_as: ModelFiles) -> dict[str, str | None]:
+def reference_identity(model: ModelFiles, encode_as: ModelFiles) -> dict[str, Any]:
     """Return the hashes of the weights, and of the tokenizer and template that make the ids."""
     identity = dict(model.identity())
     of_ids = encode_as.identity()
-    for name in ("tokenizer_hash", "chat_template_hash", FIELD):
+    for name in ("tokenizer_hash", "chat_template_hash", FIELD, TEMPLATE_ARGS):
         if name in of_ids:
             identity[name] = of_ids[name]
     return identity

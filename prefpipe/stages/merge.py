@@ -22,6 +22,7 @@ from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ADAPTER_CONFIG, MODEL_CONFIG, ModelFiles, inspect_model
 from prefpipe.models.json_files import read_json
 from prefpipe.models.merge_record import merge_record_of
+from prefpipe.models.rounds import round_of_model
 from prefpipe.training.merge import (
     DTYPES,
     KINDS,
@@ -135,7 +136,12 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
 
         with atomic_write(folder / "README.md") as file:
             file.write(_model_card(adapter, base, figures).encode())
-        merge_record_of(request.output, [("adapter", adapter), ("base", base)]).write_to(folder)
+        merged_from = merge_record_of(
+            request.output,
+            [("adapter", adapter), ("base", base)],
+            of_round=max(round_of_model(adapter.path), round_of_model(base.path)),
+        )
+        merged_from.write_to(folder)
         # From here the folder takes its name; exit code 75 means that there is no model.
         finishing.enter_context(runtime.finishing())
 

@@ -41,8 +41,8 @@ class ArtifactStatus:
 
     ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts. ``reasons`` say why the
     state is not ``done``, ``notes`` what could not be looked at. ``claims`` are the parts that
-    workers are making. ``words`` are the command that made it, as it was typed, and ``folder`` is
-    where it was run.
+    workers are making. ``round``: of training, of a policy or an evaluation. ``words`` are the
+    command that made it, as it was typed, and ``folder`` is where it was run.
     """
 
     path: Path
@@ -57,6 +57,7 @@ class ArtifactStatus:
     reasons: Sequence[str] = ()
     notes: Sequence[str] = ()
     claims: Sequence[ClaimedPart] = ()
+    round: int | None = None
     words: Sequence[str] = ()
     folder: str = ""
 
@@ -138,6 +139,7 @@ class ArtifactStatus:
         return {
             "path": str(self.path),
             "stage": self.stage,
+            "round": self.round,
             "state": self.state,
             "fingerprint": self.fingerprint,
             "n_parts": self.n_parts,

@@ -10,10 +10,12 @@ from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.interchange.formats import content_hash
 from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
+from prefpipe.artifacts.rounds import round_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.store import Artifact, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
+from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.models.files import content_hash_of
@@ -123,6 +125,7 @@ class StatusChecker:
             reasons=[*reasons, *states.reasons, *(finding.text for finding in unfinished)],
             notes=[*notes, *states.notes],
             claims=claimed_parts(path, record.fingerprint, states.to_make),
+            round=round_of(record),
             words=_command_words(record),
             folder=_command_folder(record),
         )
@@ -189,14 +192,20 @@ class StatusChecker:
             place: its folder.
             hashes: those that it had.
         """
+        standing = self._standing_of_model(place)
         try:
             now = locate_model(str(place)).identity()
         except PrefpipeError as error:
-            yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+            # of a training that is to go on, its own lines say what is missing
+            if standing is not None:
+                yield StatusFinding(Effect.BEHIND, f"{name}, {standing}")
+            else:
+                yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
             return
 
-        # the day that its template was told then is the run's, and no file of the model has one
-        then = {key: value for key, value in hashes.items() if key != TEMPLATE_DATE}
+        # what its template was told then is the run's, and no file of the model has it
+        told = (TEMPLATE_DATE, TEMPLATE_ARGS)
+        then = {key: value for key, value in hashes.items() if key not in told}
         if any(now.get(key) != value for key, value in then.items()):
             yield StatusFinding(
                 Effect.OTHER_RUN,
@@ -204,19 +213,27 @@ class StatusChecker:
             )
 
         # a model of ours may be out of date although its weights are those of then
-        if self._is_stale_model(place):
-            yield StatusFinding(Effect.BEHIND, f"{name}, is stale itself")
+        if standing is not None:
+            yield StatusFinding(Effect.BEHIND, f"{name}, {standing}")
         record = read_merge_record(place)
         if record is not None:
             for part in record.made_of:
                 yield from self._merged_part_findings(name, place, record, part)
 
-    def _is_stale_model(self, place: Path) -> bool:
-        """Return whether a model is a stale artifact, or the checkpoint of a stale training."""
-        folder = place.parent if place.name.startswith("checkpoint-") else place
+    def _standing_of_model(self, place: Path) -> str | None:
+        """Return what is to be done first about a model of ours, None where it stands.
+
+        It is stale, the checkpoint of a stale training, or of a training that is not finished. A
+        checkpoint is whole before its training is.
+        """
+        is_checkpoint = place.name.startswith("checkpoint-")
+        folder = place.parent if is_checkpoint else place
         if not (folder / run_record.FILE_NAME).exists():
-            return False
-        return self.check(folder, quick=True).state == "stale"
+            return None
+        state = self.check(folder, quick=True).state
+        if state == "stale":
+            return "is stale itself"
+        return "is not finished" if state == "partial" and not is_checkpoint else None
 
     def _merged_part_findings(
         self, name: str, place: Path, record: MergeRecord, part: MergedPart
@@ -235,8 +252,9 @@ class StatusChecker:
             yield StatusFinding(Effect.NOTE, text)
             return
 
-        if has_changed or self._is_stale_model(folder):
-            why = "has changed since" if has_changed else "is stale itself"
+        standing = self._standing_of_model(folder)
+        if has_changed or standing is not None:
+            why = "has changed since" if has_changed else standing
             yield StatusFinding(
                 Effect.BEHIND,
                 f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",

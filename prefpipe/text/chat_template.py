@@ -59,16 +59,24 @@ class ChatTemplate:
         eos_ids: the ids that end a turn; they are control tokens whatever the tokenizer calls them.
         today: what a template that reads the clock is told, ``YYYY-MM-DD``; default the day on
             which this object is made.
+        args: what the template is given beside the conversation, see
+            `prefpipe.text.template_args`.
     """
 
     def __init__(
-        self, tokenizer: Any, *, eos_ids: Sequence[int] = (), today: str | None = None
+        self,
+        tokenizer: Any,
+        *,
+        eos_ids: Sequence[int] = (),
+        today: str | None = None,
+        args: Mapping[str, Any] | None = None,
     ) -> None:
         template = tokenizer.chat_template or ""
         # several templates come by their names: whatever one of them writes counts
         source = template if isinstance(template, str) else json.dumps(template)
         self.tokenizer = tokenizer
         self.today = today or datetime.now().astimezone().date().isoformat()
+        self._args = dict(args or {})
         self._reads_clock = CLOCK in source
         self._control = ControlTokens(tokenizer, source, eos_ids)
         self._wholly_written: set[str] = set()
@@ -255,12 +263,12 @@ class ChatTemplate:
     def _rendered(
         self, turns: Sequence[Turn], tools: Sequence[Any] | None, *, add_generation_prompt: bool
     ) -> str:
-        settings: dict[str, Any] = {}
+        settings = dict(self._args)
         if tools:
             settings["tools"] = list(tools)
         if self._reads_clock:
             # given with each call: the tokenizer's own template may be written to disk with a model
-            source = CLOCK_MACRO + self.tokenizer.get_chat_template(**settings)
+            source = CLOCK_MACRO + self.tokenizer.get_chat_template(tools=settings.get("tools"))
             clock = _clock_at(datetime.fromisoformat(self.today))
             settings |= {"chat_template": source, CLOCK_VARIABLE: clock}
 

@@ -63,6 +63,7 @@ class Encoder:
         tokenizer: of transformers.
         eos_token_ids: of the model; the tokenizer's own is one anyway.
         today: what a template that reads the clock is told.
+        template_args: what the template is given beside the conversation.
         template: of this tokenizer and these ids, where there is one already.
     """
 
@@ -72,12 +73,15 @@ class Encoder:
         eos_token_ids: Sequence[int],
         *,
         today: str | None = None,
+        template_args: Mapping[str, Any] | None = None,
         template: ChatTemplate | None = None,
     ) -> None:
         self.tokenizer = tokenizer
         self.eos_token_ids = {tokenizer.eos_token_id, *eos_token_ids} - {None}
         if template is None:
-            template = ChatTemplate(tokenizer, eos_ids=sorted(self.eos_token_ids), today=today)
+            template = ChatTemplate(
+                tokenizer, eos_ids=sorted(self.eos_token_ids), today=today, args=template_args
+            )
         self.template = template
         self.n_encoded = 0
         self.n_apart = 0

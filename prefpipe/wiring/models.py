@@ -1,14 +1,24 @@
-"""The files of a model that a configuration names, and the day that its chat template is told."""
+"""The files of a model that a configuration names, and what its chat template is told."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.template_args import args_of_parent, args_of_policy
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.configs.stage import TemplatedConfig
+from prefpipe.configs.template_args import PolicyTemplateConfig
+from prefpipe.text.template_args import (
+    FLAG,
+    read_by,
+    refuse_contradiction,
+    refuse_unread,
+    written_args,
+)
 
 if TYPE_CHECKING:
+    from prefpipe.execution.runtime import Runtime
     from prefpipe.models.files import ModelFiles
 
 
@@ -31,3 +41,62 @@ def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
 
     own_record = None if config.overwrite else config.output
     return date_for_run(config.template_date, own_record, parents)
+
+
+def sampled_with_args(
+    model: "ModelFiles", config: PolicyTemplateConfig, runtime: "Runtime"
+) -> "ModelFiles":
+    """Return a model that samples, with the arguments that its chat template is given.
+
+    Raises:
+        UsageError: its template never reads one of them.
+    """
+    args = config.template_args
+    refuse_unread(_template_of(model), args, model.requested)
+    trained_with = args_of_policy(model.path)
+    if trained_with is not None and trained_with != args:
+        runtime.log(
+            f"warning: {model.requested} was trained on prompts with {FLAG} "
+            f"{written_args(trained_with)}, and samples here with {written_args(args)}"
+        )
+    return model.given(args)
+
+
+def trained_with_args(
+    model: "ModelFiles", config: PolicyTemplateConfig, candidates: Path, runtime: "Runtime"
+) -> "ModelFiles":
+    """Return a model with the arguments that its chat template was given at sampling.
+
+    Args:
+        model: what is trained or measured.
+        config: of the stage.
+        candidates: the artifact that knows what sampled them: candidates, or what was made of them.
+        runtime: the surroundings.
+
+    Raises:
+        UsageError: its template never reads an argument that is given; or the candidates were
+            sampled with another one.
+    """
+    given = config.template_args
+    template = _template_of(model)
+    refuse_unread(template, given, model.requested)
+    recorded = args_of_parent(candidates)
+    if recorded is None:  # imported: nobody knows
+        return model.given(given)
+
+    refuse_contradiction(given, recorded, str(candidates))
+    inherited = read_by(template, recorded)
+    if inherited.keys() != recorded.keys():
+        unread = {key: value for key, value in recorded.items() if key not in inherited}
+        runtime.log(
+            f"the chat template of {model.requested} reads none of {written_args(unread)}, with "
+            "which the candidates were sampled"
+        )
+    return model.given(inherited)
+
+
+def _template_of(model: "ModelFiles") -> str:
+    """Return the source of a model's chat template, "" where it has none."""
+    from prefpipe.models.tokenizer import read_chat_template
+
+    return read_chat_template(model.tokenizer_path) or ""

@@ -18,7 +18,7 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.wiring.judges import judge_for
-from prefpipe.wiring.models import locate, template_date
+from prefpipe.wiring.models import locate, template_date, trained_with_args
 from prefpipe.wiring.samplers import sampler_for
 from prefpipe.wiring.scorers import pair_rater, rater_for
 
@@ -97,11 +97,14 @@ def _train(config: TrainConfig, runtime: Runtime) -> Summary:
     model = locate(config.model, trust_remote_code=config.trust_remote_code).dated(day)
     if config.chat_template is not None:
         model = with_template(model, config.chat_template, day)
+    # a reward model reads conversations through a template that nothing was sampled with
+    if config.target == "policy":
+        model = trained_with_args(model, config, config.groups, runtime)
 
     reference = None
     if config.reference_model is not None and config.reference_model != "base":
         reference = locate(config.reference_model, trust_remote_code=config.trust_remote_code)
-        reference = reference.dated(day)
+        reference = reference.dated(day).given(model.template_args)
     return run(config, model, runtime, reference_model=reference)
 
 
@@ -110,6 +113,7 @@ def _logprobs(config: LogprobsConfig, runtime: Runtime) -> Summary:
 
     model = locate(config.model, trust_remote_code=config.trust_remote_code)
     model = model.dated(template_date(config, [config.groups]))
+    model = trained_with_args(model, config, config.groups, runtime)
     return run(config, model, runtime)
 
 

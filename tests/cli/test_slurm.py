@@ -130,6 +130,14 @@ def test_where_all_is_made_nothing_is_printed(capfdbinary) -> None:
     assert err == b"run/candidates has all its parts: there is nothing to submit\n"
 
 
+def test_a_share_of_the_prompts_has_its_own_parts(script) -> None:
+    words = ["--array", "2", "--", *GENERATE, "--prompt-share", "1/3"]
+    text = script(*words)
+    assert "--array=0-1" in directives(text)
+    assert "# 2 of 2 parts of run/candidates to make" in text
+    assert "--prompt-share 1/3" in text
+
+
 @pytest.mark.parametrize(
     ("flags", "gpus"),
     [

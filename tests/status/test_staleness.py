@@ -99,6 +99,21 @@ def test_a_policy_of_other_weights_reaches_what_it_sampled(rounds: Path) -> None
     assert told in reasons(rounds / "round2" / "candidates")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("lost", ["summary.json", "config.json"])
+def test_a_policy_that_is_not_finished_reaches_what_it_sampled(rounds: Path, lost: str) -> None:
+    """As a kill in the training leaves it: without the summary, or without a model at all."""
+    (rounds / "policy" / "summary.json").unlink()
+    (rounds / "policy" / lost).unlink(missing_ok=True)
+    checker = StatusChecker()
+    assert checker.check(rounds / "policy").state == "partial"
+    states = {name: checker.check(rounds / name, quick=True) for name in OF_POLICY}
+    assert {status.state for status in states.values()} == {"stale"}
+    told = f"its model, {rounds / 'policy'}, is not finished"
+    assert list(states["round2/candidates"].reasons) == [told]
+    assert checker.check(rounds / "groups").state == "done"
+
+
 def test_a_reward_model_of_other_weights_reaches_its_scores(rounds: Path) -> None:
     shutil.copy(
         make_tiny_reward_model(rounds / "models" / "other", 1) / "model.safetensors", rounds / "rm"

@@ -13,7 +13,7 @@ https://docs.vllm.ai/en/stable/serving/openai_compatible_server/.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,17 @@ OPTIONAL_FIELDS = {
 """Request fields that a server may refuse, and what is lost without them."""
 
 
+TEMPLATE_KWARGS = "chat_template_kwargs"
+OF_THE_PROMPT = {
+    TEMPLATE_KWARGS: "--template-arg needs a server that hands it to a chat template (vLLM, "
+    "SGLang, llama.cpp)",
+}
+"""Request fields without which the prompt would be another one, and what a server needs for them.
+
+vLLM: https://docs.vllm.ai/en/stable/serving/openai_compatible_server/ (extra parameters).
+"""
+
+
 class OpenAIGenerator:
     """A generator behind HTTP.
 
@@ -57,6 +68,7 @@ class OpenAIGenerator:
         timeout_s: how long one try may take.
         max_tries: tries in all after a time-out, a lost connection, 408, 409, 429 or 5xx, with
             exponential back-off or after as long as the server's ``Retry-After`` says.
+        template_args: what the server's chat template is given beside the conversation.
         run: where to say what one should know, and whether to stop.
 
     Raises:
@@ -74,11 +86,13 @@ class OpenAIGenerator:
         max_model_len: int | None = None,
         timeout_s: float = 600.0,
         max_tries: int = 6,
+        template_args: Mapping[str, Any] | None = None,
         run: RunControl | None = None,
     ) -> None:
         self.max_model_len = max_model_len or UNKNOWN_LENGTH
         self.engine_version = None
         self._model_name = model_name
+        self._template_args = dict(template_args or {})
         self._run = run or RunControl()
         settings = ServerSettings(
             base_url=base_url,
@@ -86,6 +100,7 @@ class OpenAIGenerator:
             timeout_s=timeout_s,
             max_tries=max_tries,
             can_do_without=tuple(OPTIONAL_FIELDS),
+            cannot_do_without=OF_THE_PROMPT,
             # all samples of one prompt fail together
             ends_when_none_is_answered=False,
         )
@@ -199,6 +214,8 @@ class OpenAIGenerator:
         }
         if params.top_k:
             body["top_k"] = params.top_k
+        if self._template_args:
+            body[TEMPLATE_KWARGS] = self._template_args
         if tools:
             # The model knows of them; a response is a text, so no calls are to be read out of it.
             body |= {"tools": tools, "tool_choice": "none"}

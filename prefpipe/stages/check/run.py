@@ -7,6 +7,7 @@ The same code makes the tokens, applies the length limit and leaves responses ou
 """
 
 from collections import Counter
+from collections.abc import Mapping
 from hashlib import sha256
 from math import ceil
 from shlex import quote
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.template_args import recorded_args
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import IncompleteInputError, ModelError
@@ -96,8 +98,12 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
             hint=f"run `prefpipe status {quote(str(groups.path))}`",
         )
 
-    # The template is told the day that the candidates have on record, so days cannot differ.
-    model = _open_model(training.model, date_for_run(None, None, [groups.path]))
+    # The template is told what the candidates have on record, so that cannot differ.
+    model = _open_model(
+        training.model,
+        date_for_run(None, None, [groups.path]),
+        recorded_args(groups.record.identity) or {},
+    )
     fits = ids_fit(groups, model.tokenizer["hash"], model.tokenizer["chat_template_hash"])
     n_vocabulary = None
     if model.built is not None:
@@ -149,7 +155,9 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
     return {"findings": [finding._asdict() for finding in findings_of(facts)], **facts}
 
 
-def _open_model(reference: str, template_date: str) -> _OpenedModel:
+def _open_model(
+    reference: str, template_date: str, template_args: Mapping[str, Any]
+) -> _OpenedModel:
     """Open a model's tokenizer and template, and build it without its weights."""
     folders = folders_on_disk(reference)
     tokenizer_hash = hash_tokenizer(folders.tokenizer)
@@ -162,7 +170,12 @@ def _open_model(reference: str, template_date: str) -> _OpenedModel:
 
     encoder, template_problem = None, None
     if tokenizer_hash is not None:
-        encoder = encoder_in(folders.tokenizer, folders.config, template_date=template_date)
+        encoder = encoder_in(
+            folders.tokenizer,
+            folders.config,
+            template_date=template_date,
+            template_args=template_args,
+        )
         for name in TOKENIZER_TOKENS:
             tokenizer[name] = getattr(encoder.tokenizer, name)
     if template is None:

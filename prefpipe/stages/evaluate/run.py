@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from prefpipe.artifacts.finite_json import finite_values
+from prefpipe.artifacts.rounds import ROUND, context_of_round, sampler_round_of
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import EVALUATION
 from prefpipe.artifacts.store import Artifact, Output, open_output, refuse_nesting
@@ -76,11 +77,12 @@ def run(
     check_embeddings(policy, baseline)
 
     reward = reward_text(config, policy, baseline)
+    of_round = sampler_round_of([policy.candidates.record])
     record = RunRecord(
         stage=config.stage,
         schema=EVALUATION.tag,
         n_parts=1,
-        context=dict(runtime.context),
+        context={**runtime.context, **context_of_round(ROUND, of_round)},
         identity={
             "stage": config.stage,
             "version": config.VERSION,
@@ -115,6 +117,7 @@ def run(
     figures = {
         "policy_name": policy.name,
         "baseline_name": baseline.name,
+        **context_of_round(ROUND, of_round),
         "reward_expression": reward,
         "confidence": config.confidence,
         "bootstrap_draws": config.bootstrap_draws,

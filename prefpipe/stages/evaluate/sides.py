@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.store import Artifact, open_input
+from prefpipe.artifacts.template_args import recorded_args
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
@@ -19,10 +20,12 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import ModelFiles, require_chat_template
+from prefpipe.models.tokenizer import read_chat_template
 from prefpipe.stages.evaluate.kl import SERVED, KlReference, why_no_kl
 from prefpipe.stages.evaluate.run import run
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
+from prefpipe.text.template_args import refuse_unread
 
 
 class LocateModel(Protocol):
@@ -77,9 +80,10 @@ def evaluate(
         if reference_model is None:
             reference_model = locate(config.baseline, trust_remote_code=config.trust_remote_code)
         assert config.template_date is not None
-        reference = stages.measure_reference(
-            config, policy, reference_model.dated(config.template_date), runtime
-        )
+        # it is to read the policy's own prompts
+        args = recorded_args(policy.candidates.record.identity) or {}
+        reference_model = reference_model.dated(config.template_date).given(args)
+        reference = stages.measure_reference(config, policy, reference_model, runtime)
     return run(config, policy, baseline, runtime, reference)
 
 
@@ -119,7 +123,10 @@ def check_side(config: EvalConfig, name: str, locate: LocateModel) -> None:
             f"--scorer or --{name}-scores is needed to rate the responses of the {name}"
         )
     if is_model and config.backend not in SERVED:
-        require_chat_template(locate(reference, trust_remote_code=config.trust_remote_code))
+        model = locate(reference, trust_remote_code=config.trust_remote_code)
+        require_chat_template(model)
+        template = read_chat_template(model.tokenizer_path) or ""
+        refuse_unread(template, config.template_args, model.requested)
 
 
 def open_side(

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round, sampler_round_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
@@ -63,11 +64,12 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     if indices:
         _evaluate_once(pools, indices[0], runtime)
     thresholds = _survey(pools, runtime)
+    sampled_in = sampler_round_of(artifact.record for artifact in inputs.values())
     record = RunRecord(
         stage=config.stage,
         schema=GROUPS.tag,
         n_parts=candidates.n_parts,
-        context=dict(runtime.context),
+        context={**runtime.context, **context_of_round(SAMPLER_ROUND, sampled_in)},
         identity={
             "stage": config.stage,
             "version": config.VERSION,

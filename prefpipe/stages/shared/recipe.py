@@ -18,7 +18,7 @@ from prefpipe.errors import FingerprintError
 SIDES = ("policy", "baseline")
 NOT_COMPARED = ("models", "seed", "stage", "columns", "part_size", "candidates")
 """Fields in which the two sides may differ: which model, and what does not change the task."""
-NOT_COMPARED_OF_PAIRS = ("n", "prompts", "drop_duplicate_prompts", "system_prompt")
+NOT_COMPARED_OF_PAIRS = ("n", "prompts", "drop_duplicate_prompts", "system_prompt", "prompt_share")
 """Fields in which they may differ as well where pairs are joined, one by one."""
 IMPORT = "import"
 HINT = (

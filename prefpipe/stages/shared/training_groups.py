@@ -5,12 +5,14 @@ template of the model at hand are those that sampled them; otherwise the convers
 again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoTokenizer
 
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import InputError
@@ -47,7 +49,13 @@ AGAIN = (
 
 def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
     """Return whether all that sampled the candidates had this model's tokenizer and template."""
-    return ids_fit(groups, model.tokenizer_hash, model.chat_template_hash, model.template_date)
+    return ids_fit(
+        groups,
+        model.tokenizer_hash,
+        model.chat_template_hash,
+        model.template_date,
+        model.template_args,
+    )
 
 
 def ids_fit(
@@ -55,6 +63,7 @@ def ids_fit(
     tokenizer_hash: str | None,
     chat_template_hash: str | None,
     template_date: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
 ) -> bool:
     """Return whether every model that sampled the candidates had this tokenizer and chat template.
 
@@ -66,6 +75,8 @@ def ids_fit(
         tokenizer_hash: of the model at hand.
         chat_template_hash: of the model at hand.
         template_date: the day that its template is told, where it reads the clock.
+        template_args: what its template is given beside the conversation; None where that is to
+            be as it was.
     """
     identity = groups.record.identity
     candidates = identity.get("candidates", identity)
@@ -80,6 +91,8 @@ def ids_fit(
         # of a day that nobody recorded, nobody can say that it is another one
         days = {sampler.get(FIELD), template_date} - {None}
         if len(days) > 1:
+            return False
+        if template_args is not None and (sampler.get(TEMPLATE_ARGS) or {}) != template_args:
             return False
     return True
 
@@ -99,6 +112,7 @@ def encoder_of(model: ModelFiles, *, trust_remote_code: bool = False) -> Encoder
         folder,
         trust_remote_code=trust_remote_code,
         template_date=model.template_date,
+        template_args=model.template_args,
     )
     encoder.template.self_test(model.requested, answered=True)
     return encoder
@@ -110,6 +124,7 @@ def encoder_in(
     *,
     trust_remote_code: bool = False,
     template_date: str | None = None,
+    template_args: Mapping[str, Any] | None = None,
 ) -> Encoder:
     """Return the tokenizer and chat template in one folder, with the ids that end a turn.
 
@@ -119,7 +134,7 @@ def encoder_in(
         tokenizer_folder, trust_remote_code=trust_remote_code, local_files_only=True
     )
     eos_ids = sorted(find_eos_ids(config_folder, tokenizer.eos_token_id))
-    return Encoder(tokenizer, eos_ids, today=template_date)
+    return Encoder(tokenizer, eos_ids, today=template_date, template_args=template_args)
 
 
 def read_rows(groups: Artifact, *, allow_partial: bool, further: Sequence[str] = ()) -> list[Row]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from prefpipe.artifacts.fingerprint import field_differences, fingerprint_of
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.rounds import ROUND, context_of_round, describe_sampler, sampler_round_of
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.store import (
     Artifact,
@@ -30,6 +31,7 @@ from prefpipe.maths.objectives.registry import (
     resolve_knobs,
 )
 from prefpipe.models.files import ModelFiles
+from prefpipe.models.rounds import round_of_model
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.train.auto_gamma import gamma_of
 from prefpipe.stages.train.earlier_run import (
@@ -104,6 +106,7 @@ class TrainInputs:
         resume_from: checkpoint to go on from, None for the last one in the output.
         output: where the run's record and rows go, the run's record written.
         parents: digests of the groups on disk.
+        round: of training that the policy is of, None of a reward model.
         how_to_go_on: what to do after a stop, for messages.
     """
 
@@ -117,6 +120,7 @@ class TrainInputs:
     resume_from: Path | None
     output: Output
     parents: Mapping[str, str]
+    round: int | None
     how_to_go_on: str
 
 
@@ -176,11 +180,12 @@ def open_training(
         )
         parents["eval_groups"] = eval_groups.digest
 
+    of_round = _round_of(config.target, model, artifact, runtime.log)
+
     # The first process opens the output, and may throw away what was there. The others find it.
     with processes().main_process_first():
-        record = _record_of(
-            config, settings, objective, model, groups, eval_groups, runtime.context
-        )
+        context = {**runtime.context, **context_of_round(ROUND, of_round)}
+        record = _record_of(config, settings, objective, model, groups, eval_groups, context)
         made_from = {**parents, "run": record.fingerprint}
         # Refused before `--overwrite` throws anything away.
         if config.resume_from is not None:
@@ -212,8 +217,30 @@ def open_training(
         resume_from=config.resume_from,
         output=output,
         parents=parents,
+        round=of_round,
         how_to_go_on=_how_to_go_on(config),
     )
+
+
+def _round_of(
+    target: str, model: ModelFiles, groups: Artifact, say: Callable[[str], None]
+) -> int | None:
+    """Return the round of the policy that is trained: one more than that of what it comes from.
+
+    That is the model that it starts from, or the one that sampled its groups, whichever is later.
+    None of a reward model.
+    """
+    if target != "policy":
+        return None
+    of_start = round_of_model(model.path)
+    of_sampler = sampler_round_of([groups.record])
+    of_round = 1 + max(of_start, of_sampler or 0)
+
+    sampled = ""
+    if of_sampler is not None:
+        sampled = f", on candidates that {describe_sampler(of_sampler)} sampled"
+    say(f"round {of_round}: from {describe_sampler(of_start)}, {model.requested}{sampled}")
+    return of_round
 
 
 def settings_of(

@@ -16,6 +16,7 @@ from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
+from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly, UsageError
@@ -25,6 +26,7 @@ from prefpipe.stages import logprobs
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.logprob_rows import read_logprobs
 from prefpipe.stages.shared.training_groups import stored_ids_fit
+from prefpipe.text.template_args import written_args
 from prefpipe.training.groups import Key
 from prefpipe.training.ranks import processes
 
@@ -220,6 +222,7 @@ def open_given_reference(
                 hint=f"leave {flag} out and pass --reference-model: the policy's own is used then",
             )
     _check_day(artifact, policy, groups, flag)
+    _check_args(artifact, policy, groups, flag)
     return GivenReference(artifact)
 
 
@@ -299,6 +302,24 @@ def _check_day(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: s
         f"{flag} {artifact.path}: the chat template was told {recorded}, and in this run it is "
         f"{policy.template_date}",
         hint=hint,
+    )
+
+
+def _check_args(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: str) -> None:
+    """Refuse log-probabilities of prompts that were written with other template arguments.
+
+    Raises:
+        UsageError: the chat template was given other arguments than in this run.
+    """
+    args = artifact.record.identity["model"].get(TEMPLATE_ARGS) or {}
+    if args == policy.template_args or stored_ids_fit(groups, policy):
+        return
+
+    measured = quote(str(artifact.record.parents["groups"]))
+    raise UsageError(
+        f"{flag} {artifact.path}: the chat template was given {written_args(args)}, and in this "
+        f"run it is given {written_args(policy.template_args)}",
+        hint=f"make it again: prefpipe logprobs {measured} --model REFERENCE ...",
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from prefpipe.artifacts.rounds import ROUND, context_of_round
 from prefpipe.errors import StoppedEarly
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.train.inputs import TrainInputs
@@ -208,6 +209,7 @@ def _figures(
     """Return what ``summary.json`` says of the run."""
     settings, log_history = inputs.settings, trainer.state.log_history
     figures: dict[str, Any] = {
+        **context_of_round(ROUND, inputs.round),
         "objective": settings.objective,
         "knobs": dict(settings.knobs),
         "learning_rate": settings.learning_rate,

@@ -1,0 +1,58 @@
+"""The arguments that the chat template was given when candidates were sampled, by their record.
+
+They stand with each model that sampled, as the template's day does. Later stages that write the
+same prompts take them from there.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.errors import PrefpipeError
+
+FIELD = "template_args"
+
+
+def recorded_args(identity: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return what templates were given when candidates were sampled.
+
+    None where no model of ours sampled them, as of imported files.
+
+    Args:
+        identity: of candidates, or of what was made of them.
+    """
+    candidates = identity.get("groups") or identity
+    candidates = candidates.get("candidates") or candidates
+    samplers = candidates.get("models") if isinstance(candidates, Mapping) else None
+    if not samplers:
+        return None
+
+    # one flag holds for all models of a run
+    args: dict[str, Any] = {}
+    for sampler in samplers:
+        args |= sampler.get(FIELD) or {}
+    return args
+
+
+def args_of_parent(folder: Path) -> dict[str, Any] | None:
+    """Return `recorded_args` of an artifact; None where none can be read, which its reader says."""
+    try:
+        return recorded_args(read_run_record(folder).identity)
+    except PrefpipeError:
+        return None
+
+
+def args_of_policy(folder: Path) -> dict[str, Any] | None:
+    """Return what the template wrote of the prompts that a model was trained on.
+
+    None for a model that prefpipe did not train.
+    """
+    try:
+        identity = read_run_record(folder).identity
+    except PrefpipeError:
+        return None
+    model = identity.get("model")
+    if identity.get("stage") != "train" or not isinstance(model, Mapping):
+        return None
+    return dict(model.get(FIELD) or {})

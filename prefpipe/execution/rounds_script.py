@@ -1,0 +1,130 @@
+"""The shell script of a plan's steps: what ``prefpipe rounds`` would run, for a person."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from shlex import quote
+
+from prefpipe.configs.recorded_commands import Word
+from prefpipe.configs.round_plan import ALL, SPLIT, RoundPlan
+from prefpipe.configs.round_steps import Step
+
+WIDTH = 110
+"""Columns after which a command goes on in a new line."""
+MODELS = ("model", "baseline", "reference_model", "kl_reference")
+"""Flags that may name the plan's model; of `embed`, the flag is another model's."""
+
+
+def rounds_script(plan: RoundPlan, steps: Sequence[Step], run: Path, *, command: str) -> str:
+    """Return a script that does what the command does.
+
+    Args:
+        plan: what the steps are of.
+        steps: those to be run.
+        run: the folder of all rounds.
+        command: that prints the script.
+    """
+    script = _Script(plan, steps, run)
+    lines = [
+        "#!/usr/bin/env bash",
+        f"# {plan.rounds} round{'s' if plan.rounds > 1 else ''}, printed by: {command}",
+        "# Run it again after a stop: each command keeps what is finished. After a change of a",
+        "# line, pass --overwrite=stale to each: what depends on the change is made again.",
+        "set -euo pipefail",
+    ]
+    body = list(script.body())
+    for name, value in script.variables.items():
+        if any(f"${name}" in line or f"(({name}" in line for line in body):
+            lines.append(f"{name}={quote(value)}")
+    return "\n".join([*lines, *body]) + "\n"
+
+
+class _Script:
+    """The steps as lines of a shell, with a variable where a person would want one."""
+
+    def __init__(self, plan: RoundPlan, steps: Sequence[Step], run: Path) -> None:
+        self._plan = plan
+        self._steps = steps
+        self._run = str(run)
+        self.variables = {
+            "run": self._run,
+            "model": plan.model,
+            "prompts": plan.prompts,
+        }
+        heldout = plan.sections.get("eval", {}).get("prompts")
+        if heldout is not None:
+            self.variables["heldout"] = str(heldout)
+        self.variables["seed"] = str(plan.seed)
+
+    def body(self) -> Iterator[str]:
+        """Yield the lines of all rounds."""
+        number = 0
+        for step in self._steps:
+            if step.number != number:
+                number = step.number
+                yield ""
+                for line in described_round(self._plan, number):
+                    yield f"# {line}"
+            yield from self._lines(step)
+
+    def _lines(self, step: Step) -> Iterator[str]:
+        """Yield one command, a flag never parted from its value."""
+        line = f"prefpipe {step.stage}"
+        for argument in step.arguments:
+            words = self._words(step, argument)
+            if len(line) + 1 + len(words) > WIDTH - 2:
+                yield f"{line} \\"
+                line = f"    {words}"
+            else:
+                line += f" {words}"
+        yield line
+
+    def _words(self, step: Step, argument: Word) -> str:
+        """Return a flag and its value, or an argument, for the shell."""
+        if argument.value is None:
+            return argument.flag
+        value = self._value(step, argument.field or "", argument.value)
+        if not argument.flag:
+            return value
+        return f"{argument.flag}{'=' if argument.is_joined else ' '}{value}"
+
+    def _value(self, step: Step, field: str, value: str) -> str:
+        if field == "seed":
+            more = int(value) - self._plan.seed
+            return '"$((seed + ' + f'{more}))"' if more else '"$seed"'
+        if field == "prompts" and value == self.variables["prompts"] and step.stage == "generate":
+            return '"$prompts"'
+        if field == "prompts" and value == self.variables.get("heldout"):
+            return '"$heldout"'
+        if field in MODELS and value == self._plan.model and step.stage != "embed":
+            return '"$model"'
+        # what the steps write and read of each other
+        if value.startswith(f"{self._run}/round-"):
+            return f'"$run{value.removeprefix(self._run)}"'
+        return quote(value)
+
+
+def described_round(plan: RoundPlan, number: int) -> Iterator[str]:
+    """Yield what is special to a round, in words."""
+    if number == 1:
+        yield f"round 1: samples from {plan.model}"
+    else:
+        yield f"round {number}: samples from the policy of round {number - 1}"
+
+    if plan.prompt_use == SPLIT and plan.rounds > 1:
+        yield f"on share {number} of {plan.rounds} of the prompts"
+    if plan.pools == ALL and number > 1:
+        yield "selects from the pools of all rounds so far"
+    reference = plan.reference_round(number)
+    if reference != number - 1:
+        whose = plan.model if reference == 0 else f"the policy of round {reference}"
+        yield f"the reference is {whose}"
+    for stage, section in plan.changes.get(number, {}).items():
+        yield f"from here on, {stage}: {_knobs(section)}"
+
+
+def _knobs(section: Mapping[str, object]) -> str:
+    """Return changed values in words; null is the command's default."""
+    words = []
+    for key, value in section.items():
+        words.append(f"{key} {'as by default' if value is None else value}")
+    return ", ".join(words)
