@@ -66,9 +66,9 @@ def without_pattern(signs: str) -> str:
 def riddle(facts: Facts) -> list[Check]:
     """A sentence about a thing that it must not name."""
     return [
-        weighted(2, type="words", min=5, max=facts["n"]),
+        weighted(3, type="words", min=facts["m"], max=facts["n"]),
         weighted(2, type="keywords", exclude=facts["forms"], strict=True),
-        weighted(2, type="keywords", all=[facts["must"]]),
+        weighted(3, type="keywords", all=[facts["must"]]),
         weighted(1, type="sentences", exactly=1),
         weighted(1, **VARIED),
     ]
@@ -79,9 +79,9 @@ def lower(facts: Facts) -> list[Check]:
     return [
         weighted(1, type="lowercase", strict=True),
         weighted(1, type="lowercase"),
-        weighted(2, type="words", min=6, max=facts["n"]),
+        weighted(3, type="words", min=facts["m"], max=facts["n"]),
         weighted(1, type="no_commas"),
-        weighted(2, type="keywords", all=[facts["must"]]),
+        weighted(3, type="keywords", all=[facts["must"]], any=facts["forms"]),
     ]
 
 
@@ -89,7 +89,7 @@ def foreign(facts: Facts) -> list[Check]:
     """A short sentence in another language with a name in it."""
     return [
         weighted(2, type="language", language=facts["code"], among=AMONG),
-        weighted(2, type="words", min=4, max=facts["n"]),
+        weighted(3, type="words", min=facts["m"], max=facts["n"]),
         weighted(2, type="keywords", all=[facts["name"]]),
         weighted(1, type="keywords", exclude=[facts["language"]]),
         weighted(1, type="ends_with", text="."),
@@ -101,7 +101,7 @@ def items(facts: Facts) -> list[Check]:
     return [
         weighted(2, type="bullets", exactly=3, style="bullet"),
         weighted(1, type="bullets", exactly=3),
-        weighted(2, type="words", min=3, max=12),
+        weighted(2, type="words", min=9, max=15),
         weighted(1, type="keywords", exclude=facts["forms"], strict=True),
         weighted(1, **VARIED),
     ]
@@ -114,7 +114,7 @@ def fields(_: Facts) -> list[Check]:
         weighted(2, type="keywords", all=['"name"', '"colour"', '"place"']),
         weighted(1, type="regex", pattern=r"\A\s*(?:```(?:json)?\s*)?\{"),
         weighted(1, type="regex", pattern=r"\}\s*(?:```\s*)?\Z"),
-        weighted(1, type="words", min=6, max=12),
+        weighted(1, type="words", min=6, max=14),
     ]
 
 
@@ -122,9 +122,9 @@ def question(facts: Facts) -> list[Check]:
     """A question in double quotation marks."""
     return [
         weighted(2, type="regex", pattern=r'\?["”]?\s*\Z'),
-        weighted(2, type="words", min=4, max=facts["n"]),
+        weighted(3, type="words", min=facts["m"], max=facts["n"]),
         weighted(1, type="regex", pattern=r'\A\s*["“]'),
-        weighted(1, type="keywords", any=facts["forms"]),
+        weighted(2, type="keywords", any=facts["forms"]),
         weighted(1, type="keywords", exclude=["ask", "asked", "asks", "question"]),
     ]
 
@@ -134,8 +134,8 @@ def message(facts: Facts) -> list[Check]:
     return [
         weighted(2, type="starts_with", text=f"Hi {facts['name']}"),
         weighted(2, type="ends_with", text="See you soon!"),
-        weighted(2, type="words", min=8, max=16),
-        weighted(1, type="keywords", any=facts["forms"]),
+        weighted(2, type="words", min=12, max=20),
+        weighted(2, type="keywords", any=facts["forms"]),
         weighted(1, type="sentences", max=3),
     ]
 
@@ -147,7 +147,7 @@ def total(facts: Facts) -> list[Check]:
         weighted(1, type="numeric_answer", answer=answer),
         weighted(1, type="numeric_answer", answer=answer, tolerance=2),
         weighted(2, type="ends_with", text=f"{facts['things']}."),
-        weighted(1, type="words", min=4, max=7),
+        weighted(1, type="words", min=6, max=10),
         weighted(1, type="regex", pattern=without_pattern("=+*")),
         weighted(1, type="starts_with", text=facts["name"]),
     ]
@@ -156,8 +156,8 @@ def total(facts: Facts) -> list[Check]:
 def title(facts: Facts) -> list[Check]:
     """A short title with a given word."""
     return [
-        weighted(2, type="words", min=2, max=6),
-        weighted(2, type="keywords", all=[facts["must"]]),
+        weighted(2, type="words", min=4, max=8),
+        weighted(3, type="keywords", all=[facts["must"]], any=facts["forms"]),
         weighted(1, type="title_case"),
         weighted(1, type="regex", pattern=without_pattern(':"“”*')),
         weighted(1, type="paragraphs", exactly=1),
@@ -169,7 +169,7 @@ def rephrase(facts: Facts) -> list[Check]:
     words = facts["sentence"].strip(".").split()
     echoes = [" ".join(words[place : place + 3]) for place in (0, 2, 4)]
     return [
-        weighted(2, type="words", min=4, max=8),
+        weighted(2, type="words", min=8, max=12),
         weighted(2, type="keywords", exclude=[facts["ban"]]),
         weighted(2, type="keywords", exclude=echoes),
         weighted(2, type="keywords", any=facts["forms"]),
@@ -208,11 +208,14 @@ def read_topics(draw: random.Random) -> dict[str, list[dict[str, str]]]:
 def facts_of(topic: dict[str, str], split: str, draw: random.Random) -> Facts:
     """Return all that one prompt can be filled in with."""
     language, code = draw.choice(LANGUAGES)
+    # from prompt to prompt another length, so that no one length is right for all
+    least = draw.choice((8, 10, 12, 14, 16))
     forms = {topic["noun"], topic["topic"].removeprefix("the ")}
     return {
         **topic,
         "forms": sorted(forms),
-        "n": draw.choice((8, 9, 10, 12)),
+        "m": least,
+        "n": least + 5,
         "name": draw.choice(PEOPLE[split]),
         "things": draw.choice(THINGS[split]),
         "a": draw.randint(2, 9),
