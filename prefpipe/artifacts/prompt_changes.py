@@ -25,6 +25,7 @@ def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
     rules = ReadingRules(
         prompts_are_text=bool(identity.get("prompts_are_text")),
         leave_out=identity.get("leave_out") or (),
+        continue_final_message=bool(identity.get("continue_final_message")),
     )
     read = partial(
         load_prompts,

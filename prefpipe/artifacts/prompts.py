@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.conversations import (
     DEFAULT_RULES,
+    ENDS_WITH_USER,
     ReadingRules,
     Turns,
     hint_for,
@@ -46,7 +47,10 @@ OWN_COLUMNS = ("prompt_id", "prompt", "messages")
 
 
 class Prompt(NamedTuple):
-    """A prompt with its key; ``messages`` end with a turn of the user or of a tool."""
+    """A prompt with its key.
+
+    ``messages`` end with a turn of the user or of a tool, or with the beginning of the answer.
+    """
 
     prompt_id: str
     messages: Turns
@@ -147,7 +151,7 @@ def load_prompts(
     rows, problems, notes = _check_rows(table, prompts, extras, rules)
     if problems:
         bad_rows = [BadRow(source, line, problem) for line, problem in problems]
-        hint = hint_for([problem for _, problem in problems], DEFAULT_HINT)
+        hint = hint_for([problem for _, problem in problems], _hint_for_last_turns(problems))
         noun = "prompts" if len(bad_rows) > 1 else "prompt"
         summary = f"has {len(bad_rows):,} {noun} that cannot be used"
         raise BadRowsError(source, bad_rows, hint=hint, summary=summary)
@@ -158,6 +162,16 @@ def load_prompts(
         rows = _with_system(rows, system_prompt, source)
     carries_tools = any(holds_tools(prompt.messages) for prompt in rows)
     return Prompts(rows, columns, (*extras.notes, *notes), carries_tools)
+
+
+def _hint_for_last_turns(problems: Sequence[tuple[str, str]]) -> str:
+    """Return the hint where answers stand behind prompts: they may be meant as beginnings."""
+    if any(f"from the assistant, and {ENDS_WITH_USER}" in problem for _, problem in problems):
+        return (
+            "take the answers out; where the last turns are beginnings that the model is to go on "
+            "with, say so with --continue-final-message"
+        )
+    return DEFAULT_HINT
 
 
 def _check_rows(

@@ -32,7 +32,7 @@ def sampler_round_of(records: Iterable[RunRecord]) -> int | None:
 
 def describe_sampler(number: int) -> str:
     """Name the model of a round: ``the policy of round 1``."""
-    return f"the policy of round {number}" if number else "a model before round 1"
+    return f"the policy of round {number}" if number else "a model of no round"
 
 
 def context_of_round(key: str, number: int | None) -> dict[str, Any]:

@@ -43,6 +43,8 @@ CONTEXT_TYPES: dict[str, tuple[type, str]] = {
 """What the entries of the context that commands read must be; the others are for people."""
 MADE_WITH = "made_with"
 """Key of the context that lists models and files which are no parent artifacts, for ``status``."""
+RATER_SCORES = "rater scores"
+"""Role of the scores by which a training chose its gamma; their hash is the ``digest``."""
 INGREDIENT_KEYS = {"role", "reference", "hashes"}
 
 
@@ -67,6 +69,21 @@ class RunRecord:
     def fingerprint(self) -> str:
         """The sha256 of the identity."""
         return fingerprint_of(self.identity)
+
+    @property
+    def kind(self) -> str:
+        """The schema's name without its version: ``candidates``, ``groups``."""
+        return self.schema.partition("/")[0]
+
+    @property
+    def command(self) -> list[str]:
+        """The words of the command that made it, [] where none is recorded."""
+        return [str(word) for word in self.context.get("command") or []]
+
+    @property
+    def folder(self) -> str:
+        """The folder that the command was run in, "" where none is recorded."""
+        return self.context.get("folder") or ""
 
     def to_bytes(self) -> bytes:
         """Return the file's content: JSON that people read."""
@@ -122,6 +139,19 @@ def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str
         "reference": reference,
         "hashes": {name: hashes[name] for name in names if name in hashes},
     }
+
+
+def rater_digests(record: RunRecord) -> set[str]:
+    """Return the digests of all scores for which a training is known to have chosen its gamma.
+
+    Those that it was made with, and those that a later call chose the same gamma by.
+    """
+    digests = {
+        entry["hashes"]["digest"]
+        for entry in record.context.get(MADE_WITH, [])
+        if entry["role"] == RATER_SCORES
+    }
+    return digests | {step[RATER_SCORES] for step in record.history if RATER_SCORES in step}
 
 
 def read_run_record(folder: Path) -> RunRecord:

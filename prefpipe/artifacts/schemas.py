@@ -83,7 +83,7 @@ _TOKENS = (
     optional(
         "response_token_ids",
         TOKEN_IDS,
-        "ids as sampled; the end-of-sequence token is included when sampled",
+        "ids as sampled; the end-of-sequence token, or a stop text's, is included when sampled",
     ),
     optional("n_prompt_tokens", INT32, "tokens in the prompt"),
     optional("n_response_tokens", INT32, "tokens in the response, end of sequence included"),
@@ -92,7 +92,7 @@ _TOKENS = (
         "logp",
         FLOAT,
         "summed natural log-probability of the response ids under the model that sampled "
-        "them, at temperature 1 without truncation",
+        "them, at temperature 1 without truncation or penalties",
     ),
 )
 
@@ -182,6 +182,16 @@ GROUPS = Schema(
         *_STATUS,
     ),
 )
+EARLIER_COLUMNS = (
+    optional(
+        "earlier",
+        INT32,
+        "`select --earlier`: whose candidate it is, 0 for CANDIDATES, 1 for the first --earlier; "
+        "null in a rejected prompt",
+    ),
+    optional("earlier_sample_idx", INT32, "`select --earlier`: its sample_idx in those candidates"),
+)
+"""Columns that groups have beside the others where they were selected from several rounds."""
 LOGPROBS = Schema(
     "logprobs",
     1,

@@ -98,6 +98,28 @@ class Artifact:
         self._check(footer, index)
         return footer
 
+    def footer_made_from(self, index: int, parent: "Artifact", digest: str) -> PartFooter:
+        """Return a part's footer, which says that it was made from the parent's part of today.
+
+        Args:
+            index: of the part, in both.
+            parent: candidates or groups; the footer has their digest under this name.
+            digest: of the parent's part.
+
+        Raises:
+            CorruptPartError: as `footer`.
+            InputError: it was made from another version of it.
+        """
+        footer = self.footer(index)
+        if footer.parents.get(parent.record.kind) != digest:
+            raise InputError(
+                f"{self.part_path(index)} was made from another version of "
+                f"{parent.part_path(index)}",
+                hint=f"run the `prefpipe {self.record.stage}` command again: "
+                "it makes this part anew",
+            )
+        return footer
+
     def read(self, index: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
         """Return a part's table and footer, every byte verified.
 
@@ -262,7 +284,7 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
             schema.
     """
     record = run_record.read_run_record(path)
-    kind = record.schema.partition("/")[0]
+    kind = record.kind
     if kind != schema:
         raise InputError(
             f"{name}: {path} holds {kind} (made by `prefpipe {record.stage}`), not {schema}",

@@ -12,6 +12,7 @@ An answer is kept the moment it has arrived.
 """
 
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -65,6 +66,8 @@ LONGEST_OBEYED_S = 600.0
 WORTH_SAYING_S = 5.0
 """A wait from which on one wants to know why nothing happens."""
 
+NO_FLAGS: Mapping[str, str] = MappingProxyType({})
+
 
 NOTHING_NEEDED: Mapping[str, str] = MappingProxyType({})
 
@@ -79,6 +82,8 @@ class ServerSettings(NamedTuple):
     ``needs_logprobs``: a server whose first answer has none is asked nothing more.
     ``ends_when_none_is_answered``: a server that is there, but refuses the first questions or fails
     at the first, ends the run; else these are failures of their rows.
+    ``flags``: fields of the bodies that the user asked for, and the flags that did: a server that
+    refuses one in its first answer ends the run.
     """
 
     base_url: str | None = None
@@ -90,6 +95,7 @@ class ServerSettings(NamedTuple):
     cannot_do_without: Mapping[str, str] = NOTHING_NEEDED
     needs_logprobs: bool = False
     ends_when_none_is_answered: bool = True
+    flags: Mapping[str, str] = NO_FLAGS
 
 
 class PermanentError(Exception):
@@ -263,8 +269,9 @@ class ChatClient:
                     keep(place, completion)
             except PermanentError as error:
                 # This takes no try: without the fields it is another request.
-                fewer = self._fields_to_drop(wire, error)
+                fewer = self._fields_to_drop(body, wire, error)
                 if not fewer:
+                    self._end_if_a_flag_is_refused(wire, body, error)
                     raise
                 left_out |= fewer
                 continue
@@ -291,7 +298,7 @@ class ChatClient:
             wire["max_completion_tokens"] = wire.pop("max_tokens")
         return wire
 
-    def _fields_to_drop(self, wire: Body, error: PermanentError) -> frozenset[str]:
+    def _fields_to_drop(self, body: Body, wire: Body, error: PermanentError) -> frozenset[str]:
         """Return the fields that a refusal is about and that one can do without.
 
         None if it is about something else. A refusal names them, as a rule. One that does not may
@@ -299,7 +306,9 @@ class ChatClient:
         """
         if not error.is_bad_request:
             return frozenset()
-        optional = {*NEUTRAL, *self.settings.can_do_without} & set(wire)
+        # what the body sets itself is not neutral
+        neutral = NEUTRAL.keys() - body.keys()
+        optional = {*neutral, *self.settings.can_do_without} & set(wire)
         if self._reached:
             # what is sampled stays the same for a whole run
             optional &= set(RECORDS)
@@ -312,6 +321,43 @@ class ChatClient:
             return frozenset(named)
         self._has_tried_bare = True
         return frozenset(optional)
+
+    def _end_if_a_flag_is_refused(self, wire: Body, body: Body, error: PermanentError) -> None:
+        """End the run where the first answer is that a setting is not taken which a flag asks for.
+
+        A refusal may name a field for another reason: one of a content that repeats the request.
+        That it was the setting shows when the same question is answered without it.
+
+        Raises:
+            ModelError: a setting is refused.
+        """
+        refused: list[str] = []
+        last = error
+        while not self._reached and last.is_bad_request:
+            named = [
+                field
+                for field in self.settings.flags
+                if field in body
+                and field not in refused
+                and re.search(rf"(?<!\w){field}(?!\w)", str(last))
+            ]
+            if not named:
+                return
+            refused += named
+            try:
+                self._send({name: value for name, value in wire.items() if name not in refused})
+            except PermanentError as another:
+                last = another
+                continue
+            except TransientError:
+                return
+
+            flags = " and ".join(self.settings.flags[field] for field in refused)
+            raise ModelError(
+                f"the server at {self.url} refuses {flags}: "
+                f"{self._endpoint.without_key(str(error))}",
+                hint=f"drop {flags}, or use a server that takes it (vllm serve does)",
+            )
 
     def _leave_out(self, left_out: frozenset[str]) -> None:
         """Leave fields out from now on, and say so: the server answered without them."""

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from prefpipe.backends.protocol import (
     ScoreRequest,
 )
 from prefpipe.errors import UsageError
+from prefpipe.text.begun_turns import is_begun
+from prefpipe.text.stop_texts import find_stop
 
 BOS_ID, EOS_ID = 1, 2
 FIRST_BYTE_ID = 3
@@ -42,6 +44,8 @@ VOCABULARY = (
 )
 WORDS = VOCABULARY.split()
 LONGEST_ANSWER_WORDS = 80
+NO_SHAPING = (0.0, 1.0, 0.0, 0.0)
+"""``min_p`` and penalties that are off."""
 
 
 TIMING = ("delay_s", "token_delay_s", "slots")
@@ -153,7 +157,7 @@ class FakeGenerator:
     temperature 0 the answer depends on the prompt alone. Each answer takes ``delay_s`` and
     ``token_delay_s`` for each of its tokens, ``slots`` of them at a time, so that a test can kill a
     run in the middle; ``error_rate`` is the share of requests, chosen by seed, that come back as
-    errors.
+    errors. ``min_p`` and penalties choose other words, and nothing more: there are no logits.
     """
 
     def __init__(
@@ -174,13 +178,15 @@ class FakeGenerator:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return BOS and the bytes of a plain rendering of the conversation."""
         turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
-        return [BOS_ID, *_encode_text(f"{turns}<assistant>")]
+        # a begun answer goes on where it stands
+        prompt = turns.removesuffix("\n") if is_begun(messages) else f"{turns}<assistant>"
+        return [BOS_ID, *_encode_text(prompt)]
 
     def generate(
         self, requests: Sequence[GenerationRequest], params: SamplingParams
     ) -> list[Generation]:
         """Return one made-up generation for each request, in order."""
-        answers = [self._answer(request, params.max_tokens) for request in requests]
+        answers = [self._answer(request, params) for request in requests]
         self._slots.sleep(
             [self._delay_s + self._token_delay_s * len(answer.token_ids) for answer in answers]
         )
@@ -193,7 +199,8 @@ class FakeGenerator:
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
 
-    def _answer(self, request: GenerationRequest, max_tokens: int) -> Generation:
+    def _answer(self, request: GenerationRequest, params: SamplingParams) -> Generation:
+        max_tokens = params.max_tokens
         prompt = list(request.prompt_token_ids) or self.encode(request.messages)
         if _uniform("error", request.seed, prompt) < self._error_rate:
             return Generation("", [], "error", None, "the fake generator was asked to fail here")
@@ -204,14 +211,29 @@ class FakeGenerator:
             )
             return Generation("", [], "error", None, reason)
 
-        key = (prompt,) if request.temperature == 0 else (prompt, request.seed, request.temperature)
-        n_words = 1 + int(LONGEST_ANSWER_WORDS * _uniform("length", *key) ** 2)
-        picks = np.random.default_rng(_hash("words", *key)).integers(len(WORDS), size=n_words)
-        ids = [*_encode_text(" ".join(WORDS[pick] for pick in picks)), EOS_ID]
+        key: tuple[Any, ...] = (prompt,)
+        if request.temperature != 0:
+            key = (prompt, request.seed, request.temperature)
+        shaping = params.min_p, *_penalties(params)
+        if shaping != NO_SHAPING:
+            key = (*key, shaping)
 
-        finish_reason = "stop" if len(ids) <= max_tokens else "length"
+        n_words = 1 + int(LONGEST_ANSWER_WORDS * _uniform("length", *key) ** 2)
+        random = np.random.default_rng(_hash("words", *key))
+        words = " ".join(WORDS[pick] for pick in random.integers(len(WORDS), size=n_words))
+        while len(words) < (max_tokens if params.ignore_eos else params.min_tokens):
+            words += " " + WORDS[random.integers(len(WORDS))]
+        ids = _encode_text(words)
+        if not params.ignore_eos:
+            ids.append(EOS_ID)
+
+        finish_reason = "stop" if len(ids) <= max_tokens and not params.ignore_eos else "length"
         ids = ids[:max_tokens]
         text = bytes(index - FIRST_BYTE_ID for index in ids if index >= FIRST_BYTE_ID).decode()
+        # a token is a letter here
+        stop = find_stop(text, params.stop, after=params.min_tokens)
+        if stop is not None:
+            finish_reason, ids, text = "stop", ids[: stop[1]], text[: stop[0]]
         logp = -len(ids) * (0.1 + _uniform("logp", *key))
         return Generation(text, ids, finish_reason, logp)
 
@@ -265,6 +287,10 @@ class FakeEmbedder:
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""
+
+
+def _penalties(params: SamplingParams) -> tuple[float, float, float]:
+    return params.repetition_penalty, params.presence_penalty, params.frequency_penalty
 
 
 def _encode_text(text: str) -> list[int]:

@@ -41,12 +41,15 @@ class Generation(NamedTuple):
     """One sampled response.
 
     ``token_ids`` includes the end-of-sequence token when the response ended with one; ``text`` does
-    not. ``logp`` is the summed natural log-probability of ``token_ids`` under the model at
-    temperature 1, before any truncation of the distribution; None when the engine does not give it.
-    ``finish_reason`` is ``stop``, ``length`` or ``error``; ``error`` says why, in the last case.
+    not. So with a stop text: its tokens are the last of ``token_ids``, and ``text`` ends before it.
+    ``logp`` is the summed natural log-probability of ``token_ids`` under the model at temperature
+    1, before any truncation of the distribution, penalty or ban; None when the engine does not give
+    it. ``finish_reason`` is ``stop``, ``length`` or ``error``; ``error`` says why, in the last
+    case.
 
-    Of a server alone: ``reasoning`` is what the model thought before the response and the server
-    returned apart from it, ``""`` where the server keeps it to itself, None where there was none;
+    ``reasoning`` is what the model thought before the response, None where there was none: of a
+    model that runs here by the markers around it, and ``token_ids`` and ``logp`` are of both; of a
+    server what it returned apart, ``""`` where it keeps that to itself. Of a server alone:
     ``n_tokens`` and ``n_prompt_tokens`` are the server's counts of response and prompt where it
     gives no ids.
     """
@@ -62,14 +65,33 @@ class Generation(NamedTuple):
 
 
 class SamplingParams(NamedTuple):
-    """What all requests of a run share.
+    """What all requests of a run share; the defaults switch everything off.
 
-    ``top_k = 0`` and ``top_p = 1`` switch the truncation off.
+    With the logits l, all in float32, a token is drawn in this order, which is vLLM's:
+
+    1. no end of sequence among the first ``min_tokens`` tokens, and none ends the response with
+       ``ignore_eos``;
+    2. of tokens in the prompt or the response so far, l / ``repetition_penalty`` where l > 0, else
+       l * ``repetition_penalty``; then l - ``frequency_penalty`` * (times in the response) -
+       ``presence_penalty`` * [it is in the response];
+    3. softmax(l / temperature), truncated to probabilities of at least ``min_p`` times the largest,
+       then to the ``top_k`` largest, then to the share ``top_p``. At temperature 0 it is argmax(l).
+
+    A response ends with the token that completes a text of ``stop``, the first ``min_tokens`` left
+    out. ``json_schema`` is JSON text; its order of properties counts.
     """
 
     max_tokens: int
     top_p: float = 1.0
     top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop: tuple[str, ...] = ()
+    json_schema: str | None = None
 
 
 class Generator(Protocol):

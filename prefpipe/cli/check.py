@@ -16,11 +16,11 @@ def check(config: CheckConfig) -> None:
     unfinished = not_done([config.groups], strict=config.strict)
 
     from prefpipe.pages.check import check_page
-    from prefpipe.stages.check.run import PlannedTraining
     from prefpipe.stages.check.run import check as check_groups
+    from prefpipe.stages.check.run import planned_training
     from prefpipe.wiring.gpus import gpu_to_check
 
-    training = PlannedTraining(**{name: getattr(config, name) for name in PlannedTraining._fields})
+    training = planned_training(config)
     facts = check_groups(groups, training, gpu_to_check(config))
     if config.as_json:
         stdout.pipe_json({**facts, "not_done": unfinished})

@@ -94,6 +94,7 @@ def _related(config: InspectConfig) -> "dict[str, Artifact]":
             parent = None if name in related else locate_parent(child, name)
             if parent is not None:
                 related[name] = open_input(parent, schema=name, name=f"the {name} of {child.path}")
+    related = _with_earlier_rounds(related)
 
     if "candidates" not in related and "groups" not in related:
         raise UsageError(
@@ -102,6 +103,25 @@ def _related(config: InspectConfig) -> "dict[str, Artifact]":
             hint="inspect the candidates folder itself, with --scores and --groups",
         )
     return related
+
+
+def _with_earlier_rounds(related: "dict[str, Artifact]") -> "dict[str, Artifact]":
+    """Return the artifacts so that they are read with the earlier rounds of the groups, if any."""
+    from prefpipe.artifacts.store import open_input
+    from prefpipe.stages.shared.earlier_rounds import KINDS, earlier_rounds_of, joined
+    from prefpipe.status.origins import locate_parent
+
+    groups = related.get("groups")
+    if groups is None:
+        return related
+
+    def locate(name: str) -> "Artifact | None":
+        place = locate_parent(groups, name)
+        kind = name.rpartition("_")[2]
+        return None if place is None else open_input(place, schema=kind, name=f"the {name}")
+
+    pool = {kind: related[kind] for kind in KINDS if kind in related}
+    return related | joined(pool, earlier_rounds_of(groups, locate))
 
 
 def _sources(related: "dict[str, Artifact]") -> "PromptSources":

@@ -16,7 +16,8 @@ from prefpipe.cli.overwrite_flag import spelled_out, without_stale
 from prefpipe.cli.signals import stop_request
 from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.stages import STAGES
-from prefpipe.errors import PrefpipeError
+from prefpipe.errors import PrefpipeError, UsageError
+from prefpipe.surrogates import has_lone_surrogates
 
 DISK_HINT = (
     "look at the disk and its permissions, then run the same command again; what is finished is "
@@ -34,6 +35,13 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code."""
+    for word in arguments:
+        # it would be written into run.json, and into pages, at the end of the work
+        if has_lone_surrogates(word):
+            name = word.encode(errors="backslashreplace").decode()
+            wrong = UsageError(f"{name} is not UTF-8", hint="rename the file or folder")
+            return _end_with(wrong, arguments)
+
     # `rounds` hands the flag on to stages
     takes_overwrite = [RoundsConfig.command, *(config_class.stage for config_class in STAGES)]
     is_stage = bool(arguments) and arguments[0] in takes_overwrite

@@ -10,10 +10,13 @@ import typer
 from prefpipe.configs.status import StatusConfig
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.text import Text
 
     from prefpipe.status.artifact_status import ArtifactStatus
     from prefpipe.status.claimed_parts import ClaimedPart
+    from prefpipe.status.run_rounds import RunRounds
 
 STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "corrupt": "bold red"}
 INDENT = " " * 9
@@ -23,27 +26,36 @@ CLAIMS_SHOWN = 12
 
 
 def status(config: StatusConfig) -> None:
-    """Print the state of each artifact, and exit with that of the worst."""
+    """Print the rounds of a run, then the state of each artifact; exit with that of the worst."""
     from prefpipe.cli import stdout
+    from prefpipe.pages.run_rounds import rounds_page
     from prefpipe.status.checker import StatusChecker
     from prefpipe.status.folders import find_artifacts
+    from prefpipe.status.run_rounds import rounds_of_run, runs_in
 
-    paths = []
-    for path in config.paths:
-        # a folder without artifacts is handed on, so that the error says what it lacks
-        paths += find_artifacts(path) or [path]
+    paths: list[Path] = []
+    rounds: list[RunRounds] = []
     checker = StatusChecker()
+    for path in config.paths:
+        artifacts = find_artifacts(path)
+        runs = runs_in(path, artifacts)
+        rounds += [rounds_of_run(run, artifacts, checker, quick=config.quick) for run in runs]
+        # a folder without artifacts is handed on, so that the error says what it lacks
+        paths += artifacts or ([] if runs else [path])
     statuses = [checker.check(path, quick=config.quick) for path in dict.fromkeys(paths)]
 
     if config.as_json:
-        stdout.pipe_json([status.to_json(config.num_shards) for status in statuses])
+        of_runs = [run.to_json() for run in rounds]
+        stdout.pipe_json([*of_runs, *(status.to_json(config.num_shards) for status in statuses)])
     else:
-        longest = max(len(str(status.path)) for status in statuses)
+        for run in rounds:
+            stdout.show(rounds_page(run.to_json()))
+        longest = max((len(str(status.path)) for status in statuses), default=0)
         stdout.show(
             _block(status, longest, config.num_shards, stdout.width()) for status in statuses
         )
 
-    states = {status.state for status in statuses}
+    states = {run.state for run in rounds} | {status.state for status in statuses}
     if "corrupt" in states:
         raise typer.Exit(1)
     raise typer.Exit(4 if states & {"partial", "stale"} else 0)

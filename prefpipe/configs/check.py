@@ -9,7 +9,13 @@ from prefpipe.configs.answers import json_option, strict_option
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.gpus import GPU_HELP, MFU_HELP, TFLOPS_HELP, gpu_problems
 from prefpipe.configs.options import option
-from prefpipe.configs.train import TrainConfig
+from prefpipe.configs.train import (
+    POINT_WINS_HELP,
+    RATER_SCORES_HELP,
+    WEIGHT_BY_HELP,
+    TrainConfig,
+    gamma_problems,
+)
 from prefpipe.maths.objectives.registry import DEFAULTS, OBJECTIVES
 
 
@@ -30,6 +36,9 @@ class CheckConfig(CommandConfig):
             "on_too_long",
             "objective",
             "gamma",
+            "point_wins",
+            "rater_scores",
+            "weight_by",
             "global_batch_size",
             "max_batch_tokens",
             "lora_r",
@@ -56,12 +65,15 @@ class CheckConfig(CommandConfig):
         help="what to do with a longer response",
     )
     objective: str = option(DEFAULTS["policy"], choices=tuple(OBJECTIVES), help="what is optimised")
-    gamma: float | None = option(
+    gamma: str | None = option(
         None,
-        minimum=0,
         metavar="X",
-        help="of mmpo: nats of margin a unit of reward, for the targets; default the objective's",
+        help="of mmpo: nats of margin a unit of reward, for the targets; auto: by --point-wins or "
+        "--rater-scores; default the objective's",
     )
+    point_wins: float | None = option(None, above=0.5, below=1, metavar="P", help=POINT_WINS_HELP)
+    rater_scores: Path | None = option(None, metavar="DIR", help=RATER_SCORES_HELP)
+    weight_by: str | None = option(None, metavar="EXPRESSION", help=WEIGHT_BY_HELP)
     global_batch_size: int | None = option(
         None, minimum=1, metavar="N", help="prompts an optimizer step; default the objective's"
     )
@@ -87,5 +99,7 @@ class CheckConfig(CommandConfig):
     def problems(self) -> list[str]:
         problems = super().problems() + gpu_problems(self.gpu, self.tflops)
         if self.gamma is not None and self.objective != "mmpo":
-            problems.append("--gamma is looked at with --objective mmpo alone")
-        return problems
+            return [*problems, "--gamma is looked at with --objective mmpo alone"]
+        return problems + gamma_problems(
+            self.objective, self.gamma, self.point_wins, self.rater_scores
+        )

@@ -20,8 +20,10 @@ from prefpipe.configs.options import (
     scalar_type,
     short_flag_of,
 )
+from prefpipe.configs.sampling import SERVED
 from prefpipe.configs.stage import ShardedConfig, StageConfig
 from prefpipe.configs.stages import EVALUATIONS, STAGES
+from prefpipe.errors import UsageError
 
 CONFIGS = {config_class.stage: config_class for config_class in (*STAGES, *EVALUATIONS)}
 OF_ONE_WORKER = ("shard_index", "num_shards", "shards", "no_shards")
@@ -108,6 +110,28 @@ class RecordedCommand:
         text = self.value("output") or self._of_config_file(folder).get("output")
         return None if text is None else folder / Path(str(text)).expanduser()
 
+    def config(self, folder: Path) -> StageConfig:
+        """Return what the command made of its words, given the folder that it was run in.
+
+        Raises:
+            UsageError: words of another release, or values that this one refuses.
+        """
+        kinds = resolved_types(self.config_class)
+        values: dict[str, Any] = dict(self._of_config_file(folder))
+        lists: dict[str, list[str]] = {}
+        for field, flag, value, _ in self.words:
+            if field is None or field == CONFIG_FLAG:
+                continue
+            if field not in kinds:
+                raise UsageError(f"`{flag}` is no flag of {' '.join(self.head)}")
+            if field == "overwrite":
+                continue  # says what happens to what was there, and not what was made
+            if is_list(kinds[field]):
+                lists.setdefault(field, []).append(value or "")
+            else:
+                values[field] = not flag.startswith("--no-") if value is None else value
+        return self.config_class.from_values({**values, **lists})
+
     def to_go_on(
         self,
         surroundings: Surroundings,
@@ -165,7 +189,7 @@ class RecordedCommand:
             return {}
         try:
             values = yaml.safe_load((folder / path).read_text(encoding="utf-8"))
-        except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        except (OSError, yaml.YAMLError, ValueError, RecursionError):
             return {}
         if not isinstance(values, dict):
             return {}
@@ -191,7 +215,7 @@ class RecordedCommand:
         Even where a folder is called so, too.
         """
         backend = self.value("backend") or self._of_config_file(folder).get("backend")
-        return backend in ("openai", "fake")
+        return backend in SERVED
 
     def _placed(self, word: Word, surroundings: Surroundings) -> Word:
         """Return a word whose path, if it has one, is that of now."""

@@ -23,6 +23,7 @@ from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
+from prefpipe.surrogates import has_lone_surrogates
 
 SECTIONS: dict[str, type[StageConfig]] = {
     "generate": GenerateConfig,
@@ -145,19 +146,21 @@ class RoundPlan:
                 ones; values that cannot be; keys that the plan sets itself.
         """
         given = _by_field(values)
-        problems = [*_top_level_problems(given), *_section_problems(given)]
+        problems = [*_top_level_problems(given), *_section_problems(given), *_text_problems(given)]
+        if len(given) < len(values):
+            problems.insert(0, "a key stands there twice, with _ and with -")
         if problems:
             raise plan_error(name, problems)
 
-        own = {item.name: given[item.name] for item in fields(cls) if item.name in given}
-        own["sections"] = {
+        plan = {name: given[name] for name in _TOP_LEVEL if name in given}
+        plan["sections"] = {
             stage: _by_field(given[stage] or {}) for stage in SECTIONS if stage in given
         }
-        own["changes"] = {
+        plan["changes"] = {
             int(number): {stage: _by_field(section) for stage, section in changed.items()}
-            for number, changed in sorted((given.get("changes") or {}).items(), key=_round_of)
+            for number, changed in sorted((given.get("changes") or {}).items(), key=_changed_round)
         }
-        return cls(**own)
+        return cls(**plan)
 
     def to_values(self) -> dict[str, Any]:
         """Return what a file would say, as JSON values; `from_values` reads it back."""
@@ -215,7 +218,8 @@ def read_plan(path: Path, *, seed: int | None = None) -> RoundPlan:
             f"the plan {path} cannot be read: {error.strerror}",
             hint="docs/rounds.md has a plan to begin with",
         ) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # a day like 2026-13-45, and more brackets than the reader can count, are no YAMLError
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"the plan {path} is not YAML: {error}") from error
 
     if not isinstance(values, dict):
@@ -239,6 +243,10 @@ def plan_error(name: str, problems: list[str]) -> UsageError:
     )
 
 
+_MERGE = "tag:yaml.org,2002:merge"
+"""Of the key ``<<``, whose mapping's keys give way to those beside it."""
+
+
 class _PlanLoader(yaml.SafeLoader):
     """YAML in which a key stands once and ``on`` is no word for true.
 
@@ -247,8 +255,9 @@ class _PlanLoader(yaml.SafeLoader):
     """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1 and key != "<<"})
+        own = [key for key, _ in node.value if key.tag != _MERGE]
+        keys = [self.construct_object(key, deep=True) for key in own]
+        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
         if twice:
             raise yaml.constructor.ConstructorError(
                 None, None, f"the key `{twice[0]}` stands there twice", node.start_mark
@@ -276,6 +285,7 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
     for key in given:
         if key not in _PLAN_KEYS:
             yield f"unknown key `{key}`{_home_of(key) or did_you_mean(key, _PLAN_KEYS)}"
+
     needed = (*_NEEDED, *(stage for stage in SECTIONS if stage not in OPTIONAL_SECTIONS))
     missing = [key for key in needed if given.get(key) is None]
     if missing:
@@ -284,13 +294,19 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
     for key, bounds in _NUMBERS.items():
         value = given.get(key)
         is_whole = isinstance(value, int) and not isinstance(value, bool)
-        if value is not None and not (is_whole and bounds.hold(value)):
+        is_asked = key in given and key not in missing
+        if is_asked and not (is_whole and bounds.hold(given[key])):
             yield f"`{key}` must be a whole number, {bounds}, not {value!r}"
     for key in ("prompts", "model"):
         value = given.get(key)
         if value is not None and (not isinstance(value, str) or not value):
             yield f"`{key}` must be a text, not {value!r}"
 
+    yield from _choice_problems(given)
+
+
+def _choice_problems(given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with the keys whose values are words."""
     for key, choices in _CHOICES.items():
         if given.get(key, choices[0]) not in choices:
             guess = did_you_mean(given[key], choices)
@@ -298,6 +314,7 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
     reference = given.get("reference", LAST)
     if reference not in (FIRST, LAST) and not EVERY_ROUNDS.fullmatch(str(reference)):
         yield f"`reference` must be first, last or every-M, every-2 say, not {reference!r}"
+
     if given.get("pools") == ALL and given.get("prompt_use", SPLIT) == SPLIT:
         yield (
             "`pools: all` joins what earlier rounds sampled for the same prompts, and with "
@@ -309,13 +326,16 @@ def _section_problems(given: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the keys of the sections, and with the rounds of ``changes``."""
     for stage in SECTIONS:
         if stage in given:
-            yield from _key_problems(stage, given[stage] or {}, stage)
+            yield from _key_problems(stage, _or_nothing(given[stage]), stage)
 
-    all_changes = given.get("changes") or {}
+    all_changes = _or_nothing(given.get("changes"))
     if not isinstance(all_changes, dict):
         yield f"`changes` must hold a round a line, `2: {{...}}`, not {all_changes!r}"
         return
     n_rounds = given.get("rounds")
+    named = [int(number) for number in all_changes if _is_round(number)]
+    for number in sorted({number for number in named if named.count(number) > 1}):
+        yield f"changes, round {number}: the round stands there twice"
     for number, changed in all_changes.items():
         place = f"changes, round {number}"
         if not _is_round(number):
@@ -346,19 +366,42 @@ def _key_problems(stage: str, section: Any, place: str) -> Iterator[str]:
         return
     known = [item.name for item in fields(SECTIONS[stage])]
     refused = REFUSED_EVERYWHERE | REFUSED[stage]
-    own = [key for key in known if key not in refused]
+    allowed = [key for key in known if key not in refused]
     if len(_by_field(section)) < len(section):
         yield f"{place}: a key stands there twice, with _ and with -"
     for key, value in _by_field(section).items():
         if key in refused:
             yield f"{place}: `{key}` does not stand in a section: {refused[key]}"
         elif key not in known:
-            yield f"{place}: unknown key `{key}`{_home_of(key) or did_you_mean(key, own)}"
+            yield f"{place}: unknown key `{key}`{_home_of(key) or did_you_mean(key, allowed)}"
         elif key == "target" and value == "reward":
             yield (
                 f"{place}: `target: reward` trains a reward model, and a round samples from the "
                 "policy of the last one; train it before, with `prefpipe train --target reward`"
             )
+
+
+def _text_problems(given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the texts that no command line can hold."""
+    sections = [(stage, given.get(stage)) for stage in SECTIONS]
+    changes = given.get("changes")
+    for number, changed in changes.items() if isinstance(changes, dict) else ():
+        for stage, section in changed.items() if isinstance(changed, dict) else ():
+            sections.append((f"changes, round {number}, {stage}", section))
+
+    own = {key: given[key] for key in ("prompts", "model") if key in given}
+    for place, section in (("", own), *sections):
+        for key, value in section.items() if isinstance(section, dict) else ():
+            for text in value if isinstance(value, list) else [value]:
+                # no word of a command line holds half of a surrogate pair, or a zero byte
+                if isinstance(text, str) and (has_lone_surrogates(text) or "\0" in text):
+                    where = f"{place}: " if place else ""
+                    yield f"{where}`{key}` is no text that a command can be given, {text!r}"
+
+
+def _or_nothing(value: object) -> object:
+    """Return an empty mapping for a key without a value, and any other value as it is."""
+    return {} if value is None else value
 
 
 def _home_of(key: str) -> str:
@@ -385,5 +428,5 @@ def _is_round(number: object) -> bool:
     return is_whole or (isinstance(number, str) and number.isascii() and number.isdecimal())
 
 
-def _round_of(item: tuple[Any, Any]) -> int:
+def _changed_round(item: tuple[Any, Any]) -> int:
     return int(item[0])

@@ -7,6 +7,7 @@ Seeds: round r generates, selects and trains with ``seed + 1000 (r - 1)``. Evalu
 ``seed + 100`` in every round, so that rounds are compared on the same random numbers.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -16,6 +17,7 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.options import flag_of, resolved_types, scalar_type, short_flag_of
 from prefpipe.configs.recorded_commands import Word
 from prefpipe.configs.round_plan import ALL, SECTIONS, SPLIT, RoundPlan, plan_error
+from prefpipe.configs.sampling import SERVED
 from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import UsageError
 
@@ -32,8 +34,6 @@ SEED_STEP = 1000
 """From one round's seed to the next."""
 EVAL_SEED = 100
 """Added to the seed where an evaluation samples."""
-SERVED = ("openai", "fake")
-"""Back-ends whose models are not on this disk: no divergence from them can be measured."""
 _LORA_SHAPE = ("lora_r", "lora_alpha", "lora_target_modules")
 
 
@@ -72,6 +72,12 @@ def round_folder(run: Path, number: int) -> Path:
     return run / f"round-{number:02d}"
 
 
+def number_of_folder(name: str) -> int | None:
+    """Return the round whose folder `round_folder` calls so, None where it calls none so."""
+    match = re.fullmatch(r"round-(0[1-9]|[1-9][0-9])", name)
+    return None if match is None else int(match[1])
+
+
 def output_of(run: Path, number: int, stage: str) -> Path:
     """Return the folder that a stage writes in a round."""
     return round_folder(run, number) / FOLDERS[stage]
@@ -101,10 +107,6 @@ def steps_of(
     Raises:
         UsageError: values that a command refuses, all at once, with section and round.
     """
-    missing = list(_missing_knobs(plan))
-    if missing:
-        raise plan_error(name, missing)
-
     steps: list[Step] = []
     problems: dict[str, int] = {}
     for number in range(1, plan.rounds + 1):
@@ -115,7 +117,10 @@ def steps_of(
             try:
                 config = SECTIONS[stage].from_values(values)
             except UsageError as error:
-                problems.setdefault(f"{stage}: {error.message}", number)
+                message = error.message
+                if "embed" not in plan.sections:
+                    message = message.replace("needs --embeddings", "needs the section `embed`")
+                problems.setdefault(f"{stage}: {message}", number)
                 continue
             arguments = tuple(_arguments(SECTIONS[stage], values))
             steps.append(Step(number, stage, arguments, config))
@@ -188,7 +193,7 @@ def _sides(plan: RoundPlan, run: Path, number: int, section: Mapping[str, Any]) 
         "baseline": str(baseline / "candidates"),
         "baseline_scores": str(baseline / "scores"),
     }
-    # of a folder the command does not know the model
+    # of a folder the command does not know the model, and of a served one there is no divergence
     if section.get("kl", True) and section.get("backend") not in SERVED:
         sides["kl_reference"] = plan.model
     return sides
@@ -201,7 +206,9 @@ def _arguments(config_class: type[StageConfig], values: Mapping[str, Any]) -> It
     for name in sorted(values, key=lambda name: not items[name].metadata["positional"]):
         item, value = items[name], values[name]
         if item.metadata["positional"]:
-            yield Word(name, "", str(value))
+            # an argument like `-run/round-01/candidates` would be a flag
+            text = str(value)
+            yield Word(name, "", f"./{text}" if text.startswith("-") else text)
         elif name == "overwrite":
             yield Word(name, flag_of(item), str(value), is_joined=True)
         elif scalar_type(kinds[name]) is bool:
@@ -217,16 +224,6 @@ def _arguments(config_class: type[StageConfig], values: Mapping[str, Any]) -> It
                 # `--reward -length` would be two flags
                 is_joined = text.startswith("-") and flag.startswith("--")
                 yield Word(name, flag, text, is_joined)
-
-
-def _missing_knobs(plan: RoundPlan) -> Iterator[str]:
-    """Yield what a plan asks for that no command can do yet."""
-    has_shares = "prompt_share" in {item.name for item in fields(SECTIONS["generate"])}
-    if plan.prompt_use == SPLIT and plan.rounds > 1 and not has_shares:
-        yield "`prompt_use: split` is not there yet: `generate` has no --prompt-share; pass reuse"
-    has_earlier = "earlier" in {item.name for item in fields(SECTIONS["select"])}
-    if plan.pools == ALL and not has_earlier:
-        yield "`pools: all` is not there yet: `select` has no --earlier; pass last"
 
 
 def _served_problems(plan: RoundPlan) -> Iterator[str]:

@@ -18,19 +18,19 @@ Under them a least margin is one of pairs, and no candidate is too close to the 
 """
 BY_UNCERTAINTY = tuple(each.name for each in STRATEGIES.values() if each.needs == "uncertainty")
 BY_SAMPLER = tuple(each.name for each in STRATEGIES.values() if each.needs == "samplers")
-_ONE_STRATEGY: dict[str, tuple[tuple[str, ...], Any]] = {
-    "weight_temperature": (("opt-select",), "paper"),
-    "cover": (("opt-select",), "negatives"),
-    "time_limit": (("opt-select",), 10.0),
-    "n_init": (("coreset",), 10),
-    "position": (("reward-position",), -2.0),
-    "spread_of": (BY_UNCERTAINTY, ()),
-    "spread_weight": (BY_UNCERTAINTY, 1.0),
-    "quantile": (("delta-quantile",), 0.05),
-    "chosen_from": (BY_SAMPLER, None),
-    "rejected_from": (BY_SAMPLER, None),
+_ONE_STRATEGY: dict[str, tuple[str, ...]] = {
+    "weight_temperature": ("opt-select",),
+    "cover": ("opt-select",),
+    "time_limit": ("opt-select",),
+    "n_init": ("coreset",),
+    "position": ("reward-position",),
+    "spread_of": BY_UNCERTAINTY,
+    "spread_weight": BY_UNCERTAINTY,
+    "quantile": ("delta-quantile",),
+    "chosen_from": BY_SAMPLER,
+    "rejected_from": BY_SAMPLER,
 }
-"""Knobs that one strategy reads, or a few that are akin, with their defaults."""
+"""Knobs that one strategy reads, or a few that are akin."""
 _OF_COVERAGE = ("weight_temperature", "cover")
 """Of them, those that also scale the coverage that every strategy reports."""
 
@@ -55,6 +55,13 @@ class SelectConfig(PartwiseConfig):
         metavar="DIR",
         help="folder written by embed; coreset and opt-select need it, with the others it explains "
         "what they cover",
+    )
+    earlier: tuple[Path, ...] = option(
+        (),
+        identity=False,
+        metavar="DIR",
+        help="folder of an earlier round, with its candidates, scores and embeddings: responses of "
+        "it to the same prompts join the pool; repeatable",
     )
     strategy: str = option(
         "opt-select", choices=tuple(STRATEGIES), help="which candidates become negatives"
@@ -88,7 +95,9 @@ class SelectConfig(PartwiseConfig):
     cover: str = option(
         "negatives", choices=("negatives", "all"), help="opt-select: whom the negatives stand for"
     )
-    n_init: int = option(10, minimum=1, help="coreset: k-means starts, of which the best is taken")
+    n_init: int = option(
+        10, minimum=1, maximum=1_000_000, help="coreset: k-means starts, of which the best is taken"
+    )
     time_limit: float = option(
         10.0,
         above=0,
@@ -102,7 +111,8 @@ class SelectConfig(PartwiseConfig):
     chosen_from: str | None = option(
         None,
         metavar="MODEL",
-        help="delta: whose responses are positives, a value of the column `model`",
+        help="delta: whose responses are positives, a value of the column `model`; with --earlier "
+        "1:MODEL is that of the first earlier round, 0:MODEL that of CANDIDATES",
     )
     rejected_from: str | None = option(
         None, metavar="MODEL", help="delta: whose responses are negatives"
@@ -122,7 +132,8 @@ class SelectConfig(PartwiseConfig):
         0.05,
         minimum=0,
         maximum=1,
-        help="delta-quantile: which pair of all, by descending gap between its bounds",
+        help="delta-quantile: how far down the pairs, by descending gap of their bounds, the kept "
+        "one is: 0 is the widest gap",
     )
     min_rejected_reward: float | None = option(
         None,
@@ -152,13 +163,13 @@ class SelectConfig(PartwiseConfig):
         None,
         minimum=0,
         maximum=1,
-        help="drop prompts of whose responses a smaller share reaches --pass-reward",
+        help="drop prompts where a smaller share of the responses reaches --pass-reward",
     )
     max_pass_rate: float | None = option(
         None,
         minimum=0,
         maximum=1,
-        help="drop prompts of whose responses a larger share reaches --pass-reward: too easy",
+        help="drop prompts where a larger share of the responses reaches --pass-reward: too easy",
     )
     pass_reward: float = option(1.0, help="reward from which a response passes")
     pairs: str | None = option(
@@ -191,6 +202,8 @@ class SelectConfig(PartwiseConfig):
         problems = super().problems()
         if self.strategy in NEED_EMBEDDINGS and self.embeddings is None:
             problems.append(f"--strategy {self.strategy} needs --embeddings")
+        if len(set(self.earlier)) < len(self.earlier):
+            problems.append("--earlier names the same folder twice")
         if self.near_duplicates is not None and self.embeddings is None:
             problems.append("--near-duplicates needs --embeddings")
         if self.strategy in ONE_POSITIVE and self.positives != 1:
@@ -208,13 +221,15 @@ class SelectConfig(PartwiseConfig):
 
         # a knob that was given and would change nothing is a misunderstanding
         if self.k != SelectConfig.k and self.strategy in NO_K:
-            problems.append(f"--k does not apply to --strategy {self.strategy}")
+            why = ""
+            if STRATEGIES[self.strategy].n_negatives == 0:
+                why = ", which has no negatives; --positives says how many responses it keeps"
+            problems.append(f"--k does not apply to --strategy {self.strategy}{why}")
         for name in self._idle_knobs():
-            strategies, default = _ONE_STRATEGY[name]
-            if getattr(self, name) != default:
+            if getattr(self, name) != getattr(SelectConfig, name):
+                strategies = " and ".join(_ONE_STRATEGY[name])
                 problems.append(
-                    f"{flag_named(name)} belongs to --strategy {' and '.join(strategies)}, not to "
-                    f"{self.strategy}"
+                    f"{flag_named(name)} belongs to --strategy {strategies}, not to {self.strategy}"
                 )
         return [*problems, *self._strategy_problems(), *self._filter_problems()]
 
@@ -272,7 +287,7 @@ class SelectConfig(PartwiseConfig):
     def _idle_knobs(self) -> list[str]:
         """Return the knobs of other strategies, which change nothing under this one."""
         idle = []
-        for name, (strategies, _) in _ONE_STRATEGY.items():
+        for name, strategies in _ONE_STRATEGY.items():
             scales_coverage = name in _OF_COVERAGE and self.embeddings is not None
             if self.strategy not in strategies and not scales_coverage:
                 idle.append(name)

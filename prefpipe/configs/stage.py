@@ -235,7 +235,8 @@ def _read_yaml(path: Path, config_class: type[StageConfig]) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--config {path} cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    # a day like 2026-13-45, and more brackets than the reader can count, are no YAMLError
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UsageError(f"--config {path} is not YAML: {error}") from error
 
     # an empty file, or comments alone

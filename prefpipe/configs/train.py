@@ -35,6 +35,17 @@ YOUNGER = (
 AUTO = "auto"
 """Of ``--gamma``: chosen by what a point is worth, or by the raters' agreement."""
 
+POINT_WINS_HELP = "with --gamma auto: how often a response rated one point higher wins, 0.75 say"
+RATER_SCORES_HELP = (
+    "with --gamma auto: scores of the same responses by two raters or more, whose agreement gamma "
+    "is to fit"
+)
+WEIGHT_BY_HELP = (
+    "how much prompts and pairs count in the loss: an expression over columns of the groups, "
+    "margin, chosen_COLUMN and rejected_COLUMN; default all alike"
+)
+"""What ``check``, which looks ahead, says of a flag as well."""
+
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 
 
@@ -67,9 +78,30 @@ def knob_option(name: str, *, more: str = "", metavar: str | None = None) -> Any
 def _owner_words(owners: list[str]) -> str:
     """Return the objectives that have a knob, or the few that have not."""
     others = [name for name in OBJECTIVES if name not in owners]
-    if len(others) < 3:
-        return f"all of a policy but {' and '.join(others)}"
+    if len(others) < 4:
+        *first, last = others
+        return f"all of a policy but {', '.join(first)} and {last}"
     return ", ".join(owners)
+
+
+def gamma_problems(
+    objective: str | None, gamma: str | None, point_wins: float | None, rater_scores: Path | None
+) -> list[str]:
+    """Return what is wrong with gamma, as text, and with what it is chosen by."""
+    choosers = {"--point-wins": point_wins, "--rater-scores": rater_scores}
+    given = [flag for flag, value in choosers.items() if value is not None]
+    if gamma != AUTO:
+        problems = [f"{flag} goes together with --gamma auto" for flag in given]
+        if gamma is not None and not _is_finite(gamma):
+            problems.append(f"--gamma must be a finite number or auto, not {gamma!r}")
+        return problems
+
+    problems = []
+    if objective != "mmpo":
+        problems.append("--gamma auto belongs to --objective mmpo")
+    if len(given) != 1:
+        problems.append(f"--gamma auto needs one of {' and '.join(choosers)}")
+    return problems
 
 
 def _is_finite(text: str) -> bool:
@@ -118,19 +150,9 @@ class TrainConfig(PolicyTemplateConfig):
         "gamma", more="auto: by --point-wins or --rater-scores (mmpo)", metavar="X"
     )
     point_wins: float | None = option(
-        None,
-        identity=False,
-        above=0.5,
-        below=1,
-        help="with --gamma auto: how often a response rated one point higher wins, 0.75 say",
+        None, identity=False, above=0.5, below=1, help=POINT_WINS_HELP
     )
-    rater_scores: Path | None = option(
-        None,
-        identity=False,
-        metavar="DIR",
-        help="with --gamma auto: scores of the same responses by two raters or more, whose "
-        "agreement gamma is to fit",
-    )
+    rater_scores: Path | None = option(None, identity=False, metavar="DIR", help=RATER_SCORES_HELP)
     alpha: float | None = knob_option("alpha")
     deviation: str | None = knob_option("deviation")
     comparison: str | None = knob_option("comparison")
@@ -147,12 +169,7 @@ class TrainConfig(PolicyTemplateConfig):
         help="added to any objective of a policy: so much of the mean negative log-likelihood a "
         "token of the positives",
     )
-    weight_by: str | None = option(
-        None,
-        metavar="EXPRESSION",
-        help="how much prompts and pairs count in the loss: an expression over columns of the "
-        "groups, margin, chosen_COLUMN and rejected_COLUMN; default all alike",
-    )
+    weight_by: str | None = option(None, metavar="EXPRESSION", help=WEIGHT_BY_HELP)
     reference: Path | None = option(
         None,
         identity=False,
@@ -210,7 +227,9 @@ class TrainConfig(PolicyTemplateConfig):
     )
     weight_decay: float = option(0.0, minimum=0, help="decoupled weight decay of AdamW")
     max_grad_norm: float = option(1.0, above=0, help="gradients are clipped to this norm")
-    seed: int = option(0, minimum=0, help="seed of the order of prompts and of LoRA's start")
+    seed: int = option(
+        0, minimum=0, maximum=2**32 - 1, help="seed of the order of prompts and of LoRA's start"
+    )
     bf16: bool = option(False, help="compute in bfloat16; weights that are trained stay float32")
     gradient_checkpointing: bool = option(
         False, identity=False, help="compute activations twice to keep fewer in memory"
@@ -255,8 +274,8 @@ class TrainConfig(PolicyTemplateConfig):
     early_stopping_patience: int | None = option(
         None,
         minimum=1,
-        help="stop after so many evaluations without a better held-out accuracy, and save the best "
-        "evaluation's model",
+        help="stop after so many evaluations without a better held-out accuracy (sft: loss), and "
+        "save the best evaluation's model",
     )
     max_hours: float | None = option(
         None,
@@ -297,7 +316,7 @@ class TrainConfig(PolicyTemplateConfig):
         return [
             *super().problems(),
             *self._objective_problems(),
-            *self._gamma_problems(),
+            *gamma_problems(self.objective, self.gamma, self.point_wins, self.rater_scores),
             *self._length_of_run_problems(),
             *self._adapter_problems(),
             *self._evaluation_problems(),
@@ -312,6 +331,8 @@ class TrainConfig(PolicyTemplateConfig):
             return [f"{error}; {error.hint}"]
 
         problems = []
+        if self.objective == "sft" and self.sft_weight:
+            problems.append("--sft-weight is of no use: --objective sft is that term alone")
         if self.reference is not None and self.reference_model is not None:
             problems.append("--reference and --reference-model exclude each other")
         if self.target != "reward":
@@ -346,23 +367,6 @@ class TrainConfig(PolicyTemplateConfig):
                 "--on-too-long truncate: a reward model reads whole conversations, as score gives "
                 "it; drop or error"
             )
-        return problems
-
-    def _gamma_problems(self) -> list[str]:
-        """Return what is wrong with gamma, as text, and with what it is chosen by."""
-        choosers = {"--point-wins": self.point_wins, "--rater-scores": self.rater_scores}
-        given = [flag for flag, value in choosers.items() if value is not None]
-        if self.gamma != AUTO:
-            problems = [f"{flag} goes together with --gamma auto" for flag in given]
-            if self.gamma is not None and not _is_finite(self.gamma):
-                problems.append(f"--gamma must be a finite number or auto, not {self.gamma!r}")
-            return problems
-
-        problems = []
-        if self.objective != "mmpo":
-            problems.append("--gamma auto belongs to --objective mmpo")
-        if len(given) != 1:
-            problems.append(f"--gamma auto needs one of {' and '.join(choosers)}")
         return problems
 
     def _length_of_run_problems(self) -> list[str]:

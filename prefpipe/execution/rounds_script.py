@@ -1,5 +1,6 @@
 """The shell script of a plan's steps: what ``prefpipe rounds`` would run, for a person."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shlex import quote
@@ -7,9 +8,13 @@ from shlex import quote
 from prefpipe.configs.recorded_commands import Word
 from prefpipe.configs.round_plan import ALL, SPLIT, RoundPlan
 from prefpipe.configs.round_steps import Step
+from prefpipe.text.untrusted import visible_line
 
 WIDTH = 110
 """Columns after which a command goes on in a new line."""
+LONGEST_COMMENT = 400
+OF_STEPS = re.compile(r"/round-[0-9a-z/-]+")
+"""A place in the folder of all rounds, without anything that a shell reads in double quotes."""
 MODELS = ("model", "baseline", "reference_model", "kl_reference")
 """Flags that may name the plan's model; of `embed`, the flag is another model's."""
 
@@ -24,9 +29,10 @@ def rounds_script(plan: RoundPlan, steps: Sequence[Step], run: Path, *, command:
         command: that prints the script.
     """
     script = _Script(plan, steps, run)
+    n_rounds = f"{plan.rounds} round{'s' if plan.rounds > 1 else ''}"
     lines = [
         "#!/usr/bin/env bash",
-        f"# {plan.rounds} round{'s' if plan.rounds > 1 else ''}, printed by: {command}",
+        _comment(f"{n_rounds}, printed by: {command}"),
         "# Run it again after a stop: each command keeps what is finished. After a change of a",
         "# line, pass --overwrite=stale to each: what depends on the change is made again.",
         "set -euo pipefail",
@@ -63,7 +69,7 @@ class _Script:
                 number = step.number
                 yield ""
                 for line in described_round(self._plan, number):
-                    yield f"# {line}"
+                    yield _comment(line)
             yield from self._lines(step)
 
     def _lines(self, step: Step) -> Iterator[str]:
@@ -97,9 +103,10 @@ class _Script:
             return '"$heldout"'
         if field in MODELS and value == self._plan.model and step.stage != "embed":
             return '"$model"'
-        # what the steps write and read of each other
-        if value.startswith(f"{self._run}/round-"):
-            return f'"$run{value.removeprefix(self._run)}"'
+        # what the steps write and read of each other; a plan's own text is never in double quotes
+        place = value.removeprefix(self._run)
+        if place != value and OF_STEPS.fullmatch(place):
+            return f'"$run{place}"'
         return quote(value)
 
 
@@ -120,6 +127,11 @@ def described_round(plan: RoundPlan, number: int) -> Iterator[str]:
         yield f"the reference is {whose}"
     for stage, section in plan.changes.get(number, {}).items():
         yield f"from here on, {stage}: {_knobs(section)}"
+
+
+def _comment(text: str) -> str:
+    """Return a comment of one line, whatever names and values hold: a second one would be run."""
+    return f"# {visible_line(text, LONGEST_COMMENT)}"
 
 
 def _knobs(section: Mapping[str, object]) -> str:

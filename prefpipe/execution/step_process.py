@@ -9,23 +9,38 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from typing import Protocol
 
 from prefpipe.execution.processes import module_command
 
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.1
+SENT_TO_ALL_S = 1.0
+"""A SIGTERM that all processes are sent has reached the command by then."""
 UNWIND_S = 6.0
 """A process that is to end at once may take so long to close what it has open."""
+
+
+class SignalSource(Protocol):
+    """What knows which signal asked this process to stop, and lets a step end first."""
+
+    @property
+    def number(self) -> int | None:
+        """The first signal, None as long as there is none."""
+        ...
+
+    def finishing(self, *, however_long: bool = False) -> AbstractContextManager[None]:
+        """Return a section in which a request waits."""
+        ...
 
 
 def run_step(
     words: Sequence[str],
     *,
     environment: Mapping[str, str],
-    signal_asked: Callable[[], int | None],
-    finishing: Callable[..., AbstractContextManager[None]],
+    signals: SignalSource,
     kept_open: Sequence[int] = (),
 ) -> int:
     """Run a command to its end; return its exit code, negative for the signal that ended it.
@@ -33,14 +48,13 @@ def run_step(
     Args:
         words: after ``prefpipe``.
         environment: its variables.
-        signal_asked: the number of the first signal that this process was sent, None for none.
-        finishing: a section in which such a signal waits: the command says when it has stopped.
+        signals: those that this process is sent.
         kept_open: file descriptors that it inherits.
 
     Raises:
         BaseException: what a second signal, or Ctrl-C, raises here; the command has ended.
     """
-    with finishing(however_long=True):
+    with signals.finishing(however_long=True):
         process = subprocess.Popen(
             [*module_command("prefpipe"), *words],
             stdin=subprocess.DEVNULL,
@@ -54,25 +68,29 @@ def run_step(
             preexec_fn=_EndWithParent(),  # noqa: PLW1509
         )
         try:
-            return _wait(process, signal_asked)
+            return _wait(process, signals)
         except BaseException:
-            number = signal.SIGINT if signal_asked() == signal.SIGINT else signal.SIGTERM
+            number = signal.SIGINT if signals.number == signal.SIGINT else signal.SIGTERM
             _send(process, number)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(UNWIND_S)
             raise
 
 
-def _wait(process: "subprocess.Popen[bytes]", signal_asked: Callable[[], int | None]) -> int:
+def _wait(process: "subprocess.Popen[bytes]", signals: SignalSource) -> int:
     """Wait for the end of a process, and hand the first signal on."""
-    while signal_asked() is None:
+    while (asked := signals.number) is None:
         with suppress(subprocess.TimeoutExpired):
             return process.wait(POLL_S)
 
-    number = signal_asked()
-    # Slurm and systemd send SIGTERM to all processes, and to a command a second one means "at
-    # once"; SIGHUP so soon after is the same request.
-    _send(process, signal.SIGHUP if number == signal.SIGTERM else signal.Signals(number or 0))
+    number = signal.Signals(asked)
+    if number == signal.SIGTERM:
+        # Slurm and systemd send it to all processes, and to a command a second one means "at
+        # once". SIGHUP behind it is the same request.
+        with suppress(subprocess.TimeoutExpired):
+            return process.wait(SENT_TO_ALL_S)
+        number = signal.SIGHUP
+    _send(process, number)
     return process.wait()
 
 

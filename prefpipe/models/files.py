@@ -30,10 +30,13 @@ from prefpipe.models.weights import (
     find_weights,
     has_model_weights,
 )
+from prefpipe.text.thoughts import ThoughtMarkers
 
 ModelKind = Literal["causal-lm", "sequence-classification", "adapter", "sentence-transformers"]
 
 MODEL_CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+CONFIG_FILES = (MODEL_CONFIG, ADAPTER_CONFIG)
+"""What makes a folder a model, or an adapter; written last of its files."""
 SENTENCE_TRANSFORMERS_CONFIGS = (
     "config.json",
     "sentence_bert_config.json",
@@ -54,7 +57,8 @@ class ModelFiles:
 
     ``reads_clock``: the template asks for the date. ``template_date`` is the date that it gets;
     None where it does not ask, or where nobody has settled it yet. ``template_args`` are the
-    arguments that the template is given beside the conversation.
+    arguments that the template is given beside the conversation. ``thoughts`` are the markers
+    around what the model thinks, where the two are to be kept apart.
     """
 
     requested: str
@@ -68,6 +72,7 @@ class ModelFiles:
     reads_clock: bool = False
     template_date: str | None = None
     template_args: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    thoughts: ThoughtMarkers | None = None
 
     def dated(self, day: str) -> "ModelFiles":
         """Return the model with the date of its template; the same model if it does not ask."""
@@ -76,6 +81,10 @@ class ModelFiles:
     def given(self, template_args: Mapping[str, Any]) -> "ModelFiles":
         """Return the model with the arguments of its template."""
         return replace(self, template_args=dict(template_args))
+
+    def thinking(self, markers: ThoughtMarkers | None) -> "ModelFiles":
+        """Return the model with the markers of its thoughts."""
+        return replace(self, thoughts=markers)
 
     def identity(self) -> dict[str, Any]:
         """Return what goes into a fingerprint: hashes of content, never names or paths."""

@@ -81,6 +81,13 @@ def read_chat_template(folder: Path) -> str | None:
     return None
 
 
+def added_tokens_of(folder: Path) -> set[str]:
+    """Return the tokens that were added to a vocabulary, control tokens among them."""
+    listed = _read_if_there(folder / "tokenizer.json").get("added_tokens") or []
+    by_id = _read_if_there(folder / "tokenizer_config.json").get("added_tokens_decoder") or {}
+    return {str(token.get("content")) for token in (*listed, *by_id.values())}
+
+
 def find_eos_ids(folder: Path, tokenizer_eos: int | None) -> set[int]:
     """Return every id that ends a response: the model's ``eos_token_id`` and the tokenizer's.
 

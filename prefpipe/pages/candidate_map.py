@@ -108,7 +108,8 @@ def _chosen(entry: Mapping[str, Any], width: int) -> Text:
     lines = textwrap.wrap(details, room, break_on_hyphens=False)
 
     text = Text()
-    text.append(f"{name:<{len(INDENT)}}", style=ROLE_STYLES[role])
+    # a sample of an earlier round has a number of six digits
+    text.append(f"{name:<{max(len(INDENT), len(name) + 1)}}", style=ROLE_STYLES[role])
     text.append(f"\n{INDENT}".join(lines))
     if entry["x"] is None:
         text.append(f"\n{INDENT}not on the map: it has no embedding", style="yellow")

@@ -132,8 +132,11 @@ def _details(entry: Mapping[str, Any]) -> Iterator[str]:
 def selection_details(entry: Mapping[str, Any]) -> Iterator[str]:
     """Yield what select made of a kept candidate.
 
-    That is whom it stands for, what that is worth, its cluster, and its pairs.
+    That is whom it stands for, what that is worth, its cluster, and its pairs; before that, of
+    which earlier round it is.
     """
+    if entry.get("earlier"):
+        yield f"#{entry['earlier_sample_idx']} of earlier round {entry['earlier']}"
     represents = entry["represents"]
     if represents is not None:
         is_alone = represents == [entry["sample_idx"]]

@@ -110,7 +110,7 @@ def _run(overview: Mapping[str, Any]) -> Table:
     if ROUND in context:
         table.add_row("round", str(context[ROUND]))
     if SAMPLER_ROUND in context:
-        table.add_row("sampled by", describe_sampler(context[SAMPLER_ROUND]))
+        table.add_row("sampler", describe_sampler(context[SAMPLER_ROUND]))
     if context.get("versions"):
         versions = [f"{name} {version}" for name, version in context["versions"].items()]
         table.add_row("versions", Text(visible_line("  ".join(versions), 400)))
@@ -120,13 +120,21 @@ def _run(overview: Mapping[str, Any]) -> Table:
         host = f"{context['host']}, in {context.get('folder', '?')}"
         table.add_row("made on", Text(visible_line(host, 200)))
     if context.get("command"):
-        command = shlex.join(str(word) for word in context["command"])
+        command = " ".join(_shell_word(str(word)) for word in context["command"])
         table.add_row("command", Text(visible_line(command, 600)))
 
     for operation in run["history"]:
         fields = [f"{name} {_value(value)}" for name, value in operation.items()]
         table.add_row("then", Text(visible_line(", ".join(fields), 200)))
     return table
+
+
+def _shell_word(word: str) -> str:
+    """Return a word as a shell takes it, on one line: ``$'...'`` where it has newlines."""
+    if "\n" not in word:
+        return shlex.quote(word)
+    escaped = word.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"$'{escaped}'"
 
 
 def _value(value: Any) -> str:
@@ -136,7 +144,8 @@ def _value(value: Any) -> str:
     if isinstance(value, dict):
         return _value(value.get("name") or next(iter(value.values()), ""))
 
-    text = str(value)
+    # a stop text may be a newline, which a line does not show
+    text = str(value).replace("\n", "\\n")
     is_digest = len(text) == 64 and set(text) <= set("0123456789abcdef")
     return text[:12] if is_digest else visible_line(text, SETTING_LIMIT)
 

@@ -65,7 +65,10 @@ def _selected(groups: ReportedArtifact) -> Step:
     n_without_group = n_in - n_out - sum(reasons.values())
     if n_without_group > 0:
         reasons["prompt_without_group"] = n_without_group
-    return _step(groups, n_in, n_out, reasons)
+    step = _step(groups, n_in, n_out, reasons)
+    if "n_earlier" in tally:
+        step["step"] += f", {tally['n_earlier']:,} of earlier rounds"
+    return step
 
 
 def _selected_prompts(groups: ReportedArtifact) -> Step:

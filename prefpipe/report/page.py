@@ -30,7 +30,10 @@ from prefpipe.report.page_figures import (
     histogram_rows,
     interval,
     percent,
+    pool_round_rows,
     reliability_tables,
+    round_rows,
+    round_table,
     spelled_out,
     tiles,
     trend_rows,
@@ -64,6 +67,9 @@ def render(story: Mapping[str, Any]) -> str:
         "trend_rows": trend_rows,
         "coverage_rows": coverage_rows,
         "curve_rows": curve_rows,
+        "round_table": round_table,
+        "round_rows": round_rows,
+        "pool_round_rows": pool_round_rows,
     }
 
     # prefpipe's own scripts share one scope that nothing else on the page can reach.

@@ -108,6 +108,55 @@ def health_rows(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def round_table(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the means by round as ``head`` and ``rows``: a row a round, a column a measure."""
+    measures = list(figures["measures"].values())
+    rows: dict[int, list[str]] = {}
+    for column, measure in enumerate(measures):
+        for entry in measure["rounds"]:
+            row = rows.setdefault(entry["round"], [NONE] * len(measures))
+            row[column] = _with_interval(entry, measure["form"])
+    return {
+        "head": ["Round", *(measure["label"] for measure in measures)],
+        "rows": [[_round_name(number), *row] for number, row in sorted(rows.items())],
+    }
+
+
+def round_rows(measure: Mapping[str, Any]) -> list[list[str]]:
+    """Return a row a round: its mean, and the difference to the baseline and to the round before.
+
+    Each has its interval.
+    """
+    rows = []
+    for entry in measure["rounds"]:
+        row = [_round_name(entry["round"]), _with_interval(entry, measure["form"])]
+        for key in ("to_baseline", "to_previous"):
+            difference = entry.get(key)
+            shown = NONE
+            if difference is not None:
+                shown = _with_interval(difference, measure["form"], signed=True)
+            row.append(shown)
+        rows.append(row)
+    return rows
+
+
+def pool_round_rows(pools: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return a row a round: the selection, its prompts, and the mean reward of its responses."""
+    return [
+        [
+            _round_name(entry["round"]),
+            entry["name"],
+            figure(entry["n_prompts"]),
+            _with_interval(entry, "{:.3f}"),
+        ]
+        for entry in pools
+    ]
+
+
+def _round_name(number: int) -> str:
+    return str(number) if number else "baseline"
+
+
 def gap_rows(bins: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     """Return the figures of a calibration by gap: a row a bin, its gaps, then `GAP_COLUMNS`."""
     rows = []

@@ -11,6 +11,7 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.stages.inspect.one_prompt import PromptSources
+from prefpipe.stages.shared.earlier_rounds import EARLIER, KINDS, earlier_rounds_of, joined
 from prefpipe.stages.shared.pool_index import PoolIndex, flat, index_pools, pool_rewards
 
 SIDES_OF_EVAL = ("policy_candidates", "baseline_candidates")
@@ -35,7 +36,7 @@ class ReportedArtifact(NamedTuple):
     @property
     def kind(self) -> str:
         """The schema's name: ``candidates``, ``groups``."""
-        return self.artifact.record.schema.partition("/")[0]
+        return self.artifact.record.kind
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -47,7 +48,9 @@ class ReportedPool(NamedTuple):
     """Candidates with what is known of them.
 
     ``name`` is that of the selection, or of the candidates where there is none. What a selection
-    was made from and is not in the folder of the report is None, and named in ``elsewhere``.
+    was made from and is not in the folder of the report is None, and named in ``elsewhere``. Where
+    responses of earlier rounds were selected from as well, candidates, scores and embeddings are
+    read with theirs, whose names are in ``earlier``.
     """
 
     name: str
@@ -56,6 +59,7 @@ class ReportedPool(NamedTuple):
     embeddings: ReportedArtifact | None
     groups: ReportedArtifact | None
     elsewhere: tuple[str, ...] = ()
+    earlier: tuple[str, ...] = ()
 
     @property
     def prompt_sources(self) -> PromptSources:
@@ -133,11 +137,42 @@ def _selected_pool(
     # bottom-k needs no embeddings, and any of its candidates show what it covers. Scores are its
     # own alone: others are not what it selected by.
     candidates, embeddings = parents["candidates"], parents["embeddings"]
-    if candidates is not None and "embeddings" not in groups.parents:
+    earlier = [name for name in groups.parents if name.startswith(f"{EARLIER}_")]
+    if candidates is not None and "embeddings" not in groups.parents and not earlier:
         embeddings = _first_child(artifacts, candidates, "embeddings")
-    return ReportedPool(
+    pool = ReportedPool(
         groups.name, candidates, parents["scores"], embeddings, groups, tuple(elsewhere)
     )
+    return _with_earlier_rounds(pool, earlier, by_name) if earlier else pool
+
+
+def _with_earlier_rounds(
+    pool: ReportedPool, earlier: Sequence[str], by_name: Mapping[str, ReportedArtifact]
+) -> ReportedPool:
+    """Return a selection so that its pool is read with the earlier rounds it was selected from.
+
+    Args:
+        pool: with groups.
+        earlier: what these call the artifacts of earlier rounds.
+        by_name: the artifacts of the report.
+    """
+    groups = pool.groups
+    assert groups is not None
+    names = {name: groups.parents[name] for name in earlier}
+    missing = tuple(name for name, place in names.items() if place not in by_name)
+    # A part of a pool is another pool: neither its rewards nor what it covers are those selected
+    # from. What is left is what was counted.
+    if missing:
+        return pool._replace(scores=None, embeddings=None, elsewhere=(*pool.elsewhere, *missing))
+
+    rounds = earlier_rounds_of(groups.artifact, lambda name: by_name[names[name]].artifact)
+    reported = {kind: getattr(pool, kind) for kind in KINDS}
+    here = {kind: each.artifact for kind, each in reported.items() if each is not None}
+    together = {
+        kind: reported[kind]._replace(artifact=artifact)
+        for kind, artifact in joined(here, rounds).items()
+    }
+    return pool._replace(**together, earlier=tuple(names.values()))
 
 
 def _first_child(

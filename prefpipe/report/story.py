@@ -24,6 +24,7 @@ from prefpipe.report.lineage import lineage_of
 from prefpipe.report.maps import maps_of
 from prefpipe.report.outcomes import calibrations_of, health_of, trainings_of, win_rates_of
 from prefpipe.report.pools import rewards_of
+from prefpipe.report.rounds import figures_by_recipe
 from prefpipe.report.sources import ReportedArtifact, ReportedPool, pools_of
 from prefpipe.stages.select.screening import ScreeningFlags
 
@@ -58,8 +59,9 @@ def tell(
 
     Keys: ``folder``, ``version``, ``not_done`` (what status does not call done), ``pools`` (each
     ``name``, ``made_of``, ``funnel``, ``rewards``, ``coverage``), ``maps``, ``maps_left_out``,
-    ``trainings``, ``win_rates``, ``health``, ``calibrations``, ``savings`` and ``lineage``; see the
-    functions that make them. A part that could not be made is ``{"error": message}``.
+    ``trainings``, ``win_rates``, ``health``, ``rounds``, ``calibrations``, ``savings`` and
+    ``lineage``; see the functions that make them. A part that could not be made is
+    ``{"error": message}``.
 
     Args:
         folder: its name.
@@ -88,6 +90,7 @@ def tell(
         "trainings": trainings_of(artifacts),
         "win_rates": win_rates_of(artifacts),
         "health": health_of(artifacts),
+        "rounds": figures_by_recipe(folder, artifacts, pools),
         "calibrations": calibrations_of(artifacts),
         "savings": savings_of(pools, policies, model),
         "lineage": lineage_of(artifacts),
@@ -123,7 +126,7 @@ def _pool_entries(
         responses = [pool.candidates, pool.scores, pool.embeddings]
         names = tuple(None if each is None else each.name for each in responses)
         settings = tuple(pool.selection.get(name) for name in COVERAGE_SETTINGS)
-        key = (names, pool.expression, settings)
+        key = (names, pool.earlier, pool.expression, settings)
         if key not in coverages:
             coverages[key] = _or_error(coverage_of, pool)
 
@@ -134,7 +137,10 @@ def _pool_entries(
             {
                 "name": pool.name,
                 "candidates": pool.candidates and pool.candidates.name,
-                "made_of": [each.name for each in (*responses, pool.groups) if each is not None],
+                "made_of": [
+                    *(each.name for each in (*responses, pool.groups) if each is not None),
+                    *pool.earlier,
+                ],
                 "elsewhere": list(pool.elsewhere),
                 "chosen": chosen,
                 "funnel": funnel_of(pool, policies),

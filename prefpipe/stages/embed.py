@@ -35,6 +35,7 @@ from prefpipe.stages.shared.partwise import (
     loop_over_parts,
     open_stage_output,
 )
+from prefpipe.text.begun_turns import answered
 from prefpipe.text.tool_turns import readable_turns
 
 FAILING = ("error",)
@@ -213,5 +214,5 @@ def text_of(row: Row, which: str) -> str:
     """
     if which == "response":
         return str(row["response"])
-    texts = [text for _, text in readable_turns(row["messages"])]
-    return "\n\n".join([*texts, row["response"]])
+    turns = answered(row["messages"], row["response"])
+    return "\n\n".join(text for _, text in readable_turns(turns))

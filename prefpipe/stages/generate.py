@@ -23,7 +23,7 @@ from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
 from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
 from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round
-from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
@@ -70,13 +70,14 @@ from prefpipe.stages.shared.skipped_rows import (
     report_skipped_rows,
 )
 from prefpipe.text.control_text import note_on_server, spells_control_token
+from prefpipe.text.thoughts import ThoughtMarkers, without_thoughts
 
 FAILING = ("error", "prompt_too_long")
 """Statuses of rows without a response; they count towards ``--max-error-rate``."""
 NOT_RETRIED = ("ok", "truncated", "empty", "prompt_too_long")
 """Statuses that ``--retry-errors`` keeps: a prompt that is too long stays so."""
-SERVED = "openai"
-"""The back-end whose rows carry `REASONING`.
+SERVER = "openai"
+"""The back-end whose rows carry `REASONING` whatever the model.
 
 Its answers are kept one by one until their part is written.
 """
@@ -94,6 +95,7 @@ class Sampler(NamedTuple):
     open: Callable[[], Generator]
     runs_here: bool = False
     round: int | None = None
+    thoughts: ThoughtMarkers | None = None
 
 
 def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
@@ -101,8 +103,12 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     source = named_source(config.prompts)
     if source is not None:
         refuse_nesting(config.output, {"PROMPTS": source})
-    prompts, skipped = _read_prompts(config)
+    columns = _column_names(config, samplers)
+    prompts, skipped = _read_prompts(config, columns)
     for note in prompts.notes:
+        runtime.log(note)
+
+    for note in _notes_on_stops(config.stop):
         runtime.log(note)
 
     record = RunRecord(
@@ -114,6 +120,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
             "models": [sampler.name for sampler in samplers],
             **context_of_round(SAMPLER_ROUND, _latest_round(samplers)),
             **context_of_skipped_rows(skipped),
+            **_made_with(config),
         },
         identity={
             "stage": config.stage,
@@ -146,8 +153,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     )
     started = time.perf_counter()
     with open_models(samplers, runtime) as models:
-        names = [sampler.name for sampler in samplers]
-        maker = CandidateMaker(config, prompts, output, names, models, runtime.log)
+        maker = CandidateMaker(config, prompts, output, samplers, models, runtime.log)
         progress = partial(runtime.progress, in_bunches=models.finish_parts_in_bunches)
         loop_over_parts(
             config,
@@ -179,6 +185,25 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     return summary
 
 
+def _notes_on_stops(stops: Sequence[str]) -> list[str]:
+    """Return which stop texts have a backslash and an n where a newline may be meant."""
+    return [
+        f"warning: --stop {stop!r} is taken letter by letter, with its backslash; for a newline "
+        "write --stop $'\\n' in a shell, or \"\\n\" in a YAML file"
+        for stop in stops
+        if "\\n" in stop or "\\t" in stop
+    ]
+
+
+def _made_with(config: GenerateConfig) -> dict[str, Any]:
+    """Return the JSON schema, where there is one, so that ``status`` can tell when it changes."""
+    schema = config.schema
+    if schema is None:
+        return {}
+    file = ingredient("JSON schema", str(config.json_schema), {"sha256": schema.sha256})
+    return {MADE_WITH: [file]}
+
+
 def _latest_round(samplers: Sequence[Sampler]) -> int | None:
     """Return the latest round of training of the models, None where none is known."""
     known = [sampler.round for sampler in samplers if sampler.round is not None]
@@ -187,12 +212,17 @@ def _latest_round(samplers: Sequence[Sampler]) -> int | None:
 
 def count_parts(config: GenerateConfig) -> int:
     """Return how many parts a run has, whether or not it has begun."""
-    prompts, _skipped = _read_prompts(config)
+    prompts, _skipped = _read_prompts(config, CANDIDATES.column_names)
     return prompts.n_parts(config.prompts_a_part)
 
 
-def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
-    """Return the prompts, and the rows that ``--skip-bad-rows`` leaves out."""
+def _read_prompts(config: GenerateConfig, columns: Sequence[str]) -> tuple[Prompts, list[BadRow]]:
+    """Return the prompts, and the rows that ``--skip-bad-rows`` leaves out.
+
+    Args:
+        config: the stage's knobs.
+        columns: names that the candidates use themselves.
+    """
 
     def read() -> Prompts:
         prompts = load_prompts(
@@ -200,7 +230,7 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
             system_prompt=config.system_prompt,
             keep_columns=config.kept_columns,
             drop_duplicates=config.drop_duplicate_prompts,
-            reserved=[*_column_names(config), TEMPLATE_INPUT],
+            reserved=[*columns, TEMPLATE_INPUT],
             rules=config.reading_rules,
         )
         if config.share is None:
@@ -210,10 +240,11 @@ def _read_prompts(config: GenerateConfig) -> tuple[Prompts, list[BadRow]]:
     return read_users_rows(config, read)
 
 
-def _column_names(config: GenerateConfig) -> list[str]:
+def _column_names(config: GenerateConfig, samplers: Sequence[Sampler]) -> list[str]:
     """Return prefpipe's own columns of this run's candidates, but `TEMPLATE_INPUT`."""
     names = list(CANDIDATES.column_names)
-    if config.backend == SERVED:
+    has_markers = any(sampler.thoughts is not None for sampler in samplers)
+    if config.backend == SERVER or has_markers:
         names.append(REASONING)
     return names
 
@@ -335,7 +366,7 @@ class CandidateMaker:
         config: GenerateConfig,
         prompts: Prompts,
         output: Output,
-        names: Sequence[str],
+        samplers: Sequence[Sampler],
         models: Models,
         log: Callable[[str], None],
     ) -> None:
@@ -345,12 +376,16 @@ class CandidateMaker:
             config: the stage's knobs.
             prompts: of the whole run.
             output: where the parts go.
-            names: of the models, as their rows carry them.
-            models: one for each name.
+            samplers: what the models are.
+            models: one for each sampler.
             log: takes a line that one should read.
         """
         self.config, self.prompts, self.output = config, prompts, output
-        self.names, self.models, self._log = names, models, log
+        self.names = [sampler.name for sampler in samplers]
+        self.markers = [sampler.thoughts for sampler in samplers]
+        self.models, self._log = models, log
+        self._columns = _column_names(config, samplers)
+        self._params = sampling_params(config)
         self._lock = threading.Lock()
         """Held by who reads or changes what has been said."""
         self._said: set[str] = set()
@@ -370,7 +405,7 @@ class CandidateMaker:
             # A part whose rows are all kept loads no model.
             if samples:
                 wanted[sampler_idx] = samples
-            if self.config.backend == SERVED:
+            if self.config.backend == SERVER:
                 spelling_control_tokens |= _with_control_text(prompt for prompt, _ in samples)
 
         self.models.announce_part()
@@ -390,17 +425,19 @@ class CandidateMaker:
         rows = list(prepared.kept)
         engines: set[str] = set()
         n_tokens = 0
+        made: list[Row] = []
         for number in prepared.wanted:
-            rows += sampled[number].rows
+            made += sampled[number].rows
             n_tokens += sum(row["n_response_tokens"] or 0 for row in sampled[number].rows)
             engines |= sampled[number].engines
+        rows += made
 
         # Rows came model by model; a part stands by prompt and sample.
         prompts = prepared.prompts
         order = {prompt.prompt_id: position for position, prompt in enumerate(prompts.rows)}
         rows.sort(key=lambda row: (order[row["prompt_id"]], row["sample_idx"]))
         n_duplicates = mark_duplicates(rows)
-        table = table_of_rows(rows, prompts, is_served=self.config.backend == SERVED)
+        table = table_of_rows(rows, prompts, keeps_reasoning=REASONING in self._columns)
         self.output.write(
             index,
             table,
@@ -414,6 +451,7 @@ class CandidateMaker:
             "n_tokens": n_tokens,
             "n_duplicates": n_duplicates,
             "n_control_text": prepared.n_control_text,
+            **_tally_of_thoughts(made),
         }
 
     def describe(self, summary: Summary, elapsed_s: float) -> None:
@@ -421,13 +459,14 @@ class CandidateMaker:
         counted = summary.counted_now
         n_tokens = int(counted.get("n_tokens", 0))
         n_duplicates = int(counted.get("n_duplicates", 0))
-        if n_tokens or self.config.backend != SERVED:
+        if n_tokens or self.config.backend != SERVER:
             speed = n_tokens / elapsed_s if elapsed_s else 0.0
             summary.notes.append(f"{n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s)")
         else:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
 
         summary.notes.append(f"{n_duplicates:,} responses repeat another response of their prompt")
+        summary.notes += _notes_on_thoughts(counted)
         summary.notes += note_on_server(int(counted.get("n_control_text", 0)), "prompts")
         summary.facts |= {
             "n_tokens": n_tokens,
@@ -463,9 +502,7 @@ class CandidateMaker:
             return {}, ()
         path = self.output.part_path(index)
         try:
-            table, footer = parts.read_part(
-                path, _column_names(self.config), if_there=[TEMPLATE_INPUT]
-            )
+            table, footer = parts.read_part(path, self._columns, if_there=[TEMPLATE_INPUT])
         except CorruptPartError:
             return {}, ()
 
@@ -499,6 +536,7 @@ class CandidateMaker:
             if prompt.prompt_id not in encoded:
                 encoded[prompt.prompt_id] = encode(engine, prompt)
 
+        self._note_dropped_thoughts(sampler_idx, engine, [prompt for prompt, _ in wanted])
         asked = Asked([], [], set())
         # A server's prompts have no ids here: it says itself which are too long.
         room = engine.max_model_len - config.max_tokens
@@ -536,23 +574,48 @@ class CandidateMaker:
         rows = list(asked.refused)
         if not asked.requests:
             return Sampled(rows, asked.engines)
-        params = SamplingParams(self.config.max_tokens, self.config.top_p, self.config.top_k)
         if isinstance(engine, ServedGenerator):
             # A kill then costs what is on its way, and no answer that arrived.
             answers = engine.generate_and_keep(
                 asked.requests,
-                params,
+                self._params,
                 _kept_answers(self.output, index).folder,
                 ask_again=self.config.retry_errors,
             )
             self._record_what_is_not_sent(sampler_idx, engine.left_out)
         else:
-            answers = engine.generate(asked.requests, params)
+            answers = engine.generate(asked.requests, self._params)
 
         for request, answer in zip(asked.requests, answers, strict=True):
             status, reason = status_of(answer, self.config.max_tokens)
             rows.append(self._row(sampler_idx, request, answer, status, reason))
         return Sampled(rows, asked.engines)
+
+    def _note_dropped_thoughts(
+        self, sampler_idx: int, engine: Generator, prompts: Sequence[Prompt]
+    ) -> None:
+        """Say, once a model, that its template writes nothing of thoughts in earlier turns."""
+        markers = self.markers[sampler_idx]
+        if markers is None:
+            return
+        for prompt in prompts:
+            bare = without_thoughts(prompt.messages, markers)
+            if bare == prompt.messages:
+                continue
+            is_dropped = encode(engine, prompt) == encode(engine, prompt._replace(messages=bare))
+            if is_dropped:
+                self._say_once(
+                    f"the chat template of {self.names[sampler_idx]} drops the thoughts of earlier "
+                    f"turns, of prompt {prompt.prompt_id} for one: the model does not see them"
+                )
+                return
+
+    def _say_once(self, line: str) -> None:
+        with self._lock:
+            is_news = line not in self._said
+            self._said.add(line)
+        if is_news:
+            self._log(line)
 
     def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
         """Record in ``run.json`` which sampling settings a server refuses: its own hold for them.
@@ -575,7 +638,7 @@ class CandidateMaker:
         status: str,
         reason: str | None,
     ) -> Row:
-        row: Row = dict.fromkeys(_column_names(self.config))
+        row: Row = dict.fromkeys(self._columns)
         row |= {
             "prompt_id": request.prompt_id,
             "sample_idx": request.sample_idx,
@@ -595,7 +658,7 @@ class CandidateMaker:
         # A server counts the tokens of a prompt whose ids nobody here knows.
         if not request.prompt_token_ids:
             row["n_prompt_tokens"] = answer.n_prompt_tokens
-        if self.config.backend == SERVED:
+        if REASONING in row:
             row[REASONING] = answer.reasoning
         if status not in FAILING:
             row |= {
@@ -607,6 +670,27 @@ class CandidateMaker:
         return row
 
 
+def _tally_of_thoughts(rows: Iterable[Row]) -> dict[str, int]:
+    """Return how many responses have thoughts apart, and how many of them ended in one."""
+    thoughtful = [row for row in rows if row.get(REASONING) is not None]
+    if not thoughtful:
+        return {}
+    n_unfinished = sum(row["response"] == "" for row in thoughtful)
+    return {"n_thoughts": len(thoughtful), "n_unfinished_thoughts": n_unfinished}
+
+
+def _notes_on_thoughts(counted: Mapping[str, float]) -> list[str]:
+    """Return what a reader should know of thoughts, in sentences."""
+    n_thoughts = int(counted.get("n_thoughts", 0))
+    if not n_thoughts:
+        return []
+    n_unfinished = int(counted.get("n_unfinished_thoughts", 0))
+    note = f"{n_thoughts:,} responses have thoughts, in `{REASONING}`; lengths in tokens hold both"
+    if n_unfinished:
+        note += f"; {n_unfinished:,} ended while thinking and have no answer"
+    return [note]
+
+
 def _with_control_text(prompts: Iterable[Prompt]) -> set[str]:
     """Return the prompts that spell what a server may take for a control token."""
     spelling: set[str] = set()
@@ -615,6 +699,24 @@ def _with_control_text(prompts: Iterable[Prompt]) -> set[str]:
         if prompt.prompt_id not in spelling and spells_control_token(texts):
             spelling.add(prompt.prompt_id)
     return spelling
+
+
+def sampling_params(config: GenerateConfig) -> SamplingParams:
+    """Return what all samples of a run have in common, their temperature left out."""
+    schema = config.schema
+    return SamplingParams(
+        max_tokens=config.max_tokens,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        min_p=config.min_p,
+        repetition_penalty=config.repetition_penalty,
+        presence_penalty=config.presence_penalty,
+        frequency_penalty=config.frequency_penalty,
+        min_tokens=config.min_tokens,
+        ignore_eos=config.ignore_eos,
+        stop=config.stop,
+        json_schema=None if schema is None else schema.text,
+    )
 
 
 def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:

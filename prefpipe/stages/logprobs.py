@@ -49,6 +49,7 @@ from prefpipe.stages.shared.training_groups import (
     encoder_of,
     groups_of,
     groups_of_candidates,
+    refuse_lost_thoughts,
     stored_ids_fit,
 )
 from prefpipe.training.encoding import N_APART, N_TOKENISED, Encoder, notes_on_encoding
@@ -132,13 +133,13 @@ def open_responses(path: Path) -> Artifact:
     Raises:
         InputError: as `open_input`.
     """
-    is_candidates = read_run_record(path).schema.partition("/")[0] == "candidates"
+    is_candidates = read_run_record(path).kind == "candidates"
     return open_input(path, schema="candidates" if is_candidates else "groups", name="GROUPS")
 
 
 def kind_of(responses: Artifact) -> str:
     """Return ``groups`` or ``candidates``: the parent's name in the record."""
-    return responses.record.schema.partition("/")[0]
+    return responses.record.kind
 
 
 def record_of(
@@ -213,6 +214,7 @@ class ReferenceModel:
         # Before the weights: a chat template that fails should not cost their loading.
         self.encoder: Encoder | None = None
         if not stored_ids_fit(groups, encode_as):
+            refuse_lost_thoughts(groups, encode_as)
             log(AGAIN)
             self.encoder = encoder_of(encode_as, trust_remote_code=config.trust_remote_code)
 

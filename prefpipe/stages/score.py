@@ -51,6 +51,7 @@ from prefpipe.stages.shared.partwise import (
 )
 from prefpipe.stages.shared.rating_notes import notes_on_texts
 from prefpipe.stages.shared.skipped_rows import context_of_skipped_rows, report_skipped_rows
+from prefpipe.text.begun_turns import with_whole_answer
 from prefpipe.text.checks.ifeval import IFEVAL_VERSION
 
 NOT_FAILED = ("ok", "no_response")
@@ -345,9 +346,10 @@ class ScoreMaker:
         for place, (row, user_row) in enumerate(zip(candidates, columns, strict=True)):
             # Candidates without a response are not shown to a scorer.
             if row["status"] not in UNUSABLE:
-                response = row["response"] or ""
+                # a begun answer is rated whole
+                turns, answer = with_whole_answer(row["messages"], row["response"] or "")
                 places.append(place)
-                requests.append(ScoreRequest(*key_of(row), row["messages"], response, user_row))
+                requests.append(ScoreRequest(*key_of(row), turns, answer, user_row))
         return CandidatesToRate(candidates, requests, places, self._kept_scores(index))
 
     def complete(self, index: int, prepared: CandidatesToRate) -> Tally:

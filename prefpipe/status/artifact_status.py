@@ -42,7 +42,8 @@ class ArtifactStatus:
     ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts. ``reasons`` say why the
     state is not ``done``, ``notes`` what could not be looked at. ``claims`` are the parts that
     workers are making. ``round``: of training, of a policy or an evaluation. ``words`` are the
-    command that made it, as it was typed, and ``folder`` is where it was run.
+    command that made it, as it was typed, and ``folder`` is where it was run. ``by_plan``: the
+    command of a run of several rounds, where its plan wants the artifact otherwise.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class ArtifactStatus:
     round: int | None = None
     words: Sequence[str] = ()
     folder: str = ""
+    by_plan: Sequence[str] = ()
 
     @property
     def state(self) -> State:
@@ -96,8 +98,10 @@ class ArtifactStatus:
         It is one, or one a shard that has something to make: for the shards of ``num_shards``, or
         those that the recorded command was one of. They go on, without ``--overwrite``, with paths
         that are right in the folder of now. What is of another configuration is made again, with
-        ``--overwrite=stale``.
+        ``--overwrite=stale``; what a plan wants otherwise, by the command that runs the plan.
         """
+        if self.by_plan:
+            return [list(self.by_plan)]
         recorded = self._recorded_command()
         if self.state == "done" or recorded is None:
             return []

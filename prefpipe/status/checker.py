@@ -1,6 +1,6 @@
 """Artifacts compared with what they were made from, each once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ from prefpipe.status.origins import (
     locate_parent,
 )
 from prefpipe.status.part_states import part_states
+from prefpipe.status.run_plan import RunPlan, open_run_plan, run_of
+from prefpipe.text.thoughts import FIELD as THOUGHTS
 
 SUMMARY_STAGES = ("train", "eval", "judge", *PAIR_STAGES)
 """Stages that write `SUMMARY_FILE` when everything else is on disk."""
@@ -54,6 +56,7 @@ class StatusChecker:
     def __init__(self, footers: SeenFooters | None = None) -> None:
         self._known: dict[tuple[Path, bool], ArtifactStatus] = {}
         self._footers = footers or SeenFooters()
+        self._plans: dict[Path, RunPlan | None] = {}
 
     def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
@@ -95,6 +98,9 @@ class StatusChecker:
         for ingredient in ingredients_of(record):
             findings += self._ingredient_findings(artifact, ingredient)
         findings += _source_findings(artifact)
+        plan = self._plan_of(path)
+        of_plan = [] if plan is None else _plan_findings(plan, artifact)
+        findings += of_plan
 
         parents = {}
         for name in record.parents:
@@ -126,9 +132,35 @@ class StatusChecker:
             notes=[*notes, *states.notes],
             claims=claimed_parts(path, record.fingerprint, states.to_make),
             round=round_of(record),
-            words=_command_words(record),
-            folder=_command_folder(record),
+            words=record.command,
+            folder=record.folder,
+            by_plan=plan.command(replaces_other_runs=True) if plan and of_plan else (),
         )
+
+    def plan_of_run(self, run: Path) -> RunPlan | None:
+        """Return the plan by which the rounds of a folder are run, None where no plan is noted.
+
+        Raises:
+            InputError: ``rounds.json`` cannot be read.
+            UsageError: it is of another release, and no plan of this one.
+        """
+        place = run.resolve()
+        if place not in self._plans:
+            self._plans[place] = open_run_plan(run)
+        return self._plans[place]
+
+    def _plan_of(self, path: Path) -> RunPlan | None:
+        """Return the plan of the rounds that an artifact belongs to, None where that says nothing.
+
+        What is wrong with ``rounds.json`` itself is said of the run, and not of each artifact.
+        """
+        run = run_of(path)
+        if run is None:
+            return None
+        try:
+            return self.plan_of_run(run)
+        except PrefpipeError:
+            return None
 
     def _parent(self, artifact: Artifact, name: str) -> tuple[Artifact | None, list[StatusFinding]]:
         """Return a parent that is still the one this artifact was made from, and what was found.
@@ -177,6 +209,8 @@ class StatusChecker:
                 yield StatusFinding(Effect.NOTE, f"{name}, {absence(_host(artifact))}")
         elif ingredient.role == REFERENCE:
             yield from self._reference_findings(name, place, ingredient.hashes)
+        elif ingredient.role == run_record.RATER_SCORES:
+            yield from self._rater_findings(name, place, artifact.record)
         elif place.is_dir():
             yield from self._model_findings(name, place, ingredient.hashes)
         elif "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
@@ -203,9 +237,9 @@ class StatusChecker:
                 yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
             return
 
-        # what its template was told then is the run's, and no file of the model has it
-        told = (TEMPLATE_DATE, TEMPLATE_ARGS)
-        then = {key: value for key, value in hashes.items() if key not in told}
+        # what its template was given then is of the run, and no file of the model has it
+        of_run = (TEMPLATE_DATE, TEMPLATE_ARGS, THOUGHTS)
+        then = {key: value for key, value in hashes.items() if key not in of_run}
         if any(now.get(key) != value for key, value in then.items()):
             yield StatusFinding(
                 Effect.OTHER_RUN,
@@ -259,6 +293,26 @@ class StatusChecker:
                 Effect.BEHIND,
                 f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",
             )
+
+    def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
+        """Compare the scores that a training chose its gamma by with those of then."""
+        try:
+            scores = Artifact(
+                place, run_record.read_run_record(place), read_footer=self._footers.read
+            )
+            digest = scores.digest()
+        except PrefpipeError as error:
+            yield StatusFinding(Effect.NOTE, f"{name}, cannot be looked at: {error.message}")
+            return
+
+        if digest not in run_record.rater_digests(record):
+            yield StatusFinding(
+                Effect.OTHER_RUN,
+                f"{name}, have changed since: train chooses gamma by them again, and keeps the "
+                "model where it is the same",
+            )
+        if self.check(place, quick=True).state == "stale":
+            yield StatusFinding(Effect.BEHIND, f"{name}, are stale themselves")
 
     def _reference_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
@@ -318,6 +372,12 @@ def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
             yield StatusFinding(Effect.OTHER_RUN, f"  {line}")
 
 
+def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
+    """Compare how a step of a run was made with what its plan says."""
+    differences = plan.differences(artifact)
+    return [StatusFinding(Effect.OTHER_RUN, difference.line) for difference in differences]
+
+
 def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:
     """Compare the files that were imported with what they were then, by their hash."""
     for name in SOURCES:
@@ -342,16 +402,6 @@ def _difference_lines(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     if n_more <= 0:
         return lines
     return [*lines[:MAX_DIFFERENCES], f"  and {n_more} more"]
-
-
-def _command_words(record: RunRecord) -> Sequence[str]:
-    words = record.context.get("command")
-    return [str(word) for word in words] if isinstance(words, list) else []
-
-
-def _command_folder(record: RunRecord) -> str:
-    folder = record.context.get("folder")
-    return folder if isinstance(folder, str) else ""
 
 
 def _host(artifact: Artifact) -> Any:

@@ -13,7 +13,9 @@ from prefpipe.artifacts import run_record
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import RecordedCommand, moved_folders
+from prefpipe.models.files import CONFIG_FILES
 from prefpipe.models.merge_record import MergedPart, MergeRecord
+from prefpipe.stages.shared.earlier_rounds import EARLIER
 from prefpipe.status.artifact_status import output_of
 from prefpipe.status.folders import PAIR_STAGES
 
@@ -22,7 +24,7 @@ FILES = ("prompts", "source", "requests", "pairs")
 REFERENCE = "reference"
 """The role of log-probabilities that a training was given."""
 TOKENIZER_HASHES = ("tokenizer_hash", "chat_template_hash")
-MARKS = (run_record.FILE_NAME, "config.json", "adapter_config.json")
+MARKS = (run_record.FILE_NAME, *CONFIG_FILES)
 """Files of which an artifact or a model folder has one."""
 
 
@@ -86,8 +88,10 @@ def locate_parent(artifact: Artifact, name: str) -> Path | None:
         *_places_moved_along(artifact, recorded),
         *_places_of_then(artifact, recorded),
         *_places_in_moved_run(artifact, recorded),
-        artifact.path.parent / Path(recorded).name,
     ]
+    # beside the artifact is what its own round has, of the same name as an earlier round's
+    if not name.startswith(f"{EARLIER}_"):
+        places.append(artifact.path.parent / Path(recorded).name)
     # a part of its own path below another folder may be the artifact itself
     itself = artifact.path.resolve()
     for place in places:
@@ -144,8 +148,8 @@ def _folders_above(artifact: Artifact) -> list[Path]:
 
 def _places_of_then(artifact: Artifact, recorded: str) -> list[Path]:
     """Return where a recorded path was, from the folder of then, and where it is from here."""
-    made_in = artifact.record.context.get("folder")
-    from_then = [Path(made_in) / recorded] if isinstance(made_in, str) else []
+    made_in = artifact.record.folder
+    from_then = [Path(made_in) / recorded] if made_in else []
     return [*from_then, Path(recorded)]
 
 
@@ -154,12 +158,11 @@ def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Path]:
 
     Nothing, where the artifact was not moved.
     """
-    context = artifact.record.context
-    folder, words = context.get("folder"), context.get("command")
-    if not isinstance(folder, str) or not isinstance(words, list):
+    folder = artifact.record.folder
+    if not folder:
         return
     try:
-        command = RecordedCommand([str(word) for word in words])
+        command = RecordedCommand(artifact.record.command)
     except ValueError:
         return
 
@@ -189,7 +192,7 @@ def is_path(artifact: Artifact, reference: str) -> bool:
     """Return whether a name that is not on disk is that of a file or folder, not of the hub."""
     if reference.startswith(("bundled:", "hf:")):
         return False
-    place = Path(artifact.record.context.get("folder", ".")) / reference
+    place = Path(artifact.record.folder) / reference
     is_spelled_out = reference.startswith((".", "~", "/")) or reference.count("/") > 1
     return is_spelled_out or ("/" in reference and place.parent.is_dir())
 

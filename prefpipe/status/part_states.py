@@ -68,8 +68,9 @@ def part_states(
         for name, digest in footer.parents.items():
             # what is not on disk any more cannot be compared, and is no reason to make a part again
             digest_now = digests.of(name, index)
-            if digest_now is not None and digest_now != digest:
-                changed.append(name)
+            parent = name.partition(":")[0]
+            if digest_now is not None and digest_now != digest and parent not in changed:
+                changed.append(parent)
         if changed:
             outdated.append(index)
             names = " and ".join(changed)
@@ -93,7 +94,13 @@ class _ParentDigests:
         self._whole: dict[str, str | None] = {}
 
     def of(self, name: str, index: int) -> str | None:
-        """Return the digest of what a part was made from, None where it cannot be known."""
+        """Return the digest of what a part was made from, None where it cannot be known.
+
+        A name may say which part of the parent it is, ``earlier_1_scores:3``; else that of the same
+        number.
+        """
+        name, colon, number = name.partition(":")
+        index = int(number) if colon else index
         parent = self._parents.get(name)
         if parent is None:
             return None

@@ -17,6 +17,7 @@ at midnight.
 
 import hashlib
 import json
+import secrets
 import string
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -27,6 +28,7 @@ import jinja2
 
 from prefpipe.errors import ModelError, PrefpipeError
 from prefpipe.surrogates import replace_lone_surrogates
+from prefpipe.text.begun_turns import answered, is_begun
 from prefpipe.text.control_text import note_on_control_text
 from prefpipe.text.control_tokens import ControlTokens, TemplateError
 from prefpipe.text.tool_turns import CALLS, for_template, holds_tools, without_each
@@ -79,6 +81,8 @@ class ChatTemplate:
         self._args = dict(args or {})
         self._reads_clock = CLOCK in source
         self._control = ControlTokens(tokenizer, source, eos_ids)
+        # stands where a begun answer goes on: two characters that no text holds, and digits
+        self._place_to_go_on = f"\ufdd4{secrets.randbelow(10**16):016}\ufdd5"
         self._wholly_written: set[str] = set()
         """Hashes of prompts with tools of which the template is known to leave nothing out."""
 
@@ -90,17 +94,46 @@ class ChatTemplate:
     def text(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> str:
         """Return what the template writes; control tokens in contents carry a mark, see `tokenise`.
 
+        The generation prompt of turns that end with the beginning of an answer is that beginning:
+        the text ends with it.
+
         Raises:
             TemplateError: the template raises anything: it is a program of the model's author; or
-                it leaves out a tool, a call of one, or what one returned.
+                it leaves out a tool, a call of one, or what one returned; or it does not write the
+                beginning of an answer as it stands.
         """
         messages, tools = for_template(turns)
         messages, tools = self._as_data(messages), self._as_data(tools)
+        if add_generation_prompt and is_begun(turns):
+            return self._begun_text(messages, tools)
         text = self._rendered(messages, tools, add_generation_prompt=add_generation_prompt)
         if not holds_tools(turns):
             return text
         self._refuse_omissions(messages, tools, text, add_generation_prompt=add_generation_prompt)
         # calls and tools are written as JSON, in which a mark is escaped
+        return self._control.unescaped(text)
+
+    def _begun_text(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> str:
+        """Return what the template writes up to the end of the last turn's content.
+
+        Raises:
+            TemplateError: as `text`.
+        """
+        beginning = messages[-1]["content"]
+        marked = {**messages[-1], "content": beginning + self._place_to_go_on}
+        messages = [*messages[:-1], marked]
+        whole = self._rendered(messages, tools, add_generation_prompt=False)
+        text, place, _ = whole.rpartition(self._place_to_go_on)
+        # a template may strip what a turn begins with
+        if not place or not text.endswith(beginning.lstrip()):
+            raise TemplateError(
+                "it cannot continue the assistant's last turn: it writes "
+                f"{'another text' if place else 'nothing'} of "
+                f"{self._control.without_marks(beginning)[:60]!r}"
+            )
+        if not holds_tools(messages):
+            return text
+        self._refuse_omissions(messages, tools, whole, add_generation_prompt=False)
         return self._control.unescaped(text)
 
     def ids(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> list[int]:
@@ -119,8 +152,7 @@ class ChatTemplate:
         Raises:
             TemplateError: as `ids`.
         """
-        answered = [*turns, {"role": "assistant", "content": response}]
-        return self.ids(answered, add_generation_prompt=False)
+        return self.ids(answered(turns, response), add_generation_prompt=False)
 
     def rated_ids(self, turns: Sequence[Turn], response: str) -> list[int]:
         """Return `conversation_ids` for a model that rates the response.

@@ -6,7 +6,6 @@ loaded.
 """
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +17,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
+from prefpipe.surrogates import has_lone_surrogates
 
 FLAG = "--template-arg"
 TemplateArgs = Mapping[str, Any]
@@ -103,14 +103,20 @@ def _value(written: str) -> Any:
         raise ValueError(f"write true or false, or '\"{written}\"' for the text")
     try:
         value = json.loads(written)
+    except RecursionError as error:
+        raise ValueError("the value is nested too deep") from error
     except ValueError as error:
         if written.startswith(("{", "[", '"')):
             raise ValueError(f"the value is no JSON ({error})") from error
         return written
 
-    # `NaN` and 1e999 are numbers to Python, and JSON knows neither
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError("the value is no finite number")
+    # `NaN` and 1e999 are numbers to Python, and JSON knows neither, however deep they stand
+    try:
+        text = json.dumps(value, allow_nan=False, ensure_ascii=False)
+    except ValueError as error:
+        raise ValueError("the value is no finite number") from error
+    if has_lone_surrogates(text):
+        raise ValueError("the value holds half of a surrogate pair, which is no character")
     return value
 
 
@@ -161,7 +167,7 @@ def _asked_for(tree: nodes.Template) -> set[str]:
     return asked
 
 
-def read_by(template: str, args: TemplateArgs) -> dict[str, Any]:
+def args_read_by(template: str, args: TemplateArgs) -> dict[str, Any]:
     """Return the arguments that a template reads."""
     variables = variables_of(template)
     return {key: value for key, value in args.items() if variables is None or key in variables}
@@ -178,7 +184,7 @@ def refuse_unread(template: str, args: TemplateArgs, name: str) -> None:
     Raises:
         UsageError: naming the first of them, and the variable that is spelt most like it.
     """
-    read = read_by(template, args)
+    read = args_read_by(template, args)
     unread = [key for key in args if key not in read]
     if not unread:
         return

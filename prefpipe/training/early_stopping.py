@@ -2,7 +2,8 @@
 
 Better: a higher ``rewards/accuracy``; where it is the same, a lower loss. The accuracy is a mean of
 shares of few pairs, so it moves in jumps and evaluations tie often; then the loss tells which of
-two models is surer of the same order. The evaluation before the first step is not one of them: its
+two models is surer of the same order. An objective that compares nothing has no accuracy: the loss
+alone decides. The evaluation before the first step is not one of them: its
 model is what the run began with, and with a reference its scores are all ties.
 
 The trainer's own early stopping knows one figure and no ties, and takes back what it counted only
@@ -65,7 +66,7 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
             self.n_waited = 0
             # The trainer protects the checkpoint of this step.
             state.best_global_step = state.global_step
-            state.best_metric = evaluation["rewards/accuracy"]
+            state.best_metric = evaluation.get("rewards/accuracy", -evaluation["loss"])
             control.should_save = True
         else:
             self.n_waited += 1
@@ -113,9 +114,9 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
 
 
 def is_better(evaluation: Mapping[str, float], best: Mapping[str, float]) -> bool:
-    """Return whether an evaluation has a higher accuracy, or the same and a lower loss."""
-    rank = evaluation["rewards/accuracy"], -evaluation["loss"]
-    return rank > (best["rewards/accuracy"], -best["loss"])
+    """Return whether the accuracy is higher, or the same, or there is none, and the loss lower."""
+    rank = evaluation.get("rewards/accuracy", 0.0), -evaluation["loss"]
+    return rank > (best.get("rewards/accuracy", 0.0), -best["loss"])
 
 
 def evaluation_of(entry: Mapping[str, float]) -> Evaluation:
@@ -173,4 +174,7 @@ def describe_evaluation(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _in_words(evaluation: Mapping[str, float]) -> str:
-    return f"accuracy {describe_accuracy(evaluation, digits=1)}, loss {evaluation['loss']:.3f}"
+    loss = f"loss {evaluation['loss']:.3f}"
+    if "rewards/accuracy" not in evaluation:
+        return loss
+    return f"accuracy {describe_accuracy(evaluation, digits=1)}, {loss}"

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from prefpipe.errors import InputError
+from prefpipe.text.begun_turns import answered
 from prefpipe.text.chat_template import PROBE_ANSWERS, PROBES, ChatTemplate
 from prefpipe.text.control_text import CONTROL_TEXT, notes_of_control_text
 from prefpipe.text.control_tokens import TemplateError
@@ -131,10 +132,10 @@ class Encoder:
         Raises:
             EncodingError: as `encode`.
         """
-        answered = [*messages, {"role": "assistant", "content": response}]
+        whole_turns = answered(messages, response)
         try:
             prompt_text, prompt = self._prompt(messages)
-            whole_text = self.template.text(answered, add_generation_prompt=False)
+            whole_text = self.template.text(whole_turns, add_generation_prompt=False)
             whole = self.template.tokenise(whole_text)
         except TemplateError as error:
             raise EncodingError(
@@ -157,7 +158,7 @@ class Encoder:
                 hint="train the model that generated the responses, whose token ids are stored",
             )
 
-        holds_control_text = any(self.holds_control_text(turn) for turn in answered)
+        holds_control_text = any(self.holds_control_text(turn) for turn in whole_turns)
         return Encoded(
             prompt, self._until_end(rest, finished=finished), is_apart, holds_control_text
         )

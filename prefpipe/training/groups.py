@@ -2,7 +2,7 @@
 
 A response is trained on whole or not at all, unless truncation is asked for; what is left out has a
 status and a reason. A group that is left without a positive or without a negative is left out
-whole: there is nothing to compare.
+whole: there is nothing to compare. Objectives that compare nothing take the positives alone.
 """
 
 from collections import Counter
@@ -17,6 +17,8 @@ from prefpipe.errors import InputError, UsageError
 KEPT = ("ok", "truncated", "held_out")
 """The statuses of responses that are trained or evaluated on."""
 
+
+ROLES = ("positive", "negative")
 
 Key = tuple[str, int]
 """``(prompt_id, sample_idx)``: what joins a candidate's rows everywhere."""
@@ -103,11 +105,11 @@ class GroupDataset(Dataset[Group | None]):
         return None if index == NO_GROUP else self.groups[index]
 
 
-def missing_role(group: Group) -> str | None:
-    """Name the role that no response of a group has, None where both are there."""
-    roles = {response.role for response in group.responses}
-    for role in ("positive", "negative"):
-        if role not in roles:
+def missing_role(group: Group, roles: Sequence[str] = ROLES) -> str | None:
+    """Name the first of the roles that no response of a group has, None where all are there."""
+    there = {response.role for response in group.responses}
+    for role in roles:
+        if role not in there:
             return role
     return None
 
@@ -126,6 +128,7 @@ def prepare_groups(
     max_length: int,
     on_too_long: str,
     find_missing: Callable[[Group], str | None] = missing_role,
+    roles: Sequence[str] = ROLES,
 ) -> PreparedGroups:
     """Check groups against the length limit and leave out what cannot be compared.
 
@@ -133,7 +136,8 @@ def prepare_groups(
     response); ``prompt_too_long`` (no room for a single response token); ``empty`` (no token);
     ``template_error`` (see ``problem``); ``identical`` (the same tokens as a response that stays: a
     positive stays before a negative, then the lower index); ``no_contrast`` (fine itself, but the
-    group lost what it needs, its last positive or negative, say).
+    group lost what it needs, its last positive or negative, say); ``unused_negative`` (the
+    objective trains on positives alone).
 
     Args:
         groups: any order; order is kept.
@@ -141,6 +145,7 @@ def prepare_groups(
         on_too_long: ``drop`` the response, ``truncate`` it to the limit, or stop with an ``error``.
         find_missing: names what a group would need to be trained on and does not have, None for
             nothing.
+        roles: those that are trained on.
 
     Raises:
         UsageError: something is too long and ``on_too_long`` is ``error``.
@@ -151,9 +156,10 @@ def prepare_groups(
     statuses: dict[Key, ResponseStatus] = {}
     for group in groups:
         check_group(group, statuses)
-        fitting, lengths = fit_length(group, max_length=max_length, on_too_long=on_too_long)
+        used, unused = _of_roles(group, roles)
+        fitting, lengths = fit_length(used, max_length=max_length, on_too_long=on_too_long)
         responses, copies = _without_copies(group.prompt_id, fitting)
-        statuses |= lengths | copies
+        statuses |= unused | lengths | copies
 
         # Last of all: what is too long or a copy may have been the group's only negative.
         remaining = group._replace(responses=responses)
@@ -283,7 +289,7 @@ def check_group(group: Group, seen: Mapping[Key, ResponseStatus]) -> None:
 
         if response.reward is None or not isfinite(response.reward):
             raise InputError(f"{place} has reward {response.reward}", hint="score and select again")
-        if response.role not in {"positive", "negative"}:
+        if response.role not in ROLES:
             raise InputError(
                 f"{place} has role {response.role!r}, not positive or negative", hint="select again"
             )
@@ -360,6 +366,20 @@ def fit_length(
         statuses[group.prompt_id, response.sample_idx] = status
 
     return fitting, statuses
+
+
+def _of_roles(group: Group, roles: Sequence[str]) -> tuple[Group, dict[Key, ResponseStatus]]:
+    """Return the group with the responses of these roles, and the status of the others."""
+    statuses: dict[Key, ResponseStatus] = {}
+    used = []
+    for response in group.responses:
+        if response.role in roles:
+            used.append(response)
+            continue
+        statuses[group.prompt_id, response.sample_idx] = ResponseStatus(
+            f"unused_{response.role}", f"the objective trains on {' and '.join(roles)}s alone"
+        )
+    return group._replace(responses=used), statuses
 
 
 def _without_copies(

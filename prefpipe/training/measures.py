@@ -73,7 +73,7 @@ PAIR_MEANINGS = {
 
 def measure_groups(
     losses: Tensor,
-    scores: Tensor,
+    scores: Tensor | None,
     policy: ResponseLogps,
     targets: Targets,
     ref_logps: Tensor | None = None,
@@ -82,9 +82,10 @@ def measure_groups(
 
     Args:
         losses: (P,).
-        scores: (P, R) what the objective compared.
+        scores: (P, R) what the objective compared; None where it compares nothing, and the columns
+            of pairs and negatives are NaN.
         policy: log-probabilities and token counts, each (P, R).
-        targets: every prompt has a positive and a negative.
+        targets: every prompt has a positive and, where scores are compared, a negative.
         ref_logps: (P, R) log-probabilities under the reference; without it the columns that need it
             are NaN.
     """
@@ -101,14 +102,21 @@ def measure_groups(
     if policy.entropies is not None:
         entropy = _mean(policy.entropies, targets.mask)
 
+    unknown = torch.full_like(losses, torch.nan)
+    of_pairs = [losses, *[unknown] * (len(SCORE_MEASURES) - 1)]
+    of_rejected = [unknown, unknown]
+    if scores is not None:
+        of_pairs = list(measure_pairs(losses, scores, named_pairs(targets)).unbind(-1))
+        of_rejected = [_mean(mean_logps, rejected), _mean(falls, rejected)]
+
     columns = [
-        *measure_pairs(losses, scores, named_pairs(targets)).unbind(-1),
+        *of_pairs,
         _mean(mean_logps, chosen),
-        _mean(mean_logps, rejected),
+        of_rejected[0],
         entropy,
         _mean(falls, targets.mask),
         _mean(falls, chosen),
-        _mean(falls, rejected),
+        of_rejected[1],
     ]
     return torch.stack([column.detach().float() for column in columns], -1)
 
@@ -154,8 +162,8 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
 def complete_entry(entry: dict[str, float], log_history: Sequence[Mapping[str, float]]) -> None:
     """Finish a log entry in place.
 
-    What is NaN because nothing says it (no reference) goes; falls are counted from the beginning of
-    the run then.
+    What is NaN because nothing says it (no reference, nothing compared) goes; falls are counted
+    from the beginning of the run then.
 
     Args:
         entry: with the names of ``MEASURES``, all behind ``eval_`` in an evaluation.
@@ -163,7 +171,11 @@ def complete_entry(entry: dict[str, float], log_history: Sequence[Mapping[str, f
     """
     is_evaluation = "eval_loss" in entry
     prefix = "eval_" if is_evaluation else ""
-    for name in (*FALLS, "kl", "entropy"):
+    unknown = [*FALLS, "kl", "entropy", "logps/rejected"]
+    # Scores that are no number stay and show; a share is none only where nothing is compared.
+    if isnan(entry.get(prefix + "rewards/accuracy", nan)):
+        unknown += SCORE_MEASURES[1:]
+    for name in unknown:
         if isnan(entry.get(prefix + name, nan)):
             entry.pop(prefix + name, None)
 
@@ -207,13 +219,18 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
     first, last = figures["first"], figures["last"]
     if not first:
         return f"{figures['n_steps']} steps"
-    return (
+    text = (
         f"{figures['n_steps']} steps on {figures['n_groups']} groups; "
         f"mean of the first and of the last {figures['n_steps_averaged']} steps: "
-        f"loss {first['loss']:.3f} to {last['loss']:.3f}, "
-        f"margin {first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, "
-        f"accuracy {describe_accuracy(first)} to {describe_accuracy(last)}"
+        f"loss {first['loss']:.3f} to {last['loss']:.3f}"
     )
+    # An objective that compares nothing has neither.
+    if "rewards/margins" in first:
+        text += (
+            f", margin {first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, "
+            f"accuracy {describe_accuracy(first)} to {describe_accuracy(last)}"
+        )
+    return text
 
 
 def describe_calibration(figures: Mapping[str, Any]) -> str:

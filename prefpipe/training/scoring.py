@@ -16,6 +16,7 @@ from prefpipe.maths.objectives.knobs import KnobValue
 from prefpipe.maths.objectives.likelihood import sft_loss
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.losses import Targets
+from prefpipe.maths.objectives.registry import find_objective, resolve_knobs
 from prefpipe.maths.objectives.scores import group_losses, score_responses
 from prefpipe.maths.statistics.calibration import (
     calibration_by_gap,
@@ -93,9 +94,11 @@ class PolicyScoring:
         scores = score_responses(self.objective, output, ref_logps, targets.mask, self.knobs)
         losses = group_losses(self.objective, scores, targets, self.knobs, output)
         if self.sft_weight:
-            losses = losses + self.sft_weight * sft_loss(output, targets)
+            a_token = score_responses("sft", output, None, targets.mask, resolve_knobs("sft", {}))
+            losses = losses + self.sft_weight * sft_loss(a_token, targets)
         losses = weighted(losses, batch)
-        return measure_groups(losses, scores, output, targets, ref_logps), losses
+        compared = scores if find_objective(self.objective).compares else None
+        return measure_groups(losses, compared, output, targets, ref_logps), losses
 
     def examine(self, batch: Batch, output: ResponseLogps) -> Tensor:
         """Return the measures."""

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.judging import parse_judge
-from prefpipe.configs.sampling import SamplingConfig
+from prefpipe.configs.sampling import SERVED, SamplingConfig
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.stage import ShardedConfig, StageConfig
 from prefpipe.configs.workers import WorkersConfig
@@ -64,11 +64,11 @@ def runs_a_model_here(config: WorkersConfig) -> bool:
     if getattr(config, "device", "auto") == "cpu":
         return False
     if isinstance(config, SamplingConfig):
-        return config.backend not in ("openai", "fake")
+        return config.backend not in SERVED
     if isinstance(config, ScoreConfig):
         return any(_scorer_runs_a_model(text) for text in config.scorer)
     if isinstance(config, JudgeConfig):
-        return parse_judge(config.judge).kind not in ("openai", "fake")
+        return parse_judge(config.judge).kind not in SERVED
     return getattr(config, "model", None) != "fake"
 
 

@@ -1,4 +1,4 @@
-"""The files of a model that a configuration names, and what its chat template is told."""
+"""The files of a model that a configuration names, and what its chat template is given."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,12 @@ from prefpipe.configs.stage import TemplatedConfig
 from prefpipe.configs.template_args import PolicyTemplateConfig
 from prefpipe.text.template_args import (
     FLAG,
-    read_by,
+    args_read_by,
     refuse_contradiction,
     refuse_unread,
     written_args,
 )
+from prefpipe.text.thoughts import AUTO, find_markers, read_markers
 
 if TYPE_CHECKING:
     from prefpipe.execution.runtime import Runtime
@@ -85,7 +86,7 @@ def trained_with_args(
         return model.given(given)
 
     refuse_contradiction(given, recorded, str(candidates))
-    inherited = read_by(template, recorded)
+    inherited = args_read_by(template, recorded)
     if inherited.keys() != recorded.keys():
         unread = {key: value for key, value in recorded.items() if key not in inherited}
         runtime.log(
@@ -93,6 +94,21 @@ def trained_with_args(
             "which the candidates were sampled"
         )
     return model.given(inherited)
+
+
+def with_thoughts(model: "ModelFiles", thinking_markers: str) -> "ModelFiles":
+    """Return a model that samples, with the markers around its thoughts.
+
+    Args:
+        model: the model.
+        thinking_markers: ``--thinking-markers``.
+    """
+    from prefpipe.models.tokenizer import added_tokens_of
+
+    markers = read_markers(thinking_markers)
+    if thinking_markers == AUTO:
+        markers = find_markers(_template_of(model), added_tokens_of(model.tokenizer_path))
+    return model.thinking(markers)
 
 
 def _template_of(model: "ModelFiles") -> str:

@@ -74,7 +74,7 @@ def _runs(folders: Sequence[Path]) -> list[RunOnDisk]:
     runs = []
     for folder in folders:
         record = _record_or_none(folder)
-        if record is not None and record.schema.partition("/")[0] == CANDIDATES.name:
+        if record is not None and record.kind == CANDIDATES.name:
             runs.append(RunOnDisk(folder, record.identity))
     return runs
 

@@ -6,47 +6,40 @@ import shlex
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from prefpipe.artifacts.atomic import make_folder
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.configs.round_plan import RoundPlan, plan_error, read_plan
+from prefpipe.configs.round_plan import ALL, RoundPlan, plan_error, read_plan
 from prefpipe.configs.round_steps import Step, output_of, steps_of
 from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.rounds_record import write_rounds_record
 from prefpipe.configs.score import ScoreConfig, parse_scorer
-from prefpipe.configs.select import SelectConfig
+from prefpipe.configs.select import BY_UNCERTAINTY, SelectConfig
+from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.rounds_script import rounds_script
-from prefpipe.execution.step_process import run_step
+from prefpipe.execution.step_process import SignalSource, run_step
 from prefpipe.maths.selection.rewards import parse_reward
+from prefpipe.models.files import CONFIG_FILES
 from prefpipe.wiring.batch_job import ARRAY, OWN_VARIABLES
 
 HUB = "hf:"
 LONGEST_WAIT_S = 30.0
 """For a step that outlived its `prefpipe rounds`: it ends within its grace."""
-STOPPED = 75
+STOPPED, INTERRUPTED = 75, 130
 WHAT_CODES_SAY = {
     2: "what it was given cannot be used",
     3: "more of its rows failed than --max-error-rate allows; what is good is on disk",
     4: "its input is incomplete",
     STOPPED: "stopped early; what is finished is kept",
-    130: "interrupted; what is finished is kept",
+    INTERRUPTED: "interrupted; what is finished is kept",
 }
-
-
-class StopSource(Protocol):
-    """What knows which signal asked for a stop, and lets a step finish."""
-
-    number: int | None
-
-    def finishing(self, *, however_long: bool = False) -> AbstractContextManager[None]:
-        """Return a section in which a request waits."""
-        ...
 
 
 class Rounds(NamedTuple):
@@ -73,14 +66,17 @@ def open_rounds(config: RoundsConfig) -> Rounds:
     """
     plan = read_plan(config.plan, seed=config.seed)
     steps = steps_of(plan, config.output, name=str(config.plan), overwrite=config.overwrite)
-    problems = list(_reward_problems(steps))
+    problems = [*_reward_problems(steps), *_pool_problems(plan, steps), *_weight_problems(steps)]
     if problems:
         raise plan_error(str(config.plan), problems)
 
     last = plan.rounds if config.until_round is None else config.until_round
     for flag, number in (("--from-round", config.from_round), ("--until-round", last)):
         if number > plan.rounds:
-            raise UsageError(f"{flag} {number}: {config.plan} has {plan.rounds} rounds")
+            raise UsageError(
+                f"{flag} {number}: {config.plan} has {plan.rounds} rounds",
+                hint=f"pass a round of 1 to {plan.rounds}, or raise `rounds` in the plan",
+            )
     chosen = [step for step in steps if config.from_round <= step.number <= last]
     return Rounds(plan, chosen, config)
 
@@ -92,13 +88,16 @@ def script_of(rounds: Rounds) -> str:
 
 
 def run_rounds(
-    rounds: Rounds, stop: StopSource, log: Callable[[str], None], environment: Mapping[str, str]
+    rounds: Rounds,
+    signals: SignalSource,
+    log: Callable[[str], None],
+    environment: Mapping[str, str],
 ) -> StepFailure | None:
     """Run the steps; return the one that did not end well, None where all did.
 
     Args:
         rounds: of `open_rounds`.
-        stop: what knows of signals.
+        signals: those that this process is sent.
         log: what is run.
         environment: variables of the steps.
 
@@ -109,7 +108,7 @@ def run_rounds(
     plan, steps, config = rounds
     _refuse_missing_files(rounds)
     # a task of an array that runs rounds runs all of them: no step makes a share of its parts
-    own = {
+    of_steps = {
         name: value
         for name, value in environment.items()
         if name not in OWN_VARIABLES and not name.startswith(ARRAY)
@@ -121,27 +120,32 @@ def run_rounds(
         for place, step in enumerate(steps, start=1):
             log(f"\nround {step.number} of {plan.rounds}, step {place} of {len(steps)}")
             log(f"$ {shlex.join(['prefpipe', *step.words])}")
-            code = run_step(
-                step.words,
-                environment=own,
-                signal_asked=lambda: stop.number,
-                finishing=stop.finishing,
-                kept_open=[] if lock is None else [lock],
-            )
+            try:
+                code = run_step(
+                    step.words,
+                    environment=of_steps,
+                    signals=signals,
+                    kept_open=[] if lock is None else [lock],
+                )
+            except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
+                log(f"round {step.number}, {step.stage}: go on with: {_command(config)}")
+                raise
+            asked = signals.number
+            is_ended_by_it = asked is not None and (code < 0 or step is not steps[-1])
+            if code <= 0 and is_ended_by_it:
+                # at its end when the request came, or before it had its handlers
+                code = INTERRUPTED if asked == signal.SIGINT else STOPPED
             if code != 0:
-                return _failure(step, code, rounds, is_stopping=stop.number is not None)
+                return _failure(step, code, rounds)
     return None
 
 
-def _failure(step: Step, code: int, rounds: Rounds, *, is_stopping: bool) -> StepFailure:
+def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
     """Return what to say of a step that ended with another code than 0."""
     place = f"round {step.number}, {step.stage}"
     go_on = f"go on with: {_command(rounds.config)}"
     if code < 0:
         name = signal.Signals(-code).name
-        if is_stopping:  # it came before the command had its handlers
-            error = error_with_code(STOPPED, f"{place}: stopped by {name}", hint=go_on)
-            return StepFailure(step, error, STOPPED)
         why = ", by the system when the memory is full" if -code == signal.SIGKILL else ""
         error = PrefpipeError(f"{place} was ended by {name}{why}", hint=go_on)
         return StepFailure(step, error, error.exit_code)
@@ -161,7 +165,10 @@ def _failure(step: Step, code: int, rounds: Rounds, *, is_stopping: bool) -> Ste
 
 def _command(config: RoundsConfig) -> str:
     """Return the command that goes on."""
-    words = ["prefpipe", "rounds", str(config.plan), "-o", str(config.output)]
+    plan = str(config.plan)
+    # `Path` forgets the ./ by which it is no flag
+    words = ["prefpipe", "rounds", f"./{plan}" if plan.startswith("-") else plan]
+    words += ["-o", str(config.output)]
     if config.seed is not None:
         words += ["--seed", str(config.seed)]
     if config.from_round != RoundsConfig.from_round:
@@ -193,20 +200,81 @@ def _reward_problems(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> str | None:
-    if config.reward is None:
-        if len(names) == 1:
-            return None
-        if not names:
-            return f"{config.stage}: it needs `scorer`"
-        return f"{config.stage}: it needs `reward`, as the scorers are {', '.join(names)}"
-    unknown = [name for name in parse_reward(config.reward).names if name not in names]
+    """Return why the reward, or the spread of a strategy, cannot be made of these scorers."""
+    stage, scorers = config.stage, ", ".join(names) or "none"
+    if not names:
+        return f"{stage}: it needs `scorer`"
+    if config.reward is None and len(names) > 1:
+        return f"{stage}: it needs `reward`, as the scorers are {scorers}"
+    try:
+        of_reward = names if config.reward is None else parse_reward(config.reward).names
+    except UsageError as error:
+        return f"{stage}: {error.message}"
+    unknown = [name for name in of_reward if name not in names]
     if unknown:
-        scorers = ", ".join(names) or "none"
         return (
-            f"{config.stage}: the reward {config.reward!r} names `{unknown[0]}`, and the scorers "
-            f"are: {scorers}"
+            f"{stage}: the reward {config.reward!r} names `{unknown[0]}`, and the scorers are: "
+            f"{scorers}"
+        )
+
+    if not isinstance(config, SelectConfig) or config.strategy not in BY_UNCERTAINTY:
+        return None
+    of_spread = config.spread_of or of_reward
+    unknown = [name for name in of_spread if name not in names]
+    if unknown:
+        return f"{stage}: `spread_of` names `{unknown[0]}`, and the scorers are: {scorers}"
+    if len(of_spread) < 2:
+        return (
+            f"{stage}: {config.strategy} needs the spread of two scorers or more, and the reward "
+            f"names {of_spread[0]} alone"
         )
     return None
+
+
+def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
+    """Yield the `weight_by` of trainings that are no expressions; their names are the groups'."""
+    from prefpipe.stages.train.loss_weights import WORDING
+
+    said: set[str] = set()
+    for step in steps:
+        text = step.config.weight_by if isinstance(step.config, TrainConfig) else None
+        if text is None or text in said:
+            continue
+        said.add(text)
+        try:
+            parse_reward(text, WORDING)
+        except UsageError as error:
+            place = "" if step.number == 1 else f"round {step.number}, "
+            yield f"{place}train: {error.message}"
+
+
+def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
+    """Yield the rounds that join pools which other raters rated, or another model embedded."""
+    if plan.pools != ALL:
+        return
+    raters: dict[int, dict[str, str]] = {}
+    embedders: dict[int, str] = {}
+    for step in steps:
+        config, before = step.config, step.number - 1
+        if isinstance(config, ScoreConfig):
+            raters[step.number] = {parse_scorer(text).name: text for text in config.scorer}
+        elif isinstance(config, EmbedConfig):
+            embedders[step.number] = config.model
+            was = embedders.get(before, config.model)
+            if was != config.model:
+                yield (
+                    f"round {step.number}, embed: `pools: all` joins responses that one model "
+                    f"embedded, and `model` is {config.model} and was {was}"
+                )
+        elif isinstance(config, SelectConfig) and before in raters:
+            now, earlier = raters[step.number], raters[before]
+            read = now if config.reward is None else parse_reward(config.reward).names
+            for name in dict.fromkeys([*read, *config.spread_of]):
+                if name in now and earlier.get(name) != now[name]:
+                    yield (
+                        f"round {step.number}, score: `pools: all` joins responses that the same "
+                        f"scorers rated, and round {before} was not rated by {now[name]}"
+                    )
 
 
 def _refuse_missing_files(rounds: Rounds) -> None:
@@ -221,9 +289,7 @@ def _refuse_missing_files(rounds: Rounds) -> None:
             continue
         prompts = config.prompts
         if prompts is None:
-            raise UsageError(
-                f"the plan {rounds.config.plan} cannot be run:\n  {step.stage}: it needs `prompts`"
-            )
+            raise plan_error(str(rounds.config.plan), [f"{step.stage}: it needs `prompts`"])
         if not prompts.startswith(HUB) and not Path(prompts).expanduser().exists():
             raise InputError(
                 f"round {step.number}, {step.stage}: there are no prompts at {prompts}",
@@ -234,7 +300,7 @@ def _refuse_missing_files(rounds: Rounds) -> None:
     first = rounds.config.from_round
     for number in range(1, first):
         policy = output_of(rounds.config.output, number, "train")
-        is_model = any((policy / name).is_file() for name in ("config.json", "adapter_config.json"))
+        is_model = any((policy / name).is_file() for name in CONFIG_FILES)
         if not is_model:
             raise InputError(
                 f"--from-round {first}: round {number} has no policy, {policy}",
@@ -255,12 +321,17 @@ def _alone(run: Path, log: Callable[[str], None]) -> Iterator[int | None]:
     """
     descriptor = os.open(run, os.O_RDONLY)
     try:
-        yield descriptor if _is_locked(descriptor, run, log) else None
+        yield descriptor if _take_lock(descriptor, run, log) else None
     finally:
         os.close(descriptor)
 
 
-def _is_locked(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
+def _take_lock(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
+    """Wait for the lock of a folder; return False where the file system has none.
+
+    Raises:
+        UsageError: it is held by another process after `LONGEST_WAIT_S`.
+    """
     gives_up_at = time.monotonic() + LONGEST_WAIT_S
     has_said = False
     while True:

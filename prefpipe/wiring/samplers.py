@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any
 from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import UsageError
+from prefpipe.text.thoughts import FIELD as THOUGHTS
 from prefpipe.wiring.engines import open_transformers, open_vllm, run_control
-from prefpipe.wiring.models import locate, sampled_with_args, template_date
+from prefpipe.wiring.models import locate, sampled_with_args, template_date, with_thoughts
 
 if TYPE_CHECKING:
     from prefpipe.backends.protocol import Generator
@@ -30,7 +31,10 @@ def sampler_for(config: GenerateConfig, name: str, runtime: "Runtime") -> "Sampl
 
     model = locate(name, trust_remote_code=config.trust_remote_code).dated(template_date(config))
     require_chat_template(model)
-    model = sampled_with_args(model, config, runtime)
+    model = with_thoughts(sampled_with_args(model, config, runtime), config.thinking_markers)
+    identity = model.identity()
+    if model.thoughts is not None:
+        identity[THOUGHTS] = list(model.thoughts)
 
     open_engine = open_vllm if config.backend == "vllm" else open_transformers
 
@@ -38,7 +42,12 @@ def sampler_for(config: GenerateConfig, name: str, runtime: "Runtime") -> "Sampl
         return open_engine(model, config, max_model_len=config.max_model_len)
 
     return Sampler(
-        name, model.identity(), open_sampler, runs_here=True, round=round_of_model(model.path)
+        name,
+        identity,
+        open_sampler,
+        runs_here=True,
+        round=round_of_model(model.path),
+        thoughts=model.thoughts,
     )
 
 

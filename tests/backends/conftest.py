@@ -12,6 +12,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,18 +91,35 @@ def _open_vllm(reference):
 @pytest.fixture(scope="session")
 def vllm_server_url(vllm_settings, tiny_folder, tmp_path_factory):
     """The address of vLLM's own OpenAI-compatible server with the tiny model, called ``tiny``."""
+    yield from _serve(tiny_folder, "tiny", tmp_path_factory.mktemp("server"))
+
+
+@pytest.fixture(scope="session")
+def serve_with_vllm(vllm_settings, tmp_path_factory):
+    """Return how to serve another model, by its folder and name, until the tests end."""
+    with ExitStack() as servers:
+
+        def serve(folder, name):
+            log_folder = tmp_path_factory.mktemp("server")
+            return servers.enter_context(contextmanager(_serve)(folder, name, log_folder))
+
+        yield serve
+
+
+def _serve(folder, name, log_folder):
+    """Yield the address of vLLM's server with a model."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log_path = tmp_path_factory.mktemp("server") / "log.txt"
+    log_path = log_folder / "log.txt"
     command = [
         sys.executable,
         "-m",
         "vllm.entrypoints.openai.api_server",
         "--model",
-        str(tiny_folder),
+        str(folder),
         "--served-model-name",
-        "tiny",
+        name,
         "--host",
         "127.0.0.1",
         "--port",

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +23,18 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES, embeddings_schema
 from prefpipe.artifacts.store import Output, Shard, open_output
 
-R, D, PART_SIZE = 32, 384, 128
+PART_SIZE = 128
+
+
+class Shape(NamedTuple):
+    """Candidates a prompt, and what each has: dimensions, words and tokens."""
+
+    R: int = 32
+    D: int = 384
+    words: int = 90
+    tokens: int = 120
+
+
 WORDS = [
     "the",
     "model",
@@ -47,10 +59,11 @@ WORDS = [
 ]
 
 
-def make_pools(folder: Path, n_prompts: int) -> None:
+def make_pools(folder: Path, n_prompts: int, shape: Shape) -> None:
     """Write candidates, scores and embeddings of ``n_prompts`` prompts, unless they are there."""
+    R = shape.R
     n_parts = -(-n_prompts // PART_SIZE)
-    identity = {"stage": "generate", "version": 1, "synthetic": n_prompts}
+    identity = {"stage": "generate", "version": 1, "synthetic": n_prompts, **shape._asdict()}
     records = {
         "candidates": RunRecord("generate", CANDIDATES.tag, n_parts, identity),
         "scores": RunRecord(
@@ -58,7 +71,7 @@ def make_pools(folder: Path, n_prompts: int) -> None:
         ),
         "embeddings": RunRecord(
             "embed",
-            embeddings_schema(D, half=False).tag,
+            embeddings_schema(shape.D, half=False).tag,
             n_parts,
             {"model": "random", "candidates": identity},
         ),
@@ -68,12 +81,15 @@ def make_pools(folder: Path, n_prompts: int) -> None:
         for name, record in records.items()
     }
     rng = np.random.default_rng(0)
-    texts = [" ".join(rng.choice(WORDS, 90)) + f" {i}" for i in range(PART_SIZE * R)]
-    token_ids = [rng.integers(0, 49152, 120).astype(np.int32) for _ in range(PART_SIZE * R)]
+    texts = [" ".join(rng.choice(WORDS, shape.words)) + f" {i}" for i in range(PART_SIZE * R)]
+    token_ids = [
+        rng.integers(0, 49152, shape.tokens).astype(np.int32) for _ in range(PART_SIZE * R)
+    ]
     for index in range(n_parts):
         if all(output.part_path(index).exists() for output in outputs.values()):
             continue
-        _write_part(outputs, index, min(PART_SIZE, n_prompts - index * PART_SIZE), texts, token_ids)
+        n_here = min(PART_SIZE, n_prompts - index * PART_SIZE)
+        _write_part(outputs, index, n_here, texts, token_ids, shape)
 
 
 def _write_part(
@@ -82,7 +98,9 @@ def _write_part(
     n_prompts: int,
     texts: list[str],
     token_ids: list[np.ndarray],
+    shape: Shape,
 ) -> None:
+    R, D = shape.R, shape.D
     rng, n = np.random.default_rng([1, index]), n_prompts * R
     ids = pa.array(np.repeat([f"prompt-{index * PART_SIZE + p:07d}" for p in range(n_prompts)], R))
     samples = pa.array(np.tile(np.arange(R, dtype=np.int32), n_prompts))
@@ -97,7 +115,7 @@ def _write_part(
         "prompt_token_ids": [list(range(40))] * n,
         "response_token_ids": token_ids[:n],
         "n_prompt_tokens": [40] * n,
-        "n_response_tokens": [120] * n,
+        "n_response_tokens": [shape.tokens] * n,
         "finish_reason": ["stop"] * n,
         "logp": rng.normal(-90, 9, n),
         "temperature": [0.8] * n,
@@ -132,7 +150,15 @@ def _write_part(
     vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), D)
     table = pa.Table.from_arrays(
-        [ids, samples, column, pa.array([120] * n, pa.int32()), pa.array([False] * n), ok, none],
+        [
+            ids,
+            samples,
+            column,
+            pa.array([shape.tokens] * n, pa.int32()),
+            pa.array([False] * n),
+            ok,
+            none,
+        ],
         schema=embeddings_schema(D, half=False).arrow(),
     )
     outputs["embeddings"].write(index, table, counts={"ok": n}, parents=made_from)
@@ -193,10 +219,12 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path("runs/bench"))
     parser.add_argument("--strategies", nargs="+", default=["opt-select"])
     parser.add_argument("--repeats", type=int, default=2, help="the best of so many is told")
+    parser.add_argument("--shape", type=int, nargs=4, default=Shape(), help="R D words tokens")
     options = parser.parse_args()
+    shape = Shape(*options.shape)
     for n_prompts in options.prompts:
-        folder = options.folder / f"pools-{n_prompts}"
-        make_pools(folder, n_prompts)
+        folder = options.folder / f"pools-{n_prompts}-{'x'.join(map(str, shape))}"
+        make_pools(folder, n_prompts, shape)
         for strategy in options.strategies:
             reads = [time_reading(folder) for _ in range(options.repeats)]
             runs = [

@@ -391,6 +391,31 @@ def test_check_finds_cut_responses_and_missing_ends(capsys, tmp_path, model, ide
     )
 
 
+def test_check_knows_the_stop_text_at_which_responses_ended(capsys, tmp_path, model, identity):
+    """Their ids end with it, and with what its last token holds beyond; their texts end before it."""
+    first, second, *others = rows_for()
+    stop_ids = TOKENIZER("\n##", add_special_tokens=False)["input_ids"]
+    stopped = first | {"response_token_ids": [*first["response_token_ids"][:-1], *stop_ids]}
+    open_end = second | {"response_token_ids": second["response_token_ids"][:-1]}
+    sampling = {"stop": ["never", "\n#"], "min_tokens": 1}
+
+    def findings_of(name, **more):
+        groups = write_groups(tmp_path / name, [[stopped, open_end, *others]], [identity], **more)
+        return told(capsys, groups, "--model", model, code=0)[1]
+
+    findings = findings_of("stops", sampling=sampling)
+    assert "text_differs" not in findings
+    assert findings["stop_text"][0] == "warning"
+    assert "1 of 9 (11.1%) responses end with a text of --stop" in findings["stop_text"][1]
+    assert "1 of 9 (11.1%)" in findings["stop_without_eos"][1]
+
+    findings = findings_of("none")
+    assert "stop_text" not in findings
+    assert "text_differs" in findings
+    assert "2 of 9 (22.2%)" in findings["stop_without_eos"][1]
+    assert "text_differs" in findings_of("early", sampling=sampling | {"min_tokens": 99})
+
+
 def test_broken_groups_are_errors_and_not_tracebacks(capsys, tmp_path, model, identity):
     rows = rows_for()
     rows[0]["reward"] = float("nan")
@@ -581,3 +606,99 @@ def test_ties_are_targets_of_one_half_to_mmpo(capsys, tmp_path, model, identity)
     assert not {"tied", "equal_rewards"} & findings.keys()
     assert found["targets"]["quantiles"]["0.5"] == 0.5
     assert not any("--min-margin" in (each["hint"] or "") for each in found["findings"])
+
+
+def test_weights_are_looked_at_as_train_makes_them(capsys, tmp_path, model, identity):
+    """Rewards 0, -1, -2: margins 1 and 2 in each of three prompts, and so equal weights."""
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    found, findings = told(capsys, groups, "--model", model, "--weight-by", "margin", code=0)
+    assert found["weights"] == {
+        "expression": "margin",
+        "n_bad": 0,
+        "example": None,
+        "all_zero": False,
+        "least": 1.0,
+        "greatest": 1.0,
+        "n_prompts": 3,
+        "effective_prompts": 3.0,
+    }
+    severity, message = findings["weights"]
+    assert severity == "note"
+    assert message == (
+        "the loss would be weighted by margin: prompts count 1 to 1 times their mean, "
+        "as much as 3.0 equal ones of 3"
+    )
+
+
+def test_few_prompts_that_carry_the_loss_are_a_warning(capsys, tmp_path, model, identity):
+    """Margins 100 in one prompt of three, 1 in the others: as much as 1.04 equal ones."""
+    rows = rows_for(texts=("good", "bad"))
+    rows[1]["reward"] = -100.0
+    groups = write_groups(tmp_path / "groups", [rows], [identity])
+    _, findings = told(capsys, groups, "--model", model, "--weight-by", "margin", code=0)
+    assert findings["weights"][0] == "warning"
+    assert "as much as 1.0 equal ones of 3" in findings["weights"][1]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "message"),
+    [
+        ("1 - margin", "bad_weights", "3 prompts have no weight: --weight-by '1 - margin' is -1"),
+        ("0 * margin", "weights_all_zero", "--weight-by '0 * margin' is 0 for all prompts"),
+    ],
+)
+def test_weights_at_which_train_would_stop_are_errors(
+    capsys, tmp_path, model, identity, text, name, message
+):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    _, findings = told(capsys, groups, "--model", model, "--weight-by", text, code=1)
+    assert findings[name][0] == "error"
+    assert findings[name][1].startswith(message)
+
+
+def test_a_name_that_is_no_column_and_a_gamma_that_cannot_be_are_refused(
+    capsys, tmp_path, model, identity
+):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    words = ["check", str(groups), "--model", str(model)]
+    cases = (
+        (["--weight-by", "confidense"], "names confidense, which is no column of numbers"),
+        (["--objective", "sft", "--weight-by", "margin"], "there are no pairs"),
+        (["--objective", "mmpo", "--gamma", "-1"], "gamma is -1.0, below 0"),
+        (["--objective", "mmpo", "--gamma", "much"], "a finite number or auto, not 'much'"),
+        (["--objective", "mmpo", "--gamma", "auto"], "needs one of --point-wins and"),
+        (["--objective", "mmpo", "--point-wins", "0.8"], "--point-wins goes together with"),
+        (["--objective", "dpo", "--gamma", "1"], "--gamma is looked at with --objective mmpo"),
+    )
+    for more, message in cases:
+        assert prefpipe([*words, *more]) == 2
+        assert message in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_a_gamma_that_is_chosen_is_the_one_of_the_targets(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    words = (groups, "--model", model, "--objective", "mmpo", "--gamma")
+    found, findings = told(capsys, *words, "auto", "--point-wins", 0.75, code=0)
+    assert found["training"]["gamma"] == found["targets"]["gamma"] == pytest.approx(np.log(3))
+    assert findings["gamma"] == ("note", "--gamma auto is 1.099: one point better wins 75.0%")
+    plain, _ = told(capsys, *words, np.log(3), code=0)
+    assert plain["targets"]["quantiles"] == pytest.approx(found["targets"]["quantiles"])
+
+
+def test_groups_of_positives_alone_are_for_sft(capsys, tmp_path, model, identity):
+    rows = [row | {"role": "positive", "reward": 1.0} for row in rows_for()]
+    groups = write_groups(tmp_path / "groups", [rows], [identity])
+    found, findings = told(capsys, groups, "--model", model, code=1)
+    assert findings["nothing_left"][0] == "error"
+    (hint,) = (each["hint"] for each in found["findings"] if each["name"] == "nothing_left")
+    assert "--objective sft" in hint
+    found, findings = told(capsys, groups, "--model", model, "--objective", "sft", code=0)
+    assert (found["n_groups_left"], found["pairs"]["n"]) == (3, 0)
+    assert {name for name, each in findings.items() if each[0] != "note"} == {"beyond_positions"}
+
+
+def test_negatives_are_in_no_figure_of_sft(capsys, tmp_path, model, identity):
+    groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
+    found, _ = told(capsys, groups, "--model", model, "--objective", "sft", code=0)
+    assert (found["n_responses"], found["pairs"]["n"]) == (3, 0)
+    assert found["fates"] == {"ok": 3, "unused_negative": 6}

@@ -91,10 +91,10 @@ def test_flags_become_directives(script) -> None:
 
 
 def test_the_command_reaches_the_program_word_for_word(script, tmp_path: Path) -> None:
-    """Quotes, dollars, new lines, and bytes that are no text; two words behind ``--`` that look like slurm's own."""
+    """Quotes, dollars, new lines, letters beyond ASCII; two words behind ``--`` that look like slurm's own."""
     words = [
         *("generate", "prompts.jsonl", "-o", 'run/it\'s $HOME `x` "q"', *FAKE),
-        *("--system-prompt", "two\nlines \\ #SBATCH --x", "--base-url", os.fsdecode(b"\xff")),
+        *("--system-prompt", "two\nlines \\ #SBATCH --x", "--base-url", "http://größe.例え"),
     ]
     text = script("--activate", f"PATH={tmp_path}/bin:$PATH", "--array", "2", "--", *words)
     program = tmp_path / "bin" / "prefpipe"

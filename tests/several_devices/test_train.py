@@ -119,6 +119,28 @@ def test_an_objective_with_a_reference_and_weights_in_pieces(
 
 
 @each_wrapper
+def test_positives_alone_that_are_weighted(launcher: Launcher, wrapper: dict[str, str]) -> None:
+    """Steps of 8 and 3 prompts, so that one device has none; nothing is compared."""
+    flags = ("--objective", "sft", "--weight-by", "cost", *UNEVEN[2:])
+    one, two = launcher.one(*flags), launcher.two(wrapper, *flags)
+    assert_same(two, one)
+    assert [row["rewards/margins"] for row in two.metrics] == [None] * 4
+    assert (
+        one.metrics[0]["loss"] != launcher.one("--objective", "sft", *UNEVEN[2:]).metrics[0]["loss"]
+    )
+
+
+@pytest.mark.parametrize("objective", ["bt", "mmpo"])
+def test_a_reward_model_with_weights(launcher: Launcher, objective: str) -> None:
+    """Prompts and pairs count by their margin, over steps of 4, 4 and 3 prompts."""
+    flags = ("--target", "reward", "--objective", objective, "--learning-rate", 1e-3)
+    weighted = (*flags, "--weight-by", "margin")
+    one, two = launcher.one(*weighted), launcher.two(DDP, *weighted)
+    assert_same(two, one)
+    assert one.metrics[0]["loss"] != launcher.one(*flags).metrics[0]["loss"]
+
+
+@each_wrapper
 def test_a_device_that_has_no_prompt(launcher: Launcher, wrapper: dict[str, str]) -> None:
     """It waits in the passes of the other, and the figures are means over prompts.
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from support.finished_run import command
 from support.pipelines import open_artifact, write_json_lines, write_prompts
@@ -14,8 +15,13 @@ from support.tiny_models import (
     make_tiny_reward_model,
 )
 from support.two_rounds import SAMPLING, copy_to
+from support.written_groups import row_of, write_groups
 
+from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.schemas import SCORES
+from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.cli.main import run as prefpipe
+from prefpipe.models.files import inspect_model
 from prefpipe.status.artifact_status import Standing
 from prefpipe.status.checker import StatusChecker, standing_of
 from prefpipe.status.folders import find_artifacts
@@ -392,3 +398,68 @@ def test_a_stale_policy_reaches_what_its_merged_model_and_its_checkpoint_sampled
     told = f"its model, {at('merged')}, is to be merged again first: its adapter, {at('lora')}, is stale itself"
     assert reasons(rounds / "of-merged") == [told]
     assert reasons(rounds / "of-checkpoint") == [f"its model, {checkpoint}, is stale itself"]
+
+
+def write_rater_scores(folder: Path, bobs: list[float]) -> Path:
+    """Two raters of two responses a prompt; alice always prefers the first by a point."""
+    rows = []
+    for p, bob in enumerate(bobs):
+        for scorer, gap in (("alice", 1.0), ("bob", bob)):
+            for i, reward in enumerate((5.0 + gap, 5.0)):
+                row = {"prompt_id": f"p{p}", "sample_idx": i, "scorer": scorer, "reward": reward}
+                rows.append(row | {"status": "ok"})
+    shutil.rmtree(folder, ignore_errors=True)
+    record = RunRecord("import", SCORES.tag, 1, {"stage": "import"})
+    output = open_output(folder, record, shard=Shard(), overwrite=False)
+    table = pa.Table.from_pylist(rows, schema=SCORES.arrow())
+    output.write(0, table, counts={"ok": len(rows)}, parents={})
+    return folder
+
+
+@pytest.mark.slow
+def test_other_rater_scores_are_another_training_until_gamma_is_chosen_by_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Scores that give the same gamma keep the model, and are noted; others make it again."""
+    model = make_tiny_causal_lm(tmp_path / "model")
+    rows = [row_of(f"p{p}", i, f"{p} {i}") for p in range(2) for i in range(2)]
+    identity = inspect_model(model, "tiny").identity()
+    groups = write_groups(tmp_path / "groups", [rows], [identity])
+    agrees, differs = 1.0, -1.0
+    scores = write_rater_scores(tmp_path / "raters", [agrees, agrees, agrees, differs])
+    policy = tmp_path / "policy"
+    words = ["train", groups, "-o", policy, "--model", model, "--objective", "mmpo"]
+    words += ["--gamma", "auto", "--rater-scores", scores, "--max-steps", 1]
+    words = [str(word) for word in [*words, "--report-to", "none"]]
+    assert prefpipe(words) == 0
+    assert standing_of(policy).state == "done"
+    weights = (policy / "model.safetensors").read_bytes()
+
+    # The same gamma: another order of the same agreements.
+    write_rater_scores(scores, [differs, agrees, agrees, agrees])
+    assert standing_of(policy).state == "stale"
+    (reason,) = reasons(policy)
+    assert reason.startswith(f"its rater scores, {scores}, have changed since: train chooses gamma")
+    for _ in range(2):
+        assert prefpipe([*words, "--overwrite=stale"]) == 0
+        assert standing_of(policy).state == "done"
+    assert "the policy is trained and kept" in capsys.readouterr().err
+    assert (policy / "model.safetensors").read_bytes() == weights
+    history = json.loads((policy / "run.json").read_text())["history"]
+    assert [step["operation"] for step in history] == ["--gamma auto again"]
+
+    # Scores of the first time are known too.
+    write_rater_scores(scores, [agrees, agrees, agrees, differs])
+    assert standing_of(policy).state == "done"
+
+    # Another gamma is another run.
+    write_rater_scores(scores, [agrees, agrees, agrees, agrees, agrees, differs])
+    assert standing_of(policy).state == "stale"
+    assert prefpipe(words) == 2
+    assert prefpipe([*words, "--overwrite=stale"]) == 0
+    assert standing_of(policy).state == "done"
+    assert json.loads((policy / "run.json").read_text())["history"] == []
+
+    shutil.rmtree(scores)
+    assert standing_of(policy).state == "done"
+    assert any("its rater scores" in note for note in StatusChecker().check(policy).notes)

@@ -99,7 +99,15 @@ class Handler(BaseHTTPRequestHandler):
         request = GenerationRequest(
             "p", 0, body["messages"], ids, body["seed"], body["temperature"]
         )
-        made = self.server.generator.generate([request], SamplingParams(body["max_tokens"]))[0]
+        known = ("min_tokens", "ignore_eos", "repetition_penalty", "presence_penalty")
+        params = SamplingParams(
+            body["max_tokens"],
+            stop=tuple(body.get("stop", ())),
+            **{name: body[name] for name in known if name in body},
+        )
+        made = self.server.generator.generate([request], params)[0]
+        if "response_format" in body and "response_format" not in self.server.ignored_fields:
+            made = made._replace(text=json.dumps({"answer": made.text}))
         if made.finish_reason == "error":
             return 400, {
                 "error": {

@@ -8,9 +8,10 @@ trimmed, a ``date_string`` that has a default. ``gemma``: no system turn, the as
 from pathlib import Path
 
 import torch
+from tokenizers import pre_tokenizers
 from transformers import LlamaForCausalLM
 
-from support.tiny_models import CHAT_TEMPLATE, END_ID, make_tiny_tokenizer, tiny_config
+from support.tiny_models import CHAT_TEMPLATE, END_ID, tiny_config, tokenizer_of_letters
 
 QWEN3 = """
 {%- set ns = namespace(last_question=0) %}
@@ -73,15 +74,16 @@ MARKERS = ["<think>", "</think>"]
 
 
 def make_tokenizer_with(family, *, has_marker_tokens=True):
-    """Return the tiny tokenizer with a family's template; ``<think>`` and ``</think>`` are tokens of it, or plain letters."""
-    tokenizer = make_tiny_tokenizer()
-    if has_marker_tokens:
-        tokenizer.add_tokens(MARKERS)
-    tokenizer.chat_template = TEMPLATES[family]
-    return tokenizer
+    """Return a byte-level tokenizer of ASCII alone, with a family's template, so that whatever a model writes is text.
+
+    ``<think>`` and ``</think>`` are tokens of it, or plain letters.
+    """
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    symbols = [letters.pre_tokenize_str(chr(byte))[0][0] for byte in (10, *range(32, 127))]
+    return tokenizer_of_letters(symbols, TEMPLATES[family], MARKERS if has_marker_tokens else ())
 
 
-def make_lm_with(path, family, seed=0, **changes) -> Path:
+def make_lm_with(path, family, seed=3, **changes) -> Path:
     """Write a tiny model with a family's template; it ends turns and thoughts within some twenty tokens."""
     tokenizer = make_tokenizer_with(family)
     with torch.random.fork_rng(devices=[]):

@@ -198,7 +198,10 @@ def _make_groups(folder: Path, model: Path) -> Path:
     prompts = [
         [
             row_of(
-                f"p{p}", i, "".join(randomness.choices("abcdefgh ", k=randomness.randrange(3, 20)))
+                f"p{p}",
+                i,
+                "".join(randomness.choices("abcdefgh ", k=randomness.randrange(3, 20))),
+                cost=1.0 + p % 3,
             )
             for i in range(2 + p % 4)
         ]

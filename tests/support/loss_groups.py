@@ -37,6 +37,7 @@ VARIANTS = {
     "hinge": ("hinge", {}),
     "simpo": ("simpo", {}),
     "orpo": ("orpo", {"weight": 0.6}),
+    "sft": ("sft", {}),
     "bt": ("bt", {}),
     "bt-margin": ("bt-margin", {"gamma": 0.4}),
     "mmpo-reward": ("mmpo-reward", {}),
@@ -49,7 +50,7 @@ def row_of(variant):
 
 
 def comparison_of(variant):
-    """``pair`` or ``group``: of mmpo a knob decides."""
+    """``pair``, ``group`` or ``none``: of mmpo a knob decides."""
     return VARIANTS[variant][1].get("comparison", row_of(variant).comparison)
 
 

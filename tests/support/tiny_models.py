@@ -33,7 +33,11 @@ CHAT_TEMPLATE = (
 
 def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Return the byte-level tokenizer: ids 0-3 are special, the rest one id a byte; it adds no BOS."""
-    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    return tokenizer_of_letters(sorted(pre_tokenizers.ByteLevel.alphabet()), CHAT_TEMPLATE)
+
+
+def tokenizer_of_letters(symbols, chat_template, tokens=()) -> PreTrainedTokenizerFast:
+    """Return a byte-level tokenizer without merges: ids 0-3 are special, then a symbol each, then ``tokens``, which are not special."""
     vocab = {symbol: index for index, symbol in enumerate([*SPECIAL_TOKENS, *symbols])}
     tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -41,6 +45,7 @@ def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(
         [AddedToken(text, special=True, normalized=False) for text in SPECIAL_TOKENS]
     )
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in tokens])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         bos_token="<|bos|>",
@@ -48,7 +53,7 @@ def make_tiny_tokenizer() -> PreTrainedTokenizerFast:
         pad_token="<|pad|>",
         model_max_length=512,
         clean_up_tokenization_spaces=False,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=chat_template,
     )
 
 

@@ -33,12 +33,15 @@ def row_of(prompt_id, i, answer, **changes):
     } | changes
 
 
-def write_groups(folder, rows_by_part, models, note="select") -> Path:
-    """Write a groups artifact, each part's rows given; None leaves the part out."""
+def write_groups(folder, rows_by_part, models, note="select", sampling=None) -> Path:
+    """Write a groups artifact, each part's rows given; None leaves the part out.
+
+    ``sampling`` are settings in the identity of the candidates.
+    """
     identity = {
         "stage": "select",
         "note": note,
-        "candidates": {"stage": "generate", "models": models},
+        "candidates": {"stage": "generate", "models": models, **(sampling or {})},
     }
     output = open_output(
         folder,

@@ -6,7 +6,7 @@ from support.chat_templates import TEMPLATES, make_tokenizer_with
 from prefpipe.errors import UsageError
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.text.template_args import (
-    read_by,
+    args_read_by,
     read_template_args,
     refuse_contradiction,
     refuse_unread,
@@ -55,6 +55,9 @@ def test_a_value_is_json_or_else_the_text(written, value):
         ("a={x", "the value is no JSON"),
         ("a=NaN", "no finite number"),
         ("a=1e999", "no finite number"),
+        ('a={"b": [NaN]}', "no finite number"),
+        ('a="\\ud800"', "half of a surrogate pair"),
+        ("a=" + "[" * 5000, "nested too deep"),
     ],
 )
 def test_what_is_no_argument_is_named(text, says):
@@ -114,7 +117,7 @@ def test_an_argument_that_is_never_read_is_refused_with_the_nearest_name():
         refuse_unread(TEMPLATES["gemma"], {"enable_thinking": False}, "org/m")
     assert caught.value.hint == "it reads no argument at all"
     args = {"enable_thinking": False, "other": 1}
-    assert read_by(TEMPLATES["qwen3"], args) == {"enable_thinking": False}
+    assert args_read_by(TEMPLATES["qwen3"], args) == {"enable_thinking": False}
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,20 @@
 """The global batch decides; the trainer gets what the settings say."""
 
+import math
+
 import pytest
+import torch
+from transformers import get_scheduler
 
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import ALL_OBJECTIVES
 from prefpipe.training.settings import (
-    START_VALUES,
     TrainSettings,
     derive_accumulation,
+    learns_nothing,
     training_arguments,
 )
+from prefpipe.training.start_values import START_VALUES
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,39 @@ def test_the_arguments_follow_the_settings(tmp_path):
     assert arguments.output_dir == str(tmp_path)
     assert arguments.remove_unused_columns is False
     assert arguments.report_to == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "n_groups", "expected"),
+    [
+        ({}, 128, True),
+        ({}, 129, False),
+        ({"num_train_epochs": 2.0}, 4, False),
+        ({"num_train_epochs": 0.5}, 256, True),
+        ({"max_steps": 1}, 1000, True),
+        ({"warmup_ratio": 0.0}, 4, False),
+        ({"lr_scheduler_type": "constant"}, 4, False),
+        ({"lr_scheduler_type": "constant_with_warmup"}, 4, True),
+    ],
+)
+def test_one_step_of_a_warm_up_learns_nothing(changes, n_groups, expected, tmp_path):
+    run = settings(**changes)
+    assert learns_nothing(run, n_groups) is expected
+    # what the trainer makes of it: the rate of the steps, one after another
+    n_steps = run.max_steps
+    if n_steps < 1:
+        n_steps = math.ceil(run.num_train_epochs * math.ceil(n_groups / run.global_batch_size))
+    arguments = training_arguments(run, tmp_path)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = get_scheduler(
+        run.lr_scheduler_type, optimizer, arguments.get_warmup_steps(n_steps), n_steps
+    )
+    rates = []
+    for _ in range(n_steps):
+        rates.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert (max(rates) == 0) is expected
 
 
 def test_a_value_the_trainer_refuses_is_an_error_for_people(tmp_path):

@@ -277,7 +277,7 @@ def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
         )
 
     record = read_run_record(path)
-    artifact = record.schema.partition("/")[0]
+    artifact = record.kind
     if artifact not in OF_PREFERENCES:
         raise InputError(
             f"ANNOTATIONS: {path} holds {artifact} (made by `prefpipe {record.stage}`), and no "

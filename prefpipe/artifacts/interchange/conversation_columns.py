@@ -84,7 +84,9 @@ def checked_prompt(
         if problem is not None:
             return [], f"`{name}`: {problem}"
 
-    turns, problem = turns_of(value, leave_out=rules.leave_out)
+    turns, problem = turns_of(
+        value, leave_out=rules.leave_out, may_be_begun=rules.continue_final_message
+    )
     if problem is None:
         turns, problem = with_system_and_tools(turns, system_and_tools)
     if problem is not None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import batch_to_device
+from transformers.utils import logging as transformers_logging
 
 from prefpipe.backends.device import find_device, turns_on
 from prefpipe.backends.protocol import Embeddings
@@ -152,6 +153,7 @@ class SentenceEmbedder:
 
 
 def _load(model: ModelFiles, device: torch.device, trust_remote_code: bool) -> Any:
+    transformers_logging.disable_progress_bar()
     try:
         return SentenceTransformer(
             str(model.path),

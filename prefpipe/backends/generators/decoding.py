@@ -7,7 +7,7 @@ first, so that those that are prefilled together need little padding.
 """
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 from transformers.cache_utils import Cache
 
 from prefpipe.backends.generators.kv_cache import SlotCache, count_positions, prefill_cache
-from prefpipe.backends.generators.sampling import sample_tokens
+from prefpipe.backends.generators.sampling import penalise, sample_tokens
 from prefpipe.backends.protocol import SamplingParams
+from prefpipe.text.stop_texts import StopTexts
 
 MAX_PREFILL_TOKENS = 8192
 """Padded prompt tokens of one prefill, to bound its memory; a longer prompt goes alone."""
@@ -39,16 +40,17 @@ class Row(NamedTuple):
     params: SamplingParams
 
     @property
-    def truncation(self) -> tuple[float, int]:
-        """What is cut off the distribution: ``top_p`` and ``top_k``."""
-        return self.params.top_p, self.params.top_k
+    def settings(self) -> tuple[Any, ...]:
+        """What all rows of a batch have in common: all but ``max_tokens``, which stands first."""
+        return self.params[1:]
 
 
 class Sampled(NamedTuple):
     """A finished row.
 
-    ``logp`` sums the log-probabilities of ``token_ids`` at temperature 1; it is not finite when the
-    model's numbers overflowed on the way.
+    ``logp`` sums the log-probabilities of ``token_ids`` at temperature 1, before any penalty; it is
+    not finite when the model's numbers overflowed on the way. ``is_stopped``: by an end of sequence
+    or a stop text.
     """
 
     row: Row
@@ -66,6 +68,7 @@ class Batch(NamedTuple):
     tokens: Tensor  # (S, T)
     uniforms: Tensor  # (S, T) float64
     temperature: Tensor  # (S,)
+    in_prompt: Tensor  # (S, V) bool, the tokens of the prompt; (S, 0) where no penalty asks
     logp: Tensor  # (S,) float64
     is_stopped: Tensor  # (S,)
     has_ended: Tensor  # (S,)
@@ -94,10 +97,19 @@ class Ready(NamedTuple):
 
 
 class Decoder:
-    """The batch in flight and what waits for it. Of one thread: see `shared_decoder`."""
+    """The batch in flight and what waits for it. Of one thread: see `shared_decoder`.
 
-    def __init__(self, model: Any, eos_ids: Iterable[int], batch_size: int) -> None:
-        self._model = model
+    ``decode`` returns the text of a response's ids; rows that end at a stop text need it.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        eos_ids: Iterable[int],
+        batch_size: int,
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
+        self._model, self._decode = model, decode
         self._batch_size = batch_size
         self._eos = torch.tensor(sorted(eos_ids), dtype=torch.int64, device=model.device)
 
@@ -147,7 +159,7 @@ class Decoder:
             return finished
 
         batch = _part_of(self._batch, slice(0, len(rows)))
-        self._append(batch, self._next_logits(batch), rows[0].truncation)
+        self._append(batch, self._next_logits(batch), rows)
         ended = batch.has_ended.nonzero().squeeze(1)
         for slot in ended.tolist():
             self._rows[slot] = None
@@ -175,8 +187,9 @@ class Decoder:
         logits: Tensor = output.logits[:, -1].float()
         return logits
 
-    def _append(self, batch: Batch, logits: Tensor, truncation: tuple[float, int]) -> None:
+    def _append(self, batch: Batch, logits: Tensor, rows: Sequence[Row]) -> None:
         """Sample one token for each row and write it down, in place."""
+        params = rows[0].params
         normaliser = logits.logsumexp(dim=-1)
         is_sound = normaliser.isfinite()
         if not bool(is_sound.all()):
@@ -185,15 +198,59 @@ class Decoder:
 
         place = batch.n_tokens[:, None]
         uniforms = batch.uniforms.gather(1, place).squeeze(1)
-        top_p, top_k = truncation
-        chosen = sample_tokens(logits, uniforms, batch.temperature, top_k=top_k, top_p=top_p)
+        chosen = sample_tokens(
+            self._shaped(logits, batch, params),
+            uniforms,
+            batch.temperature,
+            top_k=params.top_k,
+            top_p=params.top_p,
+            min_p=params.min_p,
+        )
 
+        # of the model's own logits, whatever was done to them before the token was drawn
         batch.logp.add_(logits.gather(1, chosen[:, None]).squeeze(1) - normaliser)
         batch.tokens.scatter_(1, place, chosen[:, None])
         batch.n_tokens.add_(1)
-        batch.is_stopped.copy_(torch.isin(chosen, self._eos))
+        if not params.ignore_eos:
+            batch.is_stopped.copy_(torch.isin(chosen, self._eos))
+        if params.stop:
+            self._stop_at_texts(batch, params)
         is_full = batch.n_tokens >= batch.max_tokens
         batch.has_ended.copy_(batch.is_stopped | is_full | ~is_sound)
+
+    def _shaped(self, logits: Tensor, batch: Batch, params: SamplingParams) -> Tensor:
+        """Return logits after penalties, and without an end of sequence that would be too early."""
+        penalties = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
+        if penalties != (1, 0, 0):
+            places = torch.arange(batch.tokens.shape[1], device=self._eos.device)
+            is_sampled = (places < batch.n_tokens[:, None]).int()
+            n_in_response = torch.zeros_like(logits, dtype=torch.int32)
+            n_in_response.scatter_add_(1, batch.tokens, is_sampled)
+            logits = penalise(logits, n_in_response, batch.in_prompt, params)
+
+        if params.min_tokens:
+            is_early = batch.n_tokens < params.min_tokens
+            is_end = torch.zeros(logits.shape[1], dtype=torch.bool, device=logits.device)
+            is_end[self._eos] = True
+            logits = logits.masked_fill(is_early[:, None] & is_end, -torch.inf)
+        return logits
+
+    def _stop_at_texts(self, batch: Batch, params: SamplingParams) -> None:
+        """Note which rows end with their last token because it completes a stop text."""
+        assert self._decode is not None
+        texts = StopTexts(params.stop, params.min_tokens, self._decode)
+
+        # the last tokens of each row, before which a short row has nothing
+        n_last = texts.n_last_tokens
+        offsets = torch.arange(-n_last, 0, device=self._eos.device)
+        places = (batch.n_tokens[:, None] + offsets).clamp(min=0)
+        last_tokens = batch.tokens.gather(1, places).tolist()
+
+        for slot, n_tokens in enumerate(batch.n_tokens.tolist()):
+            if not texts.may_end(last_tokens[slot][-n_tokens:]):
+                continue
+            if texts.text_before(batch.tokens[slot, :n_tokens].tolist()) is not None:
+                batch.is_stopped[slot] = True
 
     def _fill(self) -> list[Sampled]:
         """Let waiting rows take the free slots; return those that ended with their first token."""
@@ -202,9 +259,10 @@ class Decoder:
         free += range(len(self._rows), self._batch_size)
         while free and self._may_start():
             prefilled, places, rows = self._start(len(free))
-            started = self._new_batch(rows)
             chosen = torch.tensor(places, device=self._eos.device)
-            self._append(started, prefilled.logits[chosen], rows[0].truncation)
+            logits = prefilled.logits[chosen]
+            started = self._new_batch(rows, n_vocabulary=logits.shape[1])
+            self._append(started, logits, rows)
             ended = started.has_ended.nonzero().squeeze(1)
             finished += _finished(started, ended, rows)
 
@@ -221,16 +279,16 @@ class Decoder:
     def _may_start(self) -> bool:
         """Return whether a row waits that can join those in flight.
 
-        All rows of a batch have one truncation; those of another wait until it is empty.
+        All rows of a batch have the same settings; those with others wait until it is empty.
         """
         line = self._ready or self._waiting
         if not line:
             return False
-        in_flight = {row.truncation for row in self._rows if row is not None}
-        return in_flight <= {line[0].rows[0].truncation}
+        in_flight = {row.settings for row in self._rows if row is not None}
+        return in_flight <= {line[0].rows[0].settings}
 
     def _start(self, n_free: int) -> tuple[Prefilled, list[int], list[Row]]:
-        """Take up to ``n_free`` waiting rows of one prefill and one truncation.
+        """Take up to ``n_free`` waiting rows of one prefill and the same settings.
 
         Returns:
             The prefill, the place in it of each row's prompt, and the rows.
@@ -238,12 +296,12 @@ class Decoder:
         if not self._ready:
             self._prefill(max(n_free, int(AHEAD_SHARE * self._batch_size)))
 
-        prefilled, truncation = self._ready[0].prefilled, self._ready[0].rows[0].truncation
+        prefilled, settings = self._ready[0].prefilled, self._ready[0].rows[0].settings
         places: list[int] = []
         taken: list[Row] = []
         while self._ready and len(taken) < n_free:
             ready = self._ready[0]
-            if ready.prefilled is not prefilled or ready.rows[0].truncation != truncation:
+            if ready.prefilled is not prefilled or ready.rows[0].settings != settings:
                 break
             rows = ready.rows[: n_free - len(taken)]
             places += [ready.place] * len(rows)
@@ -278,7 +336,7 @@ class Decoder:
         for place, waiting in enumerate(taken):
             self._ready.append(Ready(prefilled, place, waiting.rows))
 
-    def _new_batch(self, rows: Sequence[Row]) -> Batch:
+    def _new_batch(self, rows: Sequence[Row], *, n_vocabulary: int) -> Batch:
         """Return rows without a token, with room for as many as the longest may have."""
         device, n_rows = self._eos.device, len(rows)
         width = max(row.params.max_tokens for row in rows)
@@ -290,13 +348,32 @@ class Decoder:
             tokens=torch.zeros(n_rows, width, dtype=torch.int64, device=device),
             uniforms=torch.stack(uniforms).to(device),
             temperature=torch.tensor([float(row.temperature) for row in rows], device=device),
+            in_prompt=self._in_prompt(rows, n_vocabulary),
             logp=torch.zeros(n_rows, dtype=torch.float64, device=device),
             is_stopped=torch.zeros(n_rows, dtype=torch.bool, device=device),
             has_ended=torch.zeros(n_rows, dtype=torch.bool, device=device),
         )
 
+    def _in_prompt(self, rows: Sequence[Row], n_vocabulary: int) -> Tensor:
+        """Return which tokens each prompt has, (S, V); (S, 0) where no penalty asks for them."""
+        device = self._eos.device
+        if rows[0].params.repetition_penalty == 1:
+            return torch.zeros(len(rows), 0, dtype=torch.bool, device=device)
+
+        in_prompt = torch.zeros(len(rows), n_vocabulary, dtype=torch.bool, device=device)
+        ids: dict[tuple[int, ...], Tensor] = {}
+        for place, row in enumerate(rows):
+            if row.prompt not in ids:
+                ids[row.prompt] = torch.tensor(row.prompt, device=device)
+            in_prompt[place, ids[row.prompt]] = True
+        return in_prompt
+
     def _put(self, started: Batch, slots: Sequence[int], rows: Sequence[Row]) -> None:
         """Write rows that have their first token into slots."""
+        # Rows with other settings may have been there, of which nothing is left.
+        if all(row is None for row in self._rows):
+            self._batch = None
+
         self._rows += [None] * (max(slots) + 1 - len(self._rows))
         for slot, row in zip(slots, rows, strict=True):
             self._rows[slot] = row

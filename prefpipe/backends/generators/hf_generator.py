@@ -63,7 +63,9 @@ class HfGenerator:
         self._model = loaded.to(place)
         if place.type == "cpu":
             _take_into_memory(self._model)
-        self._decoder = SharedDecoder(self._model, self._tokenizer.eos_ids, batch_size)
+        self._decoder = SharedDecoder(
+            self._model, self._tokenizer.eos_ids, batch_size, self._tokenizer.decode
+        )
 
         limit = self._model.config.get_text_config().max_position_embeddings
         if max_model_len is not None and max_model_len > limit:
@@ -107,7 +109,7 @@ class HfGenerator:
 
         sampled = self._decoder.sample(list(samples.values()), params)
         for index, each in zip(samples, sampled, strict=True):
-            generations[index] = self._generation(each)
+            generations[index] = self._generation(requests[index], each)
         return [generations[index] for index in range(len(requests))]
 
     def has_room(self) -> bool:
@@ -123,13 +125,16 @@ class HfGenerator:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _generation(self, sampled: Sampled) -> Generation:
+    def _generation(self, request: GenerationRequest, sampled: Sampled) -> Generation:
         if not math.isfinite(sampled.logp):
             reason = "the model's numbers overflowed: try --dtype float32 or bfloat16"
             return Generation("", [], "error", None, reason)
-        text = self._tokenizer.decode(sampled.token_ids)
+        params = sampled.row.params
+        read = self._tokenizer.reading_of(request, sampled.token_ids, params)
         finish_reason = "stop" if sampled.is_stopped else "length"
-        return Generation(text, sampled.token_ids, finish_reason, sampled.logp)
+        return Generation(
+            read.text, sampled.token_ids, finish_reason, sampled.logp, reasoning=read.thought
+        )
 
 
 def _take_into_memory(model: Any) -> None:

@@ -12,6 +12,7 @@ Reference: https://platform.openai.com/docs/api-reference/chat,
 https://docs.vllm.ai/en/stable/serving/openai_compatible_server/.
 """
 
+import json
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from prefpipe.backends.protocol import (
     SamplingParams,
 )
 from prefpipe.backends.request_threads import RunControl
+from prefpipe.text.begun_turns import is_begun
 from prefpipe.text.tool_turns import for_server
 
 UNKNOWN_LENGTH = 2**31 - 1
@@ -42,11 +44,30 @@ OPTIONAL_FIELDS = {
 }
 """Request fields that a server may refuse, and what is lost without them."""
 
+FLAGS = {
+    "top_k": "--top-k",
+    "min_p": "--min-p",
+    "repetition_penalty": "--repetition-penalty",
+    "presence_penalty": "--presence-penalty",
+    "frequency_penalty": "--frequency-penalty",
+    "min_tokens": "--min-tokens",
+    "ignore_eos": "--ignore-eos",
+    "stop": "--stop",
+    "response_format": "--json-schema",
+}
+"""Request fields that are sent because a flag asks for them, and the flag."""
+
 
 TEMPLATE_KWARGS = "chat_template_kwargs"
+CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
 OF_THE_PROMPT = {
     TEMPLATE_KWARGS: "--template-arg needs a server that hands it to a chat template (vLLM, "
     "SGLang, llama.cpp)",
+    **dict.fromkeys(
+        CONTINUES,
+        "prompts that begin the answer need a server that goes on with it (vLLM, SGLang), or a "
+        "model that runs here (--backend vllm or transformers)",
+    ),
 }
 """Request fields without which the prompt would be another one, and what a server needs for them.
 
@@ -103,6 +124,7 @@ class OpenAIGenerator:
             cannot_do_without=OF_THE_PROMPT,
             # all samples of one prompt fail together
             ends_when_none_is_answered=False,
+            flags=FLAGS,
         )
         self._client = ChatClient(settings, self._run)
         self._lock = threading.Lock()
@@ -192,9 +214,11 @@ class OpenAIGenerator:
                 generations[place] = _failed(completion)
             else:
                 generations[place] = read_generation(completion)
+        if params.json_schema is not None:
+            generations = {place: _held_to_json(made) for place, made in generations.items()}
 
         in_order = [generations[place] for place in range(len(bodies))]
-        self._say_what_is_lost(in_order)
+        self._say_what_is_lost(in_order, params)
         return in_order
 
     def close(self) -> None:
@@ -212,23 +236,24 @@ class OpenAIGenerator:
             "max_tokens": params.max_tokens,
             "n": 1,
         }
-        if params.top_k:
-            body["top_k"] = params.top_k
+        body |= _given_settings(params)
         if self._template_args:
             body[TEMPLATE_KWARGS] = self._template_args
+        if is_begun(request.messages):
+            body |= CONTINUES
         if tools:
             # The model knows of them; a response is a text, so no calls are to be read out of it.
             body |= {"tools": tools, "tool_choice": "none"}
         return body | dict.fromkeys(OPTIONAL_FIELDS, True)
 
-    def _say_what_is_lost(self, generations: Sequence[Generation]) -> None:
+    def _say_what_is_lost(self, generations: Sequence[Generation], params: SamplingParams) -> None:
         """Say once what the answers lack, and why."""
         without_error = [made for made in generations if made.finish_reason != "error"]
         # What is lost to reasoning is said below.
         plain = [made for made in without_error if made.reasoning is None]
         if any(not made.token_ids for made in plain):
             self._say_lost("return_token_ids")
-        if any(made.logp is None for made in plain):
+        if any(made.logp is None for made in plain) and params.json_schema is None:
             self._say_lost("logprobs")
         if any(made.reasoning is not None for made in generations):
             self._say(
@@ -247,6 +272,51 @@ class OpenAIGenerator:
             self._said.add(name)
         if is_news:
             self._run.log(f"{self._client.url} {sentence}")
+
+
+def _given_settings(params: SamplingParams) -> dict[str, Any]:
+    """Return the fields of `FLAGS` for all that is not off.
+
+    What is off is sent as such by the client, where the server takes it.
+    """
+    fields: dict[str, Any] = {
+        "top_k": params.top_k,
+        "min_p": params.min_p,
+        "repetition_penalty": params.repetition_penalty,
+        "presence_penalty": params.presence_penalty,
+        "frequency_penalty": params.frequency_penalty,
+        "min_tokens": params.min_tokens,
+        "ignore_eos": params.ignore_eos,
+        "stop": params.stop,
+    }
+    off = SamplingParams(params.max_tokens)
+    given = {name: value for name, value in fields.items() if value != getattr(off, name)}
+    if params.stop:
+        given["stop"] = list(params.stop)
+    if params.json_schema is not None:
+        schema = {
+            "name": "response",
+            "schema": json.loads(params.json_schema),
+            "strict": True,
+        }
+        given["response_format"] = {"type": "json_schema", "json_schema": schema}
+    return given
+
+
+def _held_to_json(made: Generation) -> Generation:
+    """Return a response to a schema as it is, or as an error where the server did not keep to it.
+
+    Its log-probability is that of tokens among those which the schema allowed, where it has any:
+    not the model's own.
+    """
+    if made.finish_reason != "stop":
+        return made._replace(logp=None)
+    try:
+        json.loads(made.text)
+    except (ValueError, RecursionError):
+        reason = "the server does not keep to --json-schema: the response is no JSON"
+        return Generation("", [], "error", None, reason, made.reasoning)
+    return made._replace(logp=None)
 
 
 def _kept_in(log: AnswerLog, bodies: Sequence[Body], *, ask_again: bool) -> dict[int, Generation]:

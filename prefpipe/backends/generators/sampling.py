@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from prefpipe.backends.protocol import SamplingParams
+
 BLOCK = 256
 """Width of the blocks of the two-level inversion.
 
@@ -17,15 +19,45 @@ FIRST_NUCLEUS = 256
 """How many of the largest entries are sorted at first; most nuclei need no more."""
 
 
+def penalise(
+    logits: Tensor, n_in_response: Tensor, in_prompt: Tensor, params: SamplingParams
+) -> Tensor:
+    """Return logits after the penalties, by the definitions that vLLM uses.
+
+    Args:
+        logits: (S, V) float32.
+        n_in_response: (S, V), how often each token is in the response so far.
+        in_prompt: (S, V) bool, whether it is in the prompt; (S, 0) where that does not count.
+        params: of all rows.
+    """
+    is_in_response = n_in_response > 0
+    if params.repetition_penalty != 1:
+        # Of both signs it lowers the logit: 1 is off, below 1 it raises it.
+        penalty = params.repetition_penalty
+        penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
+        logits = torch.where(in_prompt | is_in_response, penalised, logits)
+    if params.frequency_penalty != 0:
+        logits = logits - params.frequency_penalty * n_in_response
+    if params.presence_penalty != 0:
+        logits = logits - params.presence_penalty * is_in_response
+    return logits
+
+
 def sample_tokens(
-    logits: Tensor, uniforms: Tensor, temperatures: Tensor, *, top_k: int, top_p: float
+    logits: Tensor,
+    uniforms: Tensor,
+    temperatures: Tensor,
+    *,
+    top_k: int,
+    top_p: float,
+    min_p: float = 0.0,
 ) -> Tensor:
     """Return one token id for each row, (S,) int64.
 
-    With w = exp(logits / T), truncated to the ``top_k`` largest and then to the smallest set that
-    holds a share ``top_p`` of the mass (ties with the last one stay in), the answer is the first i
-    with sum_{j <= i} w_j > u * sum_j w_j: the inverse of the cumulative distribution, in vocabulary
-    order.
+    With w = exp(logits / T), truncated to ``min_p`` times the largest and more, then to the
+    ``top_k`` largest and then to the smallest set that holds a share ``top_p`` of the mass (ties
+    with the last one stay in), the answer is the first i with sum_{j <= i} w_j > u * sum_j w_j: the
+    inverse of the cumulative distribution, in vocabulary order.
 
     Args:
         logits: (S, V) float32.
@@ -33,6 +65,7 @@ def sample_tokens(
         temperatures: (S,); 0 takes the largest logit.
         top_k: 0 keeps all.
         top_p: 1 keeps all.
+        min_p: 0 keeps all.
     """
     greedy = logits.argmax(dim=-1)
     is_random = temperatures > 0
@@ -44,6 +77,9 @@ def sample_tokens(
     divisors = torch.where(is_random, temperatures, 1.0).to(logits.dtype)
     weights = (logits - largest).div_(divisors[:, None]).exp_()
 
+    if min_p > 0:
+        # a share of the largest weight, which is 1
+        weights.masked_fill_(weights < min_p, 0)
     if 0 < top_k < weights.shape[1]:
         smallest_kept = weights.topk(top_k, dim=-1).values[:, -1:]
         # Ties with the last one stay in, as under `top_p`.

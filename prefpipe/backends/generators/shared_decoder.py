@@ -7,7 +7,7 @@ texts of what comes back itself, while the next step is computed.
 
 import atexit
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 from typing import Any, NamedTuple
 from weakref import WeakSet
@@ -15,6 +15,7 @@ from weakref import WeakSet
 import torch
 
 from prefpipe.backends.generators.decoding import Decoder, Row, Sampled
+from prefpipe.backends.generators.waiting_call import WaitingCall
 from prefpipe.backends.protocol import SamplingParams
 from prefpipe.errors import EngineDeadError
 
@@ -33,22 +34,21 @@ class Sample(NamedTuple):
     temperature: float
 
 
-class Call:
-    """What one caller waits for."""
-
-    def __init__(self, n_rows: int) -> None:
-        self.n_rows = n_rows
-        self.sampled: dict[int, Sampled] = {}
-        """By their places in the call."""
-        self.is_over = threading.Event()
-        """Set when all rows are sampled, or none will be any more."""
-
-
 class SharedDecoder:
-    """Samples the rows of many threads at a time, those of earlier calls first."""
+    """Samples the rows of many threads at a time, those of earlier calls first.
 
-    def __init__(self, model: Any, eos_ids: Iterable[int], batch_size: int) -> None:
+    ``decode``: see `Decoder`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        eos_ids: Iterable[int],
+        batch_size: int,
+        decode: Callable[[Sequence[int]], str] | None = None,
+    ) -> None:
         self._model, self._eos_ids, self._batch_size = model, list(eos_ids), batch_size
+        self._decode_text = decode
         self._numbers = count()
         self._lock = threading.Lock()
         """Held by who reads or changes what follows, never during a step."""
@@ -56,7 +56,7 @@ class SharedDecoder:
         """The last one that was started."""
         self._is_running = False
         """Whether that thread looks at what is offered once more."""
-        self._calls: dict[int, Call] = {}
+        self._calls: dict[int, WaitingCall[Sampled]] = {}
         """All that are waited for, by number."""
         self._offered: list[list[Row]] = []
         """Rows that the decoder has not seen yet, call by call, the oldest first."""
@@ -76,7 +76,7 @@ class SharedDecoder:
         """
         if not samples:
             return []
-        number, call = next(self._numbers), Call(len(samples))
+        number, call = next(self._numbers), WaitingCall[Sampled](len(samples))
         rows = [
             Row(number, place, sample.prompt, sample.seed, sample.temperature, params)
             for place, sample in enumerate(samples)
@@ -98,9 +98,9 @@ class SharedDecoder:
                 self._given_up.append(number)
             raise
 
-        if len(call.sampled) < len(samples):
+        if not call.is_answered:
             self._refuse_if_dead()
-        return [call.sampled[place] for place in range(len(samples))]
+        return call.answers
 
     def has_room(self) -> bool:
         """Return whether so few rows wait that slots may be empty before the next call comes."""
@@ -118,13 +118,12 @@ class SharedDecoder:
 
     def _refuse_if_dead(self) -> None:
         if self._end is not None:
-            # Each thread raises its own: a traceback belongs to one of them.
-            raise EngineDeadError(self._end.message, hint=self._end.hint) from self._end.__cause__
+            raise self._end.once_more()
 
     def _decode(self) -> None:
         """Sample until no row is left."""
         try:
-            decoder = Decoder(self._model, self._eos_ids, self._batch_size)
+            decoder = Decoder(self._model, self._eos_ids, self._batch_size, self._decode_text)
             while self._goes_on(decoder):
                 self._hand_out(decoder.step())
         except BaseException as error:  # noqa: BLE001 - raised again in every caller's thread
@@ -162,10 +161,9 @@ class SharedDecoder:
                 call = self._calls.get(each.row.call)
                 if call is None:
                     continue
-                call.sampled[each.row.place] = each
-                if len(call.sampled) == call.n_rows:
+                call.take(each.row.place, each)
+                if call.is_answered:
                     del self._calls[each.row.call]
-                    call.is_over.set()
 
     def _end_calls(self, end: EngineDeadError) -> None:
         """Let every caller know that nothing comes any more; the first reason counts."""

@@ -41,7 +41,10 @@ from vllm.exceptions import VLLMValidationError  # noqa: E402
 from vllm.inputs import tokens_input  # noqa: E402
 from vllm.lora.request import LoRARequest  # noqa: E402
 from vllm.platforms import current_platform  # noqa: E402
-from vllm.sampling_params import RequestOutputKind  # noqa: E402
+from vllm.sampling_params import (  # noqa: E402
+    RequestOutputKind,
+    StructuredOutputsParams,
+)
 
 REFUSED = (ValueError, VLLMValidationError)
 """What vLLM raises for a request it cannot take; the second became a class of its own later."""
@@ -163,7 +166,7 @@ class VllmGenerator:
 
         answers = self._stream.answer(list(accepted.values()))
         for index, answer in zip(accepted, answers, strict=True):
-            generations[index] = self._read(answer)
+            generations[index] = self._read(requests[index], answer, params)
         return [generations[index] for index in range(len(requests))]
 
     def has_room(self) -> bool:
@@ -201,26 +204,46 @@ class VllmGenerator:
         return None
 
     def _params(self, request: GenerationRequest, params: SamplingParams) -> Any:
-        # text is made from the ids afterwards, the same way for every engine
+        structured_outputs = None
+        if params.json_schema is not None:
+            structured_outputs = StructuredOutputsParams(json=params.json_schema)
         return vllm.SamplingParams(
             seed=request.seed,
             temperature=request.temperature,
             top_p=params.top_p,
             top_k=params.top_k,
+            min_p=params.min_p,
+            repetition_penalty=params.repetition_penalty,
+            presence_penalty=params.presence_penalty,
+            frequency_penalty=params.frequency_penalty,
             max_tokens=params.max_tokens,
+            min_tokens=params.min_tokens,
+            stop=list(params.stop),
+            ignore_eos=params.ignore_eos,
+            structured_outputs=structured_outputs,
             # of the chosen token, and of no others
             logprobs=0,
-            detokenize=False,
+            # Text is made from the ids afterwards, the same way for every engine; to notice a stop
+            # text vLLM reads them itself.
+            detokenize=bool(params.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
-            stop_token_ids=sorted(self._chat.eos_ids),
+            stop_token_ids=[] if params.ignore_eos else sorted(self._chat.eos_ids),
         )
 
-    def _read(self, answer: Any) -> Generation:
+    def _read(self, request: GenerationRequest, answer: Any, params: SamplingParams) -> Generation:
         if isinstance(answer, Refused):
             return Generation("", [], "error", None, answer.reason)
         ids = list(answer.token_ids)
         if answer.finish_reason not in {"stop", "length"}:
             reason = f"vLLM ended the response with finish_reason {answer.finish_reason!r}"
             return Generation("", [], "error", None, reason)
-        logp = float(answer.cumulative_logprob)
-        return Generation(self._chat.decode(ids), ids, answer.finish_reason, logp)
+
+        # What vLLM calls raw is measured after a schema has banned tokens: not the model's own.
+        logp = None if params.json_schema is not None else float(answer.cumulative_logprob)
+        read = self._chat.reading_of(request, ids, params)
+        text = read.text
+        if isinstance(answer.stop_reason, str) and not read.is_stopped and read.thought is None:
+            # It saw a stop text that the ids alone do not spell: a space that begins the response.
+            text = answer.text
+        finish_reason = "stop" if read.is_stopped else answer.finish_reason
+        return Generation(text, ids, finish_reason, logp, reasoning=read.thought)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
+from prefpipe.backends.generators.waiting_call import WaitingCall
 from prefpipe.errors import EngineDeadError
 
 AHEAD = 2
@@ -72,14 +73,15 @@ class VllmStream:
         """
         if not requests:
             return []
-        call = _Call(requests)
+        call = WaitingCall[Any](len(requests))
         with self._changed:
             self._raise_if_ended()
-            self._line.extend(_Place(call, position) for position in range(len(requests)))
+            for position, request in enumerate(requests):
+                self._line.append(_Place(request, call, position))
             self._changed.notify()
 
         call.is_over.wait()
-        if call.n_missing:
+        if not call.is_answered:
             with self._changed:
                 self._raise_if_ended()
         return call.answers
@@ -121,8 +123,7 @@ class VllmStream:
 
     def _raise_if_ended(self) -> None:
         if self._end is not None:
-            # Each thread raises its own: a traceback belongs to one of them.
-            raise EngineDeadError(self._end.message, hint=self._end.hint) from self._end.__cause__
+            raise self._end.once_more()
 
     def _run(self) -> None:
         """Add and step until the end. Only this thread touches the engine."""
@@ -152,10 +153,9 @@ class VllmStream:
                 name = str(next(self._ids))
                 # Before it is added: an end from another thread finds it in one place or the other.
                 self._inside[name] = place
-            request = place.call.requests[place.position]
             try:
                 self._engine.add_request(
-                    name, request.prompt, request.params, lora_request=self._lora
+                    name, place.request.prompt, place.request.params, lora_request=self._lora
                 )
             except self._refusals as error:
                 self._deliver(name, Refused(str(error)))
@@ -180,25 +180,9 @@ class VllmStream:
                 place.call.take(place.position, answer)
 
 
-class _Call:
-    """What one caller waits for."""
-
-    def __init__(self, requests: Sequence[EngineRequest]) -> None:
-        self.requests = requests
-        self.answers: list[Any] = [None] * len(requests)
-        self.n_missing = len(requests)
-        self.is_over = threading.Event()
-        """Set when all answers are there, or none will come any more."""
-
-    def take(self, position: int, answer: Any) -> None:
-        self.answers[position] = answer
-        self.n_missing -= 1
-        if not self.n_missing:
-            self.is_over.set()
-
-
 class _Place(NamedTuple):
     """One request of a call."""
 
-    call: _Call
+    request: EngineRequest
+    call: WaitingCall[Any]
     position: int

@@ -13,6 +13,7 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from prefpipe.backends.device import find_device, turns_on
 from prefpipe.backends.protocol import Message, Score, ScoreRequest
@@ -265,6 +266,7 @@ def _load_tokenizer(model: ModelFiles, trust_remote_code: bool) -> Any:
 
 
 def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) -> Any:
+    transformers_logging.disable_progress_bar()
     try:
         loaded, info = AutoModelForSequenceClassification.from_pretrained(
             model.path,

@@ -1,33 +1,35 @@
-"""The likelihood of the positives, which goes beside any objective of a policy."""
+"""The likelihood of the positives: an objective, and a term beside the others of a policy."""
 
 from torch import Tensor
 
-from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.masked import Targets, clean
 
 
-def sft_loss(responses: ResponseLogps, targets: Targets) -> Tensor:
-    r"""Return the mean negative log-likelihood of the positives, (P,), in nats a token.
+def sft_loss(scores: Tensor, targets: Targets) -> Tensor:
+    r"""Return the mean negative log-likelihood of the positives, (P,).
 
     ::
 
-        loss = mean over S+ of ( -log pi(y | x) / |y| )
+        loss = mean over S+ of -s_i,     s_i = log pi(y_i | x) / |y_i|
 
-    ``--sft-weight a`` adds a times this to an objective's loss. S+ are the roles, also under
-    objectives that read rewards alone. Each positive counts alike, whatever its length: RPO of
-    reasoning (arXiv 2404.19733) writes it so for one pair, where TRL's ``sft`` is a mean over all
-    tokens of the batch's positives, which is the same where they are equally long. A prompt
-    without a positive has loss 0.
+    Fine-tuning on what selection calls good: on groups of ``best-of-n`` it is rejection sampling
+    fine-tuning (RAFT). Each positive counts alike, whatever its length, in nats a token. With
+    ``--no-length-normalise`` s is the sum over tokens and each token counts alike, as in TRL's
+    SFTTrainer, whose mean over the batch's tokens is this over the positives' mean length.
+
+    ``--sft-weight a`` adds a times the first form to another objective. RPO of reasoning (arXiv
+    2404.19733) writes it so for one pair; TRL's ``sft`` beside DPO is again a mean over all tokens
+    of the batch's positives, which is the same where they are equally long.
+
+    S+ are the roles. A prompt without a positive has loss 0; negatives are not read.
 
     Args:
-        responses: ``logps`` and ``n_tokens``, each (P, R); gradients flow through ``logps``.
+        scores: (P, R), log-probabilities a token.
         targets: of which ``positives`` and ``mask`` are read.
 
-    Source: arXiv 2604.15602, whose abstract calls it decisive for gains and stability of group
-        DPO; the form of a term beside DPO: arXiv 2404.19733.
+    Source: the objective: RAFT, arXiv 2304.06767, and rejection sampling fine-tuning in arXiv
+        2307.09288, section 3.2.3; the mean over responses rather than tokens (ours). The term:
+        arXiv 2604.15602, whose abstract calls it decisive for gains and stability of group DPO.
     """
     positives = targets.positives & targets.mask
-    # 0 tokens only where there is no response.
-    per_token = -responses.logps / responses.n_tokens.clamp(min=1)
-    n_positives = positives.sum(-1)
-    return clean(per_token, positives).sum(-1) / n_positives.clamp(min=1)
+    return -clean(scores, positives).sum(-1) / positives.sum(-1).clamp(min=1)

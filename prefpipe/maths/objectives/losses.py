@@ -8,6 +8,7 @@ policies or beta: ``prefpipe.maths.objectives.scores`` makes the scores,
 - ``group``: a softmax over the whole group, or its order;
 - ``pairwise``: a loss of the score difference of a positive and a negative;
 - ``graded``: the same with the reward difference as the target;
+- ``likelihood``: of the positives alone;
 - ``reward_head``: for the scores of a reward model;
 - ``masked``: what they share.
 
@@ -16,13 +17,13 @@ What holds for all of them:
 - Entries outside ``targets.mask`` do not exist. They change neither loss nor gradient, NaN
   included.
 - A prompt that offers no comparison (no positive or no negative, or a single response) has loss 0
-  and gradient 0.
+  and gradient 0; under ``sft``, which compares nothing, one without a positive.
 - Losses and gradients are finite for scores and rewards of any size that float32 holds comfortably
   (tested at 1e4): softmax by ``logsumexp``, logistic terms by ``softplus``.
 - The order of responses is immaterial, and a constant added to all rewards of a prompt changes
   nothing.
-- A constant added to all scores of a prompt changes nothing, except under ``nca`` and ``orpo``,
-  which look at scores one by one.
+- A constant added to all scores of a prompt changes nothing, except under ``nca``, ``orpo`` and
+  ``sft``, which look at scores one by one.
 
 A pairwise loss on a group is the mean over all pairs (positive, negative) of the group, or
 over those that ``targets.pairs`` names, so a group of 1 and k gives k pairs that share one
@@ -51,6 +52,7 @@ from prefpipe.maths.objectives.group import (
     refa_loss,
     swepo_loss,
 )
+from prefpipe.maths.objectives.likelihood import sft_loss
 from prefpipe.maths.objectives.masked import Targets
 from prefpipe.maths.objectives.pairwise import (
     cdpo_loss,
@@ -82,6 +84,7 @@ LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
         "hinge": hinge_loss,
         "simpo": simpo_loss,
         "orpo": orpo_loss,
+        "sft": sft_loss,
         "bt": bt_loss,
         "bt-margin": bt_margin_loss,
         "mmpo-reward": mmpo_reward_loss,
@@ -112,6 +115,7 @@ __all__ = [
     "rdpo_loss",
     "refa_loss",
     "rpo_loss",
+    "sft_loss",
     "simpo_loss",
     "swepo_loss",
 ]

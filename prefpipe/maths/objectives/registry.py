@@ -13,7 +13,7 @@ reward_head ``r_phi(x, y)``                      none: a reward model
 =========== ==================================== =====================
 
 A comparison is ``group``, a softmax over the group or its order, or ``pair``, a function of score
-differences.
+differences, or ``none``, where each positive stands by itself.
 
 ``ALL_OBJECTIVES`` is the one place that says which objectives exist and which knobs they have;
 flags, checks, docs and the trainer read it. ``OBJECTIVES`` are those that train a policy,
@@ -66,7 +66,8 @@ _POSITIVES = "positives over negatives"
 class LossOption(NamedTuple):
     """What may go with any objective: a flag of ``prefpipe train``, and what becomes of the loss.
 
-    ``trains``: what the objectives that take it train.
+    ``trains``: what the objectives that take it train. ``not_with``: the objectives of those that
+    do not take it.
     """
 
     flag: str
@@ -74,6 +75,7 @@ class LossOption(NamedTuple):
     source: str
     meaning: str
     trains: tuple[str, ...]
+    not_with: tuple[str, ...] = ()
 
 
 LOSS_OPTIONS = (
@@ -84,6 +86,7 @@ LOSS_OPTIONS = (
         meaning="fine-tuning on the positives beside the objective: "
         "they do not lose likelihood together with the negatives",
         trains=("policy",),
+        not_with=("sft",),
     ),
     LossOption(
         flag="--weight-by EXPR",
@@ -106,7 +109,7 @@ class Objective:
     Attributes:
         name: as in the table, and in ``losses.LOSSES``.
         score: ``log_ratio``, ``mean_logp``, ``logp`` or ``reward_head``.
-        comparison: ``group`` or ``pair``.
+        comparison: ``group``, ``pair`` or ``none``.
         target: what the comparison is to agree with, in words.
         knobs: its settings.
         formula: the loss of one pair or group.
@@ -152,7 +155,21 @@ class Objective:
     @property
     def loss_options(self) -> tuple[LossOption, ...]:
         """What may go with it."""
-        return tuple(each for each in LOSS_OPTIONS if self.trains in each.trains)
+        return tuple(
+            each
+            for each in LOSS_OPTIONS
+            if self.trains in each.trains and self.name not in each.not_with
+        )
+
+    @property
+    def compares(self) -> bool:
+        """Whether responses are compared."""
+        return self.comparison != "none"
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that are trained on."""
+        return ("positive", "negative") if self.compares else ("positive",)
 
     @property
     def flag_name(self) -> str:
@@ -288,6 +305,21 @@ _GROUP = (
         reads_roles=False,
         reads_rewards=True,
         follows_policy=True,
+    ),
+)
+
+_LIKELIHOOD = (
+    Objective(
+        name="sft",
+        score="mean_logp",
+        comparison="none",
+        target="the positives alone",
+        knobs=(LENGTH_NORMALISE,),
+        formula="mean over S+ of -s, s = log pi(y|x) / |y|",
+        source="arXiv 2304.06767, 2307.09288",
+        summary="fine-tuning on the positives, of best-of-n say: the baseline without negatives",
+        shift_invariant=False,
+        monotone=True,
     ),
 )
 
@@ -496,7 +528,7 @@ _REWARD_HEAD = (
 )
 
 ALL_OBJECTIVES: dict[str, Objective] = {
-    each.name: each for each in (*_GROUP, *_GRADED, *_PAIRWISE, *_REWARD_HEAD)
+    each.name: each for each in (*_GROUP, *_GRADED, *_PAIRWISE, *_LIKELIHOOD, *_REWARD_HEAD)
 }
 OBJECTIVES: dict[str, Objective] = {
     name: each for name, each in ALL_OBJECTIVES.items() if each.trains == "policy"

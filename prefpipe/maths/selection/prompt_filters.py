@@ -27,6 +27,9 @@ from prefpipe.maths.selection.registry import PromptFilters
 from prefpipe.maths.selection.screening import LARGEST_REWARD
 from prefpipe.maths.selection.validation import as_numbers
 
+SAME = 1e-9
+"""Of a limit: what rounding may move a value by. In thirds, 1 - 2/3 is more than 1/3 - 0."""
+
 
 class PoolFacts(NamedTuple):
     """What the filters look at, (P,) each.
@@ -78,7 +81,8 @@ def pool_facts(
 
     is_rated_PR = np.abs(rewards_PR) <= LARGEST_REWARD
     n_rated_P = is_rated_PR.sum(axis=1)
-    n_passed_P = (is_rated_PR & (rewards_PR >= pass_reward)).sum(axis=1)
+    is_passed_PR = rewards_PR >= pass_reward - SAME * abs(pass_reward)
+    n_passed_P = (is_rated_PR & is_passed_PR).sum(axis=1)
     pass_rates_P = np.full(len(rewards_PR), np.nan)
     np.divide(n_passed_P, n_rated_P, out=pass_rates_P, where=n_rated_P > 0)
 
@@ -111,7 +115,8 @@ def filter_reasons(
     """Return for each prompt why it is left out, and in what words, as objects (P,); None if not.
 
     The reason is the first of ``low_pass_rate``, ``high_pass_rate``, ``small_spread``,
-    ``low_rejected_reward``, ``short_rejected`` and ``large_gap`` that holds.
+    ``low_rejected_reward``, ``short_rejected`` and ``large_gap`` that holds. A value that is within
+    `SAME` of the limit is at it.
     """
     # What is looked at, in which direction, against what; a limit of None asks nothing.
     checks = (
@@ -140,7 +145,8 @@ def filter_reasons(
     for reason, what, values_P, side, limit in reversed(checks):
         if limit is None:
             continue
-        is_out_P = values_P < limit if side == "below" else values_P > limit
+        slack = SAME * abs(limit)
+        is_out_P = values_P < limit - slack if side == "below" else values_P > limit + slack
         reasons_P[is_out_P] = reason
         for p in np.flatnonzero(is_out_P):
             particulars_P[p] = f"{what} {values_P[p]:g} {side} {limit:g}"
@@ -202,9 +208,14 @@ def filter_prompts(
         may_be_none = value is None and name != "pass_reward"
         if not may_be_none and (isinstance(value, bool) or not isinstance(value, Real)):
             raise UsageError(f"{name} is {value!r}; it is a number")
+        try:
+            float(value or 0.0)
+        except OverflowError as error:
+            raise UsageError(f"{name} is larger than any floating-point number") from error
     wanted = PromptFilters(**filters)  # type: ignore[arg-type]
-    for problem in filter_problems(wanted):
-        raise UsageError(problem)
+    problems = filter_problems(wanted)
+    if problems:
+        raise UsageError("; ".join(problems))
 
     rewards_PR = as_numbers(rewards, "rewards").astype(np.float64)
     mask_PR = np.ones(rewards_PR.shape, dtype=bool) if mask is None else np.asarray(mask)

@@ -37,6 +37,11 @@ class Strategy(NamedTuple):
         return self.n_negatives is None
 
     @property
+    def draws(self) -> bool:
+        """Whether chance has a part in it, and so a seed."""
+        return self.name in ("coreset", "random", "best-random", "drts")
+
+    @property
     def decides_positives(self) -> bool:
         """Whether its positives are others than the highest rewards."""
         return self.needs in ("uncertainty", "samplers")

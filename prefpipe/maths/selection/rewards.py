@@ -4,12 +4,13 @@ Grammar: numbers, scorer names, ``+ - * /``, unary minus, parentheses, and `FUNC
 
     z(checks) + 0.5 * reward_model
     min(logit(judge), 3) - 0.01 * length
+    bin((alice + bob) / 2, 5, 1, 10)
 
 A value that is missing (NaN) for a candidate makes the result missing for that candidate alone.
 """
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,11 +22,17 @@ MAX_DEPTH = 100
 
 
 class Function(NamedTuple):
-    """``apply`` takes arrays (R,); ``n_arguments`` is the least, and unless variadic the most."""
+    """What an expression may call.
+
+    ``apply`` takes arrays (R,); ``n_arguments`` is the least, and unless variadic the most. All
+    arguments but the first are plain numbers where ``problem`` says what is wrong with these, None
+    for nothing.
+    """
 
     apply: Callable[..., np.ndarray]
     n_arguments: int
     is_variadic: bool = False
+    problem: Callable[..., str | None] | None = None
 
 
 class Wording(NamedTuple):
@@ -157,6 +164,48 @@ def clip(values_R: np.ndarray, low_R: np.ndarray, high_R: np.ndarray) -> np.ndar
     return np.asarray(np.minimum(np.maximum(values_R, low_R), high_R))
 
 
+SAME_STEP = 1e-9
+"""Of a step between two levels: what rounding of sums and means may move a value by."""
+
+
+def bin_values(
+    values_R: np.ndarray, levels_R: np.ndarray, low_R: np.ndarray, high_R: np.ndarray
+) -> np.ndarray:
+    r"""Return the nearest of L evenly spaced levels from ``low`` to ``high``, ends included.
+
+    ::
+
+        d = (high - low) / (L - 1)
+        bin(x, L, low, high) = low + d * floor((x - low) / d + 1/2)
+
+    What a rater answers who has only L marks on the same scale: values stay on its units, halfway
+    goes to the higher level, and a scale of L marks stays as it is. NaN stays NaN. The rule is
+    ours; quantiles of the data would not give two runs the same levels.
+
+    Raises:
+        UsageError: a value outside the scale: the ends were mistaken, and it would hide in a level.
+    """
+    steps = (values_R - low_R) / (high_R - low_R) * (levels_R - 1.0)
+    is_outside = (steps < -SAME_STEP) | (steps > levels_R - 1.0 + SAME_STEP)
+    if is_outside.any():
+        raise UsageError(
+            f"bin of {values_R[is_outside][0]:g}: the scale goes from {low_R.flat[0]:g} to "
+            f"{high_R.flat[0]:g}",
+            hint="give the ends of the scale, or clip first, for example "
+            "bin(clip(x, 1, 10), 5, 1, 10)",
+        )
+    levels = np.floor(steps + 0.5 + SAME_STEP)
+    return np.asarray(low_R + (high_R - low_R) * (levels / (levels_R - 1.0)))
+
+
+def _bin_problem(levels: float, low: float, high: float) -> str | None:
+    if levels != int(levels) or levels < 2:
+        return f"{levels:g} levels, not a whole number of at least 2"
+    if not low < high:
+        return f"a scale from {low:g} to {high:g}, whose lower end comes first,"
+    return None
+
+
 def _lowest(*columns: np.ndarray) -> np.ndarray:
     return np.asarray(np.minimum.reduce(columns))
 
@@ -171,9 +220,10 @@ FUNCTIONS: dict[str, Function] = {
     "min": Function(_lowest, 2, is_variadic=True),
     "max": Function(_highest, 2, is_variadic=True),
     "clip": Function(clip, 3),
+    "bin": Function(bin_values, 4, problem=_bin_problem),
 }
-"""What an expression may call: ``z(x)``, ``logit(x)``, ``min(x, y, ...)``, ``max(x, y, ...)`` and
-``clip(x, low, high)``."""
+"""What an expression may call: ``z(x)``, ``logit(x)``, ``min(x, y, ...)``, ``max(x, y, ...)``,
+``clip(x, low, high)`` and ``bin(x, levels, low, high)``."""
 
 _OPERATORS: dict[type[ast.operator], Callable[..., np.ndarray]] = {
     ast.Add: np.add,
@@ -226,6 +276,9 @@ def _check(node: ast.expr, source: _Source, names: set[str], *, depth: int) -> N
         raise _refuse(source, f"has {ast.unparse(node)!r}, which is no part of the grammar,", node)
     for part in parts:
         _check(part, source, names, depth=depth + 1)
+    # Behind its arguments: its numbers are those that can be held.
+    if isinstance(node, ast.Call):
+        _check_settings(node, source)
 
 
 def _check_number(node: ast.Constant, source: _Source) -> None:
@@ -255,6 +308,35 @@ def _check_call(node: ast.Call, source: _Source) -> None:
     if n_given < function.n_arguments or is_too_many:
         wanted = f"{function.n_arguments} or more" if function.is_variadic else function.n_arguments
         raise _refuse(source, f"gives {name} {n_given} arguments, not {wanted},", node)
+
+
+def _check_settings(node: ast.Call, source: _Source) -> None:
+    """Refuse settings of a function that are no plain numbers, or not those that it can use."""
+    assert isinstance(node.func, ast.Name)
+    name = node.func.id
+    find_problem = FUNCTIONS[name].problem
+    if find_problem is None:
+        return
+    numbers = _plain_numbers(node.args[1:])
+    if numbers is None:
+        raise _refuse(source, f"gives {name} more than one argument that is no number,", node)
+    problem = find_problem(*numbers)
+    if problem is not None:
+        raise _refuse(source, f"gives {name} {problem}", node)
+
+
+def _plain_numbers(nodes: Sequence[ast.expr]) -> list[float] | None:
+    """Return the numbers that these parts are, signs included; None where one is anything else."""
+    numbers = []
+    for node in nodes:
+        sign = 1.0
+        while isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
+            sign = -sign if isinstance(node.op, ast.USub) else sign
+            node = node.operand  # noqa: PLW2901 - the number behind its signs
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, int | float):
+            return None
+        numbers.append(sign * float(node.value))
+    return numbers
 
 
 def _refuse(source: _Source, problem: str, node: ast.expr | None = None) -> UsageError:

@@ -10,7 +10,7 @@ from prefpipe.maths.selection.pools import NO_EVIDENCE, Evidence, Pools
 from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.screening import count_positives
 from prefpipe.maths.selection.strategies import choose, decide_roles
-from prefpipe.maths.selection.validation import SelectOptions
+from prefpipe.maths.selection.validation import SelectOptions, with_defaults
 from prefpipe.maths.selection.weights import pool_temperatures, pool_weights
 
 
@@ -74,6 +74,7 @@ def select_pools(
     to ``mask_PR``. ``evidence`` has what the strategy needs beside rewards and distances.
     """
     rule = STRATEGIES[strategy]
+    options = with_defaults(options)
     n_candidates = rewards_PR.shape[1]
     places_R = np.arange(n_candidates)
     most = max(1, n_candidates - 1)
@@ -84,7 +85,7 @@ def select_pools(
     else:
         n_wanted = rule.n_negatives
 
-    positives = rule.n_positives or options.get("positives", 1)
+    positives = rule.n_positives or options["positives"]
     decided = decide_roles(
         strategy, rewards_PR, mask_PR, evidence, k=n_wanted, seeds_P=seeds_P, options=options
     )
@@ -107,10 +108,10 @@ def select_pools(
     negatives_PR = np.where(places_R[None] < n_negatives_P[:, None], ascending_PR, -1)
 
     # Whom the objective covers, and with what weight.
-    covers_all = options.get("cover", "negatives") == "all"
+    covers_all = options["cover"] == "all"
     covered_PR = mask_PR if covers_all else is_negative_PR
     clients_PR = covered_PR & (n_negatives_P > 0)[:, None]
-    temperature = options.get("weight_temperature", "paper")
+    temperature = options["weight_temperature"]
     temperatures_P = pool_temperatures(rewards_PR, mask_PR, clients_PR, temperature)
     weights_PR = pool_weights(rewards_PR, clients_PR, temperatures_P)
 
@@ -126,9 +127,9 @@ def select_pools(
         seeds=seeds_P,
         k=n_wanted,
         covers_all=covers_all,
-        n_init=options.get("n_init", 10),
-        work_limit=work_limit(options.get("time_limit_s", 10.0)),
-        position=options.get("position", -2.0),
+        n_init=options["n_init"],
+        work_limit=work_limit(options["time_limit_s"]),
+        position=options["position"],
         decided=None if decided is None else decided[1],
     )
     choice = choose(strategy, pools)

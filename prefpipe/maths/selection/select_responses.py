@@ -5,7 +5,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.selection.distances import pairwise_distances
+from prefpipe.maths.selection.distances import measure_embeddings
 from prefpipe.maths.selection.registry import find_strategy
 from prefpipe.maths.selection.samplers import Samplers, mask_inversions
 from prefpipe.maths.selection.screening import (
@@ -16,11 +16,13 @@ from prefpipe.maths.selection.screening import (
 from prefpipe.maths.selection.select_pools import Selection, select_pools
 from prefpipe.maths.selection.validation import (
     SelectOptions,
+    are_plain_norms,
     check_geometry,
     check_options,
     check_rewards,
     checked_evidence,
     checked_geometry,
+    with_defaults,
 )
 
 PROMPTS_AT_ONCE = 256
@@ -81,7 +83,8 @@ def select_responses(
             selection: -1 and NaN throughout.
         seed: at least 0, below 2**64, for ``random``, ``best-random``, ``drts`` and the k-means
             starts; one for every prompt of a batch, so that a row of a batch is chosen as it would
-            be alone.
+            be alone. Rows with as many candidates then have the same draws: ``random`` takes the
+            same ranks of each. For draws of their own call it prompt by prompt, a seed each.
         **options: see `SelectOptions`.
 
     Raises:
@@ -92,12 +95,13 @@ def select_responses(
     """
     rule = find_strategy(strategy)
     check_options(strategy, k, seed, options)
+    options = with_defaults(options)
     rewards_PR, mask_PR, is_single = check_rewards(rewards, mask, n_spared=rule.n_spared)
     evidence = checked_evidence(strategy, rewards_PR, mask_PR, options, is_single=is_single)
     geometry, is_distance = check_geometry(
         strategy, rewards_PR.shape, is_single, embeddings, distances
     )
-    needs_cosines = options.get("near_duplicates") is not None
+    needs_cosines = options["near_duplicates"] is not None
     if needs_cosines and (geometry is None or is_distance):
         raise UsageError(
             "near_duplicates is a cosine similarity, which needs embeddings",
@@ -109,17 +113,15 @@ def select_responses(
     for start in range(0, max(1, len(rewards_PR)), PROMPTS_AT_ONCE):
         rows = slice(start, start + PROMPTS_AT_ONCE)
         embeddings_PRD, distances_PRR = None, None
-        if geometry is not None:
-            checked = checked_geometry(
-                geometry[rows],
-                mask_PR[rows],
-                is_distance=is_distance,
-                first_prompt=None if is_single else start,
+        first_prompt = None if is_single else start
+        if geometry is not None and is_distance:
+            distances_PRR = checked_geometry(
+                geometry[rows], mask_PR[rows], is_distance=True, first_prompt=first_prompt
             )
-            if is_distance:
-                distances_PRR = checked
-            else:
-                embeddings_PRD, distances_PRR = checked, pairwise_distances(checked)
+        elif geometry is not None:
+            distances_PRR = _checked_distances(geometry[rows], mask_PR[rows], first_prompt)
+            if needs_cosines:
+                embeddings_PRD = np.where(mask_PR[rows][:, :, None], geometry[rows], 0)
 
         evidence_of_rows = evidence.of_prompts(rows)
         kept_PR = _screened(
@@ -144,7 +146,7 @@ def select_responses(
             )
         )
 
-    selection = Selection(*(np.concatenate(columns) for columns in zip(*slices, strict=True)))
+    selection = _joined(slices)
     if is_single and rule.n_negatives != 0 and not (selection.negatives >= 0).any():
         causes = "near_duplicates and min_margin"
         if evidence.samplers is not None:
@@ -156,6 +158,35 @@ def select_responses(
     return _only_prompt(selection) if is_single else selection
 
 
+def _joined(slices: list[Selection]) -> Selection:
+    """Return slices of a batch as one, their positives in as many columns as the widest has."""
+    most = max(each.positives.shape[1] for each in slices)
+    columns_of = {
+        name: list(values)
+        for name, values in zip(Selection._fields, zip(*slices, strict=True), strict=True)
+    }
+    columns_of["positives"] = [
+        np.pad(each, ((0, 0), (0, most - each.shape[1])), constant_values=-1)
+        for each in columns_of["positives"]
+    ]
+    return Selection(**{name: np.concatenate(values) for name, values in columns_of.items()})
+
+
+def _checked_distances(
+    embeddings_PRD: np.ndarray, mask_PR: np.ndarray, first_prompt: int | None
+) -> np.ndarray:
+    """Return the distances (P, R, R) between embeddings that are checked.
+
+    Raises:
+        InputError: see `checked_geometry`, which looks at every number and takes longer than all
+            the rest of a selection: so it is asked only where the norms leave a doubt.
+    """
+    geometry = measure_embeddings(embeddings_PRD, mask_PR)
+    if not are_plain_norms(geometry.squared_norms):
+        checked_geometry(embeddings_PRD, mask_PR, is_distance=False, first_prompt=first_prompt)
+    return geometry.distances
+
+
 def _screened(
     rewards_PR: np.ndarray,
     embeddings_PRD: np.ndarray | None,
@@ -165,14 +196,14 @@ def _screened(
     options: SelectOptions,
 ) -> np.ndarray:
     """Return the mask (P, R) that near-duplicates, inversions and margins leave."""
-    threshold = options.get("near_duplicates")
+    threshold = options["near_duplicates"]
     if threshold is not None and embeddings_PRD is not None and distances_PRR is not None:
         is_copy_PR = mask_near_duplicates(
             embeddings_PRD, distances_PRR, rewards_PR, mask_PR, threshold
         )
         mask_PR = mask_PR & ~is_copy_PR
 
-    margin, positives = options.get("min_margin", 0.0), options.get("positives", 1)
+    margin, positives = options["min_margin"], options["positives"]
     if samplers is not None:
         is_too_high_PR = mask_inversions(
             rewards_PR, mask_PR, samplers, positives=positives, min_margin=margin

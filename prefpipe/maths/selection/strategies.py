@@ -127,10 +127,10 @@ def decide_roles(
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return what a strategy decides at once: positives (P, p) and negatives (P, k), -1 behind.
 
-    None of a strategy whose positives are the highest rewards.
+    None of a strategy whose positives are the highest rewards. ``options`` are `with_defaults`.
     """
     if evidence.samplers is not None and STRATEGIES[strategy].needs == "samplers":
-        positives = options.get("positives", 1)
+        positives = options["positives"]
         return first_of_each(rewards_PR, mask_PR, evidence.samplers, positives=positives, k=k)
     if evidence.spreads is not None and STRATEGIES[strategy].needs == "uncertainty":
         return choose_pairs(
@@ -139,8 +139,8 @@ def decide_roles(
             evidence.spreads,
             mask_PR,
             seeds_P=seeds_P,
-            spread_weight=options.get("spread_weight", 1.0),
-            quantile=options.get("quantile", 0.05),
+            spread_weight=options["spread_weight"],
+            quantile=options["quantile"],
         )
     return None
 

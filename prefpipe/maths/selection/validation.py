@@ -14,6 +14,12 @@ from prefpipe.maths.selection.screening import LARGEST_REWARD
 LARGEST_COORDINATE, SMALLEST_COORDINATE = 1e100, 1e-100
 """Embeddings and distances are squared: beyond these the squares are infinite, or nothing."""
 
+SMALLEST_PLAIN_NORM, LARGEST_PLAIN_NORM = 1e-180, 1e180
+"""Squared norms between these leave no coordinate beyond the limits, with up to 1e20 dimensions."""
+
+MOST_STARTS = 1_000_000
+"""Of k-means, which a compiled loop counts."""
+
 ASYMMETRY = 1e-6
 """How far a distance matrix may be from a symmetric one with zeros on its diagonal, relative to its
 largest entry."""
@@ -59,6 +65,26 @@ class SelectOptions(TypedDict, total=False):
     quantile: float
     chosen_from: Any
     rejected_from: Any
+
+
+DEFAULT_OPTIONS: SelectOptions = {
+    "positives": 1,
+    "min_margin": 0.0,
+    "near_duplicates": None,
+    "weight_temperature": "paper",
+    "cover": "negatives",
+    "n_init": 10,
+    "time_limit_s": 10.0,
+    "position": -2.0,
+    "spread_weight": 1.0,
+    "quantile": 0.05,
+}
+"""What an option is where it is not given; those that only some strategies need have none."""
+
+
+def with_defaults(options: SelectOptions) -> SelectOptions:
+    """Return options with the defaults of those that are not given."""
+    return {**DEFAULT_OPTIONS, **options}
 
 
 def check_rewards(
@@ -120,73 +146,91 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
         known = ", ".join(sorted(SelectOptions.__optional_keys__))
         raise UsageError(f"unknown selection option {unknown[0]!r}", hint=f"options: {known}")
 
-    positives = options.get("positives", 1)
-    n_init = options.get("n_init", 10)
-    min_margin = options.get("min_margin", 0.0)
-    time_limit_s = options.get("time_limit_s", 10.0)
-    threshold = options.get("near_duplicates")
-    cover = options.get("cover", "negatives")
-    temperature: Any = options.get("weight_temperature", "paper")
+    given = with_defaults(options)
+    _check_kinds(k, seed, given)
+    n_positives = STRATEGIES[strategy].n_positives
+    if n_positives is not None and given["positives"] != n_positives:
+        raise UsageError(
+            f"{strategy} keeps {n_positives} positive, got positives={given['positives']}",
+            hint="use top-bottom for several positives",
+        )
 
-    # Kinds before ranges: a text cannot be compared with a number.
-    whole_numbers: dict[str, Any] = {"k": k, "seed": seed, "positives": positives, "n_init": n_init}
+    _check_ranges(k, seed, given)
+    if given["min_margin"] > 0.0 and not STRATEGIES[strategy].takes_margin:
+        raise UsageError(
+            f"min_margin does not apply to {strategy}",
+            hint="drop prompts by their spread of rewards with filter_prompts",
+        )
+
+
+def _check_kinds(k: int, seed: int, options: SelectOptions) -> None:
+    """Refuse what is no number: a text cannot be compared with a range."""
+    whole_numbers: dict[str, Any] = {
+        "k": k,
+        "seed": seed,
+        "positives": options["positives"],
+        "n_init": options["n_init"],
+    }
     for name, value in whole_numbers.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
             raise UsageError(f"{name} is {value!r}; it is a whole number")
-    position = options.get("position", -2.0)
-    spread_weight, quantile = options.get("spread_weight", 1.0), options.get("quantile", 0.05)
+
     numbers: dict[str, Any] = {
-        "min_margin": min_margin,
-        "time_limit_s": time_limit_s,
-        "position": position,
-        "spread_weight": spread_weight,
-        "quantile": quantile,
+        "min_margin": options["min_margin"],
+        "time_limit_s": options["time_limit_s"],
+        "position": options["position"],
+        "spread_weight": options["spread_weight"],
+        "quantile": options["quantile"],
     }
-    if threshold is not None:
-        numbers["near_duplicates"] = threshold
+    if options["near_duplicates"] is not None:
+        numbers["near_duplicates"] = options["near_duplicates"]
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, Real):
             raise UsageError(f"{name} is {number!r}; it is a number")
+        try:
+            float(number)
+        except OverflowError as error:
+            raise UsageError(f"{name} is larger than any floating-point number") from error
 
-    n_positives = STRATEGIES[strategy].n_positives
-    if n_positives is not None and positives != n_positives:
-        raise UsageError(
-            f"{strategy} keeps {n_positives} positive, got positives={positives}",
-            hint="use top-bottom for several positives",
-        )
+
+def _check_ranges(k: int, seed: int, options: SelectOptions) -> None:
+    """Refuse numbers and words that an option does not take."""
     if k < 1:
         raise UsageError(f"k is {k}; at least 1 negative is needed")
-    if positives < 1:
-        raise UsageError(f"positives is {positives}; at least 1 is needed")
+    if options["positives"] < 1:
+        raise UsageError(f"positives is {options['positives']}; at least 1 is needed")
     if not 0 <= seed < 2**64:
         raise UsageError(f"seed is {seed}; seeds are at least 0 and below 2**64")
+
+    temperature: Any = options["weight_temperature"]
     if temperature not in ("paper", "auto"):
         is_number = isinstance(temperature, Real) and temperature is not True
         if not is_number or not 0.0 < float(temperature) < np.inf:
             raise UsageError(
                 f"weight_temperature is {temperature!r}; it is paper, auto or a number > 0"
             )
-    if cover not in ("negatives", "all"):
-        raise UsageError(f"cover is {cover!r}; it is negatives or all")
-    if not time_limit_s > 0.0:
-        raise UsageError(f"time_limit_s is {time_limit_s}; it is > 0")
+    if options["cover"] not in ("negatives", "all"):
+        raise UsageError(f"cover is {options['cover']!r}; it is negatives or all")
+    if not options["time_limit_s"] > 0.0:
+        raise UsageError(f"time_limit_s is {options['time_limit_s']}; it is > 0")
+
+    n_init = options["n_init"]
     if n_init < 1:
         raise UsageError(f"n_init is {n_init}; at least 1 start is needed")
-    if not 0.0 <= min_margin < np.inf:
-        raise UsageError(f"min_margin is {min_margin}; it is >= 0")
+    if n_init > MOST_STARTS:
+        raise UsageError(f"n_init is {n_init}; at most {MOST_STARTS:,} starts are made")
+
+    if not 0.0 <= options["min_margin"] < np.inf:
+        raise UsageError(f"min_margin is {options['min_margin']}; it is >= 0")
+    threshold = options["near_duplicates"]
     if threshold is not None and not 0.0 < threshold <= 1.0:
         raise UsageError(f"near_duplicates is {threshold}; it is a cosine in (0, 1]")
-    if not np.isfinite(position):
-        raise UsageError(f"position is {position}; it is a finite number")
-    if not 0.0 <= spread_weight < np.inf:
-        raise UsageError(f"spread_weight is {spread_weight}; it is >= 0")
-    if not 0.0 <= quantile <= 1.0:
-        raise UsageError(f"quantile is {quantile}; it is in [0, 1]")
-    if min_margin > 0.0 and not STRATEGIES[strategy].takes_margin:
-        raise UsageError(
-            f"min_margin does not apply to {strategy}",
-            hint="drop prompts by their spread of rewards with filter_prompts",
-        )
+    if not np.isfinite(options["position"]):
+        raise UsageError(f"position is {options['position']}; it is a finite number")
+    if not 0.0 <= options["spread_weight"] < np.inf:
+        raise UsageError(f"spread_weight is {options['spread_weight']}; it is >= 0")
+    if not 0.0 <= options["quantile"] <= 1.0:
+        raise UsageError(f"quantile is {options['quantile']}; it is in [0, 1]")
 
 
 def as_numbers(values: Any, name: str) -> np.ndarray:
@@ -254,6 +298,17 @@ def check_geometry(
     return array, is_distance
 
 
+def are_plain_norms(squared_norms_PR: np.ndarray) -> bool:
+    """Return whether squared norms (P, R) alone show that `checked_geometry` would refuse nothing.
+
+    The largest of a prompt is at least the square of its largest coordinate, and at most D times
+    that. An infinity makes an infinite norm, and NaN a NaN, which is in no range.
+    """
+    largest_P = squared_norms_PR.max(axis=1, initial=0.0)
+    is_plain_P = (largest_P >= SMALLEST_PLAIN_NORM) & (largest_P <= LARGEST_PLAIN_NORM)
+    return bool(is_plain_P.all())
+
+
 def checked_geometry(
     array: np.ndarray, mask_PR: np.ndarray, *, is_distance: bool, first_prompt: int | None
 ) -> np.ndarray:
@@ -285,7 +340,9 @@ def checked_geometry(
     if is_distance:
         tolerance = ASYMMETRY * largest_P11
         is_diagonal = np.eye(clean.shape[1], dtype=bool)[None]
-        is_asymmetric = np.abs(clean - clean.transpose(0, 2, 1)) > tolerance
+        # Two infinities have no difference, and are named before it matters.
+        with np.errstate(invalid="ignore"):
+            is_asymmetric = np.abs(clean - clean.transpose(0, 2, 1)) > tolerance
         problems += [
             (clean < 0.0, "negative"),
             (is_diagonal & (clean > tolerance), "not zero to itself"),
@@ -388,6 +445,9 @@ def _checked_samplers(
                 hint="samplers=names, chosen_from=one of them, rejected_from=another",
             )
     chosen_from, rejected_from = options["chosen_from"], options["rejected_from"]
+    for name, value in (("chosen_from", chosen_from), ("rejected_from", rejected_from)):
+        if np.ndim(value) != 0:
+            raise UsageError(f"{name} is {value!r}; it is one sampler")
     if chosen_from == rejected_from:
         raise UsageError(f"chosen_from and rejected_from are both {chosen_from!r}")
 
@@ -406,6 +466,12 @@ def _checked_samplers(
         if mask_PR.any() and not is_of_it_PR.any():
             known = ", ".join(sorted({str(each) for each in names_PR[mask_PR]}))
             raise InputError(f"{option} is {name!r}, and the samplers are: {known}")
+    # names may differ and compare equal to an array's, which holds no 2**53 + 1 and no "a\\0"
+    if (is_chosen_PR & is_rejected_PR).any():
+        raise UsageError(
+            f"chosen_from {chosen_from!r} and rejected_from {rejected_from!r} are one sampler "
+            f"among {names_PR.dtype} values"
+        )
     return Evidence(samplers=Samplers(is_chosen_PR, is_rejected_PR))
 
 

@@ -49,10 +49,10 @@ def rated_pairs(ratings_RK: np.ndarray) -> RatedPairs:
         mean = mean / np.maximum(n_others, 1)
 
         gap = mean[first] - mean[second]
-        own = ratings_RK[first, rater] - ratings_RK[second, rater]
-        both = np.isfinite(gap) & np.isfinite(own)
-        gaps.append(gap[both])
-        outcomes.append(0.5 * (1.0 + np.sign(own[both])))
+        rater_gap = ratings_RK[first, rater] - ratings_RK[second, rater]
+        is_rated = np.isfinite(gap) & np.isfinite(rater_gap)
+        gaps.append(gap[is_rated])
+        outcomes.append(0.5 * (1.0 + np.sign(rater_gap[is_rated])))
     return RatedPairs(np.concatenate(gaps), np.concatenate(outcomes))
 
 

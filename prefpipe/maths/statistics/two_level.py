@@ -5,8 +5,9 @@ value has a part of its seed, a part of its prompt, and a rest::
 
     x_sp = m + a_s + b_p + e_sp        Var(mean) = Var(a)/S + Var(b)/P + Var(e)/(S P)
 
-Prompts alone, averaged over seeds, would leave out the first part, and every value taken for one of
-its own nearly all of it. Own code: SciPy's ``bootstrap`` draws from one list.
+An error over prompts of the means over seeds leaves out ``Var(a)``; one over all S P values, as if
+each were independent, leaves out nearly all of ``Var(a)`` and ``Var(b)``. Own code: SciPy's
+``bootstrap`` draws from one list.
 
 Axes: S seeds, P prompts, B resamples, b resamples of a batch.
 """

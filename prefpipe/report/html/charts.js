@@ -96,6 +96,51 @@ function shortName(name) {
   return name.length > 26 ? `…${name.slice(-25)}` : name;
 }
 
+// Means by round with their intervals as bars: round 0 is the baseline.
+function roundsWithIntervals(entries, { name, unit, scale }, colour) {
+  const known = entries.filter((entry) => entry.mean !== null);
+  const reach = (entry, end) =>
+    entry[end] === null ? 0 : scale * Math.abs(entry[end] - entry.mean);
+  const data = [
+    {
+      type: "scatter",
+      mode: "lines+markers",
+      name: plain(name),
+      x: known.map((entry) => entry.round),
+      y: known.map((entry) => scale * entry.mean),
+      error_y: {
+        type: "data",
+        symmetric: false,
+        color: colour.ink,
+        thickness: 1.5,
+        width: 6,
+        array: known.map((entry) => reach(entry, "high")),
+        arrayminus: known.map((entry) => reach(entry, "low")),
+      },
+      line: { color: colour.series[0], width: 2 },
+      marker: {
+        color: colour.series[0],
+        size: 9,
+        symbol: known.map((entry) => (entry.round ? "circle" : "square-open")),
+      },
+      hovertemplate: `round %{x}: %{y:.4g}${unit}<extra></extra>`,
+    },
+  ];
+  const rounds = known.map((entry) => entry.round);
+  const layout = layoutOf(colour, {
+    showlegend: false,
+    xaxis: {
+      title: { text: "round" },
+      range: [Math.min(...rounds) - 0.3, Math.max(...rounds) + 0.3],
+      tickvals: rounds,
+      ticktext: rounds.map((number) => (number ? String(number) : "baseline")),
+      zeroline: false,
+    },
+    yaxis: { ticksuffix: unit, zeroline: false },
+  });
+  return { data, layout };
+}
+
 const CHARTS = {
   // How many responses went on at each command, and why the others did not.
   funnel(allSteps, colour) {
@@ -394,6 +439,18 @@ const CHARTS = {
       ],
     });
     return { data, layout };
+  },
+
+  // A measure of the held-out prompts, round by round.
+  byRound(measure, colour) {
+    const isShare = measure.form.includes("%");
+    const figures = { name: measure.label, unit: isShare ? "%" : "", scale: isShare ? 100 : 1 };
+    return roundsWithIntervals(measure.rounds, figures, colour);
+  },
+
+  // The rewards of what was sampled for training, round by round.
+  poolsByRound(pools, colour) {
+    return roundsWithIntervals(pools, { name: "mean reward", unit: "", scale: 1 }, colour);
   },
 
   // Predicted against observed shares; a point is as large as the pairs in its bin.

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from shlex import quote
 from typing import Any, NamedTuple
 
+from prefpipe.stages.train.loss_weights import describe_weights
+
 SEVERITIES = ("error", "warning", "note")
 STRONG_CORRELATION = 0.3
 """Rank correlation from which rewards follow lengths: about a tenth of the variance of ranks."""
@@ -100,6 +102,7 @@ def findings_of(facts: CheckFacts) -> list[Finding]:
         *_of_templates(facts),
         *_of_lengths(facts),
         *_of_targets(facts),
+        *_of_weights(facts),
         *_of_rewards(facts),
         *_of_copies(facts),
         *_of_length_bias(facts),
@@ -257,10 +260,11 @@ def _of_lengths(facts: CheckFacts) -> Iterator[Finding]:
         if name not in ("ok", "truncated")
     )
     if not facts["n_groups_left"]:
+        hint = "raise --max-length, or look at what select rejected: `prefpipe inspect`"
+        if facts["n_groups"] and not facts["n_negatives"]:
+            hint = "groups without negatives, of best-of-n say, are for --objective sft"
         yield _error(
-            "nothing_left",
-            f"no group can be trained on: {left_out or 'there is none'}",
-            "raise --max-length, or look at what select rejected: `prefpipe inspect`",
+            "nothing_left", f"no group can be trained on: {left_out or 'there is none'}", hint
         )
 
     too_long = (
@@ -303,12 +307,41 @@ def _of_lengths(facts: CheckFacts) -> Iterator[Finding]:
         yield _warning("empty", f"{responses} have no token and are left out")
 
 
+def _of_weights(facts: CheckFacts) -> Iterator[Finding]:
+    """Yield what ``--weight-by`` would make of the prompts."""
+    weights = facts["weights"]
+    if weights is None:
+        return
+    if weights["n_bad"]:
+        yield _error(
+            "bad_weights",
+            f"{_many(weights['n_bad'], 'prompt')} have no weight: {weights['example']}",
+            "a weight is a finite number of at least 0: max(..., 0) cuts off what is below",
+        )
+    if weights["all_zero"]:
+        yield _error(
+            "weights_all_zero",
+            f"--weight-by {weights['expression']!r} is 0 for all prompts",
+            "nothing would be learnt",
+        )
+    if "n_prompts" in weights:
+        is_uneven = weights["effective_prompts"] < MANY_LIKE * weights["n_prompts"]
+        yield Finding(
+            "warning" if is_uneven else "note",
+            "weights",
+            describe_weights(weights, "the loss would be weighted"),
+            "few prompts carry the loss: min(..., x) caps a weight" if is_uneven else None,
+        )
+
+
 def _of_targets(facts: CheckFacts) -> Iterator[Finding]:
     """Yield what the targets of a soft-label objective are.
 
     They take the place of ties and least margins.
     """
     targets, pairs = facts["targets"], facts["pairs"]
+    if facts["training"]["gamma_choice"] is not None:
+        yield _note("gamma", facts["training"]["gamma_choice"])
     if targets is None or not targets["n"]:
         return
     near_half, near_one = targets["share_near_half"], targets["share_near_one"]
@@ -434,6 +467,15 @@ def _of_ends(facts: CheckFacts) -> Iterator[Finding]:
             f"{_share(n_cut, n)} responses were cut at the token limit of generation: they end in "
             "the middle, without an end of sequence",
             "generate with more --max-tokens",
+        )
+    n_at_stops = facts["problems"].get("stop_text", 0)
+    if n_at_stops:
+        yield _warning(
+            "stop_text",
+            f"{_share(n_at_stops, n)} responses end with a text of --stop in place of an end of "
+            "sequence: the policy is taught to write it"
+            f"{_example(facts, 'stop_text')}",
+            "sample from the policy with the same --stop, or generate without",
         )
     n_open = facts["problems"].get("stop_without_eos", 0)
     if n_open:

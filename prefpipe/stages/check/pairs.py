@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from prefpipe.maths.compute.training_compute import TokenSums
 from prefpipe.maths.statistics.calibration import preference_probabilities
 from prefpipe.maths.statistics.rank_correlation import spearman, spearman_within
 from prefpipe.training.groups import (
+    ROLES,
     Group,
     Key,
     Response,
     ResponseStatus,
     check_group,
+    missing_role,
     pairs_in,
     prepare_groups,
 )
@@ -45,15 +48,19 @@ class PairCheck:
     Counted in a loop, not by polars: responses come as Python's lists of token ids, group by group.
     """
 
-    def __init__(self, *, max_length: int, on_too_long: str) -> None:
+    def __init__(
+        self, *, max_length: int, on_too_long: str, roles: tuple[str, ...] = ROLES
+    ) -> None:
         self.max_length = max_length
+        # Those that the objective reads.
+        self.roles = roles
         # `error` stops at the first: here all of them are to be counted.
         self.on_too_long = "truncate" if on_too_long == "truncate" else "drop"
         self.statuses: dict[Key, ResponseStatus] = {}
         self.broken: list[str] = []
 
         # Of groups, as they came and as they are left to train on.
-        self.n_groups, self.n_equal_rewards = 0, 0
+        self.n_groups, self.n_equal_rewards, self.n_negatives = 0, 0, 0
         self.n_left, self.largest = 0, 0
         self.sums = np.zeros(5)
 
@@ -68,29 +75,44 @@ class PairCheck:
         self.pairs: Counter[str] = Counter()
         self.margins: list[float] = []
 
-    def add(self, group: Group, texts: Sequence[str]) -> None:
-        """Take in a group, its responses' texts beside it."""
+    def add(self, group: Group, texts: Sequence[str]) -> list[Group]:
+        """Take in a group, its responses' texts beside it.
+
+        Returns:
+            The group as it is left to train on; [] where nothing is.
+        """
         try:
             check_group(group, self.statuses)  # keys of other parts too, as for train
             prepared = prepare_groups(
-                [group], max_length=self.max_length, on_too_long=self.on_too_long
+                [group],
+                max_length=self.max_length,
+                on_too_long=self.on_too_long,
+                find_missing=partial(missing_role, roles=self.roles),
+                roles=self.roles,
             )
         # Counted, and in no other figure: train would refuse it.
         except InputError as error:
             self.broken.append(error.message)
-            return
+            return []
 
         self.n_groups += 1
         self.statuses |= prepared.statuses
-        self._add_responses(group, texts)
-        text_of = {
-            response.sample_idx: text for response, text in zip(group.responses, texts, strict=True)
-        }
+        self.n_negatives += sum(each.role == "negative" for each in group.responses)
+
+        # What the objective does not read is in no figure.
+        text_of = {}
+        for response, text in zip(group.responses, texts, strict=True):
+            if response.role in self.roles:
+                text_of[response.sample_idx] = text
+        used = [each for each in group.responses if each.sample_idx in text_of]
+        self._add_responses(group._replace(responses=used), list(text_of.values()))
         room = self.max_length - len(group.prompt_token_ids)
-        for chosen, rejected in pairs_in(group):
-            self._add_pair(chosen, rejected, text_of, room)
+        if self.roles == ROLES:
+            for chosen, rejected in pairs_in(group):
+                self._add_pair(chosen, rejected, text_of, room)
         for kept in prepared.groups:
             self._add_kept(kept)
+        return prepared.groups
 
     def _add_responses(self, group: Group, texts: Sequence[str]) -> None:
         rewards, n_prompt_tokens = [], len(group.prompt_token_ids)
@@ -100,7 +122,8 @@ class PairCheck:
             self.totals.append(n_prompt_tokens + len(response.token_ids))
             self.prompts.append(self.n_groups)
         self.rewards += rewards
-        self.n_equal_rewards += len(rewards) > 1 and min(rewards) == max(rewards)
+        if self.roles == ROLES:
+            self.n_equal_rewards += len(rewards) > 1 and min(rewards) == max(rewards)
 
         different_ids = {tuple(response.token_ids) for response in group.responses}
         self.n_same_text += len(texts) - len(set(texts))
@@ -144,6 +167,7 @@ class PairCheck:
             "n_groups": self.n_groups,
             "n_groups_left": self.n_left,
             "n_responses": len(rewards),
+            "n_negatives": self.n_negatives,
             "n_groups_of_equal_rewards": self.n_equal_rewards,
             "n_same_text": self.n_same_text,
             "n_same_ids": self.n_same_ids,

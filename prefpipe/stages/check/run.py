@@ -19,6 +19,7 @@ from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.template_args import recorded_args
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.artifacts.tool_calls import rows_of
+from prefpipe.configs.check import CheckConfig
 from prefpipe.errors import IncompleteInputError, ModelError
 from prefpipe.maths.compute.training_compute import (
     SECONDS_AN_HOUR,
@@ -39,25 +40,33 @@ from prefpipe.models.shape import (
 from prefpipe.models.tokenizer import hash_tokenizer, read_chat_template
 from prefpipe.stages.check.findings import findings_of
 from prefpipe.stages.check.pairs import PairCheck, targets_of
-from prefpipe.stages.check.tokens import TokenCheck
+from prefpipe.stages.check.tokens import TokenCheck, stop_settings
+from prefpipe.stages.check.weights import WeightCheck
 from prefpipe.stages.savings import Machine
 from prefpipe.stages.shared.candidate_rows import Row
-from prefpipe.stages.shared.training_groups import COLUMNS, encoder_in, ids_fit
+from prefpipe.stages.shared.training_groups import COLUMNS, candidates_of, encoder_in, ids_fit
+from prefpipe.stages.train.auto_gamma import gamma_of
+from prefpipe.stages.train.loss_weights import open_weighing
 from prefpipe.training.encoding import Encoder
 from prefpipe.training.groups import Group, Response
-from prefpipe.training.settings import START_VALUES
+from prefpipe.training.start_values import START_VALUES
 
 TOKENIZER_TOKENS = ("pad_token", "eos_token", "bos_token")
 
 
 class PlannedTraining(NamedTuple):
-    """The training that is looked ahead to; the fields are those of ``prefpipe train``."""
+    """The training that is looked ahead to; the fields are those of ``prefpipe train``.
+
+    ``gamma`` is a number, and ``gamma_choice`` what was said where ``auto`` chose it.
+    """
 
     model: str
     max_length: int = 2048
     on_too_long: str = "drop"
     objective: str = "ampo"
     gamma: float | None = None
+    gamma_choice: str | None = None
+    weight_by: str | None = None
     global_batch_size: int | None = None
     max_batch_tokens: int = 16_384
     lora_r: int = 0
@@ -79,6 +88,30 @@ class _OpenedModel(NamedTuple):
     problem: str | None = None
 
 
+def planned_training(config: CheckConfig) -> PlannedTraining:
+    """Return the training that a command asks about, its gamma chosen where that is asked for.
+
+    Raises:
+        InputError: no scores to choose gamma by.
+        UsageError: no gamma that fits, or one out of range.
+    """
+    said: list[str] = []
+    gamma = gamma_of(
+        config.gamma,
+        point_wins=config.point_wins,
+        rater_scores=config.rater_scores,
+        say=said.append,
+    )
+    if gamma is not None:
+        resolve_knobs(config.objective, {"gamma": gamma})
+    given = {
+        name: getattr(config, name)
+        for name in PlannedTraining._fields
+        if name not in ("gamma", "gamma_choice")
+    }
+    return PlannedTraining(**given, gamma=gamma, gamma_choice=" ".join(said) or None)
+
+
 def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) -> dict[str, Any]:
     """Return ``findings`` with their severity, the facts behind them, ``lengths`` and the ``step``.
 
@@ -90,12 +123,20 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
     Raises:
         ModelError: the model is not on this machine.
         IncompleteInputError: the groups have no part yet.
+        UsageError: a weight expression that does not fit the groups.
     """
     present = groups.present(range(groups.n_parts), allow_partial=True)
     if not present:
         raise IncompleteInputError(
             f"{groups.path} has no parts yet",
             hint=f"run `prefpipe status {quote(str(groups.path))}`",
+        )
+
+    objective = find_objective(training.objective)
+    weights = None
+    if training.weight_by is not None:
+        weights = WeightCheck(
+            open_weighing(training.weight_by, groups, "GROUPS", of_pairs=objective.compares)
         )
 
     # The template is told what the candidates have on record, so that cannot differ.
@@ -109,12 +150,22 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
     if model.built is not None:
         n_vocabulary = int(model.built.get_input_embeddings().weight.shape[0])
 
-    tokens = TokenCheck(model.encoder, takes_stored=fits, n_vocabulary=n_vocabulary)
-    pairs = PairCheck(max_length=training.max_length, on_too_long=training.on_too_long)
+    tokens = TokenCheck(
+        model.encoder,
+        takes_stored=fits,
+        n_vocabulary=n_vocabulary,
+        stops=stop_settings(candidates_of(groups)),
+    )
+    pairs = PairCheck(
+        max_length=training.max_length, on_too_long=training.on_too_long, roles=objective.roles
+    )
+    columns = list(COLUMNS)
+    if weights is not None:
+        columns += [name for name in weights.columns if name not in columns]
     finish: Counter[str] = Counter()
     n_rejected = 0
     for index in present:
-        table, _ = groups.read(index, list(COLUMNS))
+        table, _ = groups.read(index, columns)
         rows_by_prompt: dict[str, list[Row]] = {}
         for row in rows_of(table):
             if row["role"] is None:
@@ -123,7 +174,7 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
             finish[row["finish_reason"] or "unknown"] += 1
             rows_by_prompt.setdefault(row["prompt_id"], []).append(row)
         for rows in rows_by_prompt.values():
-            _add_group(rows, tokens, pairs)
+            _add_group(rows, tokens, pairs, weights)
 
     totals = np.array(pairs.totals, np.float64)
     step = None
@@ -138,7 +189,7 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
         "tokenizer": model.tokenizer,
         "model_problem": model.problem,
         "stored_ids_fit": fits,
-        "samplers": len(groups.record.identity.get("candidates", {}).get("models", [])),
+        "samplers": sum(len(each.get("models", [])) for each in candidates_of(groups)),
         "problems": dict(tokens.problems),
         "examples": tokens.examples,
         "n_template_looks": tokens.n_looks,
@@ -148,6 +199,7 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
         **pairs.facts(),
         "lengths": Distribution.of("prompt plus response", totals, "tokens").to_json(),
         "targets": _targets(training, pairs),
+        "weights": None if weights is None else weights.facts(),
         "n_over_limit": int((totals > training.max_length).sum()),
         "max_positions": getattr(model.config, "max_position_embeddings", None),
         "step": step,
@@ -193,8 +245,10 @@ def _open_model(
     return _OpenedModel(encoder, tokenizer, template_problem, built, config)
 
 
-def _add_group(rows: list[Row], tokens: TokenCheck, pairs: PairCheck) -> None:
-    """Hand a prompt's rows to both checks, as the group that ``train`` would make of them."""
+def _add_group(
+    rows: list[Row], tokens: TokenCheck, pairs: PairCheck, weights: WeightCheck | None
+) -> None:
+    """Hand a prompt's rows to the checks, as the group that ``train`` would make of them."""
     responses, texts = [], []
     prompt = None
     for row in rows:
@@ -215,7 +269,9 @@ def _add_group(rows: list[Row], tokens: TokenCheck, pairs: PairCheck) -> None:
         )
         texts.append(row["response"] or "")
     if prompt is not None:
-        pairs.add(Group(rows[0]["prompt_id"], prompt, responses), texts)
+        kept = pairs.add(Group(rows[0]["prompt_id"], prompt, responses), texts)
+        if weights is not None:
+            weights.add(kept, rows)
 
 
 def _targets(training: PlannedTraining, pairs: PairCheck) -> dict[str, Any] | None:

@@ -4,11 +4,12 @@ Counted row by row, with the first example of each problem.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.text.control_tokens import TemplateError
+from prefpipe.text.stop_texts import StopTexts
 from prefpipe.training.encoding import Encoder, EncodingError, begins_with_two_bos
 
 N_TEMPLATE_LOOKS = 64
@@ -22,6 +23,22 @@ class TokenIds(NamedTuple):
     response: Sequence[int]
 
 
+class StopSettings(NamedTuple):
+    """``--stop`` and ``--min-tokens`` of a sampling."""
+
+    stops: Sequence[str]
+    min_tokens: int
+
+
+def stop_settings(samplings: Iterable[Mapping[str, Any]]) -> list[StopSettings]:
+    """Return the stop texts of candidates' identities, of those that have any."""
+    return [
+        StopSettings(sampling["stop"], sampling.get("min_tokens", 0))
+        for sampling in samplings
+        if sampling.get("stop")
+    ]
+
+
 class TokenCheck:
     """Takes rows one by one and hands out their ids, those that ``train`` would take.
 
@@ -29,6 +46,7 @@ class TokenCheck:
 
     - ``no_ids``, ``template_error``, ``not_prefix``, ``double_bos``, ``bos_in_response``,
       ``beyond_vocabulary``, ``stop_without_eos``;
+    - ``stop_text``: it ends with a text of ``--stop`` instead;
     - ``control_text``: a turn or the response holds the text of a control token, which is read as
       text;
     - ``apart``: the response is tokenised apart from its prompt;
@@ -42,8 +60,14 @@ class TokenCheck:
     """
 
     def __init__(
-        self, encoder: Encoder | None, *, takes_stored: bool, n_vocabulary: int | None
+        self,
+        encoder: Encoder | None,
+        *,
+        takes_stored: bool,
+        n_vocabulary: int | None,
+        stops: Sequence[StopSettings] = (),
     ) -> None:
+        self.stops = stops
         self.encoder, self.takes_stored, self.n_vocabulary = encoder, takes_stored, n_vocabulary
         self.problems: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
@@ -125,11 +149,23 @@ class TokenCheck:
         body = stored.response
         if body and body[-1] in encoder.eos_token_ids:
             body = body[:-1]
-        text = encoder.tokenizer.decode(
-            body, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        if text != row["response"]:
+        text = self._decode(body)
+        if row["response"] not in (text, *self._texts_before_stops(body)):
             self.count("text_differs", place)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        assert self.encoder is not None
+        text: str = self.encoder.tokenizer.decode(
+            ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def _texts_before_stops(self, ids: Sequence[int]) -> Iterator[str]:
+        """Yield the texts that a response with these ids may have because of ``--stop``."""
+        for stops, min_tokens in self.stops:
+            text = StopTexts(stops, min_tokens, self._decode).text_before(ids)
+            if text is not None:
+                yield text
 
     def _look_at_ids(self, row: Row, ids: TokenIds, place: str) -> None:
         largest = max([*ids.prompt, *ids.response], default=0)
@@ -145,4 +181,5 @@ class TokenCheck:
         if bos is not None and bos not in ends and bos in ids.response:
             self.count("bos_in_response", place)
         if row["finish_reason"] == "stop" and ids.response and ids.response[-1] not in ends:
-            self.count("stop_without_eos", place)
+            is_stopped = row["response"] in self._texts_before_stops(ids.response)
+            self.count("stop_text" if is_stopped else "stop_without_eos", place)

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.sampling import SERVED
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import ratio_of_means
@@ -19,8 +20,14 @@ from prefpipe.stages.shared.candidate_rows import Key, Row, key_of
 from prefpipe.stages.shared.recipe import IMPORT, RatedCandidates
 
 ESTIMATOR = "k1: mean of log p(policy) - log p(reference) over the policy's own samples"
-SERVED = ("openai", "fake")
-"""Back-ends whose models are not on this disk."""
+SHAPING = (
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "min_tokens",
+)
+"""Sampling settings with which a token is not drawn from the policy's own distribution."""
 
 
 class KlReference(NamedTuple):
@@ -40,6 +47,11 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
         return "--no-kl"
     if policy.candidates.record.stage == IMPORT:
         return "the policy's responses were imported, without log-probabilities"
+    if "json_schema" in policy.candidates.record.identity:
+        return (
+            "the policy's responses were held to --json-schema, so that their log-probabilities "
+            "are not known"
+        )
     samplers = policy.candidates.record.identity.get("models", [])
     if not all(sampler.get("tokenizer_hash") for sampler in samplers):
         return (
@@ -146,6 +158,13 @@ def sampled_otherwise(policy: RatedCandidates) -> str | None:
         settings.append(f"top-p {identity['top_p']:g}")
     if identity.get("top_k", 0) > 0:
         settings.append(f"top-k {identity['top_k']}")
+
+    # In an identity only where they were given. A stop text is not among them: what stands before
+    # it is the policy's own.
+    given = [name for name in SHAPING if name in identity]
+    settings += [f"{name.replace('_', '-')} {identity[name]:g}" for name in given]
+    if identity.get("ignore_eos"):
+        settings.append("ignore-eos")
     return ", ".join(settings) or None
 
 
@@ -166,7 +185,8 @@ def notes_on_kl(figures: Mapping[str, Any], *, n_prompts: int) -> list[str]:
     if figures["sampled_otherwise"] is not None:
         notes.append(
             f"KL is over responses sampled at {figures['sampled_otherwise']}, and so biased; for "
-            "the policy's own, sample with --temperature 1 and without --top-p and --top-k"
+            "the policy's own, sample with --temperature 1 and without --top-p, --top-k, --min-p, "
+            "penalties, --min-tokens and --ignore-eos"
         )
     if figures["n_prompts"] < n_prompts:
         notes.append(

@@ -14,14 +14,14 @@ from prefpipe.artifacts.template_args import recorded_args
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.configs.sampling import SamplingConfig
+from prefpipe.configs.sampling import SERVED, SamplingConfig
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.errors import InputError, UsageError
 from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.models.tokenizer import read_chat_template
-from prefpipe.stages.evaluate.kl import SERVED, KlReference, why_no_kl
+from prefpipe.stages.evaluate.kl import KlReference, why_no_kl
 from prefpipe.stages.evaluate.run import run
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
@@ -189,6 +189,6 @@ def _template_date(config: EvalConfig) -> str:
 
 def _is_candidates(path: Path) -> bool:
     try:
-        return read_run_record(path).schema.partition("/")[0] == "candidates"
+        return read_run_record(path).kind == "candidates"
     except InputError:
         return False

@@ -20,6 +20,7 @@ from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.export.output_file import refuse_existing_file, refuse_no_rows, write_parts
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.partwise import Summary
+from prefpipe.text.begun_turns import with_whole_answer
 
 TOOLS_HINT = "take these prompts out, or sample them with --leave-out tools"
 
@@ -123,6 +124,8 @@ class AnswerRows:
         if candidate["response"] is None:
             return str(candidate["status"])
 
+        turns, answer = with_whole_answer(candidate["messages"], candidate["response"])
+        candidate = candidate | {"messages": turns, "response": answer}
         model = candidate["model"]
         row = ANSWER_ROWS[self.config.format](candidate, self._name(model))
         if not isinstance(row, str):

@@ -41,6 +41,7 @@ from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.stages.export.output_file import refuse_existing_file, refuse_no_rows, write_parts
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.partwise import Summary
+from prefpipe.text.begun_turns import is_begun, with_whole_answer
 
 TOOLS_HINT = (
     "--format jsonl writes tools and tool calls; or take these prompts out, or sample them with "
@@ -146,7 +147,8 @@ class GroupRows:
     def of_part(self, index: int) -> list[Row]:
         """Return the rows that a part of the groups becomes."""
         table, _ = self.groups.read(index, GROUPS.column_names)
-        groups, rejected = groups_of(rows_of(table), self.strategy)
+        rows_of_part = [_with_whole_answer(row) for row in rows_of(table)]
+        groups, rejected = groups_of(rows_of_part, self.strategy)
         self.left_out.update(row["status"] for row in rejected)
 
         rows: list[Row] = []
@@ -246,3 +248,14 @@ class GroupRows:
                 "template's text; leave those prompts out, or train with TRL or LLaMA-Factory"
             )
             summary.facts["n_responses_in_template_text"] = self.n_lost_in_template
+
+
+def _with_whole_answer(row: Row) -> Row:
+    """Return a row whose begun answer is whole.
+
+    Other tools would take a prompt's last turn, and a response that goes on with it, for two.
+    """
+    if row["response"] is None or not is_begun(row["messages"]):
+        return row
+    turns, answer = with_whole_answer(row["messages"], row["response"])
+    return row | {"messages": turns, "response": answer}

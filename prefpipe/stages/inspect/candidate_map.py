@@ -87,16 +87,10 @@ def _vectors_by_sample(
     embeddings: Artifact, sources: PromptSources, part: int, prompt_id: str
 ) -> dict[int, np.ndarray]:
     """Return the prompt's vectors by ``sample_idx``, those that the embedder could make."""
-    table, footer = embeddings.read(part, ["prompt_id", "sample_idx", "embedding", "status"])
+    table, _ = embeddings.read(part, ["prompt_id", "sample_idx", "embedding", "status"])
     candidates = sources.candidates
     if candidates is not None:
-        made_from = footer.parents.get("candidates")
-        if made_from != candidates.footer(part).data_sha256:
-            raise InputError(
-                f"{embeddings.part_path(part)} was made from another version of "
-                f"{candidates.part_path(part)}",
-                hint="run the `prefpipe embed` command again: it makes this part anew",
-            )
+        embeddings.footer_made_from(part, candidates, candidates.footer(part).data_sha256)
 
     is_ok = pc.equal(table["status"], "ok")
     is_of_prompt = pc.equal(table["prompt_id"], prompt_id)

@@ -265,7 +265,11 @@ class GroupMeasure:
             facts["n_groups_optimal"] = self.n_optimal
             facts["largest_gap_to_lower_bound"] = float(np.nanmax(gaps)) if has_bound else None
         if self.gamma is not None:
-            targets = targets_of(self.numbers["pair margin"], self.gamma)
+            margins = self.numbers["pair margin"]
+            targets = targets_of(margins, self.gamma)
+            # rounded, so that the difference of two levels is one target whichever two they are
+            probabilities = preference_probabilities(self.gamma * margins[np.isfinite(margins)])
+            facts["n_different_targets"] = len(np.unique(probabilities.round(9)))
             facts["target_near_half_share"] = targets["share_near_half"]
             facts["target_near_one_share"] = targets["share_near_one"]
         return facts
@@ -287,7 +291,9 @@ class GroupMeasure:
         if self.gamma is not None:
             targets = preference_probabilities(self.gamma * self.numbers["pair margin"])
             unit = f"sigma({self.gamma:g} x margin) of each pair"
-            edges = np.linspace(0.0, 1.0, self.n_bins + 1)
+            # The half below 1/2 is empty unless a pair is inverted, and is then not drawn.
+            lowest = np.nanmin(targets, initial=1.0)
+            edges = np.linspace(0.0 if lowest < 0.5 else 0.5, 1.0, self.n_bins + 1)
             distributions.append(Distribution.of("MMPO target", targets, unit, edges=edges))
         return [distribution for distribution in distributions if distribution.n]
 

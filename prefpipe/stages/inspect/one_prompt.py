@@ -13,6 +13,7 @@ from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.stages.shared.earlier_rounds import EARLIER, EARLIER_SAMPLE
 
 SHOWN_IDS = 5
 ROW_COLUMNS = [
@@ -215,6 +216,7 @@ def _entry(
         reward: that it is ranked by.
     """
     chosen = kept if kept is not None else {}
+    whose = {name: row[name] for name in (EARLIER, EARLIER_SAMPLE) if name in row}
     problems = {
         score["scorer"]: f"{score['status']}: {score['reason']}"
         for score in scores
@@ -240,6 +242,7 @@ def _entry(
         "model": row["model"],
         "temperature": row.get("temperature"),
         "duplicate_of": row.get("duplicate_of"),
+        **whose,
         "response": row["response"],
     }
 

@@ -7,7 +7,7 @@ from typing import Any
 import polars as pl
 import pyarrow as pa
 
-from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, Schema, embeddings_schema
+from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, EARLIER_COLUMNS, Schema, embeddings_schema
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.errors import UsageError
@@ -134,7 +134,8 @@ def _add_columns(columns: dict[str, dict[str, Any]], table: pa.Table, kind: str)
     schema = SCHEMAS.get(kind)
     meanings = {}
     if schema is not None:
-        meanings = {column.name: column.meaning for column in schema.columns}
+        known = [*schema.columns, *(EARLIER_COLUMNS if kind == "groups" else ())]
+        meanings = {column.name: column.meaning for column in known}
 
     for field in table.schema:
         if field.name not in columns:

@@ -7,6 +7,7 @@ from prefpipe.artifacts.schemas import VERDICTS
 from prefpipe.backends.protocol import PairRequest, PairVerdict
 from prefpipe.stages.judge.pairs import ResponsePair
 from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.text.begun_turns import with_whole_answer
 
 ORDERS = ("a_first", "b_first")
 FIELDS = (
@@ -58,10 +59,12 @@ def request_of(pair: ResponsePair, order: str) -> PairRequest:
     """Return what a judge is asked in one order."""
     assert pair.a is not None
     assert pair.b is not None
-    a, b = pair.a["response"], pair.b["response"]
+    # begun answers are compared whole
+    turns, a = with_whole_answer(pair.messages, pair.a["response"])
+    _, b = with_whole_answer(pair.messages, pair.b["response"])
     if order == "a_first":
-        return PairRequest(pair.messages, a, b)
-    return PairRequest(pair.messages, b, a)
+        return PairRequest(turns, a, b)
+    return PairRequest(turns, b, a)
 
 
 def order_columns(verdict: PairVerdict, order: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from prefpipe.artifacts.ids import seed_for
-from prefpipe.artifacts.schemas import BEATS, GROUPS
+from prefpipe.artifacts.schemas import BEATS, EARLIER_COLUMNS, GROUPS
 from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection.pairs import build_pairs
 from prefpipe.maths.selection.screening import is_none
@@ -90,8 +90,13 @@ def group_table(
         columns.append(column if column.type == field.type else column.cast(field.type))
     groups = pa.Table.from_arrays(columns, schema=schema)
 
-    # The user's own columns stand behind.
-    users = further_columns(screened.table).take(origin)
+    # The user's own columns stand behind; where rounds were joined, whose a row is before them.
+    further = further_columns(screened.table)
+    whose = [column.name for column in EARLIER_COLUMNS if column.name in further.column_names]
+    for name in whose:
+        column = further[name].take(origin_if_kept)
+        groups = groups.append_column(pa.field(name, column.type), column)
+    users = further.drop_columns(whose).take(origin)
     for field, column in zip(users.schema, users.columns, strict=True):
         groups = groups.append_column(field, column)
 

@@ -12,6 +12,7 @@ from prefpipe.execution.part_maker import Tally
 from prefpipe.maths.selection.distances import pairwise_distances
 from prefpipe.maths.selection.pools import Evidence
 from prefpipe.maths.selection.prompt_filters import Thresholds
+from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.rewards import RewardExpression
 from prefpipe.maths.selection.samplers import Samplers
 from prefpipe.maths.selection.screening import is_none
@@ -100,11 +101,11 @@ class GroupMaker:
         rewards_PR = np.where(mask_PR, screened.rewards, 0.0)
 
         # Seeds depend on the prompt alone, so that no other prompt can change its group.
-        seeds = [
-            seed_for(self.config.seed, prompt_id, 0)
-            for prompt_id in screened.pools.prompt_ids.to_pylist()
-        ]
-        seeds_P = np.array(seeds, dtype=np.uint64)
+        seeds_P = np.zeros(len(rewards_PR), dtype=np.uint64)
+        if STRATEGIES[self.config.strategy].draws:
+            prompt_ids = screened.pools.prompt_ids.to_pylist()
+            seeds = [seed_for(self.config.seed, prompt_id, 0) for prompt_id in prompt_ids]
+            seeds_P = np.array(seeds, dtype=np.uint64)
         return self._choose(rewards_PR, screened.distances, mask_PR, seeds_P, screened.evidence)
 
     def _choose(

@@ -6,6 +6,8 @@ touched.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
@@ -24,7 +26,10 @@ from prefpipe.stages.select.tally import token_counts
 
 
 def survey_prompts(
-    screen: Callable[[int], ScreenedPart], indices: Sequence[int], filters: PromptFilters
+    screen: Callable[[int], ScreenedPart],
+    indices: Sequence[int],
+    filters: PromptFilters,
+    n_threads: int = 1,
 ) -> Thresholds:
     """Return the filters' thresholds over all prompts that would have a group.
 
@@ -34,26 +39,64 @@ def survey_prompts(
         screen: reads and screens a part.
         indices: all parts that there are.
         filters: what is asked of prompts.
+        n_threads: how many parts are looked at side by side, for quantiles.
 
     Raises:
         UsageError: no prompt is left, and without the filters some would be.
     """
-    seen: list[PoolFacts] = []
-    for index in indices:
-        screened = screen(index)
-        facts = facts_of(screened, filters).where(is_none(screened.rejections))
-        seen.append(facts)
-        if not filters.are_quantiles:
-            reasons, _ = filter_reasons(facts, filters, Thresholds())
-            if is_none(reasons).any():
-                return Thresholds()
-
+    if not filters.are_quantiles:
+        seen = _until_one_is_left(screen, indices, filters)
+    else:
+        seen = _facts_of_all(screen, indices, filters, n_threads)
     if not seen:
         return Thresholds()
     everything = PoolFacts(*(np.concatenate(column) for column in zip(*seen, strict=True)))
     thresholds = find_thresholds(everything, filters)
     require_prompts(everything, filters, thresholds)
     return thresholds
+
+
+def _until_one_is_left(
+    screen: Callable[[int], ScreenedPart], indices: Sequence[int], filters: PromptFilters
+) -> list[PoolFacts]:
+    """Return the facts of each part, or none once a part has a prompt that the filters leave."""
+    seen = []
+    for index in indices:
+        facts = _facts_of_groups(screen, index, filters)
+        reasons, _ = filter_reasons(facts, filters, Thresholds())
+        if is_none(reasons).any():
+            return []
+        seen.append(facts)
+    return seen
+
+
+def _facts_of_all(
+    screen: Callable[[int], ScreenedPart],
+    indices: Sequence[int],
+    filters: PromptFilters,
+    n_threads: int,
+) -> list[PoolFacts]:
+    """Return the facts of each part, in the order of the parts whichever thread was the first."""
+    if not indices:
+        return []
+    # Not in a thread: an interrupt there, where loops are compiled, would leave their lock shut.
+    seen = [_facts_of_groups(screen, indices[0], filters)]
+
+    threads = ThreadPoolExecutor(n_threads)
+    try:
+        seen += threads.map(partial(_facts_of_groups, screen, filters=filters), indices[1:])
+    finally:
+        # After an error, or an interrupt, no further part is begun.
+        threads.shutdown(cancel_futures=True)
+    return seen
+
+
+def _facts_of_groups(
+    screen: Callable[[int], ScreenedPart], index: int, filters: PromptFilters
+) -> PoolFacts:
+    """Return what the filters look at, of the prompts of a part that would have a group."""
+    screened = screen(index)
+    return facts_of(screened, filters).where(is_none(screened.rejections))
 
 
 def facts_of(screened: ScreenedPart, filters: PromptFilters) -> PoolFacts:

@@ -1,6 +1,7 @@
 """Keep a small informative group of each prompt's candidates.
 
-Reads: ``candidates``, ``scores`` and, where they are given, ``embeddings``.
+Reads: ``candidates``, ``scores`` and, where they are given, ``embeddings``; with ``--earlier``
+those of earlier rounds beside them.
 
 Writes: ``groups``, one row for every kept candidate and one row, without a role, for every rejected
 prompt.
@@ -19,8 +20,6 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round, sampler_round_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import GROUPS
@@ -31,15 +30,16 @@ from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.selection.prompt_filters import Thresholds
 from prefpipe.maths.selection.rewards import RewardExpression, parse_reward
 from prefpipe.maths.selection.strategies import is_ready
-from prefpipe.maths.selection.uncertainty import scorer_spread
+from prefpipe.stages.select.earlier import open_earlier
 from prefpipe.stages.select.part import GroupMaker, PoolReader
 from prefpipe.stages.select.prompt_filters import survey_prompts
-from prefpipe.stages.select.screening import StrategyInputs
+from prefpipe.stages.select.screening import StrategyInputs, spreads_of
 from prefpipe.stages.select.strategy_inputs import strategy_inputs
 from prefpipe.stages.select.summary import describe_tally, facts_of_tally
 from prefpipe.stages.shared.candidate_rows import parent_identity
+from prefpipe.stages.shared.earlier_rounds import EarlierRound, joined, parent_name
 from prefpipe.stages.shared.partwise import Summary, loop_over_parts, open_stage_output
-from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards, pool_scores
+from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards
 
 MOST_WORKERS = 8
 """By default: each worker holds a part in memory."""
@@ -50,20 +50,29 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     inputs = _open_inputs(config)
     candidates, scores = inputs["candidates"], inputs["scores"]
     expression = _reward_expression(config, scores)
-    asks = strategy_inputs(config, expression, scores, candidates)
-    pools = PoolReader(config, expression, inputs, asks)
+    rounds = open_earlier(
+        config.earlier,
+        inputs,
+        [*expression.names, *config.spread_of],
+        allow_partial=config.allow_partial,
+    )
+    asks = strategy_inputs(config, expression, scores, candidates, rounds)
+    pools = PoolReader(config, expression, joined(inputs, rounds), asks)
 
     indices = runtime.shard.parts(candidates.n_parts)
     # A part is selected where every input has it.
     for artifact in inputs.values():
         indices = artifact.present(indices, allow_partial=config.allow_partial)
-    parents = _parent_digests(inputs, indices)
+    parents = _parent_digests(inputs, rounds, indices)
+    everything = inputs | _artifacts_of(rounds)
 
     # Before the output is opened, which may remove an older result: an expression that these
     # rewards do not allow (logit of 0), or filters that leave nothing, must not cost it.
     if indices:
         _evaluate_once(pools, indices[0], runtime)
-    thresholds = _survey(pools, runtime)
+    # The processors that this process may use: a scheduler may give it fewer than there are.
+    n_threads = config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    thresholds = _survey(pools, runtime, n_threads)
     sampled_in = sampler_round_of(artifact.record for artifact in inputs.values())
     record = RunRecord(
         stage=config.stage,
@@ -76,15 +85,13 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
             **config.identity(),
             "reward": expression.text,
             **_resolved(config, asks, thresholds),
-            **{name: parent_identity(artifact) for name, artifact in inputs.items()},
+            **{name: parent_identity(artifact) for name, artifact in everything.items()},
         },
-        parents={name: str(artifact.path) for name, artifact in inputs.items()},
+        parents={name: str(artifact.path) for name, artifact in everything.items()},
     )
 
     output = open_stage_output(config, record, runtime)
 
-    # The processors that this process may use: a scheduler may give it fewer than there are.
-    n_threads = config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
     maker = GroupMaker(config, pools, thresholds, output, parents, n_threads)
     if "embeddings" in inputs and not is_ready():
         runtime.log(
@@ -155,7 +162,7 @@ def _reward_expression(config: SelectConfig, scores: Artifact) -> RewardExpressi
     return expression
 
 
-def _survey(pools: PoolReader, runtime: Runtime) -> Thresholds:
+def _survey(pools: PoolReader, runtime: Runtime, n_threads: int) -> Thresholds:
     """Return the thresholds of the filters of prompts, over all prompts.
 
     Raises:
@@ -171,7 +178,8 @@ def _survey(pools: PoolReader, runtime: Runtime) -> Thresholds:
         # Another shard's parts may be missing, and quantiles would be others with them.
         allow_partial = not filters.are_quantiles
         indices = artifact.present(indices, allow_partial=allow_partial)
-    return survey_prompts(partial(pools.screen, needs_distances=False), indices, filters)
+    screen = partial(pools.screen, needs_distances=False)
+    return survey_prompts(screen, indices, filters, n_threads)
 
 
 def _resolved(config: SelectConfig, asks: StrategyInputs, thresholds: Thresholds) -> dict[str, Any]:
@@ -186,8 +194,17 @@ def _resolved(config: SelectConfig, asks: StrategyInputs, thresholds: Thresholds
     return resolved
 
 
+def _artifacts_of(rounds: Sequence[EarlierRound]) -> dict[str, Artifact]:
+    """Return what earlier rounds have, by the names of parents."""
+    artifacts = {}
+    for each in rounds:
+        for kind, artifact in each.artifacts.items():
+            artifacts[parent_name(each.number, kind)] = artifact
+    return artifacts
+
+
 def _parent_digests(
-    inputs: Mapping[str, Artifact], indices: Sequence[int]
+    inputs: Mapping[str, Artifact], rounds: Sequence[EarlierRound], indices: Sequence[int]
 ) -> dict[int, dict[str, str]]:
     """Return the digests of the parts that each part is made from.
 
@@ -197,19 +214,15 @@ def _parent_digests(
     candidates = inputs["candidates"]
     digests: dict[int, dict[str, str]] = {}
     for index in indices:
-        footers = {name: artifact.footer(index) for name, artifact in inputs.items()}
-        digests[index] = {name: footer.data_sha256 for name, footer in footers.items()}
+        digest = candidates.footer(index).data_sha256
+        digests[index] = {"candidates": digest}
+        for name, artifact in inputs.items():
+            if name != "candidates":
+                footer = artifact.footer_made_from(index, candidates, digest)
+                digests[index][name] = footer.data_sha256
 
-        for name, footer in footers.items():
-            if name == "candidates":
-                continue
-            if footer.parents.get("candidates") != digests[index]["candidates"]:
-                raise InputError(
-                    f"{inputs[name].part_path(index)} was made from another version of "
-                    f"{candidates.part_path(index)}",
-                    hint=f"run the `prefpipe {inputs[name].record.stage}` command again: "
-                    "it makes this part anew",
-                )
+        for each in rounds:
+            digests[index] |= each.digests(index)
     return digests
 
 
@@ -230,8 +243,7 @@ def _evaluate_once(pools: PoolReader, index: int, runtime: Runtime) -> None:
     if not names:
         return
 
-    columns = pool_scores(rows, names, pool_index)
-    spreads = scorer_spread(np.stack([columns[name] for name in names]), rewards)
+    spreads = spreads_of(names, rows, rewards, pool_index)
     if not (spreads > 0.0).any():
         runtime.log(
             f"{' and '.join(names)} agree on every response of the first part: without a spread "

@@ -1,6 +1,6 @@
 """The candidates of one part, screened: which can be selected from, and why the others cannot."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +22,7 @@ from prefpipe.maths.selection.screening import (
     screen_candidates,
 )
 from prefpipe.maths.selection.uncertainty import scorer_spread
+from prefpipe.stages.shared.earlier_rounds import EARLIER
 from prefpipe.stages.shared.pool_index import (
     PoolIndex,
     find_rows,
@@ -46,20 +47,27 @@ class ScreeningFlags(NamedTuple):
     pairs: str | None = SelectConfig.pairs
 
 
+class ChosenSampler(NamedTuple):
+    """Whose responses a strategy takes: a model's, of all rounds or of the one of a number."""
+
+    model: str
+    earlier: int | None = None
+
+
 class StrategyInputs(NamedTuple):
     """What a strategy asks of candidates beside a reward and an embedding.
 
     - ``n_spared``: candidates that must be left to be negatives;
     - ``accepts_ties``: equal rewards leave it a choice;
     - ``spread_of``: scorers whose disagreement is the uncertainty, none if it needs none;
-    - ``chosen_from``, ``rejected_from``: models, None if they do not matter.
+    - ``chosen_from``, ``rejected_from``: samplers, None if they do not matter.
     """
 
     n_spared: int = 1
     accepts_ties: bool = False
     spread_of: tuple[str, ...] = ()
-    chosen_from: str | None = None
-    rejected_from: str | None = None
+    chosen_from: ChosenSampler | None = None
+    rejected_from: ChosenSampler | None = None
 
 
 REWARDS_ALONE = StrategyInputs()
@@ -115,11 +123,13 @@ def screen_part(
     rewards = pool_rewards(scores, expression, pools)
     flaws_N: dict[str, np.ndarray] = {}
     embeddings, distances = None, None
-    if "embeddings" in inputs:
+    if "embeddings" in inputs and (needs_distances or flags.near_duplicates is not None):
         embeddings, has_embedding_N = _read_embeddings(inputs["embeddings"], index, pools)
+        distances = pairwise_distances(embeddings)
         flaws_N["no_embedding"] = ~has_embedding_N
-        if needs_distances or flags.near_duplicates is not None:
-            distances = pairwise_distances(embeddings)
+    elif "embeddings" in inputs:
+        # Vectors are most of what a part takes to decode: here only who has one is asked.
+        flaws_N["no_embedding"] = ~_has_embedding(inputs["embeddings"], index, pools)
     evidence = _evidence_of(table, scores, rewards, pools, asks)
     if evidence.spreads is not None:
         flaws_N["no_spread"] = np.isnan(pools.unpad(evidence.spreads))
@@ -200,17 +210,25 @@ def _evidence_of(
     """Return what a strategy reads beside rewards and distances; a spread is NaN where none is."""
     spreads, samplers = None, None
     if asks.spread_of:
-        columns = pool_scores(scores, asks.spread_of, pools)
-        spreads = scorer_spread(np.stack([columns[name] for name in asks.spread_of]), rewards)
+        spreads = spreads_of(asks.spread_of, scores, rewards, pools)
     if asks.chosen_from is not None and asks.rejected_from is not None:
-        models = flat(table, "model")
 
-        def gave(model: str) -> np.ndarray:
-            is_of_it = pc.equal(models, model).fill_null(False)
+        def gave(sampler: ChosenSampler) -> np.ndarray:
+            is_of_it = pc.equal(flat(table, "model"), sampler.model).fill_null(False)
+            if sampler.earlier is not None:
+                is_of_it = pc.and_(is_of_it, pc.equal(flat(table, EARLIER), sampler.earlier))
             return pools.pad(is_of_it.to_numpy(zero_copy_only=False), fill=False)
 
         samplers = Samplers(gave(asks.chosen_from), gave(asks.rejected_from))
     return Evidence(spreads, samplers)
+
+
+def spreads_of(
+    scorers: Sequence[str], scores: pa.Table, rewards: np.ndarray, pools: PoolIndex
+) -> np.ndarray:
+    """Return the spread of some scorers (P, R), on the scale of the rewards; NaN where none is."""
+    columns = pool_scores(scores, scorers, pools)
+    return scorer_spread(np.stack([columns[name] for name in scorers]), rewards)
 
 
 def _too_high(
@@ -266,12 +284,26 @@ def _read_candidates(candidates: Artifact, index: int) -> tuple[pa.Table, PoolIn
     return table if is_in_order else table.take(pools.order), pools
 
 
+def _has_embedding(embeddings: Artifact, index: int, pools: PoolIndex) -> np.ndarray:
+    """Return (N,) which candidates have an embedding."""
+    table, _ = embeddings.read(index, ["prompt_id", "sample_idx", "status"])
+    return _embedding_rows(table, pools)[1]
+
+
+def _embedding_rows(table: pa.Table, pools: PoolIndex) -> tuple[np.ndarray, np.ndarray]:
+    """Return (N,) each candidate's row among embeddings, -1 for none, and (N,) which have one."""
+    rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
+    # A candidate without a row has row -1, which is the False at the end.
+    is_ok = pc.equal(flat(table, "status"), "ok").to_numpy(zero_copy_only=False)
+    return rows, np.append(is_ok, False)[rows]
+
+
 def _read_embeddings(
     embeddings: Artifact, index: int, pools: PoolIndex
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return embeddings (P, R, D), 0 where there is none, and (N,) which candidates have one."""
     table, _ = embeddings.read(index, ["prompt_id", "sample_idx", "embedding", "status"])
-    rows = find_rows(pools, flat(table, "prompt_id"), flat(table, "sample_idx"), "two embeddings")
+    rows, has_one_N = _embedding_rows(table, pools)
     column = flat(table, "embedding")
     if not pa.types.is_fixed_size_list(column.type) or column.null_count:
         raise InputError(
@@ -280,10 +312,6 @@ def _read_embeddings(
         )
     n_dimensions = column.type.list_size
     vectors = column.flatten().to_numpy(zero_copy_only=True).reshape(len(column), n_dimensions)
-
-    # A candidate without a row has row -1, which is the False at the end.
-    is_ok = pc.equal(flat(table, "status"), "ok").to_numpy(zero_copy_only=False)
-    has_one_N = np.append(is_ok, False)[rows]
 
     # Where every pool is full and in order nothing needs to be copied.
     n_prompts, n_candidates = pools.shape

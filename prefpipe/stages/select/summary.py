@@ -15,6 +15,12 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
     groups = _many(n_groups, "group")
     n_candidates = _many(tally["n_candidates"], "candidate")
     lines = [f"{n_candidates} in, {tally['n_kept']:,} kept in {groups}"]
+    if "n_earlier" in tally:
+        lines.append(
+            f"of earlier rounds: {tally['n_earlier']:,} of the candidates in, "
+            f"{tally['n_kept_earlier']:,} of those kept; "
+            f"{tally['n_prompts_joined']:,} of {_many(tally['n_prompts'], 'prompt')} have any"
+        )
     for reason, count in _ranked(tally, LEFT_OUT):
         lines.append(f"{_many(count, 'candidate')} left out: {reason}")
     for reason, count in _ranked(tally, REJECTED):
@@ -71,6 +77,9 @@ def facts_of_tally(tally: Mapping[str, float]) -> dict[str, Any]:
     }
     for name in ("n_prompts", "n_candidates", "n_usable", "n_kept", "n_optimal", "n_owned"):
         facts[name] = tally.get(name, 0)
+    for name in ("n_earlier", "n_kept_earlier", "n_prompts_joined"):
+        if name in tally:
+            facts[name] = tally[name]
 
     n_covered = tally.get("n_covered", 0)
     facts["coverage_cost"] = None

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from prefpipe.maths.selection.screening import is_none
 from prefpipe.maths.selection.select_pools import Selection
 from prefpipe.stages.select.screening import ScreenedPart
+from prefpipe.stages.shared.earlier_rounds import EARLIER
 from prefpipe.stages.shared.pool_index import flat
 
 LEFT_OUT, REJECTED = "left_out.", "rejected."
@@ -51,12 +52,26 @@ def tally_of(screened: ScreenedPart, selection: Selection, groups: pa.Table) -> 
         "group_prompt_tokens": _prompt_tokens_once(groups, is_kept),
     }
 
+    if EARLIER in screened.table.column_names:
+        tally |= _of_earlier_rounds(screened, groups)
     tally |= _counts(screened.reasons, LEFT_OUT)
     tally |= _counts(screened.rejections, REJECTED)
     not_selected = tally["n_usable"] - tally["n_kept"]
     if not_selected:
         tally[LEFT_OUT + "not_selected"] = not_selected
     return tally
+
+
+def _of_earlier_rounds(screened: ScreenedPart, groups: pa.Table) -> dict[str, float]:
+    """Return how many candidates and kept ones are of earlier rounds, and of how many prompts."""
+    is_earlier = pc.greater(flat(screened.table, EARLIER), 0)
+    prompts = flat(screened.table, "prompt_id").filter(is_earlier)
+    kept = pc.greater(flat(groups, EARLIER), 0).fill_null(False)
+    return {
+        "n_prompts_joined": len(prompts.unique()),
+        "n_earlier": int(pc.sum(is_earlier).as_py() or 0),
+        "n_kept_earlier": int(pc.sum(kept).as_py() or 0),
+    }
 
 
 def _counts(reasons: np.ndarray, prefix: str) -> dict[str, float]:

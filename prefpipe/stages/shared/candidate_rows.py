@@ -19,11 +19,14 @@ Key = tuple[str, int]
 """``(prompt_id, sample_idx)``."""
 UNUSABLE = ("error", "prompt_too_long")
 REASONING = "response_reasoning"
-"""Column of candidates that a server made: what the model thought before the response.
+"""Column of candidates of a model that thinks: what it thought before the response.
 
-It is what the server returned apart from the response, empty where it keeps that to itself, null
-where there was none.
+Of a server it is what that returned apart from the response, empty where it keeps that to itself.
+Null where there was none.
 """
+
+OF_RESPONSES = (REASONING,)
+"""Columns beside the schema's that a response has of its own; all others are of its prompt."""
 
 
 def key_of(row: Row) -> Key:
@@ -89,20 +92,21 @@ def mark_duplicates(rows: Sequence[Row]) -> int:
     return n_duplicates
 
 
-def table_of_rows(rows: Sequence[Row], prompts: Prompts, *, is_served: bool = False) -> pa.Table:
+def table_of_rows(
+    rows: Sequence[Row], prompts: Prompts, *, keeps_reasoning: bool = False
+) -> pa.Table:
     """Return the part's table, each row with its prompt's user columns.
 
     Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` stands behind prefpipe's
     own columns.
 
     Args:
-        rows: rows with the columns of ``candidates``, and `REASONING` where ``is_served``.
+        rows: rows with the columns of ``candidates``, and `REASONING` where they are to keep it.
         prompts: the prompts that the rows answer.
-        is_served: whether a server made the responses: then `REASONING` stands behind prefpipe's
-            own columns as well.
+        keeps_reasoning: whether `REASONING` stands behind prefpipe's own columns as well.
     """
     schema = CANDIDATES.arrow()
-    if is_served:
+    if keeps_reasoning:
         schema = schema.append(pa.field(REASONING, pa.string()))
     if prompts.carries_tools:
         schema = schema.append(pa.field(TEMPLATE_INPUT, pa.string()))

@@ -19,6 +19,8 @@ from prefpipe.errors import InputError
 from prefpipe.models.files import ModelFiles
 from prefpipe.models.tokenizer import find_eos_ids
 from prefpipe.stages.shared.candidate_rows import Row
+from prefpipe.stages.shared.earlier_rounds import parent_name
+from prefpipe.text.thoughts import FIELD as THOUGHTS
 from prefpipe.training.encoding import Encoder, EncodingError
 from prefpipe.training.groups import Group, Response
 
@@ -58,6 +60,18 @@ def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
     )
 
 
+def candidates_of(groups: Artifact) -> list[dict[str, Any]]:
+    """Return the identities of what groups were selected from, this round's candidates first.
+
+    Of candidates themselves it is their own.
+    """
+    identity = groups.record.identity
+    identities = [identity.get("candidates", identity)]
+    while (name := parent_name(len(identities), "candidates")) in identity:
+        identities.append(identity[name])
+    return identities
+
+
 def ids_fit(
     groups: Artifact,
     tokenizer_hash: str | None,
@@ -78,23 +92,47 @@ def ids_fit(
         template_args: what its template is given beside the conversation; None where that is to
             be as it was.
     """
-    identity = groups.record.identity
-    candidates = identity.get("candidates", identity)
-    samplers = candidates.get("models") or []
-    if not samplers:
+    samplers: list[dict[str, Any]] = []
+    for candidates in candidates_of(groups):
+        models = candidates.get("models") or []
+        if not models:
+            return False
+        samplers += models
+
+    # of a day that nobody recorded, nobody can say that it is another one
+    days = {template_date, *(sampler.get(FIELD) for sampler in samplers)} - {None}
+    if len(days) > 1:
         return False
+    # as it was: rounds that were selected from together may differ in it
+    if template_args is None:
+        template_args = samplers[0].get(TEMPLATE_ARGS) or {}
 
     for sampler in samplers:
         hashes = sampler.get("tokenizer_hash"), sampler.get("chat_template_hash")
         if hashes != (tokenizer_hash, chat_template_hash):
             return False
-        # of a day that nobody recorded, nobody can say that it is another one
-        days = {sampler.get(FIELD), template_date} - {None}
-        if len(days) > 1:
-            return False
-        if template_args is not None and (sampler.get(TEMPLATE_ARGS) or {}) != template_args:
+        if (sampler.get(TEMPLATE_ARGS) or {}) != template_args:
             return False
     return True
+
+
+def refuse_lost_thoughts(groups: Artifact, model: ModelFiles) -> None:
+    """Refuse to make tokens anew of responses that began with thoughts.
+
+    The texts are the answers alone: a model that is trained on them learns not to think.
+
+    Raises:
+        InputError: a model of the candidates thought before it answered.
+    """
+    identity = groups.record.identity
+    candidates = identity.get("candidates", identity)
+    if any(sampler.get(THOUGHTS) for sampler in candidates.get("models") or []):
+        raise InputError(
+            f"{groups.path} holds answers of a model that thought before them, and its token ids "
+            f"are not those of {model.requested}, which has another tokenizer or chat template",
+            hint="take a model with the tokenizer and template that sampled; or sample with "
+            "--thinking-markers none, which leaves the thoughts in the responses",
+        )
 
 
 def encoder_of(model: ModelFiles, *, trust_remote_code: bool = False) -> Encoder:
@@ -170,6 +208,7 @@ def groups_for(
     """
     if stored_ids_fit(source, model):
         return groups_of(rows, None)
+    refuse_lost_thoughts(source, model)
     log(AGAIN)
     encoder = encoder_of(model, trust_remote_code=trust_remote_code)
     groups = groups_of(rows, encoder)

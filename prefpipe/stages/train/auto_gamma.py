@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 
 from prefpipe.artifacts.store import Artifact, open_input
-from prefpipe.configs.train import AUTO, TrainConfig
+from prefpipe.configs.train import AUTO
 from prefpipe.errors import UsageError
 from prefpipe.maths.statistics.rater_agreement import (
     AgreedGamma,
@@ -18,30 +18,38 @@ from prefpipe.maths.statistics.rater_agreement import (
 )
 
 
-def gamma_of(config: TrainConfig, say: Callable[[str], None]) -> float | None:
+def gamma_of(
+    gamma: str | None,
+    *,
+    point_wins: float | None,
+    rater_scores: Path | None,
+    say: Callable[[str], None],
+) -> float | None:
     """Return gamma as it was given, or chosen as ``--gamma auto`` asks; None where none was given.
 
     Args:
-        config: checked.
-        say: is told what a chosen gamma means.
+        gamma: a number or ``auto``, checked.
+        point_wins: of ``--point-wins``.
+        rater_scores: of ``--rater-scores``.
+        say: takes a line that says what a chosen gamma means.
 
     Raises:
         InputError: no scores.
         UsageError: fewer than two raters, or ratings that no gamma fits.
     """
-    if config.gamma is None:
+    if gamma is None:
         return None
-    if config.gamma != AUTO:
-        return float(config.gamma)
+    if gamma != AUTO:
+        return float(gamma)
 
-    if config.point_wins is not None:
-        gamma = gamma_of_point(config.point_wins)
-        say(f"--gamma auto is {gamma:.4g}: one point better wins {config.point_wins:.1%}")
-        return gamma
+    if point_wins is not None:
+        of_point = gamma_of_point(point_wins)
+        say(f"--gamma auto is {of_point:.4g}: one point better wins {point_wins:.1%}")
+        return of_point
 
-    assert config.rater_scores is not None
-    scores = open_input(config.rater_scores, schema="scores", name="--rater-scores")
-    raters, agreed = _fit(scores, config.rater_scores)
+    assert rater_scores is not None
+    scores = open_rater_scores(rater_scores)
+    raters, agreed = _fit(scores, rater_scores)
     # targets of a pair one point apart, as --point-wins would state it
     point = 1.0 / (1.0 + np.exp(-agreed.gamma))
     say(
@@ -50,6 +58,15 @@ def gamma_of(config: TrainConfig, say: Callable[[str], None]) -> float | None:
         f"{point:.1%}"
     )
     return agreed.gamma
+
+
+def open_rater_scores(folder: Path) -> Artifact:
+    """Return the scores of ``--rater-scores``.
+
+    Raises:
+        InputError: there are none.
+    """
+    return open_input(folder, schema="scores", name="--rater-scores")
 
 
 def _fit(scores: Artifact, path: Path) -> tuple[list[str], AgreedGamma]:

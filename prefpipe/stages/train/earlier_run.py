@@ -12,14 +12,12 @@ from pathlib import Path
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.errors import UsageError
+from prefpipe.models.files import CONFIG_FILES
 from prefpipe.training.callbacks import TENSORBOARD_FOLDER
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
 from prefpipe.training.tables import METRICS_FILE
 
 INPUTS_FILE = "inputs.json"
-
-CONFIG_FILES = ("config.json", "adapter_config.json")
-"""What makes a folder a model, or an adapter; written last of its files."""
 
 WRITTEN_FILES = (
     INPUTS_FILE,

@@ -10,7 +10,13 @@ from typing import Any
 from prefpipe.artifacts.fingerprint import field_differences, fingerprint_of
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.rounds import ROUND, context_of_round, describe_sampler, sampler_round_of
-from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
+from prefpipe.artifacts.run_record import (
+    MADE_WITH,
+    RATER_SCORES,
+    RunRecord,
+    ingredient,
+    rater_digests,
+)
 from prefpipe.artifacts.store import (
     Artifact,
     Output,
@@ -33,7 +39,7 @@ from prefpipe.maths.objectives.registry import (
 from prefpipe.models.files import ModelFiles
 from prefpipe.models.rounds import round_of_model
 from prefpipe.stages.shared.candidate_rows import parent_identity
-from prefpipe.stages.train.auto_gamma import gamma_of
+from prefpipe.stages.train.auto_gamma import gamma_of, open_rater_scores
 from prefpipe.stages.train.earlier_run import (
     refuse_checkpoint_of_another_run,
     start_again_if_changed,
@@ -54,17 +60,17 @@ from prefpipe.training.policy import LoraSettings
 from prefpipe.training.ranks import processes
 from prefpipe.training.reward_model import read_template
 from prefpipe.training.settings import (
-    START_VALUES,
-    StartValues,
     TrainSettings,
     check_settings,
+)
+from prefpipe.training.start_values import (
+    LORA_LEARNING_RATE_FACTOR,
+    START_VALUES,
+    StartValues,
 )
 from prefpipe.training.tables import POLICY
 
 EVAL_FLAG = "--eval-groups"
-
-LORA_LEARNING_RATE_FACTOR = 10.0
-"""Adapters want a learning rate about ten times that of full training **(ours)**."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +173,7 @@ def open_training(
         artifact,
         reference,
         allow_partial=config.allow_partial,
-        weighing=_weighing_of(config, artifact, "GROUPS"),
+        weighing=_weighing_of(config, objective, artifact, "GROUPS"),
     )
     parents = {"groups": groups.digest}
     eval_groups = None
@@ -176,7 +182,7 @@ def open_training(
             eval_artifact,
             eval_reference,
             flag=EVAL_FLAG,
-            weighing=_weighing_of(config, eval_artifact, EVAL_FLAG),
+            weighing=_weighing_of(config, objective, eval_artifact, EVAL_FLAG),
         )
         parents["eval_groups"] = eval_groups.digest
 
@@ -205,6 +211,8 @@ def open_training(
                 is_asked=config.overwrite.replaces_this_run,
                 log=runtime.log,
             )
+            if config.rater_scores is not None:
+                _note_raters(output, open_rater_scores(config.rater_scores).digest())
 
     return TrainInputs(
         start=start,
@@ -237,9 +245,10 @@ def _round_of(
     of_round = 1 + max(of_start, of_sampler or 0)
 
     sampled = ""
-    if of_sampler is not None:
+    if of_sampler is not None and of_round > 1:
         sampled = f", on candidates that {describe_sampler(of_sampler)} sampled"
-    say(f"round {of_round}: from {describe_sampler(of_start)}, {model.requested}{sampled}")
+    start = f"{describe_sampler(of_start)}, " if of_start else ""
+    say(f"round {of_round}: from {start}{model.requested}{sampled}")
     return of_round
 
 
@@ -250,7 +259,7 @@ def settings_of(
 
     Args:
         config: the stage's knobs.
-        say: is told what was chosen where ``auto`` was asked for.
+        say: takes a line that says what was chosen where ``auto`` was asked for.
 
     Raises:
         InputError: no scores to choose gamma by.
@@ -258,7 +267,10 @@ def settings_of(
     """
     objective = objective_of(config.target, config.objective)
     given = {name: getattr(config, name) for name in KNOB_NAMES}
-    knobs = resolve_knobs(objective, given | {"gamma": gamma_of(config, say)})
+    gamma = gamma_of(
+        config.gamma, point_wins=config.point_wins, rater_scores=config.rater_scores, say=say
+    )
+    knobs = resolve_knobs(objective, given | {"gamma": gamma})
 
     start = START_VALUES[objective]._asdict()
     if config.lora_r:
@@ -296,15 +308,18 @@ def settings_of(
     )
 
 
-def _weighing_of(config: TrainConfig, groups: Artifact, flag: str) -> Weighing | None:
+def _weighing_of(
+    config: TrainConfig, objective: Objective, groups: Artifact, flag: str
+) -> Weighing | None:
     """Return what ``--weight-by`` reads of the groups, None where all count alike.
 
     Raises:
-        UsageError: what is not in the grammar, or a name that is no column of numbers.
+        UsageError: what is not in the grammar, or a name that is no column of numbers, or of a pair
+            where there are none.
     """
     if config.weight_by is None:
         return None
-    return open_weighing(config.weight_by, groups, flag)
+    return open_weighing(config.weight_by, groups, flag, of_pairs=objective.compares)
 
 
 def _start_of(config: TrainConfig, model: ModelFiles) -> StartSettings:
@@ -475,6 +490,17 @@ def _record_of(
         elif config.reference_model not in (None, BASE):
             made_with.append(ingredient("reference model", str(config.reference_model), reference))
 
+    if config.rater_scores is not None:
+        # The gamma that they give is in the identity; `status` sees when they change.
+        digest = open_rater_scores(config.rater_scores).digest()
+        made_with.append(
+            {
+                "role": RATER_SCORES,
+                "reference": str(config.rater_scores),
+                "hashes": {"digest": digest},
+            }
+        )
+
     parents = {"groups": str(config.groups)}
     if eval_groups is not None:
         identity["eval_groups"] = parent_identity(eval_groups.artifact)
@@ -494,6 +520,15 @@ def _record_of(
         identity=identity,
         parents=parents,
     )
+
+
+def _note_raters(output: Output, digest: str) -> None:
+    """Note scores by which the run's gamma was chosen again, so that `status` knows of them.
+
+    The record on disk is of the command that made the run, whose scores may have been others.
+    """
+    if digest not in rater_digests(output.record):
+        output.record_once({"operation": "--gamma auto again", RATER_SCORES: digest})
 
 
 def _how_to_go_on(config: TrainConfig) -> str:

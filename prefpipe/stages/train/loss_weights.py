@@ -12,6 +12,9 @@ Under objectives of pairs L_p is the mean over the prompt's pairs weighted with 
 pair a prompt this is ``sum v * L / sum v`` over pairs, what trl#5613 asks for. Weights are divided
 by their mean over all prompts, not over a batch **(ours)**: a prompt counts the same whatever the
 batch it comes in, and a constant factor, or a constant alone, changes nothing.
+
+An objective that compares nothing has no pairs: the expression is evaluated for every positive, and
+v_p is the mean over them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -42,11 +45,13 @@ class Weighing:
     """A ``--weight-by`` that fits the groups.
 
     ``places``: where each name of the expression is read: a side, "" for the prompt's own value,
-    and a column; `MARGIN` has no place.
+    and a column; `MARGIN` has no place. ``of_pairs``: whether it is evaluated for pairs, else for
+    positives.
     """
 
     expression: RewardExpression
     places: Mapping[str, tuple[str, str]]
+    of_pairs: bool = True
 
     @property
     def columns(self) -> list[str]:
@@ -54,13 +59,14 @@ class Weighing:
         return sorted({column for _, column in self.places.values()})
 
 
-def open_weighing(text: str, groups: Artifact, flag: str) -> Weighing:
+def open_weighing(text: str, groups: Artifact, flag: str, *, of_pairs: bool = True) -> Weighing:
     """Parse an expression and find what it names among the columns of the groups.
 
     Args:
         text: of ``--weight-by``.
         groups: the artifact.
         flag: what gave the groups, for messages.
+        of_pairs: whether the objective compares responses; else positives alone have a value.
 
     Raises:
         IncompleteInputError: the groups have no part yet.
@@ -78,10 +84,27 @@ def open_weighing(text: str, groups: Artifact, flag: str) -> Weighing:
 
     places = {}
     for name in expression.names:
+        if not of_pairs:
+            _require_no_pair(name, numbers, text)
         # a user's column of that name is to be had as chosen_margin
         if name != MARGIN:
             places[name] = _place_of(name, numbers, text, f"{flag} {groups.path}")
-    return Weighing(expression, places)
+    return Weighing(expression, places, of_pairs)
+
+
+def _require_no_pair(name: str, numbers: Sequence[str], text: str) -> None:
+    """Refuse what only a pair has, for an objective that has none.
+
+    Raises:
+        UsageError: the margin, or a column of the loser.
+    """
+    is_of_loser = name not in numbers and name.removeprefix(SIDES[1]) in numbers
+    if name == MARGIN or is_of_loser:
+        raise UsageError(
+            f"--weight-by {text!r} names {name}, and the objective trains on positives alone: "
+            "there are no pairs",
+            hint="name columns of the prompt, or chosen_COLUMN for a positive's own",
+        )
 
 
 def _place_of(name: str, numbers: Sequence[str], text: str, source: str) -> tuple[str, str]:
@@ -126,7 +149,7 @@ def weigh_groups(
         UsageError: all weights are 0; ``logit`` of a number outside (0, 1).
     """
     by_key: dict[Key, Row] = {(row["prompt_id"], row["sample_idx"]): row for row in rows}
-    values = [_values_of(group, by_key, weighing) for group in groups]
+    values = [values_of(group, by_key, weighing) for group in groups]
 
     means = np.array([of_pairs.mean() for _, of_pairs in values])
     overall = float(means.mean())
@@ -139,17 +162,23 @@ def weigh_groups(
     weighted = []
     for group, (pairs, of_pairs), mean in zip(groups, values, means.tolist(), strict=True):
         pair_weights = None
-        if of_pairs.min() < of_pairs.max():
+        if weighing.of_pairs and of_pairs.min() < of_pairs.max():
             keys = [(winner.sample_idx, loser.sample_idx) for winner, loser in pairs]
             pair_weights = dict(zip(keys, (of_pairs / mean).tolist(), strict=True))
         weighted.append(group._replace(weight=mean / overall, pair_weights=pair_weights))
 
-    weights = means / overall
-    return weighted, {
+    return weighted, weight_figures(means, weighing)
+
+
+def weight_figures(means: Sequence[float] | np.ndarray, weighing: Weighing) -> dict[str, Any]:
+    """Return what `weigh_groups` records, of the mean value of each prompt, not all 0."""
+    values = np.asarray(means, np.float64)
+    weights = values / float(values.mean())
+    return {
         "expression": weighing.expression.text,
         "least": float(weights.min()),
         "greatest": float(weights.max()),
-        "n_prompts": len(groups),
+        "n_prompts": len(weights),
         "effective_prompts": float(weights.sum() ** 2 / np.square(weights).sum()),
     }
 
@@ -163,11 +192,21 @@ def describe_weights(figures: Mapping[str, Any], what: str) -> str:
     )
 
 
-def _values_of(
+def values_of(
     group: Group, by_key: Mapping[Key, Row], weighing: Weighing
 ) -> tuple[list[tuple[Response, Response]], np.ndarray]:
-    """Return a group's pairs, and the expression's value of each."""
-    pairs = pairs_in(group) or _pairs_of_roles(group)
+    """Return a group's pairs, and the expression's value of each.
+
+    Raises:
+        InputError: a value that is no finite number of at least 0, or differs within the prompt
+            where the prompt's is asked for.
+        UsageError: ``logit`` of a number outside (0, 1).
+    """
+    if weighing.of_pairs:
+        pairs = pairs_in(group) or _pairs_of_roles(group)
+    else:
+        # A positive stands in both places: the loser's is not read.
+        pairs = [(each, each) for each in group.responses if each.role == "positive"]
 
     columns = {}
     for name in weighing.expression.names:
@@ -182,9 +221,12 @@ def _values_of(
     bad = np.flatnonzero(~(np.isfinite(values) & (values >= 0)))
     if len(bad):
         winner, loser = pairs[bad[0]]
+        which = f"responses {winner.sample_idx} over {loser.sample_idx}"
+        if not weighing.of_pairs:
+            which = f"response {winner.sample_idx}"
         raise InputError(
-            f"--weight-by {weighing.expression.text!r} is {values[bad[0]]:g} for responses "
-            f"{winner.sample_idx} over {loser.sample_idx} of prompt {group.prompt_id}",
+            f"--weight-by {weighing.expression.text!r} is {values[bad[0]]:g} for {which} of "
+            f"prompt {group.prompt_id}",
             hint="a weight is a finite number of at least 0: max(..., 0) cuts off what is below; "
             "a missing value gives none, leave such rows out before",
         )
@@ -212,10 +254,13 @@ def _column(
 
     different = list(dict.fromkeys(of_sample.values()))
     if len(different) > 1:
+        whose = f"chosen_{column}"
+        if weighing.of_pairs:
+            whose += f" or rejected_{column}"
         raise InputError(
             f"--weight-by {weighing.expression.text!r}: {column} is {different[0]} and "
             f"{different[1]} within prompt {group.prompt_id}",
-            hint=f"say whose: chosen_{column} or rejected_{column}",
+            hint=f"say whose: {whose}",
         )
     return [different[0]] * len(pairs)
 

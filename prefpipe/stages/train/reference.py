@@ -155,12 +155,7 @@ def measure_reference(
     logps = reference.open_logprobs(groups, policy, runtime)
     indices = groups.present(range(groups.n_parts), allow_partial=allow_partial)
     for index in logps.present(indices, allow_partial=False):
-        if logps.footer(index).parents != {"groups": groups.footer(index).data_sha256}:
-            raise InputError(
-                f"{logps.part_path(index)} was made from another version of "
-                f"{groups.part_path(index)}",
-                hint="run the `prefpipe logprobs` command again: it makes this part anew",
-            )
+        logps.footer_made_from(index, groups, groups.footer(index).data_sha256)
     return read_logprobs(logps, indices)
 
 

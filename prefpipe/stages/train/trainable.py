@@ -13,13 +13,14 @@ from transformers import PreTrainedTokenizerBase
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import UsageError
+from prefpipe.maths.objectives.registry import Objective
 from prefpipe.models.files import ModelFiles, require_chat_template
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.training_groups import groups_for
 from prefpipe.stages.train.conversations import conversations_of
 from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.training.forward import share_prompts
-from prefpipe.training.groups import Group, missing_pair, missing_role
+from prefpipe.training.groups import ROLES, Group, missing_pair, missing_role
 from prefpipe.training.head_scores import share_conversations
 from prefpipe.training.policy import (
     LoraSettings,
@@ -75,6 +76,10 @@ class Trainable(Protocol):
     def max_length(self) -> int:
         """Longest prompt plus response, in tokens."""
 
+    @property
+    def roles(self) -> Sequence[str]:
+        """Roles of the responses that are trained on."""
+
     def missing(self, group: Group) -> str | None:
         """Name what a group would need to be trained on and does not have."""
 
@@ -108,6 +113,7 @@ class TrainablePolicy:
     """A language model, on the tokens that it sampled itself where they are stored."""
 
     start: StartSettings
+    roles: Sequence[str]
     log: Callable[[str], None]
 
     @property
@@ -116,8 +122,8 @@ class TrainablePolicy:
         return self.start.max_length
 
     def missing(self, group: Group) -> str | None:
-        """Name the missing role: objectives of a group compare positives with negatives."""
-        return missing_role(group)
+        """Name the missing role: most objectives compare positives with negatives."""
+        return missing_role(group, self.roles)
 
     def groups(self, rows: Sequence[Row], source: Artifact) -> list[Group]:
         """Return the groups with stored ids, or tokenised again."""
@@ -168,6 +174,11 @@ class TrainableRewardModel:
     template: ChatTemplate
     max_length: int
     log: Callable[[str], None]
+
+    @property
+    def roles(self) -> Sequence[str]:
+        """Both, since it learns from pairs."""
+        return ROLES
 
     def missing(self, group: Group) -> str | None:
         """Say that there is no pair: pairs are all that a reward model learns from."""
@@ -244,14 +255,21 @@ class TrainableRewardModel:
         save_policy(merged, folder, card, weights=weights)
 
 
-def open_trainable(start: StartSettings, log: Callable[[str], None]) -> Trainable:
+def open_trainable(
+    start: StartSettings, objective: Objective, log: Callable[[str], None]
+) -> Trainable:
     """Return a policy, or a reward model with its tokenizer and chat template.
+
+    Args:
+        start: what is trained.
+        objective: says which roles are.
+        log: takes lines that a user should read about the model.
 
     Raises:
         ModelError: a reward model's template fails on a question and its answer.
     """
     if start.target == "policy":
-        return TrainablePolicy(start, log)
+        return TrainablePolicy(start, objective.roles, log)
 
     tokenizer = load_reward_tokenizer(
         start.model, chat_template=start.chat_template, trust_remote_code=start.trust_remote_code

@@ -30,11 +30,15 @@ from prefpipe.training.groups import require_known_tokens
 from prefpipe.training.measures import FALLS, mean_measures
 from prefpipe.training.policy import Policy
 from prefpipe.training.ranks import any_process, cuts_weights, from_first
-from prefpipe.training.settings import TrainSettings, training_arguments
+from prefpipe.training.settings import TrainSettings, learns_nothing, training_arguments
 from prefpipe.training.shared_prompt import pieces_of
 from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
 
+NOTHING_LEARNT = (
+    "the run has one step, and a warm-up begins at learning rate 0: the policy comes out as it "
+    "went in; pass a smaller --global-batch-size, more --num-train-epochs, or --warmup-ratio 0"
+)
 COMPARED_MEASURES = (
     "loss",
     "rewards/margins",
@@ -77,7 +81,7 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
             if there was a step.
     """
     settings = inputs.settings
-    trainable = open_trainable(inputs.start, runtime.log)
+    trainable = open_trainable(inputs.start, inputs.objective, runtime.log)
     budget = None
     if settings.max_hours is not None:
         budget = TimeBudget(settings.max_hours, runtime.started)
@@ -100,6 +104,8 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
         f"{arguments.gradient_accumulation_steps} accumulated; "
         f"learning rate {settings.learning_rate:g}"
     )
+    if learns_nothing(settings, len(data.groups)):
+        runtime.log(f"warning: {NOTHING_LEARNT}")
 
     # The same one on every process.
     checkpoint: Path | None

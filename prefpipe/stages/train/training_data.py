@@ -134,6 +134,7 @@ def _read(
         max_length=trainable.max_length,
         on_too_long=on_too_long,
         find_missing=trainable.missing,
+        roles=trainable.roles,
     )
 
     left_out = prepared.describe_left_out()
@@ -169,7 +170,7 @@ def _nothing_left(source: OpenedGroups, prepared: PreparedGroups) -> InputError:
         return InputError(
             problem,
             hint=f"groups of {strategy.name} have no negatives and are for supervised training: "
-            f"`prefpipe export {quote(str(path))} --format trl-sft`",
+            f"--objective sft, or `prefpipe export {quote(str(path))} --format trl-sft`",
         )
     return InputError(
         problem, hint=f"run `prefpipe inspect {quote(str(path))}` for what select rejected"

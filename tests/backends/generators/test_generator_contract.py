@@ -4,6 +4,8 @@ Where vLLM is installed (`make test-vllm`), its engine and its server are tested
 those are skipped.
 """
 
+import json
+import string
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -39,6 +41,7 @@ class Case(NamedTuple):
     reads_long_ids: bool = True
     drops_cut_character: bool = False
     has_many_words: bool = False
+    keeps_to_schemas: bool = False
 
 
 @pytest.fixture(scope="session")
@@ -89,7 +92,7 @@ def smollm2_case():
 
 @pytest.fixture(scope="session")
 def vllm_case(vllm_tiny, tiny_folder):
-    return Case(vllm_tiny, {END_ID}, decode_tiny, tiny_folder)
+    return Case(vllm_tiny, {END_ID}, decode_tiny, tiny_folder, keeps_to_schemas=True)
 
 
 @pytest.fixture(scope="session")
@@ -104,21 +107,28 @@ def openai_vllm_case(vllm_server_url, tiny_folder):
         tiny_folder,
         reads_long_ids=False,
         drops_cut_character=True,
+        keeps_to_schemas=True,
     )
     generator.close()
 
 
-@pytest.fixture(
-    params=[
-        "fake",
-        "openai_stub",
-        "transformers",
-        pytest.param("smollm2", marks=pytest.mark.models),
-        pytest.param("vllm", marks=pytest.mark.vllm),
-        pytest.param("openai_vllm", marks=pytest.mark.vllm),
-    ]
-)
+SMALL = [
+    "fake",
+    "openai_stub",
+    "transformers",
+    pytest.param("vllm", marks=pytest.mark.vllm),
+    pytest.param("openai_vllm", marks=pytest.mark.vllm),
+]
+
+
+@pytest.fixture(params=[*SMALL, pytest.param("smollm2", marks=pytest.mark.models)])
 def case(request):
+    return request.getfixturevalue(f"{request.param}_case")
+
+
+@pytest.fixture(params=SMALL)
+def small_case(request):
+    """Without the model of real size, for what takes many tokens."""
     return request.getfixturevalue(f"{request.param}_case")
 
 
@@ -252,6 +262,211 @@ def teacher_forced_logp(folder, request, response_ids):
     with torch.inference_mode():
         logps = model(input_ids=ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
     return logps.gather(1, torch.tensor(response_ids)[:, None]).sum().item()
+
+
+STOPPED = 40
+"""Tokens of the responses of the tests of stop texts."""
+
+
+def stop_text_of(answers):
+    """Return two letters that stand inside of a response, and the number of the first one with them."""
+    for number, answer in enumerate(answers):
+        for place in range(3, len(answer.text) - 3):
+            letters = answer.text[place : place + 2]
+            if letters.isascii() and letters.isalnum():
+                return letters, number
+    raise AssertionError("no response has two letters")
+
+
+def test_a_stop_text_ends_a_response_with_its_last_token_and_is_not_in_the_text(case):
+    n, n_tokens = (4, 20) if case.has_many_words else (12, STOPPED)
+    requests = [ask(case, TEXTS[0], seed) for seed in range(n)]
+    whole = case.generator.generate(requests, SamplingParams(n_tokens))
+    stop, number = stop_text_of(whole)
+    params = SamplingParams(n_tokens, stop=("never \u2603 written", stop))
+    cut = case.generator.generate(requests, params)
+
+    assert cut[number].finish_reason == "stop"
+    assert any(stop not in answer.text for answer in whole), "some are not cut"
+    for before, after in zip(whole, cut, strict=True):
+        n = len(after.token_ids)
+        assert after.token_ids == before.token_ids[:n], "the same tokens are drawn"
+        if stop not in before.text:
+            assert after._replace(logp=before.logp) == before
+            assert after.logp == pytest.approx(before.logp, abs=1e-2)
+            continue
+        assert after.finish_reason == "stop"
+        assert after.text == before.text[: before.text.index(stop)]
+        assert stop in case.decode(after.token_ids), "what was sampled is kept, the stop included"
+        assert stop not in case.decode(after.token_ids[:-1]), "and nothing behind it"
+        assert after.logp > before.logp or n == len(before.token_ids)
+        if case.folder is not None:
+            expected = teacher_forced_logp(case.folder, requests[0], after.token_ids)
+            assert after.logp == pytest.approx(expected, abs=2e-2)
+
+
+def test_a_stop_text_among_the_first_min_tokens_ends_nothing(small_case):
+    case = small_case
+    n_safe = 14
+    requests = [ask(case, TEXTS[0], seed) for seed in range(12)]
+    whole = case.generator.generate(requests, SamplingParams(STOPPED, min_tokens=n_safe))
+    early = [case.decode(answer.token_ids[:n_safe]) for answer in whole]
+    late = [answer.text[len(safe) :] for answer, safe in zip(whole, early, strict=True)]
+    stop = next(
+        letter
+        for letter in string.printable
+        if any(letter in text for text in early) and any(letter in text for text in late)
+    )
+    params = SamplingParams(STOPPED, min_tokens=n_safe, stop=(stop,))
+    answers = case.generator.generate(requests, params)
+
+    assert any(stop in answer.text for answer in answers)
+    n_stopped = 0
+    for before, safe, after in zip(whole, early, answers, strict=True):
+        place = before.text.find(stop, len(safe))
+        if place < 0:
+            assert (after.token_ids, after.text) == (before.token_ids, before.text)
+            continue
+        n_stopped += 1
+        assert after.finish_reason == "stop"
+        assert after.text == before.text[:place]
+        assert after.token_ids == before.token_ids[: len(after.token_ids)]
+        assert len(after.token_ids) > n_safe
+    assert n_stopped
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_min_tokens_come_before_the_end_of_sequence(small_case, temperature):
+    case = small_case
+    requests = [ask(case, text, seed, temperature) for seed, text in enumerate(TEXTS * 4)]
+    free = case.generator.generate(requests, SamplingParams(200))
+    held = case.generator.generate(requests, SamplingParams(200, min_tokens=60))
+    for before, after in zip(free, held, strict=True):
+        assert not case.eos_ids & set(after.token_ids[:60])
+        assert len(after.token_ids) >= 60
+        if not temperature and case.folder is not None:
+            n_same = min(60, len(before.token_ids) - 1)
+            assert after.token_ids[:n_same] == before.token_ids[:n_same]
+    if temperature:
+        assert any(len(answer.token_ids) <= 60 for answer in free), "some would have been shorter"
+        assert any(answer.finish_reason == "stop" for answer in held)
+
+
+def test_ignore_eos_samples_to_the_limit(small_case):
+    case = small_case
+    requests = [ask(case, TEXTS[0], seed) for seed in range(8)]
+    params = SamplingParams(200, ignore_eos=True)
+    for answer in case.generator.generate(requests, params):
+        assert (len(answer.token_ids), answer.finish_reason) == (200, "length")
+
+
+PENALTIES = [
+    {"repetition_penalty": 1.3},
+    {"repetition_penalty": 0.8, "presence_penalty": -0.5},
+    {"presence_penalty": 1.5},
+    {"frequency_penalty": 0.7},
+    {"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": -0.4},
+]
+
+
+@pytest.mark.parametrize("penalties", PENALTIES, ids="-".join)
+def test_penalties_are_those_of_the_formula(small_case, penalties):
+    """At temperature 0 every token is the argmax of the model's logits after the formula, but for ties."""
+    case = small_case
+    if case.folder is None:
+        pytest.skip("the fake generator has no logits")
+    requests = [ask(case, text, 0, 0.0) for text in TEXTS[:3]]
+    plain = case.generator.generate(requests, SamplingParams(24))
+    answers = case.generator.generate(requests, SamplingParams(24, **penalties))
+    assert ids_of(answers) != ids_of(plain)
+    for request, answer in zip(requests, answers, strict=True):
+        prompt, logits = teacher_forced_logits(case.folder, request, answer.token_ids)
+        for place, chosen in enumerate(answer.token_ids):
+            expected = penalised(logits[place], prompt, answer.token_ids[:place], **penalties)
+            assert expected[chosen] > expected.max() - 1e-3
+        logp = teacher_forced_logp(case.folder, request, answer.token_ids)
+        assert answer.logp == pytest.approx(logp, abs=2e-2), "the model's own, without penalties"
+
+
+def penalised(
+    logits, prompt, response, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0
+):
+    """The definitions of transformers' processor and of OpenAI's API, token by token."""
+    import torch
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    repeated = RepetitionPenaltyLogitsProcessor(penalty=repetition_penalty)
+    scores = repeated(torch.tensor([[*prompt, *response]]), logits[None].clone())[0]
+    for token in set(response):
+        scores[token] -= frequency_penalty * response.count(token) + presence_penalty
+    return scores
+
+
+@pytest.mark.parametrize("min_p", [0.3, 0.9])
+def test_min_p_leaves_out_what_is_less_likely(small_case, min_p):
+    case = small_case
+    if case.folder is None:
+        pytest.skip("the fake generator has no probabilities")
+    temperature = 0.7
+    requests = [ask(case, text, seed, temperature) for seed, text in enumerate(TEXTS[:3] * 2)]
+    answers = case.generator.generate(requests, SamplingParams(24, min_p=min_p))
+    free = case.generator.generate(requests, SamplingParams(24))
+    assert ids_of(answers) != ids_of(free)
+
+    shares, shares_when_free = [], []
+    for made, kept in ((answers, shares), (free, shares_when_free)):
+        for request, answer in zip(requests, made, strict=True):
+            _, logits = teacher_forced_logits(case.folder, request, answer.token_ids)
+            for place, chosen in enumerate(answer.token_ids):
+                gap = (logits[place][chosen] - logits[place].max()) / temperature
+                kept.append(gap.exp().item())
+    assert min(shares) > min_p * 0.99
+    assert min(shares_when_free) < min_p, "else the setting had nothing to leave out"
+    assert min_p > 0.5 or any(share < 1 for share in shares), "more than the likeliest is left"
+
+
+def teacher_forced_logits(folder, request, response_ids):
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    prompt = AutoTokenizer.from_pretrained(folder).apply_chat_template(
+        list(request.messages), add_generation_prompt=True, tokenize=True, return_dict=False
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.inference_mode():
+        logits = model(input_ids=torch.tensor([[*prompt, *response_ids]])).logits
+    return prompt, logits[0, len(prompt) - 1 : -1]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "zeta": {"type": "string", "enum": ["sea", "lake", "river"]},
+        "alpha": {"type": "integer", "minimum": 0, "maximum": 9},
+        "ok": {"type": "boolean"},
+    },
+    "required": ["zeta", "alpha", "ok"],
+    "additionalProperties": False,
+}
+
+
+def test_a_response_to_a_schema_is_json_of_it_and_its_logp_is_not_known(small_case):
+    case = small_case
+    if not case.keeps_to_schemas:
+        pytest.skip("the command refuses --json-schema for this back-end")
+    requests = [ask(case, text, seed) for seed, text in enumerate(TEXTS[:3] * 2)]
+    params = SamplingParams(300, json_schema=json.dumps(SCHEMA))
+    answers = case.generator.generate(requests, params)
+    for answer in answers:
+        assert answer.finish_reason == "stop", answer
+        value = json.loads(answer.text)
+        assert list(value) == ["zeta", "alpha", "ok"], "properties in the schema's order"
+        assert value["zeta"] in {"sea", "lake", "river"}
+        assert value["alpha"] in range(10)
+        assert isinstance(value["ok"], bool)
+        assert answer.logp is None
+        assert answer.token_ids[-1] in case.eos_ids
+    assert len({answer.text for answer in answers}) > 1
 
 
 def test_a_prompt_that_just_fits_is_answered_and_a_longer_one_is_one_row(case):

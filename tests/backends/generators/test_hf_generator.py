@@ -16,7 +16,7 @@ from support.tiny_models import (
     make_tiny_reward_model,
     tiny_config,
 )
-from transformers import AutoModelForCausalLM, MistralConfig, MistralForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, MistralConfig, MistralForCausalLM
 
 from prefpipe.backends.generators import decoding
 from prefpipe.backends.generators.decoding import draw_uniforms
@@ -59,7 +59,8 @@ def ask(generator, texts=TEXTS, n=4, temperature=1.0):
 
 def resized(generator, batch_size):
     """The same generator with another batch size, without loading the model again."""
-    decoder = SharedDecoder(generator._model, generator._tokenizer.eos_ids, batch_size)
+    tokenizer = generator._tokenizer
+    decoder = SharedDecoder(generator._model, tokenizer.eos_ids, batch_size, tokenizer.decode)
     other = object.__new__(HfGenerator)
     other.__dict__ = generator.__dict__ | {"_decoder": decoder}
     return other
@@ -79,6 +80,53 @@ def test_greedy_ids_are_those_of_transformers(generator, policy):
             0, prompt.shape[1] :
         ]
         assert answer.token_ids == expected.tolist()
+
+
+LIKE_TRANSFORMERS = [
+    ({"repetition_penalty": 1.4}, {"repetition_penalty": 1.4}),
+    ({"repetition_penalty": 0.7}, {"repetition_penalty": 0.7}),
+    ({"min_tokens": 20}, {"min_new_tokens": 20}),
+    ({"repetition_penalty": 1.2, "min_tokens": 24}, {"repetition_penalty": 1.2, "min_new_tokens": 24}),
+    ({"repetition_penalty": 1.3, "stop": ("e",)}, {"repetition_penalty": 1.3, "stop_strings": ["e"]}),
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("ours", "theirs"), LIKE_TRANSFORMERS)
+def test_settings_give_token_for_token_what_transformers_gives(generator, policy, ours, theirs):
+    model = AutoModelForCausalLM.from_pretrained(policy)
+    tokenizer = AutoTokenizer.from_pretrained(policy)
+    requests = ask(generator, n=1, temperature=0.0)
+    plain = generator.generate(requests, SamplingParams(40))
+    answers = generator.generate(requests, SamplingParams(40, **ours))
+    assert ids_of(answers) != ids_of(plain)
+    for request, answer in zip(requests, answers, strict=True):
+        prompt = torch.tensor([request.prompt_token_ids])
+        expected = model.generate(
+            prompt, do_sample=False, max_new_tokens=40, tokenizer=tokenizer, **theirs
+        )[0, prompt.shape[1] :]
+        assert answer.token_ids == expected.tolist()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_penalised_rows_are_the_same_in_every_batch(generator, batch_size):
+    """Slots are freed at different steps and taken by rows of other prompts."""
+    requests = ask(generator, n=3)
+    params = SamplingParams(
+        40,
+        repetition_penalty=1.3,
+        presence_penalty=0.5,
+        frequency_penalty=0.2,
+        min_p=0.01,
+        min_tokens=4,
+        stop=("e", "1"),
+    )
+    expected = generator.generate(requests, params)
+    assert len({len(answer.token_ids) for answer in expected}) > 3
+    found = resized(generator, batch_size).generate(requests, params)
+    assert ids_of(found) == ids_of(expected)
+    assert [answer.text for answer in found] == [answer.text for answer in expected]
 
 
 def test_logp_is_the_teacher_forced_sum_whatever_the_temperature_and_truncation(generator, policy):

@@ -5,13 +5,15 @@ It takes one uniform number a row.
 
 import pytest
 import torch
+from transformers import MinPLogitsWarper
 
-from prefpipe.backends.generators.sampling import BLOCK, sample_tokens
+from prefpipe.backends.generators.sampling import BLOCK, penalise, sample_tokens
+from prefpipe.backends.protocol import SamplingParams
 
 
-def draw(logits, uniforms, temperature=1.0, top_k=0, top_p=1.0):
+def draw(logits, uniforms, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0):
     temperatures = torch.full((len(logits),), float(temperature))
-    return sample_tokens(logits, uniforms, temperatures, top_k=top_k, top_p=top_p)
+    return sample_tokens(logits, uniforms, temperatures, top_k=top_k, top_p=top_p, min_p=min_p)
 
 
 def grid(n):
@@ -77,6 +79,61 @@ def test_top_p_keeps_the_smallest_set_that_holds_the_mass(top_p, kept):
         top_p -= 1e-6  # float32 shares reach a boundary only nearly
     found = draw(logits.expand(1000, -1), grid(1000), top_p=top_p).unique()
     assert set(found.tolist()) == {2, 0, 3, 1} - {0, 3, 1} | set([2, 0, 3, 1][:kept])
+
+
+@pytest.mark.parametrize(
+    ("min_p", "temperature"), [(0.05, 1.0), (0.3, 1.0), (0.3, 2.0), (0.99, 1.0), (1.0, 1.0)]
+)
+def test_min_p_keeps_what_transformers_keeps_with_its_shares(min_p, temperature):
+    logits = torch.randn(1, 40, generator=torch.Generator().manual_seed(4)) * 2
+    kept = MinPLogitsWarper(min_p)(None, logits / temperature)[0].softmax(dim=0).double()
+    n = 4000
+    counts = draw(logits.expand(n, -1), grid(n), temperature, min_p=min_p).bincount(minlength=40)
+    assert (counts - n * kept).abs().max() < 1.01
+    assert (counts[kept == 0] == 0).all()
+
+
+def test_min_p_comes_before_top_p():
+    """Shares 0.5, 0.3, 0.15, 0.05: of the two that min_p keeps 0.62 is one, of all four it is two."""
+    logits = torch.tensor([[0.5, 0.3, 0.15, 0.05]]).log()
+    numbers = logits.expand(1000, -1), grid(1000)
+    assert set(draw(*numbers, top_p=0.62).unique().tolist()) == {0, 1}
+    assert set(draw(*numbers, top_p=0.62, min_p=0.5).unique().tolist()) == {0}
+
+
+@pytest.mark.parametrize(
+    "penalties",
+    [
+        {},
+        {"repetition_penalty": 1.7},
+        {"repetition_penalty": 0.6},
+        {"presence_penalty": 1.1},
+        {"frequency_penalty": -0.4},
+        {"repetition_penalty": 1.2, "presence_penalty": -0.3, "frequency_penalty": 0.8},
+    ],
+)
+def test_penalties_written_out(penalties):
+    logits = torch.randn(3, 12, generator=torch.Generator().manual_seed(5))
+    prompts = [[1, 2, 2, 3], [0], [4, 5, 6, 7, 8, 9]]
+    responses = [[3, 3, 3, 5], [], [0, 1, 0]]
+    in_prompt, n_in_response = torch.zeros(3, 12, dtype=torch.bool), torch.zeros(3, 12).int()
+    for row in range(3):
+        in_prompt[row, prompts[row]] = True
+        for token in responses[row]:
+            n_in_response[row, token] += 1
+
+    params = SamplingParams(1, **penalties)
+    found = penalise(logits, n_in_response, in_prompt, params)
+    for row in range(3):
+        for token in range(12):
+            value = float(logits[row, token])
+            if token in prompts[row] + responses[row]:
+                factor = params.repetition_penalty
+                value = value / factor if value > 0 else value * factor
+            value -= params.frequency_penalty * responses[row].count(token)
+            if token in responses[row]:
+                value -= params.presence_penalty
+            assert float(found[row, token]) == pytest.approx(value, abs=1e-6)
 
 
 @pytest.mark.slow

@@ -69,6 +69,11 @@ def ids_of(sampled):
     return [each.token_ids for each in sampled]
 
 
+def decode(ids):
+    """A text in which a token is a digit."""
+    return "".join(str(token % 10) for token in ids)
+
+
 def in_thread(work):
     """Run in a daemon thread, which a test that fails does not wait for; return where its end is put."""
     outcome = SimpleNamespace(value=None, error=None)
@@ -103,6 +108,32 @@ def test_rows_are_the_same_from_one_thread_and_from_many_in_any_order(model, bat
     assert any(each.is_stopped for samples in expected for each in samples)
 
 
+class EndsAtOnce:
+    """The model, which finds the end of sequence the likeliest token everywhere."""
+
+    def __init__(self, model):
+        self.model, self.device = model, model.device
+
+    def __call__(self, **inputs):
+        output = self.model(**inputs)
+        output.logits[..., END_ID] += 100.0
+        return output
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("min_tokens", [0, 1, 5, 19, 20])
+def test_the_end_of_sequence_may_come_right_behind_min_tokens(model, min_tokens, temperature):
+    samples = [each._replace(temperature=temperature) for each in samples_of(0)]
+    decoder = SharedDecoder(EndsAtOnce(model), [END_ID], 3)
+    for each in decoder.sample(samples, SamplingParams(20, min_tokens=min_tokens)):
+        assert END_ID not in each.token_ids[:min_tokens]
+        if min_tokens == 20:
+            assert (len(each.token_ids), each.is_stopped) == (20, False)
+        else:
+            assert (len(each.token_ids), each.token_ids[-1]) == (min_tokens + 1, END_ID)
+            assert each.is_stopped
+
+
 def test_calls_with_other_settings_share_the_decoder(model):
     settings = [
         SamplingParams(7),
@@ -110,12 +141,20 @@ def test_calls_with_other_settings_share_the_decoder(model):
         SamplingParams(20, top_p=0.5),
         SamplingParams(30),
         SamplingParams(1),
+        SamplingParams(30, repetition_penalty=1.5),
+        SamplingParams(12, presence_penalty=1.0, min_tokens=6),
+        SamplingParams(40, frequency_penalty=0.5, min_p=0.2, ignore_eos=True),
+        SamplingParams(60, repetition_penalty=0.7, stop=("7",)),
+        SamplingParams(60, stop=("1", "23")),
     ]
     expected = [
-        SharedDecoder(model, [END_ID], 4).sample(samples_of(number), params)
+        SharedDecoder(model, [END_ID], 4, decode).sample(samples_of(number), params)
         for number, params in enumerate(settings)
     ]
-    shared = SharedDecoder(model, [END_ID], 4)
+    assert any(
+        each.is_stopped and each.token_ids[-1] != END_ID for each in [*expected[-2], *expected[-1]]
+    ), "one ended at a stop text"
+    shared = SharedDecoder(model, [END_ID], 4, decode)
     with ThreadPoolExecutor(len(settings)) as threads:
         found = list(threads.map(shared.sample, map(samples_of, range(len(settings))), settings))
     assert [ids_of(each) for each in found] == [ids_of(each) for each in expected]

@@ -1,4 +1,4 @@
-"""The term of likelihood beside an objective: its formula, its gradient, and what it does not see."""
+"""The likelihood of the positives: its formula token by token, and as a term beside an objective."""
 
 import pytest
 import torch
@@ -6,56 +6,47 @@ from support.loss_groups import make_groups
 
 from prefpipe.maths.objectives.likelihood import sft_loss
 from prefpipe.maths.objectives.logps import ResponseLogps
+from prefpipe.maths.objectives.registry import resolve_knobs
+from prefpipe.maths.objectives.scores import score_responses
 
 
-def responses_of(groups):
-    """Sums whose means a token are the scores."""
-    return ResponseLogps(groups.scores * groups.n_tokens, groups.n_tokens)
+def loss_of(logps, groups, **knobs):
+    """From summed log-probabilities to the loss, as ``train --objective sft`` goes."""
+    responses = ResponseLogps(logps, groups.n_tokens)
+    scores = score_responses("sft", responses, None, groups.mask, resolve_knobs("sft", knobs))
+    return sft_loss(scores, groups.targets)
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_value_is_the_mean_over_positives_of_the_loss_a_token(seed):
+@pytest.mark.parametrize("length_normalise", [True, False])
+def test_the_value_is_the_mean_over_positives_a_token_or_in_sum(seed, length_normalise):
     groups = make_groups(seed=seed)
+    sums = groups.scores * groups.n_tokens
     expected = []
     for p in range(6):
-        places = [r for r in range(5) if groups.positives[p, r] and groups.mask[p, r]]
-        means = [groups.scores[p, r].item() for r in places]
-        expected.append(-sum(means) / len(means))
-    assert sft_loss(responses_of(groups), groups.targets).tolist() == pytest.approx(expected)
+        losses = []
+        for r in range(5):
+            if groups.positives[p, r] and groups.mask[p, r]:
+                n_tokens = groups.n_tokens[p, r].item() if length_normalise else 1
+                losses.append(-sums[p, r].item() / n_tokens)
+        expected.append(sum(losses) / len(losses))
+    found = loss_of(sums, groups, length_normalise=length_normalise)
+    assert found.tolist() == pytest.approx(expected)
 
 
-def test_each_positive_counts_alike_whatever_its_length():
+@pytest.mark.parametrize("length_normalise", [True, False])
+def test_each_positive_counts_alike_or_each_token(length_normalise):
     groups = make_groups(n_prompts=1)
     logps = (groups.scores * groups.n_tokens).requires_grad_()
-    sft_loss(ResponseLogps(logps, groups.n_tokens), groups.targets).sum().backward()
+    loss_of(logps, groups, length_normalise=length_normalise).sum().backward()
     assert groups.positives.sum() == 2
-    expected = torch.where(groups.positives, -0.5 / groups.n_tokens, 0.0).double()
+    a_token = -0.5 / groups.n_tokens if length_normalise else torch.full_like(logps, -0.5)
+    expected = torch.where(groups.positives, a_token, 0.0).double()
     torch.testing.assert_close(logps.grad, expected)
-
-
-def test_the_gradient_is_that_of_finite_differences():
-    groups = make_groups(n_prompts=3)
-    assert torch.autograd.gradcheck(
-        lambda logps: sft_loss(ResponseLogps(logps, groups.n_tokens), groups.targets),
-        (groups.scores.requires_grad_(),),
-    )
 
 
 @pytest.mark.parametrize("rubbish", [float("nan"), float("inf"), -1e30])
 def test_what_is_no_positive_is_not_seen(rubbish):
     groups = make_groups()
-    filled = groups._replace(scores=torch.where(groups.positives, groups.scores, rubbish))
-    torch.testing.assert_close(
-        sft_loss(responses_of(filled), groups.targets),
-        sft_loss(responses_of(groups), groups.targets),
-    )
-
-
-def test_a_prompt_without_a_positive_has_loss_and_gradient_zero():
-    groups = make_groups()
-    logps = groups.scores.clone().requires_grad_()
-    targets = groups.targets._replace(positives=torch.zeros_like(groups.positives))
-    losses = sft_loss(ResponseLogps(logps, groups.n_tokens), targets)
-    losses.sum().backward()
-    assert losses.tolist() == [0] * 6
-    assert not logps.grad.any()
+    filled = torch.where(groups.positives, groups.scores, rubbish)
+    torch.testing.assert_close(loss_of(filled, groups), loss_of(groups.scores, groups))

@@ -21,6 +21,7 @@ from prefpipe.maths.objectives.registry import ALL_OBJECTIVES, resolve_knobs
 from prefpipe.maths.objectives.scores import group_losses
 
 ALL = pytest.mark.parametrize("variant", VARIANTS)
+COMPARING = [variant for variant in VARIANTS if row_of(variant).compares]
 PAIRWISE = [variant for variant in VARIANTS if comparison_of(variant) == "pair"]
 NUMBERS = st.floats(-30, 30)
 REWARDS = st.one_of(
@@ -203,7 +204,7 @@ def test_a_constant_added_to_all_rewards_changes_nothing(variant, groups, consta
     torch.testing.assert_close(losses_of(variant, shifted), losses_of(variant, groups))
 
 
-@ALL
+@pytest.mark.parametrize("variant", COMPARING)
 @pytest.mark.parametrize(
     "mask", [[False, False, False], [True, False, False]], ids=["no response", "a single one"]
 )
@@ -220,7 +221,7 @@ def test_a_prompt_without_a_comparison_has_loss_and_gradient_zero(variant, mask)
     assert gradient_of(variant, groups).tolist() == [[0, 0, 0]]
 
 
-@pytest.mark.parametrize("variant", [variant for variant in VARIANTS if reads_roles(variant)])
+@pytest.mark.parametrize("variant", [variant for variant in COMPARING if reads_roles(variant)])
 @pytest.mark.parametrize(
     "positives", [[True, True], [False, False]], ids=["no negative", "no positive"]
 )
@@ -235,6 +236,21 @@ def test_objectives_that_read_roles_need_both(variant, positives):
     )
     assert losses_of(variant, groups).tolist() == [0]
     assert gradient_of(variant, groups).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("variant", sorted(set(VARIANTS) - set(COMPARING)))
+def test_what_compares_nothing_needs_a_positive_and_sees_no_negative(variant):
+    groups = make_groups()
+    without = groups._replace(positives=torch.zeros_like(groups.positives))
+    assert losses_of(variant, without).tolist() == [0] * 6
+    assert not gradient_of(variant, without).any()
+
+    for p in range(6):
+        one = groups.prompts(slice(p, p + 1))
+        positives = one.responses(torch.nonzero(one.positives[0] & one.mask[0]).flatten())
+        torch.testing.assert_close(losses_of(variant, one), losses_of(variant, positives))
+        assert losses_of(variant, positives).item() > 0
+        assert not gradient_of(variant, one)[~one.positives].any()
 
 
 @pytest.mark.parametrize("variant", [variant for variant in VARIANTS if not reads_roles(variant)])

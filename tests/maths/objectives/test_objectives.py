@@ -46,6 +46,7 @@ def test_the_table_has_the_objectives_and_a_loss_for_each():
         "hinge",
         "simpo",
         "orpo",
+        "sft",
     }
     assert set(REWARD_OBJECTIVES) == {"bt", "bt-margin", "mmpo-reward"}
     assert {**OBJECTIVES, **REWARD_OBJECTIVES} == ALL_OBJECTIVES
@@ -59,6 +60,7 @@ def test_a_reference_is_needed_exactly_for_log_ratios():
         "ddo",
         "simpo",
         "orpo",
+        "sft",
     }
     assert not any(objective.needs_reference for objective in REWARD_OBJECTIVES.values())
 
@@ -67,7 +69,7 @@ def test_a_reference_is_needed_exactly_for_log_ratios():
 def test_a_row_says_what_the_algebra_asks(name):
     row = ALL_OBJECTIVES[name]
     assert row.score in {"log_ratio", "mean_logp", "reward_head"}
-    assert row.comparison in {"group", "pair"}
+    assert row.comparison in {"group", "pair", "none"}
     assert row.reads_roles or row.reads_rewards
     assert all((row.target, row.formula, row.source, row.summary))
 
@@ -204,7 +206,7 @@ def test_every_knob_is_a_flag_of_train_and_no_flag_is_a_knob_that_nobody_has():
         ]
         text = item.metadata["help"]
         assert (
-            text.endswith("(all of a policy but ipo and orpo)")
+            text.endswith("(all of a policy but ipo, orpo and sft)")
             if name == "beta"
             else all(owner in text for owner in owners)
         )

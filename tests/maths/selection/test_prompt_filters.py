@@ -84,6 +84,35 @@ def test_filters_are_those_of_a_plain_loop(seed):
         assert found[p] == reason
 
 
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {"max_gap": 0.5},
+        {"min_spread": 1 / 3},
+        {"min_spread": 1 - 2 / 3},
+        {"min_rejected_reward": 0.5},
+    ],
+)
+def test_rounding_takes_no_prompt(filters):
+    """All gaps are a third and all lowest rewards are a fifth, as sums and differences have them."""
+    gaps = [[1.0, 2 / 3], [2 / 3, 1 / 3], [1 / 3, 0.0]]
+    lowest = [[0.9, 0.3 - 0.1], [0.9, 0.2], [0.9, 0.1 + 0.1]]
+    rewards = np.array(lowest if "min_rejected_reward" in filters else gaps)
+    assert len(set(rewards[:, 0] - rewards[:, 1])) > 1, "they differ in the last digit"
+    assert filter_prompts(rewards, **filters).tolist() == [None] * 3
+    # what differs by more than that is taken
+    apart = np.concatenate([rewards, [[2.0, 0.1]]])
+    if "min_spread" not in filters:
+        assert filter_prompts(apart, **filters)[3] is not None
+
+
+def test_a_reward_at_the_pass_mark_passes():
+    rewards = np.array([[0.7 + 0.2, 0.0], [0.9, 0.0]])
+    assert rewards[0, 0] < 0.9, "by rounding"
+    passed = {"pass_reward": 0.9, "min_pass_rate": 0.5}
+    assert filter_prompts(rewards, **passed).tolist() == [None] * 2
+
+
 def test_what_is_left_goes_to_select_responses():
     reasons = filter_prompts(REWARDS, max_gap=0.5)
     mask = np.ones(REWARDS.shape, dtype=bool) & (reasons == None)[:, None]  # noqa: E711
@@ -110,6 +139,11 @@ def test_a_prompt_without_candidates_counts_for_no_quantile():
         ({"min_pass_rate": 1.5}, UsageError, "min_pass_rate is 1.5"),
         ({"min_pass_rate": 0.9, "max_pass_rate": 0.1}, UsageError, "is above max_pass_rate"),
         ({"min_spread": "1"}, UsageError, "min_spread is '1'; it is a number"),
+        (
+            {"min_spread": 10**400},
+            UsageError,
+            "min_spread is larger than any floating-point number",
+        ),
         ({"max_gap": True}, UsageError, "max_gap is True"),
         ({"max_pass_rate": 0.5, "pass_reward": None}, UsageError, "pass_reward is None"),
         ({"max_pass_rate": 0.5, "pass_reward": np.nan}, UsageError, "pass_reward is nan"),

@@ -1,5 +1,7 @@
 """Reward expressions over scorers."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -39,6 +41,7 @@ def z(x):
         ("clip(reward_model, -1, 2)", ("reward_model",), np.array([-1.0, 2.0, 2.0, 1.0])),
         ("logit(clip(checks, 0.1, 0.8))", ("checks",), np.log([1 / 9, 1.0, 4.0, 1.0])),
         ("  checks\n", ("checks",), CHECKS),
+        ("bin(reward_model, 3, -4, 8)", ("reward_model",), np.array([-4.0, 2.0, 8.0, 2.0])),
     ],
 )
 def test_an_expression_is_worth_its_formula(text, names, expected):
@@ -57,7 +60,17 @@ def test_a_missing_value_is_missing_for_its_candidate_alone():
 
 
 @pytest.mark.parametrize(
-    "text", ["min(a, 0)", "max(0, a)", "clip(a, 0, 1)", "0 * a", "-a", "logit(a)", "z(a)"]
+    "text",
+    [
+        "min(a, 0)",
+        "max(0, a)",
+        "clip(a, 0, 1)",
+        "0 * a",
+        "-a",
+        "logit(a)",
+        "z(a)",
+        "bin(a, 3, 0, 1)",
+    ],
 )
 def test_no_function_invents_a_missing_value(text):
     rewards = parse_reward(text).evaluate({"a": np.array([0.5, np.nan, 0.25])})
@@ -139,6 +152,16 @@ def test_logit_off_its_domain_is_refused(value):
         ("a\0b", "cannot be read"),
         ("a; b", "cannot be read at column 2"),
         ("not a", "which is no part of the grammar"),
+        ("bin(a, 5)", "gives bin 2 arguments, not 4, at column 1"),
+        ("bin(a, 1, 1, 10)", "gives bin 1 levels, not a whole number of at least 2 at column 1"),
+        ("bin(a, 2.5, 1, 10)", "gives bin 2.5 levels, not a whole number"),
+        ("bin(a, -3, 1, 10)", "gives bin -3 levels, not a whole number"),
+        ("2 + bin(a, 5, 10, 1)", "gives bin a scale from 10 to 1, .* at column 5"),
+        ("bin(a, 5, 1, 1)", "gives bin a scale from 1 to 1, whose lower end comes first"),
+        ("bin(a, b, 1, 10)", "gives bin more than one argument that is no number"),
+        ("bin(a, 2 + 3, 1, 10)", "gives bin more than one argument that is no number"),
+        (f"bin(a, {'1' * 400}, 1, 10)", "has a number too large to hold"),
+        ("bin(a, 1e999, 1, 10)", "has a number too large to hold"),
     ],
 )
 def test_anything_else_is_refused_with_its_place(text, sentence):
@@ -167,6 +190,56 @@ def test_a_scorer_without_scores_is_named_with_those_there_are():
 def test_columns_of_different_shapes_are_refused(other):
     with pytest.raises(InputError, match="different or wrong shapes: checks"):
         parse_reward("checks + other").evaluate({"checks": CHECKS, "other": other})
+
+
+def nearest(x, levels):
+    """By looking at each level; halfway the higher one, which comes last."""
+    return min(reversed(levels), key=lambda level: abs(x - level))
+
+
+@pytest.mark.parametrize("n_levels", [2, 3, 5, 7, 10, 19])
+def test_bin_is_the_nearest_level_of_a_scale_with_both_ends(n_levels):
+    levels = [1 + 9 * k / (n_levels - 1) for k in range(n_levels)]
+    halves = [(low + high) / 2 for low, high in pairwise(levels)]
+    ratings = np.array([*range(1, 11), *np.linspace(1, 10, 181), *levels, *halves])
+    expression = parse_reward(f"bin(a, {n_levels}, 1, 10)")
+    found = expression.evaluate({"a": ratings})
+    assert found == pytest.approx([nearest(x, levels) for x in ratings])
+    assert len(set(found.round(9))) == n_levels
+    assert expression.evaluate({"a": found}) == pytest.approx(found)
+
+
+def test_ten_levels_leave_ratings_of_1_to_10_as_they_are():
+    ratings = np.arange(1.0, 11.0)
+    assert parse_reward("bin(a, 10, 1, 10)").evaluate({"a": ratings}).tolist() == ratings.tolist()
+
+
+@given(st.lists(st.floats(1, 10), min_size=1, max_size=9), st.integers(2, 12))
+def test_bin_never_turns_two_ratings_round_and_moves_none_by_more_than_half_a_step(values, n):
+    values = np.sort(values)
+    found = parse_reward(f"bin(a, {n}, 1, 10)").evaluate({"a": values})
+    assert (np.diff(found) >= 0).all()
+    assert np.abs(found - values).max() <= 4.5 / (n - 1) + 1e-6
+    reversed_scale = parse_reward(f"bin(-a, {n}, -10, -1)").evaluate({"a": values})
+    halfway = np.abs((values - 1) * (n - 1) / 9 % 1 - 0.5) < 1e-6
+    assert -reversed_scale[~halfway] == pytest.approx(found[~halfway])
+
+
+def test_halfway_is_the_higher_level_whatever_rounding_did():
+    """0.7 - 0.4 falls short of 0.3, 0.8 - 0.5 is beyond it."""
+    columns = {"a": np.array([0.7, 0.8, 0.3]), "b": np.array([0.4, 0.5, 0.0])}
+    assert np.ptp(columns["a"] - columns["b"]) > 0
+    found = parse_reward("bin(a - b, 2, 0, 0.6)").evaluate(columns)
+    assert found == pytest.approx([0.6] * 3)
+
+
+@pytest.mark.parametrize("value", [0.0, 10.5, np.inf, -np.inf, 73.0])
+def test_bin_of_a_value_outside_the_scale_is_refused(value):
+    with pytest.raises(
+        UsageError, match=rf"bin of {value:g}: the scale goes from 1 to 10"
+    ) as caught:
+        parse_reward("bin(a, 5, 1, 10)").evaluate({"a": np.array([3.0, value, np.nan])})
+    assert "clip first" in caught.value.hint
 
 
 def test_z_of_huge_rewards_keeps_their_order():

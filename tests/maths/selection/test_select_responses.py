@@ -3,6 +3,7 @@ all rules."""
 
 import warnings
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.maths.selection.strategies import RULES
+from prefpipe.maths.selection.validation import checked_geometry
 from prefpipe.maths.selection.weights import resolve_temperature
 
 NAMES = list(STRATEGIES)
@@ -223,6 +225,17 @@ def test_the_seed_decides_random_choices():
     )
 
 
+@pytest.mark.parametrize("strategy", NAMES)
+def test_the_seed_matters_where_the_table_says_so(strategy):
+    rewards, embeddings = random_pool(2, n=30)
+    evidence = evidence_for(strategy, 30)
+    chosen = set()
+    for seed in range(12):
+        found = select_responses(rewards, embeddings, 5, strategy, seed=seed, n_init=1, **evidence)
+        chosen.add((tuple(found.positives), tuple(found.negatives)))
+    assert (len(chosen) > 1) == STRATEGIES[strategy].draws
+
+
 def test_weights_are_the_papers_up_to_one_factor():
     rewards = np.array([0.3, -1.2, 2.0])
     paper = np.exp((rewards.mean() - rewards) / 0.7)
@@ -372,6 +385,12 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
         ({"near_duplicates": 1.5}, UsageError, "near_duplicates is 1.5; it is a cosine in"),
         ({"min_margin": -1.0}, UsageError, "min_margin is -1.0"),
         ({"n_init": 0}, UsageError, "n_init is 0"),
+        (
+            {"n_init": 2**70},
+            UsageError,
+            "n_init is 1180591620717411303424; at most 1,000,000 starts",
+        ),
+        ({"position": 10**400}, UsageError, "position is larger than any floating-point number"),
         ({"k": 1.0}, UsageError, "k is 1.0; it is a whole number"),
         ({"k": True}, UsageError, "k is True; it is a whole number"),
         ({"positives": 1.5}, UsageError, "positives is 1.5; it is a whole number"),
@@ -514,6 +533,50 @@ def test_a_batch_longer_than_a_slice_names_the_prompt_in_its_error():
         select_responses(np.tile([1.0, 2.0, 3.0], (300, 1)), embeddings, 1)
 
 
+SPOILT = [np.nan, np.inf, -np.inf, 1e101, -1e101, 1e99, 1e-101, 1e160, -1e-170, 0.0]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, np.longdouble])
+@pytest.mark.parametrize("value", SPOILT)
+@pytest.mark.parametrize("spoils", ["one number", "a candidate", "a prompt", "all"])
+def test_what_the_norms_let_pass_is_what_a_look_at_each_number_lets_pass(dtype, value, spoils):
+    """Norms are looked at first, and each number only where they leave a doubt: no bad number may
+    slip by, none that is masked may be refused, and the words stay the same."""
+    rng = np.random.default_rng(4)
+    embeddings = rng.normal(size=(4, 5, 3)).astype(dtype)
+    place = {"one number": (2, 3, 1), "a candidate": (2, 3), "a prompt": (2,), "all": ()}[spoils]
+    with np.errstate(all="ignore"):
+        embeddings[place] = dtype(value)
+    rewards = rng.normal(size=(4, 5))
+    without = np.ones((4, 5), dtype=bool)
+    without[2, 3] = False
+
+    for mask in (np.ones((4, 5), dtype=bool), without):
+        expected = None
+        try:
+            checked_geometry(embeddings, mask, is_distance=False, first_prompt=0)
+        except InputError as error:
+            expected = str(error)
+        if expected is None:
+            found = select_responses(rewards, embeddings, 2, mask=mask)
+            assert np.isfinite(found.cost).all()
+            continue
+        with pytest.raises(InputError) as caught:
+            select_responses(rewards, embeddings, 2, mask=mask)
+        assert str(caught.value) == expected
+
+
+def test_masked_embeddings_that_are_no_numbers_are_not_compared_for_copies_either():
+    rewards, embeddings = random_pool(5, n=6)
+    mask = np.array([True] * 5 + [False])
+    clean = select_responses(rewards, embeddings, 3, mask=mask, near_duplicates=0.8)
+    embeddings[5] = np.nan
+    spoilt = select_responses(rewards, embeddings, 3, mask=mask, near_duplicates=0.8)
+    assert spoilt.negatives.tolist() == clean.negatives.tolist()
+    assert spoilt.cost == clean.cost
+
+
 def test_distances_stand_in_for_embeddings():
     rewards, embeddings = random_pool(5, n=14)
     distances = np.linalg.norm(embeddings[:, None] - embeddings[None], axis=2)
@@ -535,9 +598,13 @@ def test_options_on_margin_and_copies_take_candidates_out():
     assert found.represents.tolist() == [-1, -1, 2, -1, 4]
 
 
+@pytest.mark.parametrize("has_ties", [False, True])
 @pytest.mark.parametrize("k", [1, 2, 4, 7])
-def test_the_random_cost_is_the_mean_over_all_subsets(k):
+def test_the_random_cost_is_the_mean_over_all_subsets(k, has_ties):
     rewards, embeddings = random_pool(21, n=8)
+    if has_ties:
+        # On a grid: equal distances, equal rewards, and candidates that are copies.
+        rewards, embeddings = np.round(rewards), np.round(embeddings[:, :1])
     others = np.delete(np.arange(8), np.argmax(rewards))
     scale = np.exp(rewards[others].min() - rewards.mean())
     mean = np.mean(
@@ -620,3 +687,65 @@ def test_numbers_of_numpy_are_numbers():
         == select_responses(np.arange(4.0), np.eye(4), 2, weight_temperature=2.0).negatives.tolist()
     )
     assert select_responses([3, 2, 1], [[1, 0], [0, 1], [1, 1]], 1).negatives.tolist()
+
+
+def test_prompts_of_a_large_batch_may_differ_in_how_many_positives_they_have() -> None:
+    """A batch is worked through in slices: one may have fewer positives than another, by its mask."""
+    rewards = np.tile([1.0, 2.0, 3.0, 4.0], (300, 1))
+    mask = np.ones(rewards.shape, dtype=bool)
+    mask[256:, :2] = False
+    found = select_responses(rewards, None, 1, "top-bottom", mask=mask, positives=3)
+    assert found.positives[0].tolist() == [3, 2, 1]
+    assert found.positives[299].tolist() == [3, -1, -1]
+    assert found.negatives[:, 0].tolist() == [0] * 256 + [2] * 44
+
+
+def test_more_positives_than_any_machine_counts_are_all_but_one() -> None:
+    for strategy in ("top-bottom", "delta"):
+        more = {"samplers": ["a", "a", "b"], "chosen_from": "a", "rejected_from": "b"}
+        found = select_responses(
+            [3.0, 2.0, 1.0],
+            None,
+            1,
+            strategy,
+            positives=2**70,
+            **more if strategy == "delta" else {},
+        )
+        assert found.positives.tolist() == [0, 1]
+
+
+def test_a_sampler_is_one_value() -> None:
+    """An array compares with each element, which is no answer to whose a response is."""
+    with pytest.raises(UsageError, match=r"rejected_from is .*; it is one sampler"):
+        select_responses(
+            [3.0, 2.0],
+            None,
+            1,
+            "delta",
+            samplers=["a", "b"],
+            chosen_from="a",
+            rejected_from=["b", "a"],
+        )
+
+
+@pytest.mark.parametrize(
+    ("samplers", "chosen_from", "rejected_from"),
+    [
+        (np.array(["a", "a", "b"]), "a", "a\0"),
+        (np.full(3, 2.0**53), 2**53, 2**53 + 1),
+    ],
+)
+def test_samplers_that_an_array_cannot_tell_apart_are_refused(
+    samplers: np.ndarray, chosen_from: Any, rejected_from: Any
+) -> None:
+    """A response on both sides has no place among the candidate negatives of compiled loops."""
+    with pytest.raises(UsageError, match="are one sampler among"):
+        select_responses(
+            [3.0, 2.0, 1.0],
+            np.eye(3),
+            1,
+            "delta",
+            samplers=samplers,
+            chosen_from=chosen_from,
+            rejected_from=rejected_from,
+        )

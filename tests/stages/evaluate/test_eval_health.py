@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from prefpipe.artifacts.schemas import EVALUATION
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.cli.main import run
 from prefpipe.errors import InputError
-from prefpipe.stages.evaluate.kl import log_ratios
+from prefpipe.stages.evaluate.kl import log_ratios, sampled_otherwise
 
 N_PROMPTS, N = 6, 40
 
@@ -317,6 +318,24 @@ def test_a_note_names_a_temperature_other_than_1(
     assert "KL is over responses sampled at temperature 0.5, top-p 0.9, and so biased" in " ".join(
         capsys.readouterr().err.split()
     )
+
+
+@pytest.mark.parametrize(
+    ("identity", "words"),
+    [
+        ({"temperature": [1.0], "top_p": 1.0, "top_k": 0, "stop": ["."]}, None),
+        ({"min_p": 0.05, "presence_penalty": -0.5}, "min-p 0.05, presence-penalty -0.5"),
+        ({"repetition_penalty": 1.2, "frequency_penalty": 1.0, "min_tokens": 8, "top_k": 5},
+         "top-k 5, repetition-penalty 1.2, frequency-penalty 1, min-tokens 8"),
+        ({"temperature": [0.5], "ignore_eos": True}, "temperature 0.5, ignore-eos"),
+    ],
+)  # fmt: skip
+def test_settings_that_make_the_divergence_biased_are_named(
+    identity: dict[str, Any], words: str | None
+) -> None:
+    record = SimpleNamespace(identity=identity)
+    side: Any = SimpleNamespace(candidates=SimpleNamespace(record=record))
+    assert sampled_otherwise(side) == words
 
 
 def test_a_sum_over_other_tokens_is_refused() -> None:

@@ -220,6 +220,7 @@ def test_the_targets_of_pairs_are_those_that_select_named_or_all_of_the_roles() 
     assert targets.unit == "sigma(1.09861 x margin) of each pair"
     facts = measure.facts()
     assert (facts["target_near_half_share"], facts["target_near_one_share"]) == (0, 1 / 3)
+    assert facts["n_different_targets"] == 3
     assert "MMPO target" not in by_name(GroupMeasure())
 
 

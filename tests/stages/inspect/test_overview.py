@@ -152,7 +152,7 @@ def test_a_gamma_adds_the_targets_to_the_page_of_groups_and_is_refused_elsewhere
     groups = open_artifact(original() / "run" / "groups")
     found = overview(groups, gamma=2.0, n_bins=4)
     (targets,) = [each for each in found["distributions"] if each["name"] == "MMPO target"]
-    assert targets["edges"] == (0.0, 0.25, 0.5, 0.75, 1.0)
+    assert targets["edges"] == (0.5, 0.625, 0.75, 0.875, 1.0)
     assert sum(targets["counts"]) == targets["n"] == found["facts"]["roles"]["negative"]
     assert "MMPO target, sigma(2 x margin) of each pair" in page_of(found, 80)
     with pytest.raises(

@@ -167,7 +167,8 @@ def test_a_key_that_is_withdrawn_ends_the_run_and_keeps_what_was_paid(sides, tmp
         assert run(command) == 1
         assert "key disabled" in capsys.readouterr().err
         n_answered = sum(server.answered.values())
-        assert n_answered >= 4
+        # Two parts are open, and either may ask first: of a3's own part a2 was asked in both orders.
+        assert n_answered >= 2
         server.faults.clear()
         n_before = len(server.bodies)
         assert run(command) == 0

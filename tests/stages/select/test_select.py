@@ -1,7 +1,9 @@
 """The select command on small pools that are written by hand: columns, roles, reasons, pairs, summary, workers."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,7 @@ from support.pipelines import digests_of, open_artifact, rows_of
 
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES, embeddings_schema
-from prefpipe.artifacts.store import Shard, open_output
+from prefpipe.artifacts.store import Artifact, Shard, open_output
 from prefpipe.cli.main import run
 from prefpipe.configs.select import SelectConfig
 from prefpipe.maths.selection.select_responses import select_responses
@@ -120,6 +122,27 @@ def select(folder: Path, *flags: str, output: str = "groups") -> int:
 
 
 POOL: Pool = [("a", 5.0), ("b", 1.0), ("c", 2.0), ("d", 0.0), ("ee", 3.0)]
+
+
+def test_the_look_at_all_pools_decodes_no_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which candidates have one counts all the same: `x`, the best, has none, and would be the gap."""
+    without = [("a", 5.0), ("x", 99.0), ("b", 1.0)]
+    pools = {"p": POOL, "q": without, "r": [("a", 0.5), ("b", 0.0), ("c", 0.25)]}
+    write_pools(tmp_path, pools, part_size=1, shuffle=True)
+    n_decoded = []
+    read = Artifact.read
+
+    def noted(self: Artifact, index: int, columns: Sequence[str] | None = None) -> Any:
+        n_decoded.append("embedding" in (columns or ()))
+        return read(self, index, columns)
+
+    monkeypatch.setattr(Artifact, "read", noted)
+    assert select(tmp_path, "--k", "1", "--max-gap", "0.5") == 0
+    assert sum(n_decoded) == len(pools)
+    identity = open_artifact(tmp_path / "groups").record.identity
+    assert identity["thresholds"] == {"gap": 4.0}
 
 
 def test_select_writes_rank_role_and_represented_samples(tmp_path: Path) -> None:

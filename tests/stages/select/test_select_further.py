@@ -4,83 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from support.pipelines import digests_of, open_artifact, rows_of
+from support.written_pools import Candidate, candidate, rated, write_pools
 
-from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.store import Shard, open_output
 from prefpipe.cli.main import run
 from prefpipe.configs.select import SelectConfig
 from prefpipe.errors import UsageError
 from prefpipe.maths.selection.select_responses import select_responses
 from prefpipe.maths.selection.uncertainty import scorer_spread
-
-Candidate = dict[str, Any]
-
-
-def candidate(text: str, rewards: dict[str, float | None], **more: Any) -> Candidate:
-    """One response: its text, what each scorer gave, and its model where that matters."""
-    return {"text": text, "rewards": rewards, "model": "m", **more}
-
-
-def rated(*rewards: float, tokens: tuple[int, ...] = ()) -> list[Candidate]:
-    """A pool of one scorer, rm, with as many tokens a response as asked for."""
-    return [
-        candidate("abcdefgh"[place] * (tokens[place] if tokens else 1), {"rm": reward})
-        for place, reward in enumerate(rewards)
-    ]
-
-
-def write_pools(folder: Path, pools: dict[str, list[Candidate]], *, part_size: int = 2) -> None:
-    """Write candidates and scores, ``part_size`` prompts a part."""
-    names = list(pools)
-    scorers = sorted(
-        {scorer for pool in pools.values() for each in pool for scorer in each["rewards"]}
-    )
-    n_parts = -(-len(names) // part_size)
-    identity = {"stage": "generate", "version": 1, "pools": json.dumps(pools)}
-    of_scores = {"scorers": [{"name": name} for name in scorers], "candidates": identity}
-    records = {
-        "candidates": RunRecord("generate", CANDIDATES.tag, n_parts, identity),
-        "scores": RunRecord("score", SCORES.tag, n_parts, of_scores),
-    }
-    outputs = {
-        name: open_output(folder / name, record, shard=Shard(), overwrite=False)
-        for name, record in records.items()
-    }
-    for index in range(n_parts):
-        candidates, scores = [], []
-        for name in names[index * part_size : (index + 1) * part_size]:
-            for place, each in enumerate(pools[name]):
-                key = {"prompt_id": name, "sample_idx": place}
-                candidates.append(key | row_of(name, each))
-                for scorer, reward in each["rewards"].items():
-                    status = "ok" if reward is not None else "unrated"
-                    scores.append(key | {"scorer": scorer, "reward": reward, "status": status})
-        table = pa.Table.from_pylist(candidates, schema=CANDIDATES.arrow())
-        footer = outputs["candidates"].write(index, table, counts={"ok": len(table)}, parents={})
-        table = pa.Table.from_pylist(scores, schema=SCORES.arrow())
-        made_from = {"candidates": footer.data_sha256}
-        outputs["scores"].write(index, table, counts={"ok": len(table)}, parents=made_from)
-
-
-def row_of(prompt_id: str, each: Candidate) -> dict[str, Any]:
-    return {
-        "messages": [{"role": "user", "content": f"about {prompt_id}"}],
-        "response": each["text"],
-        "model": each["model"],
-        "prompt_token_ids": [1, 2, 3],
-        "response_token_ids": [5] * len(each["text"]),
-        "n_prompt_tokens": 3,
-        "n_response_tokens": len(each["text"]),
-        "finish_reason": "stop",
-        "logp": -1.0,
-        "temperature": 1.0,
-        "seed": 1,
-        "status": "ok",
-    }
+from prefpipe.maths.selection.validation import DEFAULT_OPTIONS
 
 
 def select(folder: Path, *flags: str, output: str = "groups") -> int:
@@ -373,6 +309,32 @@ def test_thresholds_are_over_all_parts_for_every_shard(tmp_path: Path) -> None:
     assert identity["thresholds"] == {"gap": 3.0}
 
 
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_thresholds_are_those_of_one_thread_whatever_the_threads(
+    tmp_path: Path, workers: str
+) -> None:
+    pools = {f"p{n}": rated(0.0, 1.0 + n % 7, 0.25 * n) for n in range(24)}
+    write_pools(tmp_path, pools, part_size=2)
+    flags = ["--strategy", "best-worst", "--max-gap", "0.6", "--workers", workers]
+    assert select(tmp_path, *flags) == 0
+    thresholds = open_artifact(tmp_path / "groups").record.identity["thresholds"]
+    gaps = [max(1.0 + n % 7, 0.25 * n) for n in range(24)]
+    assert thresholds == {"gap": np.quantile(gaps, 0.6)}
+    assert len(rejected(tmp_path)) == sum(gap > thresholds["gap"] for gap in gaps)
+
+
+def test_a_broken_part_ends_the_look_at_all_pools(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_pools(tmp_path, {f"p{n}": rated(0.0, n + 1.0) for n in range(12)}, part_size=1)
+    part = next((tmp_path / "candidates").glob("part-00007-*"))
+    part.write_bytes(part.read_bytes()[:-9])
+    flags = ["--strategy", "best-worst", "--max-gap", "0.5", "--workers", "3"]
+    assert select(tmp_path, *flags) != 0
+    assert part.name in words(capsys)
+    assert not (tmp_path / "groups").exists()
+
+
 def test_quantiles_want_every_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_pools(tmp_path, FILTERED)
     next((tmp_path / "scores").glob("part-00001-*")).unlink()
@@ -404,7 +366,7 @@ def test_quantiles_want_every_part(tmp_path: Path, capsys: pytest.CaptureFixture
         (["--strategy", "drts", "--min-margin", "1"], "--min-margin does not apply to --strategy drts"),
         (["--strategy", "drts", "--k", "3"], "--k does not apply to --strategy drts"),
         (["--strategy", "best-of-n", "--pairs", "adjacent"], "--pairs does not apply to --strategy best-of-n"),
-        (["--strategy", "best-of-n", "--k", "3"], "--k does not apply to --strategy best-of-n"),
+        (["--strategy", "best-of-n", "--k", "3"], "--k does not apply to --strategy best-of-n, which has no negatives; --positives says how many"),
         (["--strategy", "best-worst", "--pass-reward", "0.5"],
          "--pass-reward belongs to --min-pass-rate and --max-pass-rate"),
         (["--strategy", "best-worst", "--min-pass-rate", "0.9", "--max-pass-rate", "0.1"],
@@ -484,3 +446,9 @@ def test_thresholds_that_moved_are_another_run(
     assert digests_of(tmp_path / "groups") == before
     assert select(tmp_path, *flags, "--overwrite") == 0
     assert set(rejected(tmp_path)) == {"a", "b", "tied"}
+
+
+def test_flags_have_the_defaults_of_the_function() -> None:
+    names = {name: "time_limit" if name == "time_limit_s" else name for name in DEFAULT_OPTIONS}
+    of_flags = {name: getattr(SelectConfig, flag) for name, flag in names.items()}
+    assert of_flags == DEFAULT_OPTIONS

@@ -217,3 +217,35 @@ def test_a_reward_model_takes_weights_and_no_likelihood(tmp_path: Path) -> None:
         TrainConfig(**values, sft_weight=0.1)
     with pytest.raises(UsageError, match="--sft-weight must be 0 or more"):
         TrainConfig(groups=tmp_path, output=tmp_path, model="m", sft_weight=-0.1)
+
+
+def of_positives(artifact: Artifact, text: str) -> tuple[list[Group], dict]:
+    """Weights as an objective that compares nothing reads them, of groups without negatives."""
+    weighing = open_weighing(text, artifact, "GROUPS", of_pairs=False)
+    rows = read_rows(artifact, allow_partial=False, further=weighing.columns)
+    return weigh_groups(groups_of(rows, None), rows, weighing)
+
+
+def test_without_pairs_a_prompt_weighs_the_mean_over_its_positives(tmp_path: Path) -> None:
+    """a: 4 and 2, mean 3; b: 1. Over their mean 2: 1.5 and 0.5."""
+    rows = two_prompts(sure=[4.0, 2.0, None, 1.0, None])
+    kept = [row | {"role": "positive"} for row in (rows[0], rows[1], rows[3])]
+    artifact = artifact_of(tmp_path / "g", kept, sure=pa.float64())
+    groups, figures = of_positives(artifact, "chosen_sure")
+    assert [group.weight for group in groups] == pytest.approx([1.5, 0.5])
+    assert [group.pair_weights for group in groups] == [None, None]
+    assert figures["effective_prompts"] == pytest.approx(1.6)
+
+    with pytest.raises(InputError, match="within prompt a") as caught:
+        of_positives(artifact, "sure")
+    assert caught.value.hint == "say whose: chosen_sure"
+    with pytest.raises(InputError, match=r"is -2 for response 0 of prompt a$"):
+        of_positives(artifact, "2 - chosen_sure")
+
+
+@pytest.mark.parametrize("text", ["margin", "1 + margin", "rejected_sure", "rejected_reward"])
+def test_what_only_a_pair_has_is_refused_without_pairs(tmp_path: Path, text: str) -> None:
+    rows = [row | {"role": "positive"} for row in two_prompts(sure=[1.0] * 5)]
+    artifact = artifact_of(tmp_path / "g", rows, sure=pa.float64())
+    with pytest.raises(UsageError, match=r"and the objective trains on positives alone"):
+        open_weighing(text, artifact, "GROUPS", of_pairs=False)

@@ -70,9 +70,9 @@ def test_round_2_is_one_more_than_the_later_of_start_and_sampler(
     rounds: Path, tmp_path: Path, groups: str, model: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train(rounds / groups, rounds / model, tmp_path / "policy2") == 2
-    start = "the policy of round 1" if model == "policy" else "a model before round 1"
-    sampler = "the policy of round 1" if groups == "round2/groups" else "a model before round 1"
-    line = f"round 2: from {start}, {rounds / model}, on candidates that {sampler} sampled"
+    start = "the policy of round 1, " if model == "policy" else ""
+    sampler = "the policy of round 1" if groups == "round2/groups" else "a model of no round"
+    line = f"round 2: from {start}{rounds / model}, on candidates that {sampler} sampled"
     assert line in capsys.readouterr().err.replace("\n", "")
 
 

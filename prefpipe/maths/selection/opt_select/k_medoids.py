@@ -211,7 +211,7 @@ def branch_and_bound(
     u_NC, bound_N = np.empty((depth, n_clients)), np.zeros(depth)
     shut_copies(unit_CJ, k, fixed_NJ[0])
     start_multipliers(unit_CJ, chosen_K, u_NC[0])
-    room = new_workspace(n_clients, n_facilities)
+    room = new_workspace(unit_CJ)
 
     n_open_nodes, n_steps, work, least_left = 1, ROOT_STEPS, 0, np.inf
     while n_open_nodes > 0:

@@ -303,7 +303,7 @@ def settle_ties(
     u_NC = np.empty((depth, n_clients))
     shut_copies(distance_CJ, k, fixed_NJ[0])
     start_multipliers(unit_CJ, chosen_K, u_NC[0])
-    room = new_workspace(n_clients, n_facilities)
+    room = new_workspace(unit_CJ)
 
     n_open_nodes, work = 1, 0
     while n_open_nodes > 0 and work <= limit:

@@ -138,14 +138,9 @@ def test_what_the_relaxation_says_holds_for_every_better_subset():
             np.zeros(9, dtype=np.int8),
             np.sort(in_units_of(cost_CJ, chosen)[:, chosen], axis=1)[:, 1],
         )
+        unit_CJ = in_units_of(cost_CJ, chosen)
         bound, split, _ = climb(
-            in_units_of(cost_CJ, chosen),
-            3,
-            1.0,
-            fixed,
-            multipliers,
-            new_workspace(9, 9),
-            ROOT_STEPS,
+            unit_CJ, 3, 1.0, fixed, multipliers, new_workspace(unit_CJ), ROOT_STEPS
         )
         assert bound <= 1 + 1e-12
         if optimum < upper * (1 - EQUAL):

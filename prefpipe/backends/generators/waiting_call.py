@@ -1,0 +1,32 @@
+"""What a caller waits for whose requests another thread has answered, together with others'."""
+
+import threading
+from typing import Generic, TypeVar
+
+Answer = TypeVar("Answer")
+
+
+class WaitingCall(Generic[Answer]):
+    """An answer to each of a caller's requests."""
+
+    def __init__(self, n_requests: int) -> None:
+        self._answers: dict[int, Answer] = {}
+        self._n_requests = n_requests
+        self.is_over = threading.Event()
+        """Set when all answers are there, or none will come any more."""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether no answer is missing."""
+        return len(self._answers) == self._n_requests
+
+    @property
+    def answers(self) -> list[Answer]:
+        """The answers, in the order of the requests, once none is missing."""
+        return [self._answers[place] for place in range(self._n_requests)]
+
+    def take(self, place: int, answer: Answer) -> None:
+        """Take the answer to a request; the last one ends the call."""
+        self._answers[place] = answer
+        if self.is_answered:
+            self.is_over.set()

@@ -1,0 +1,47 @@
+"""The flags of ``prefpipe eval by-round``."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from prefpipe.configs.answers import json_option, strict_option
+from prefpipe.configs.command import CommandConfig
+from prefpipe.configs.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByRoundConfig(CommandConfig):
+    """Held-out reward, length, KL and diversity round by round, with paired intervals.
+
+    Of one run the intervals are over prompts. Several runs are seeds of one recipe: then they are
+    over seeds and prompts, so that they hold for another seed too.
+    """
+
+    command: ClassVar[str] = "eval by-round"
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Intervals": ("confidence", "bootstrap_draws", "bootstrap_seed"),
+    }
+
+    runs: tuple[Path, ...] = option(
+        positional=True,
+        metavar="RUN...",
+        help="folders of runs whose policies were evaluated after each round, a seed each",
+    )
+    markdown: bool = option(False, help="print Markdown tables, for a document")
+    confidence: float = option(0.95, above=0, below=1, metavar="X", help="level of the intervals")
+    bootstrap_draws: int = option(
+        10_000, minimum=1, maximum=10_000_000, metavar="N", help="resamples of the bootstrap"
+    )
+    bootstrap_seed: int = option(0, minimum=0, metavar="N", help="seed of the bootstrap")
+    strict: bool = strict_option()
+    as_json: bool = json_option()
+
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        if self.markdown and self.as_json:
+            problems.append("--markdown and --json exclude each other")
+        places = [path.resolve() for path in self.runs]
+        if len(set(places)) < len(places):
+            problems.append("a run is given twice: it would count as two seeds")
+        return problems

@@ -1,0 +1,33 @@
+"""The evaluations of runs by round, for ``prefpipe eval by-round``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from prefpipe.stages.evaluate.by_round import RunEvaluations
+
+
+def open_evaluations(run: Path) -> "RunEvaluations":
+    """Return the evaluations in a folder by the round of their policy.
+
+    Raises:
+        InputError: there is none.
+        UsageError: two are of one round.
+    """
+    from shlex import quote
+
+    from prefpipe.artifacts.run_record import read_run_record
+    from prefpipe.artifacts.store import Artifact
+    from prefpipe.errors import InputError
+    from prefpipe.stages.evaluate.by_round import RunEvaluations, evaluations_by_round
+    from prefpipe.status.folders import find_artifacts
+
+    artifacts = [Artifact(path, read_run_record(path)) for path in find_artifacts(run)]
+    by_round = evaluations_by_round(each for each in artifacts if each.record.kind == "evaluation")
+    if not by_round:
+        raise InputError(
+            f"{run} holds no evaluation of a round's policy",
+            hint=f"give the plan a section `eval`, or run `prefpipe eval --policy "
+            f"{quote(str(run / 'round-01' / 'policy'))} --baseline MODEL ...`",
+        )
+    return RunEvaluations(str(run), by_round)
