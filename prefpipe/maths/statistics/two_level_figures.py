@@ -136,7 +136,9 @@ def ratio_figures(above_SP: np.ndarray, below_SP: np.ndarray) -> SeedFigures:
     if above_SP.shape != below_SP.shape:
         raise InputError(f"a ratio of {above_SP.shape} and {below_SP.shape} values")
     if (below_SP < 0).any() or not below_SP.sum() > 0:
-        raise InputError(f"a ratio to {below_SP.sum():g} in all; denominators are counts, 0 or more")
+        raise InputError(
+            f"a ratio to {below_SP.sum():g} in all; denominators are counts, 0 or more"
+        )
     ratio = above_SP.sum() / below_SP.sum()
     return SeedFigures(ratio + (above_SP - ratio * below_SP) / below_SP.mean())
 

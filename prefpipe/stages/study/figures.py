@@ -3,9 +3,9 @@
 Reads: ``study.json``, ``results.parquet`` and ``runs.parquet`` of a study's folder, or of the copy
 of these three under ``docs/evidence/``.
 
-Promises: all figures of a measure at a budget are over the same prompts, those that have a value in
-every run; a contrast is paired by prompt and seed, over the seeds that both arms have; no arm and no
-run is left out: those that failed or wait are counted beside the figures.
+Promises: all figures of a measure at a budget are over the same prompts, those that have a value
+in every run; a contrast is paired by prompt and seed, over the seeds that both arms have; no arm and
+no run is left out: those that failed or wait are counted beside the figures.
 
 What `figures_of` returns, values that are not finite being NaN::
 
@@ -47,5 +47,5 @@ What `figures_of` returns, values that are not finite being NaN::
                 sentence            the same in words
     notes     [text]
 
-A FIGURE is {mean, se, low, high, df}. `low` and `high` are ends of the two-level bootstrap interval.
+A FIGURE is {mean, se, low, high, df}: low and high are ends of the two-level bootstrap interval.
 """
