@@ -14,7 +14,7 @@ from prefpipe.maths.statistics.two_level import TwoLevelMean
 
 
 class Equivalence(NamedTuple):
-    """Two one-sided tests: ``p`` of both, and the interval that lies within the margin where p does.
+    """Two one-sided tests: ``p`` of both, and the interval that is within the margin at ``p``.
 
     ``low`` and ``high`` are the ends of the t interval of level ``1 - 2 alpha``, 90 % at 5 %.
     """

@@ -41,25 +41,23 @@ class SeedFigures(NamedTuple):
     """A figure of each seed.
 
     Attributes:
-        contributions_SP: (S, P), whose mean over prompts is the figure of a seed.
-        resampled_SB: (S, B) the figure of each seed in each resample of prompts; None for a figure
+        contributions: (S, P), whose mean over prompts is the figure of a seed.
+        resampled: (S, B) the figure of each seed in each resample of prompts; None for a figure
             that is the mean of the contributions in each resample too.
     """
 
-    contributions_SP: np.ndarray
-    resampled_SB: np.ndarray | None = None
+    contributions: np.ndarray
+    resampled: np.ndarray | None = None
 
     @property
     def by_seed(self) -> np.ndarray:
         """The figure of each seed, (S,)."""
-        return np.asarray(self.contributions_SP.mean(axis=1))
+        return np.asarray(self.contributions.mean(axis=1))
 
     def of_seeds(self, places: np.ndarray) -> Self:
         """Return the figures of some of the seeds."""
-        resampled_SB = None if self.resampled_SB is None else self.resampled_SB[places]
-        return self._replace(
-            contributions_SP=self.contributions_SP[places], resampled_SB=resampled_SB
-        )
+        resampled_SB = None if self.resampled is None else self.resampled[places]
+        return self._replace(contributions=self.contributions[places], resampled=resampled_SB)
 
     def minus(self, other: "SeedFigures") -> "SeedFigures":
         """Return the difference to another arm of the same seeds, prompts and resamples.
@@ -67,15 +65,15 @@ class SeedFigures(NamedTuple):
         Raises:
             InputError: they are of another shape, or one of them is a mean alone.
         """
-        ours, theirs = self.resampled_SB, other.resampled_SB
-        if self.contributions_SP.shape != other.contributions_SP.shape:
+        ours, theirs = self.resampled, other.resampled
+        if self.contributions.shape != other.contributions.shape:
             raise InputError(
-                f"figures of {self.contributions_SP.shape} and {other.contributions_SP.shape} "
+                f"figures of {self.contributions.shape} and {other.contributions.shape} "
                 "seeds and prompts are not paired"
             )
         if (ours is None) != (theirs is None):
             raise InputError("a mean and a figure that is none are not compared")
-        contributions_SP = self.contributions_SP - other.contributions_SP
+        contributions_SP = self.contributions - other.contributions
         if ours is None or theirs is None:
             return SeedFigures(contributions_SP)
         if ours.shape != theirs.shape:
@@ -94,26 +92,26 @@ def two_level_figure(figures: SeedFigures, bootstrap: Bootstrap = BOOTSTRAP) -> 
         figures: every value known; differences of two arms are those of `SeedFigures.minus`.
         bootstrap: level, resamples and seed; figures that are no means bring their resamples.
     """
-    if figures.resampled_SB is None:
-        return two_level_mean(figures.contributions_SP, bootstrap)
+    if figures.resampled is None:
+        return two_level_mean(figures.contributions, bootstrap)
 
-    n_seeds, n_prompts = figures.contributions_SP.shape
-    mean = float(figures.contributions_SP.mean())
+    n_seeds, n_prompts = figures.contributions.shape
+    mean = float(figures.contributions.mean())
     if n_prompts < 2:
         return TwoLevelMean(mean, np.nan, np.nan, np.nan, np.nan, n_seeds, n_prompts, 0)
     if n_seeds == 1:
-        resampled_B = figures.resampled_SB[0]
-        se = float(figures.contributions_SP[0].std(ddof=1) / np.sqrt(n_prompts))
+        resampled_B = figures.resampled[0]
+        se = float(figures.contributions[0].std(ddof=1) / np.sqrt(n_prompts))
         low, high = np.array(bootstrap.ends(resampled_B)) - resampled_B.mean() + mean
         return TwoLevelMean(mean, se, float(low), float(high), n_prompts - 1, 1, n_prompts, 0)
 
-    se, df = error_of_seeds_and_prompts(figures.contributions_SP)
+    se, df = error_of_seeds_and_prompts(figures.contributions)
     if se == 0.0:
         return TwoLevelMean(mean, 0.0, mean, mean, np.inf, n_seeds, n_prompts, 0)
-    n_draws = figures.resampled_SB.shape[1]
+    n_draws = figures.resampled.shape[1]
     rng = np.random.default_rng([bootstrap.seed, SEEDS_STREAM])
     counts_BS = rng.multinomial(n_seeds, np.full(n_seeds, 1.0 / n_seeds), size=n_draws)
-    resampled_B = (counts_BS * figures.resampled_SB.T).sum(axis=1) / n_seeds
+    resampled_B = (counts_BS * figures.resampled.T).sum(axis=1) / n_seeds
     distances = stretched_distances(resampled_B, resampled_B.mean(), se, df, bootstrap)
     low, high = mean + distances
     return TwoLevelMean(mean, se, float(low), float(high), df, n_seeds, n_prompts, 0)

@@ -4,8 +4,8 @@ Reads: ``study.json``, ``results.parquet`` and ``runs.parquet`` of a study's fol
 of these three under ``docs/evidence/``.
 
 Promises: all figures of a measure at a budget are over the same prompts, those that have a value
-in every run; a contrast is paired by prompt and seed, over the seeds that both arms have; no arm and
-no run is left out: those that failed or wait are counted beside the figures.
+in every run; a contrast is paired by prompt and seed, over the seeds that both arms have; no arm
+and no run is left out: those that failed or wait are counted beside the figures.
 
 What `figures_of` returns, values that are not finite being NaN::
 
