@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from prefpipe.artifacts.run_record import read_run_record
-from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.study_keys import PROMPTS, RESPONSE_TOKENS
 from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_steps import Place, global_batch_size, groups_folder, round_plan_of
