@@ -43,6 +43,12 @@ def _mean(label: str, form: str, column: str, better: Literal["higher", ""] = ""
     return StudyMeasure(label, form, "mean", column, f"base_{column}", better=better)
 
 
+def _of_pairs(
+    label: str, form: str, column: str, better: Literal["higher", "lower"]
+) -> StudyMeasure:
+    return StudyMeasure(label, form, "mean", column, better=better)
+
+
 MEASURES = {
     "reward": _mean("mean reward", "{:.3f}", "reward", "higher"),
     "lowest_decile": StudyMeasure(
@@ -83,3 +89,15 @@ MEASURES = {
 
 A measure that no run has is left out.
 """
+
+PAIR_MEASURES = {
+    "log_loss": _of_pairs("log loss", "{:.4f}", "log_loss", "lower"),
+    "excess_log_loss": _of_pairs(
+        "log loss above the truth's", "{:.4f}", "excess_log_loss", "lower"
+    ),
+    "scaled_log_loss": _of_pairs("log loss, scaled", "{:.4f}", "scaled_log_loss", "lower"),
+    "brier": _of_pairs("Brier score", "{:.4f}", "brier", "lower"),
+    "accuracy": _of_pairs("accuracy", "{:.1%}", "accuracy", "higher"),
+    "agreement": _of_pairs("agreement with the truth", "{:.1%}", "agreement", "higher"),
+}
+"""Of what is judged by held-out pairs whose true probabilities are known, a mean over prompts."""
