@@ -57,6 +57,8 @@ class RunProgress:
         failed: how the step ended that failed last, None where none did.
         changes: in what the run on disk was made otherwise, [] where it was not.
         seconds: that its steps took so far, those of calls that were killed left out.
+        keeps_weights: the weights that were judged are to stay.
+        problem: why there are no steps, "" where there are.
     """
 
     arm: str
@@ -68,6 +70,8 @@ class RunProgress:
     failed: StepEntry | None = None
     changes: tuple[str, ...] = ()
     seconds: float = 0.0
+    keeps_weights: bool = False
+    problem: str = ""
 
     @property
     def name(self) -> str:
@@ -117,13 +121,13 @@ class StudyProgress:
             if not self.is_finished(*selection):
                 failed = self._last_failure([selection])
                 state: RunState = "waiting" if failed is None else "failed"
-                return RunProgress(arm, seed, state, failed=failed)
+                problem = f"{selection[0].output} is not selected yet"
+                return RunProgress(arm, seed, state, failed=failed, problem=problem)
         try:
             places = places_of(self._plan, self._folder, arm, seed)
             made_from = self._made_from(arm, seed)
-        except PrefpipeError:
-            # not selected, sampled or rated yet; the step that reads it says what is wrong with it
-            return RunProgress(arm, seed, "waiting")
+        except PrefpipeError as error:
+            return RunProgress(arm, seed, "waiting", problem=error.message)
 
         steps = run_steps(self._plan, self._folder, arm, seed, places)
         keyed = self._chained(made_from, steps)
@@ -141,6 +145,7 @@ class StudyProgress:
             last,
             () if is_done else tuple(self._changes(keyed)),
             self._seconds(keyed),
+            any(entry.keeps_weights for _, key in judging for entry in self._of(key)),
         )
 
     def _selection(self, step: StudyStep) -> tuple[StudyStep, str]:
@@ -210,7 +215,8 @@ class StudyProgress:
         self, made_from: Mapping[str, Any], steps: Iterable[StudyStep]
     ) -> list[tuple[StudyStep, str]]:
         """Return steps with their keys; what judges is behind no other that judges."""
-        keyed, before = [], []
+        keyed: list[tuple[StudyStep, str]] = []
+        before: list[dict[str, Any]] = []
         for step in steps:
             own = self._identity_of(step)
             key = fingerprint_of({"made_from": made_from, "before": list(before), "step": own})

@@ -37,9 +37,7 @@ def remove_weights(steps: Sequence[StudyStep]) -> int:
 
 def has_weights(steps: Sequence[StudyStep]) -> bool:
     """Return whether anything is left of what `remove_weights` removes."""
-    return any(
-        any(_weights_in(step.output)) for step in steps if step.stage in ("train", TRAINER)
-    )
+    return any(any(_weights_in(step.output)) for step in steps if step.stage in ("train", TRAINER))
 
 
 def _weights_in(folder: Path) -> Iterator[Path]:
