@@ -19,7 +19,7 @@ DDP, FSDP2 = variables_of(FOLDER / "ddp.yaml"), variables_of(FOLDER / "fsdp2.yam
 SHARDED = FSDP2 | {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
 each_wrapper = pytest.mark.parametrize("wrapper", [DDP, FSDP2], ids=["DDP", "FSDP2"])
 
-REFERENCE = ("--objective", "dpo", "--beta", 1, "--keep-step", 4)
+REFERENCE = ("--objective", "dpo", "--beta", 1, "--keep-step", 2)
 CUT = (
     "--objective",
     "simpo",

@@ -7,7 +7,7 @@ Promises: all figures of a measure at a budget are over the same prompts, those 
 in every run; a contrast is paired by prompt and seed, over the seeds that both arms have; no arm
 and no run is left out: those that failed or wait are counted beside the figures.
 
-What `prefpipe.stages.study.results.figures_of` returns, NaN where a number is not known::
+What `figures_of` returns, NaN where a number is not known::
 
     study, model, target                as in the plan
     confidence, bootstrap_draws, bootstrap_seed
@@ -51,58 +51,54 @@ A FIGURE is {mean, se, low, high, df}: low and high are ends of the two-level bo
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
 
+from prefpipe.artifacts.study_tables import (
+    RESULTS,
+    RESULTS_FILE,
+    RUNS,
+    RUNS_FILE,
+    read_study_table,
+)
 from prefpipe.configs.study_measures import StudyMeasure
+from prefpipe.configs.study_record import read_study_record
 from prefpipe.errors import InputError
-from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.maths.statistics.bootstrap import BOOTSTRAP, Bootstrap
 from prefpipe.maths.statistics.detectable import detectable_difference, error_found
 from prefpipe.maths.statistics.holm import holm
 from prefpipe.maths.statistics.t_tests import equivalence, p_of_difference
 from prefpipe.maths.statistics.two_level import TwoLevelMean
-from prefpipe.maths.statistics.two_level_figures import (
-    SeedFigures,
-    length_controlled_figures,
-    lowest_share_figures,
-    ratio_figures,
-    two_level_figure,
-)
+from prefpipe.maths.statistics.two_level_figures import SeedFigures, two_level_figure
+from prefpipe.stages.study.design import Contrast, StudyDesign, design_of
+from prefpipe.stages.study.measured_arms import BudgetTable, MeasuredArms
 from prefpipe.stages.study.sentences import sentence_of
 
-MOST_RESAMPLED_DECILES, MOST_FITS = 2_000, 1_000
-"""Resamples, at most, of figures that are made anew in each: a sort, or a fit of its own."""
-SAME_BASE = 1e-9
-"""By how much the base's reward of a prompt may differ from run to run: rounding."""
 FIGURE = ("mean", "se", "low", "high", "df")
-OF_RUNS = ("step", "prompts", "response_tokens", "trained_tokens", "seconds")
 
 
-class Contrast(NamedTuple):
-    """Two arms that are compared; ``declared`` before the first run was judged."""
+def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]:
+    """Return the figures of a study's folder, or of a copy of its record and tables.
 
-    first: str
-    second: str
-    declared: bool = True
+    The keys stand at the top of the module.
 
-
-class StudyDesign(NamedTuple):
-    """What of a study's record the figures need; the names are those of the plan."""
-
-    study: str
-    model: str
-    target: str
-    arms: Sequence[str]
-    seeds: Sequence[int]
-    judged_at: Sequence[str]
-    measures: Mapping[str, StudyMeasure]
-    measure: str
-    contrasts: Sequence[Contrast] = ()
-    worst_below: float | None = None
-    equivalence: float | None = None
-    notes: Sequence[str] = ()
+    Raises:
+        InputError: no study, a table that is not there or cannot be read, or tables that do not
+            agree.
+    """
+    record = read_study_record(folder)
+    if record is None:
+        raise InputError(
+            f"{folder} holds no study.json",
+            hint="pass the folder that `prefpipe study PLAN -o FOLDER` wrote, or a copy of its "
+            f"study.json, {RESULTS_FILE} and {RUNS_FILE}",
+        )
+    results = pl.DataFrame(read_study_table(folder / RESULTS_FILE, (RESULTS,)))
+    runs = pl.DataFrame(read_study_table(folder / RUNS_FILE, (RUNS,)))
+    return study_figures(design_of(record), results, runs, bootstrap)
 
 
 def study_figures(
@@ -116,7 +112,7 @@ def study_figures(
     """
     budgets, notes = [], list(design.notes)
     for budget in design.judged_at:
-        table = _BudgetTable(design, budget, results, runs)
+        table = BudgetTable(design, budget, results, runs)
         measures = {}
         for key, measure in design.measures.items():
             figures = _measure_figures(table, key, measure, bootstrap)
@@ -167,216 +163,11 @@ def _counted_runs(design: StudyDesign, runs: pl.DataFrame) -> dict[str, Any]:
     return {"planned": len(of_run), **counts, "not_done": not_done}
 
 
-class _BudgetTable:
-    """The rows of a study at one budget, as values by seed and prompt.
-
-    ``prompts``: of all runs, sorted, by which intervals draw them. ``seeds``: by arm, those of its
-    finished runs. ``notes``: what a reader of this budget must know.
-    """
-
-    def __init__(
-        self, design: StudyDesign, budget: str, results: pl.DataFrame, runs: pl.DataFrame
-    ) -> None:
-        self.design, self.budget = design, budget
-        self.notes: list[str] = []
-        self._runs = runs.filter(pl.col("budget") == budget)
-        rows = results.filter(pl.col("budget") == budget)
-        self.prompts = sorted(rows["prompt_id"].unique())
-        self._frames = {
-            (arm, seed): frame.drop("arm", "seed", "budget")
-            for (arm, seed), frame in rows.partition_by("arm", "seed", as_dict=True).items()
-        }
-        done = self._runs.filter(pl.col("status") == "done")
-        done_runs = set(zip(done["arm"], done["seed"], strict=True))
-        self._check(done_runs)
-        self.seeds = {
-            arm: [seed for seed in design.seeds if (arm, seed) in done_runs] for arm in design.arms
-        }
-        self._values: dict[tuple[str, int, str], np.ndarray] = {}
-
-    def _check(self, done_runs: set[tuple[str, int]]) -> None:
-        """Refuse tables that do not agree.
-
-        Raises:
-            InputError: naming the first run that is in one of them alone, or has a prompt twice.
-        """
-        hint = "run the `prefpipe study` command of this folder again: it writes both tables anew"
-        for arm, seed in sorted(done_runs ^ set(self._frames)):
-            there = "runs.parquet" if (arm, seed) in done_runs else "results.parquet"
-            raise InputError(
-                f"{there} alone has a finished run of {arm}, seed {seed}, at {self.budget}",
-                hint=hint,
-            )
-        for (arm, seed), frame in self._frames.items():
-            if frame["prompt_id"].n_unique() < len(frame):
-                raise InputError(
-                    f"results.parquet has a prompt twice for {arm}, seed {seed}, at {self.budget}",
-                    hint=hint,
-                )
-
-    def values(self, arm: str, seeds: Sequence[int], column: str) -> np.ndarray:
-        """Return a column by seed and prompt (S, P), NaN where there is no value."""
-        return np.stack([self._of_run(arm, seed, column) for seed in seeds])
-
-    def base(self, column: str) -> np.ndarray:
-        """Return a column of the base by prompt (P,): the mean over all runs that have one.
-
-        Raises:
-            InputError: rewards that differ from run to run: of another base, or rated otherwise.
-        """
-        runs = [(arm, seed) for arm, seeds in self.seeds.items() for seed in seeds]
-        values_RP = np.stack([self._of_run(arm, seed, column) for arm, seed in runs])
-        is_known_RP = ~np.isnan(values_RP)
-        sums_P = np.where(is_known_RP, values_RP, 0.0).sum(axis=0)
-        with np.errstate(invalid="ignore"):
-            means_P = sums_P / is_known_RP.sum(axis=0)
-        if column == "base_reward":
-            with np.errstate(invalid="ignore"):
-                is_other_RP = np.abs(values_RP - means_P) > SAME_BASE * (1.0 + np.abs(means_P))
-            if is_other_RP.any():
-                place, prompt = np.argwhere(is_other_RP)[0]
-                arm, seed = runs[place]
-                raise InputError(
-                    f"the base's reward of prompt {self.prompts[prompt]} is another one in the run "
-                    f"of {arm}, seed {seed}: its evaluation had another baseline",
-                    hint="judge all arms against the same held-out folder",
-                )
-        return np.asarray(means_P)
-
-    def _of_run(self, arm: str, seed: int, column: str) -> np.ndarray:
-        key = (arm, seed, column)
-        if key not in self._values:
-            frame = self._frames[arm, seed]
-            if column not in frame.columns:
-                return np.full(len(self.prompts), np.nan)
-            there = dict(zip(frame["prompt_id"], frame[column].cast(pl.Float64), strict=True))
-            known = [there.get(prompt) for prompt in self.prompts]
-            self._values[key] = np.array([np.nan if each is None else each for each in known])
-        return self._values[key]
-
-    def runs_of_arms(self) -> list[dict[str, Any]]:
-        """Return the runs of each arm: how many, and the means of what the done ones took."""
-        entries = []
-        for arm in self.design.arms:
-            rows = self._runs.filter(pl.col("arm") == arm)
-            done = rows.filter(pl.col("status") == "done")
-            n_failed = int((rows["status"] == "failed").sum())
-            entries.append(
-                {
-                    "arm": arm,
-                    "n_planned": len(self.design.seeds),
-                    "n_done": len(done),
-                    "n_failed": n_failed,
-                    "n_waiting": len(self.design.seeds) - len(done) - n_failed,
-                    "seeds": self.seeds[arm],
-                    **{name: done[name].mean() for name in OF_RUNS},
-                }
-            )
-        return entries
-
-
-class _MeasuredArms:
-    """One measure of all arms at a budget, over the prompts that have a value in every run.
-
-    ``seeds``: by arm, of the runs that have a value at all. ``n_prompts`` count, ``n_missing`` lack
-    a value in one of them.
-    """
-
-    def __init__(self, table: _BudgetTable, measure: StudyMeasure, bootstrap: Bootstrap) -> None:
-        self._table, self._measure, self._bootstrap = table, measure, bootstrap
-        self.label, self.form = measure.label, measure.form
-        self._columns = [measure.column]
-        if measure.below is not None:
-            self._columns.append(measure.below)
-        if measure.kind == "length_controlled":
-            self._columns += ["length_chars", "base_length_chars"]
-
-        self.seeds: dict[str, list[int]] = {}
-        is_common_P = np.ones(len(table.prompts), dtype=bool)
-        for arm, seeds in table.seeds.items():
-            self.seeds[arm] = []
-            for seed in seeds:
-                is_known_P = self._is_known(arm, seed)
-                if is_known_P.any():
-                    self.seeds[arm].append(seed)
-                    is_common_P &= is_known_P
-        self._base: dict[str, np.ndarray] = {}
-        if any(self.seeds.values()) and measure.of_base is not None:
-            names = [measure.of_base, *filter(None, [measure.below_of_base])]
-            columns = {name: table.base(name) for name in names}
-            is_known_P = ~np.isnan(np.stack(list(columns.values()))).any(axis=0)
-            if is_known_P.any():
-                self._base = columns
-                is_common_P &= is_known_P
-        self._is_common_P = is_common_P
-        self.n_prompts = int(is_common_P.sum())
-        self.n_missing = len(is_common_P) - self.n_prompts
-        self._figures: dict[str, SeedFigures] = {}
-
-    def _is_known(self, arm: str, seed: int) -> np.ndarray:
-        values_KP = np.stack(
-            [self._table.values(arm, [seed], column)[0] for column in self._columns]
-        )
-        return np.asarray(~np.isnan(values_KP).any(axis=0))
-
-    @property
-    def has_base(self) -> bool:
-        """Whether the base has the measure too."""
-        return bool(self._base)
-
-    def figures(self, arm: str, seeds: Sequence[int]) -> SeedFigures:
-        """Return the figure of an arm's seeds.
-
-        Raises:
-            InputError: what cannot be fitted at equal lengths, or a ratio to nothing.
-        """
-        # a ratio is over all its seeds; other figures are of each seed alone, and made once
-        if self._measure.kind in ("mean", "ratio"):
-            return self._made(arm, seeds)
-        if arm not in self._figures:
-            self._figures[arm] = self._made(arm, self.seeds[arm])
-        places = [self.seeds[arm].index(seed) for seed in seeds]
-        return self._figures[arm].of_seeds(np.array(places))
-
-    def base_figures(self, n_seeds: int) -> SeedFigures:
-        """Return the figure of the base, the same for each of so many seeds."""
-        names = list(self._base)
-        columns = [self._base[name][None, self._is_common_P] for name in names]
-        one = self._of_columns(columns)
-        return one.of_seeds(np.zeros(n_seeds, dtype=np.int64))
-
-    def by_seed(self, arm: str, seeds: Sequence[int]) -> np.ndarray:
-        """Return the figure of each seed by itself, (S,)."""
-        if self._measure.kind == "ratio":
-            return np.array([self._made(arm, [seed]).by_seed[0] for seed in seeds])
-        return self.figures(arm, seeds).by_seed
-
-    def _made(self, arm: str, seeds: Sequence[int]) -> SeedFigures:
-        return self._of_columns(
-            [
-                self._table.values(arm, seeds, column)[:, self._is_common_P]
-                for column in self._columns
-            ]
-        )
-
-    def _of_columns(self, columns: Sequence[np.ndarray]) -> SeedFigures:
-        n_draws = self._bootstrap.n_draws
-        if self._measure.kind == "ratio":
-            return ratio_figures(columns[0], columns[1])
-        if self._measure.kind == "lowest_decile":
-            sorts = self._bootstrap._replace(n_draws=min(n_draws, MOST_RESAMPLED_DECILES))
-            return lowest_share_figures(columns[0], bootstrap=sorts)
-        if self._measure.kind == "length_controlled":
-            fits = self._bootstrap._replace(n_draws=min(n_draws, MOST_FITS))
-            return length_controlled_figures(columns[0], columns[1], columns[2], fits)
-        return SeedFigures(columns[0])
-
-
 def _measure_figures(
-    table: _BudgetTable, key: str, measure: StudyMeasure, bootstrap: Bootstrap
+    table: BudgetTable, key: str, measure: StudyMeasure, bootstrap: Bootstrap
 ) -> dict[str, Any] | None:
     """Return a measure of all arms, None where no run has a value."""
-    arms = _MeasuredArms(table, measure, bootstrap)
+    arms = MeasuredArms(table, measure, bootstrap)
     if not any(arms.seeds.values()):
         return None
     label, place = measure.label, f"at {table.budget}"
@@ -391,13 +182,13 @@ def _measure_figures(
     try:
         for arm, seeds in arms.seeds.items():
             if seeds:
-                entries.append(_arm_entry(arms, arm, seeds, bootstrap))
+                entries.append(_arm_entry(arms, arm, measure, bootstrap))
     except InputError as error:
         table.notes.append(f"no {label}, {place}: {error.message}")
         return None
     base = None
     if arms.has_base:
-        base = _figure(two_level_figure(arms.base_figures(1), bootstrap))
+        base = _of_an_arm(two_level_figure(arms.base_figures(1), bootstrap), measure, bootstrap)
     return {
         "label": label,
         "form": measure.form,
@@ -406,62 +197,70 @@ def _measure_figures(
         "n_missing": arms.n_missing,
         "base": base,
         "arms": entries,
-        "contrasts": _contrast_entries(table.design, key, arms, bootstrap),
+        "contrasts": _contrast_entries(table.design, key, arms, measure, bootstrap),
     }
 
 
 def _arm_entry(
-    arms: _MeasuredArms, arm: str, seeds: Sequence[int], bootstrap: Bootstrap
+    arms: MeasuredArms, arm: str, measure: StudyMeasure, bootstrap: Bootstrap
 ) -> dict[str, Any]:
+    seeds = arms.seeds[arm]
     figures = arms.figures(arm, seeds)
     by_seed = arms.by_seed(arm, seeds)
     to_base = None
     if arms.has_base:
         base = arms.base_figures(len(seeds))
-        difference = two_level_figure(figures.minus(base), bootstrap)
+        difference = _difference(figures.minus(base), measure, bootstrap)
         to_base = {**_figure(difference), "by_seed": (by_seed - base.by_seed).tolist()}
     return {
         "arm": arm,
         "seeds": list(seeds),
-        **_figure(two_level_figure(figures, bootstrap)),
+        **_of_an_arm(two_level_figure(figures, bootstrap), measure, bootstrap),
         "by_seed": by_seed.tolist(),
         "to_base": to_base,
     }
 
 
 def _contrast_entries(
-    design: StudyDesign, key: str, arms: _MeasuredArms, bootstrap: Bootstrap
+    design: StudyDesign,
+    key: str,
+    arms: MeasuredArms,
+    measure: StudyMeasure,
+    bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
     """Return the contrasts of a measure, declared ones first; Holm over these."""
     ordered = sorted(design.contrasts, key=lambda contrast: not contrast.declared)
     n_declared = sum(contrast.declared for contrast in ordered)
     is_tested, alpha = key == design.measure, 1.0 - bootstrap.level
-    margin = design.equivalence if is_tested else None
-    entries = [
-        _contrast_entry(contrast, arms, bootstrap, n_declared, is_tested=is_tested, margin=margin)
-        for contrast in ordered
-    ]
-    if is_tested:
-        _correct(entries[:n_declared], alpha)
+    entries = []
+    for contrast in ordered:
+        n_tests = n_declared if contrast.declared else 1
+        entry, difference = _contrast_entry(contrast, arms, measure, n_tests, bootstrap)
+        if is_tested and difference is not None:
+            entry["p"] = p_of_difference(difference)
+            if design.equivalence is not None:
+                test = equivalence(difference, design.equivalence, alpha=alpha)
+                entry["equivalence"] = {**test._asdict(), "p_holm": None}
+        entries.append(entry)
+    _correct(entries[:n_declared])
     for entry in entries:
         test = entry["equivalence"]
         if test is not None:
             p = test["p"] if test["p_holm"] is None else test["p_holm"]
             test["is_equivalent"] = bool(p <= alpha)
         entry["verdict"] = _verdict(entry, alpha, is_tested=is_tested)
-        entry["sentence"] = sentence_of(entry, label=arms.label, form=arms.form)
+        entry["sentence"] = sentence_of(entry, label=measure.label, form=measure.form)
     return entries
 
 
 def _contrast_entry(
     contrast: Contrast,
-    arms: _MeasuredArms,
+    arms: MeasuredArms,
+    measure: StudyMeasure,
+    n_tests: int,
     bootstrap: Bootstrap,
-    n_declared: int,
-    *,
-    is_tested: bool,
-    margin: float | None,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], TwoLevelMean | None]:
+    """Return a contrast without its tests, and the difference; None where no seed has both arms."""
     first, second = contrast.first, contrast.second
     # an arm that was declared, and that the plan has no more, has no seeds
     of_second = arms.seeds.get(second, [])
@@ -471,35 +270,24 @@ def _contrast_entry(
         "second": second,
         "declared": contrast.declared,
         "seeds": seeds,
-        **dict.fromkeys((*FIGURE, "detectable", "detectable_holm", "p")),
+        **dict.fromkeys((*FIGURE, "detectable", "detectable_holm", "p", "p_holm", "equivalence")),
         "by_seed": [],
-        "p_holm": None,
-        "equivalence": None,
     }
     if not seeds:
-        return entry
+        return entry, None
 
     figures = arms.figures(first, seeds).minus(arms.figures(second, seeds))
-    difference = two_level_figure(figures, bootstrap)
-    alpha = 1.0 - bootstrap.level
+    difference = _difference(figures, measure, bootstrap)
     entry |= _figure(difference)
     entry["by_seed"] = (arms.by_seed(first, seeds) - arms.by_seed(second, seeds)).tolist()
-    if arms.n_prompts > 1:
-        error = error_found(figures.contributions)
-        n_tests = n_declared if contrast.declared else 1
+    if not np.isnan(difference.se):
+        error, alpha = error_found(figures.contributions), 1.0 - bootstrap.level
         entry["detectable"] = detectable_difference(error, alpha=alpha)
         entry["detectable_holm"] = detectable_difference(error, n_tests=n_tests, alpha=alpha)
-    if is_tested:
-        entry["p"] = p_of_difference(difference)
-    if margin is not None:
-        entry["equivalence"] = {
-            **equivalence(difference, margin, alpha=alpha)._asdict(),
-            "p_holm": None,
-        }
-    return entry
+    return entry, difference
 
 
-def _correct(declared: Sequence[dict[str, Any]], alpha: float) -> None:
+def _correct(declared: Sequence[dict[str, Any]]) -> None:
     """Write Holm's p values into the declared contrasts, and into their tests of equivalence.
 
     A contrast that has no p value yet counts among them.
@@ -525,6 +313,32 @@ def _verdict(entry: Mapping[str, Any], alpha: float, *, is_tested: bool) -> str:
     if p > alpha:
         return "not_separable"
     return "higher" if entry["mean"] > 0 else "lower"
+
+
+def _difference(figures: SeedFigures, measure: StudyMeasure, bootstrap: Bootstrap) -> TwoLevelMean:
+    """Return a difference; of shares that are the same for all prompts its error is not known."""
+    difference = two_level_figure(figures, bootstrap)
+    if measure.is_share and difference.se == 0.0:
+        return difference._replace(se=np.nan, low=np.nan, high=np.nan, df=np.nan)
+    return difference
+
+
+def _of_an_arm(
+    figure: TwoLevelMean, measure: StudyMeasure, bootstrap: Bootstrap
+) -> dict[str, float]:
+    """Return the figure of one arm, a share's interval within [0, 1].
+
+    A share that is 0 for all prompts has no spread, and may be above 0 for others: its interval is
+    Clopper and Pearson's of none of P prompts, ``[0, 1 - tail^(1/P)]``; of one that is 1 likewise.
+    """
+    values = _figure(figure)
+    if not measure.is_share or np.isnan(values["low"]):
+        return values
+    values["low"], values["high"] = max(values["low"], 0.0), min(values["high"], 1.0)
+    if figure.se == 0.0 and figure.mean in (0.0, 1.0):
+        reach = 1.0 - bootstrap.tails[0] ** (1.0 / figure.n_prompts)
+        values["low"], values["high"] = (0.0, reach) if figure.mean == 0.0 else (1.0 - reach, 1.0)
+    return values
 
 
 def _figure(figure: TwoLevelMean) -> dict[str, float]:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import polars as pl
 
 from prefpipe.artifacts.fingerprint import FieldDifference, field_differences
 from prefpipe.artifacts.store import Artifact, open_input
@@ -22,20 +21,16 @@ from prefpipe.artifacts.study_tables import (
     RUN_STATES,
     RUNS,
     RUNS_FILE,
-    read_study_table,
     write_study_table,
 )
 from prefpipe.artifacts.summary_file import write_summary
-from prefpipe.configs.study_measures import MEASURES, PAIR_MEASURES
 from prefpipe.configs.study_plan import StudyPlan
-from prefpipe.configs.study_record import StudyRecord, read_study_record
 from prefpipe.errors import FingerprintError, InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.statistics.bootstrap import BOOTSTRAP, Bootstrap
 from prefpipe.stages.evaluate.by_round import recipe_of_figures
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.pool_index import rewards_by_key
-from prefpipe.stages.study.figures import Contrast, StudyDesign, study_figures
+from prefpipe.stages.study.figures import figures_of
 
 OF_A_SIDE = (
     "reward",
@@ -108,64 +103,6 @@ def write_results(plan: StudyPlan, folder: Path, runs: Sequence[StudyRun]) -> di
     figures = figures_of(folder)
     write_summary(folder, figures)
     return figures
-
-
-def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]:
-    """Return the figures of a study's folder, or of a copy of its record and tables.
-
-    The keys are those of `prefpipe.stages.study.figures`.
-
-    Raises:
-        InputError: no study, a table that is not there or cannot be read, or tables that do not
-            agree.
-    """
-    record = read_study_record(folder)
-    if record is None:
-        raise InputError(
-            f"{folder} holds no study.json",
-            hint="pass the folder that `prefpipe study PLAN -o FOLDER` wrote, or a copy of its "
-            f"study.json, {RESULTS_FILE} and {RUNS_FILE}",
-        )
-    results = pl.DataFrame(read_study_table(folder / RESULTS_FILE, (RESULTS,)))
-    runs = pl.DataFrame(read_study_table(folder / RUNS_FILE, (RUNS,)))
-    return study_figures(design_of(record), results, runs, bootstrap)
-
-
-def design_of(record: StudyRecord) -> StudyDesign:
-    """Return what of a study's record its figures need.
-
-    Every contrast that was declared before the first run was judged counts, those too that the plan
-    has no more: Holm's correction is over all that were to be looked at.
-    """
-    plan = record.plan_then()
-    contrasts = [Contrast(each.first, each.second, each.is_before) for each in record.declared]
-    notes = []
-    kept = set(plan.contrasts)
-    for each in record.declared:
-        if (each.first, each.second) not in kept:
-            notes.append(
-                f"{each.first} against {each.second} was declared, and the plan has it no more"
-            )
-        elif not each.is_before:
-            notes.append(
-                f"{each.first} against {each.second} was added on {each.at}, after results"
-            )
-    if plan.allow_different_prompts:
-        notes.append("arms may have been trained on different prompts: the plan allows it")
-    return StudyDesign(
-        study=plan.study,
-        model=plan.model,
-        target=plan.target,
-        arms=list(plan.arms),
-        seeds=plan.seeds,
-        judged_at=plan.judged_at,
-        measures=MEASURES if plan.truth is None else PAIR_MEASURES,
-        measure=plan.measure,
-        contrasts=contrasts,
-        worst_below=plan.worst_below,
-        equivalence=plan.equivalence,
-        notes=notes,
-    )
 
 
 def _check_runs(plan: StudyPlan, runs: Sequence[StudyRun]) -> None:
