@@ -11,6 +11,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -19,8 +20,6 @@ from prefpipe.artifacts.atomic import make_folder
 from prefpipe.artifacts.holders import Held, Holder, Lock
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.step_ledger import STOPPED_CODES, StepEntry, StepLedger
-from prefpipe.configs.study import StudyConfig
-from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_record import write_study_record
 from prefpipe.configs.study_steps import TRAINER, StudyStep
 from prefpipe.errors import PrefpipeError, UsageError
@@ -32,6 +31,7 @@ from prefpipe.stages.study.results import write_results
 from prefpipe.stages.study.run_rows import rows_of_runs
 from prefpipe.stages.study.step_tokens import tokens_of
 from prefpipe.stages.study.weights import has_weights, remove_weights
+from prefpipe.wiring.open_study import Study, command_of
 from prefpipe.wiring.step_ends import (
     INTERRUPTED,
     STOPPED,
@@ -68,8 +68,7 @@ class _Stopped(Exception):  # noqa: N818 - it is no error
 
 
 def run_study(
-    plan: StudyPlan,
-    config: StudyConfig,
+    study: Study,
     signals: SignalSource,
     log: Callable[[str], None],
     environment: Mapping[str, str],
@@ -79,8 +78,7 @@ def run_study(
     A run that fails ends no other: it is counted, and tried again by the next call.
 
     Args:
-        plan: of the study, with everything checked.
-        config: where, and what of it.
+        study: of `open_study`.
         signals: those that this process is sent.
         log: what is run.
         environment: variables of the steps.
@@ -89,8 +87,8 @@ def run_study(
         UsageError: arms whose groups are of different prompts.
         PrefpipeError: the disk is full, or the folder cannot be written to.
     """
-    make_folder(config.output)
-    running = _RunningStudy(plan, config, signals, log, environment)
+    make_folder(study.config.output)
+    running = _RunningStudy(study, signals, log, environment)
     try:
         ending = running.prepare()
         if ending is None:
@@ -106,17 +104,16 @@ class _RunningStudy:
 
     def __init__(
         self,
-        plan: StudyPlan,
-        config: StudyConfig,
+        study: Study,
         signals: SignalSource,
         log: Callable[[str], None],
         environment: Mapping[str, str],
     ) -> None:
-        self._plan, self._config, self._folder = plan, config, config.output
+        self._plan, self._config = study.plan, study.config
+        self._arms, self._seeds = study.arms, study.seeds
+        self._folder = study.config.output
         self._signals, self._log = signals, log
         self._environment = environment_of_steps(environment)
-        self._arms = config.chosen_arms or list(plan.arms)
-        self._seeds = config.chosen_seeds or list(plan.seeds)
         self._ledger = StepLedger(self._folder)
         self._n_before = len(self._ledger.read())
         """Entries of the ledger when this copy began: later ones are of now."""
@@ -184,7 +181,7 @@ class _RunningStudy:
             lines = [_failure_line(run) for run in failed]
             error = PrefpipeError(
                 f"{len(failed)} of {len(chosen)} runs failed: {_listed(lines)}",
-                hint=f"the figures are of the others; try again with: {self._command()}",
+                hint=f"the figures are of the others; try again with: {command_of(self._config)}",
             )
             return Ending(error, error.exit_code)
         if self._refused:
@@ -292,7 +289,7 @@ class _RunningStudy:
                 kept_open=kept_open,
             )
         except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
-            self._log(f"{step.name}: go on with: {self._command()}")
+            self._log(f"{step.name}: go on with: {command_of(self._config)}")
             raise
         except OSError as error:
             # a trainer that is not there
@@ -311,7 +308,7 @@ class _RunningStudy:
         error, exit_code = error_of_step(
             step.name,
             code,
-            go_on=self._command(),
+            go_on=command_of(self._config),
             stage=step.stage,
             output=step.output,
             may_be_stale=not self._config.overwrite,
@@ -321,11 +318,12 @@ class _RunningStudy:
     def _refusal(self, n_chosen: int) -> Ending:
         """Return the error of runs that were made otherwise than the plan says now."""
         lines = [f"{name}: {', '.join(changes)}" for name, changes in self._refused.items()]
+        again = command_of(replace(self._config, overwrite=Overwrite.STALE))
         error = UsageError(
             f"{len(self._refused)} of {n_chosen} runs were made otherwise than the plan says now: "
             f"{_listed(lines)}",
-            hint=f"where the plan was changed on purpose: {self._command(Overwrite.STALE)}; their "
-            "figures are left out until then",
+            hint=f"where the plan was changed on purpose: {again}; until then their figures are "
+            "left out",
         )
         return Ending(error, error.exit_code)
 
@@ -410,24 +408,6 @@ class _RunningStudy:
             f"warning: the file system of {self._folder} has no locks: two copies of this command "
             "would train the same arm at once, so run one alone"
         )
-
-    def _command(self, overwrite: Overwrite | None = None) -> str:
-        """Return the command that goes on."""
-        config = self._config
-        plan = str(config.plan)
-        # `Path` forgets the ./ by which it is no flag
-        words = ["prefpipe", "study", f"./{plan}" if plan.startswith("-") else plan]
-        words += ["-o", str(config.output)]
-        if config.arms is not None:
-            words.append(f"--arms={config.arms}")
-        if config.seeds is not None:
-            words += ["--seeds", config.seeds]
-        if config.keep_policies:
-            words.append("--keep-policies")
-        overwrite = config.overwrite if overwrite is None else overwrite
-        if overwrite:
-            words.append(f"--overwrite={overwrite}")
-        return shlex.join(words)
 
 
 def _holds_model(folder: Path) -> bool:

@@ -3,15 +3,27 @@
 They are known as soon as the groups are: which prompts a step sees follows from the seed.
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+from prefpipe.artifacts.store import open_input
 from prefpipe.configs.study_keys import PROMPTS, RESPONSE_TOKENS
 from prefpipe.configs.study_plan import StudyPlan
-from prefpipe.configs.study_steps import Place, global_batch_size, groups_folder, round_plan_of
+from prefpipe.configs.study_steps import (
+    Place,
+    global_batch_size,
+    groups_folder,
+    round_plan_of,
+    training_draft,
+)
+from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
-from prefpipe.stages.train.seen_tokens import groups_prompts, tokens_by_step
+from prefpipe.stages.train.seen_tokens import PromptTokens, sum_by_step, trained_prompts
 
 MOST_EPOCHS = 1000
 """An arm that has not seen a budget of tokens after so many passes never does."""
@@ -33,17 +45,25 @@ def places_of(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[Place]
         InputError: groups that are needed are not there, or cannot be read.
         UsageError: groups of which a budget cannot be made.
     """
-    if plan.arm(arm).rounds is not None:
+    seen = _seen_by(plan, folder, arm, seed)
+    if seen is None:
         return [Place(_steps_of_rounds(plan, arm, seed), plan.judged_at)]
 
     steps: dict[str, int] = {}
     for epoch, name in zip(plan.epochs, plan.judged_at, strict=False):
-        steps[name] = epoch * _steps_an_epoch(plan, folder, arm, seed)
+        steps[name] = epoch * seen.steps_an_epoch
     if plan.budgets.prompts is not None:
         steps[PROMPTS] = _steps_of_prompts(plan, arm)
     n_tokens = _token_budget(plan, folder, seed)
     if n_tokens is not None:
-        steps[RESPONSE_TOKENS] = _steps_of_tokens(plan, folder, arm, seed, n_tokens)
+        step = seen.first_step_with(n_tokens)
+        if step is None:
+            raise UsageError(
+                f"arm {arm}, seed {seed}: its groups do not come to {n_tokens:,} response tokens "
+                f"in {MOST_EPOCHS:,} passes",
+                hint="a smaller `response_tokens` in the plan's `budgets`",
+            )
+        steps[RESPONSE_TOKENS] = step
 
     by_step: dict[int, list[str]] = {}
     for name in plan.judged_at:
@@ -61,15 +81,73 @@ def seen_after(
     Raises:
         InputError: the groups cannot be read.
     """
+    seen = _seen_by(plan, folder, arm, seed)
+    if seen is None:
+        return None, None
+    return seen.prompts_after(step), int(seen.tokens(step)[-1])
+
+
+class _Seen(NamedTuple):
+    """What the training of an arm and seed sees, step by step."""
+
+    prompts: Sequence[PromptTokens]
+    seed: int
+    global_batch_size: int
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return -(-len(self.prompts) // self.global_batch_size)
+
+    def tokens(self, n_steps: int) -> np.ndarray:
+        """Return the response tokens that are seen after each of so many steps."""
+        size = self.global_batch_size
+        return sum_by_step(self.prompts, seed=self.seed, global_batch_size=size, n_steps=n_steps)
+
+    def prompts_after(self, step: int) -> int:
+        """Return the prompts that are seen after a step, again in each epoch."""
+        # the last step of an epoch sees what is left of it
+        n_epochs, rest = divmod(step, self.steps_an_epoch)
+        return n_epochs * len(self.prompts) + rest * self.global_batch_size
+
+    def first_step_with(self, n_tokens: int) -> int | None:
+        """Return the first step after which so many tokens are seen, None where none comes."""
+        n_steps = self.steps_an_epoch
+        while n_steps <= MOST_EPOCHS * self.steps_an_epoch:
+            seen = self.tokens(n_steps)
+            if seen[-1] >= n_tokens:
+                return int(np.searchsorted(seen, n_tokens)) + 1
+            n_steps *= 2
+        return None
+
+
+def _seen_by(plan: StudyPlan, folder: Path, arm: str, seed: int) -> _Seen | None:
+    """Return what a training sees, None of an arm whose rounds select as they go.
+
+    Raises:
+        InputError: its groups are not there, or cannot be read.
+    """
     groups = groups_folder(plan, folder, arm, seed)
     if groups is None:
-        return None, None
-    size = global_batch_size(plan, arm)
-    n_groups = len(groups_prompts(groups))
-    # the last step of an epoch sees what is left of it
-    n_epochs, rest = divmod(step, -(-n_groups // size))
-    n_prompts = n_epochs * n_groups + rest * size
-    return n_prompts, int(_tokens(plan, groups, arm, seed, step)[-1])
+        return None
+    how = plan.arm(arm)
+    training: TrainConfig | None = None
+    if how.trainer is None:
+        config = training_draft(plan, folder, how, seed, [Place(1, ())]).step().config
+        assert isinstance(config, TrainConfig)
+        # which seed and how many steps change nothing of which responses are trained on
+        training = replace(config, seed=0)
+    artifact = open_input(groups, schema="groups", name="groups")
+    prompts = _trained_prompts(groups, artifact.digest(), training)
+    return _Seen(prompts, seed, global_batch_size(plan, arm))
+
+
+@lru_cache(maxsize=64)
+def _trained_prompts(
+    groups: Path,
+    digest: str,  # noqa: ARG001 - groups that are made again are read again
+    training: TrainConfig | None,
+) -> Sequence[PromptTokens]:
+    return trained_prompts(groups, training)
 
 
 def _steps_of_prompts(plan: StudyPlan, arm: str) -> int:
@@ -83,44 +161,16 @@ def _steps_of_rounds(plan: StudyPlan, arm: str, seed: int) -> int:
     return sum(int(rounds.section("train", r)["max_steps"]) for r in range(1, rounds.rounds + 1))
 
 
-def _steps_an_epoch(plan: StudyPlan, folder: Path, arm: str, seed: int) -> int:
-    groups = groups_folder(plan, folder, arm, seed)
-    assert groups is not None
-    return -(-len(groups_prompts(groups)) // global_batch_size(plan, arm))
-
-
 def _token_budget(plan: StudyPlan, folder: Path, seed: int) -> int | None:
     """Return the response tokens that an arm may see, None where the plan has no such budget."""
     like = plan.budgets.like
     if like is None:
         return plan.budgets.response_tokens
-    groups = groups_folder(plan, folder, like, seed)
-    assert groups is not None
-    return int(_tokens(plan, groups, like, seed, _steps_of_prompts(plan, like))[-1])
-
-
-def _steps_of_tokens(plan: StudyPlan, folder: Path, arm: str, seed: int, n_tokens: int) -> int:
-    """Return the first step after which an arm has seen so many tokens.
-
-    Raises:
-        UsageError: it never does.
-    """
-    groups = groups_folder(plan, folder, arm, seed)
-    assert groups is not None
-    n_steps = _steps_an_epoch(plan, folder, arm, seed)
-    for _ in range(MOST_EPOCHS.bit_length()):
-        seen = _tokens(plan, groups, arm, seed, n_steps)
-        if seen[-1] >= n_tokens:
-            return int(np.searchsorted(seen, n_tokens)) + 1
-        n_steps *= 2
-    raise UsageError(
-        f"arm {arm}, seed {seed}: its groups, {groups}, do not come to {n_tokens:,} response "
-        f"tokens in {MOST_EPOCHS:,} passes",
-        hint="a smaller `response_tokens` of the plan's `budgets`, or other groups for this arm",
-    )
-
-
-def _tokens(plan: StudyPlan, groups: Path, arm: str, seed: int, n_steps: int) -> np.ndarray:
-    """Return the response tokens that an arm has seen after each of so many steps."""
-    size = global_batch_size(plan, arm)
-    return tokens_by_step(groups, seed=seed, global_batch_size=size, n_steps=n_steps)
+    seen = _seen_by(plan, folder, like, seed)
+    if seen is None:
+        raise UsageError(
+            f"budgets: `response_tokens: like {like}`, and what rounds will have seen is not known "
+            "before they are run",
+            hint="name an arm without rounds, or a number of tokens",
+        )
+    return int(seen.tokens(_steps_of_prompts(plan, like))[-1])
