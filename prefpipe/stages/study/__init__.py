@@ -1,0 +1,1 @@
+"""``prefpipe study``: arms that are compared over seeds, on one pool and one held-out set."""
