@@ -1,1 +1,1 @@
-"""``prefpipe study``: arms that are compared over seeds, on one pool and one held-out set."""
+"""What a study measured of its arms: the tables of its runs, and the figures made of them."""
