@@ -117,7 +117,10 @@ def test_scores_of_other_responses_are_refused(heldout_folder, tmp_path) -> None
         judge_reward_model(read_pairs(heldout_folder), tmp_path / "run" / "scores")
     with pytest.raises(InputError, match="made from another version of"):
         read_heldout_pairs(
-            heldout_folder / "candidates", tmp_path / "run" / "scores", reward="reward_model", gamma=1
+            heldout_folder / "candidates",
+            tmp_path / "run" / "scores",
+            reward="reward_model",
+            gamma=1,
         )
 
 
