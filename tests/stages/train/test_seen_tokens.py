@@ -68,11 +68,12 @@ def write(folder, rows, model, *, stored=True):
 LONGEST = len(PROMPT) + 8
 """Tokens of a prompt and a response of 7, the longest without repetition but for one."""
 
+WEIGHED_IN_TWO_PASSES = "--weight-by max(margin-2,0) --max-batch-tokens 40"
+
 RUNS = {
     "several epochs, some too long, weights of 0, groups in two passes": (
         {},
-        f"--objective dpo --num-train-epochs 2.5 --max-length {LONGEST} "
-        "--weight-by max(margin-2,0) --max-batch-tokens 40",
+        f"--objective dpo --num-train-epochs 2.5 --max-length {LONGEST} {WEIGHED_IN_TWO_PASSES}",
     ),
     "all ordered pairs, cut to the limit, the same prompts again and again": (
         {"ordered": True},
