@@ -116,13 +116,17 @@ def test_the_plan_itself_has_no_problem() -> None:
 def test_the_pool_and_the_held_out_responses_are_made_once() -> None:
     """The model's held-out responses are sampled and rated as `eval` does it: its flags, its defaults."""
     assert [words(step) for step in shared_steps(plan_of(), STUDY)] == [
-        "generate prompts.jsonl -o run/study/pool/candidates --model org/model --n 4 "
-        "--temperature 0.7 --temperature 1.0 --seed 0",
+        (
+            "generate prompts.jsonl -o run/study/pool/candidates --model org/model --n 4 "
+            "--temperature 0.7 --temperature 1.0 --seed 0"
+        ),
         "score run/study/pool/candidates -o run/study/pool/scores --scorer checks",
         "embed run/study/pool/candidates -o run/study/pool/embeddings --model bundled:minilm",
         # of `eval` the default is one response, of `generate` eight
-        "generate heldout.jsonl -o run/study/heldout/candidates --model org/model "
-        "--n 1 --temperature 0.8 --batch-size 8 --seed 100",
+        (
+            "generate heldout.jsonl -o run/study/heldout/candidates --model org/model "
+            "--n 1 --temperature 0.8 --batch-size 8 --seed 100"
+        ),
         "score run/study/heldout/candidates -o run/study/heldout/scores --scorer checks --batch-size 8",
     ]
 
@@ -322,8 +326,10 @@ def test_the_batch_is_that_of_the_objective_where_none_is_given() -> None:
     plan = plan_of(train={}, arms=arms, contrasts=None, budgets={"prompts": 128})
     assert global_batch_size(plan, "ddo") == 32
     assert problems_of(train={}, arms=arms, contrasts=None, budgets={"prompts": 96}) == [
-        "budgets: `prompts: 96` are no whole number of optimizer steps of arm ampo, of 128 prompts "
-        "each (global_batch_size): pass 128"
+        (
+            "budgets: `prompts: 96` are no whole number of optimizer steps of arm ampo, of 128 prompts "
+            "each (global_batch_size): pass 128"
+        )
     ]
 
 
@@ -592,7 +598,8 @@ def test_contrasts_are_declared_once_and_never_forgotten(
     write_study_record(STUDY, Path("p"), plan_of(contrasts=pairs[1:]), has_results=True)
     write_study_record(STUDY, Path("p"), plan_of(contrasts=pairs), has_results=True)
     record = read_study_record(STUDY)
-    assert first is not None and record is not None
+    assert first is not None
+    assert record is not None
     assert record.declared[0] == first.declared[0]
     assert [(each.first, each.second, each.is_before) for each in record.declared] == [
         ("opt-select", "best-worst", True),
