@@ -1,24 +1,40 @@
 #!/usr/bin/env bash
-# Studies A, B, F and E of a 1B policy on a GPU, one after another, on one pool: docs/studies.md.
+# Studies A, B, E and F of a 1B policy on a GPU, one after another, on one pool: docs/studies.md.
 # Never run: no GPU was at hand. Stop it at any time and run it again: what is finished is kept.
-set -euo pipefail
+set -uo pipefail
 cd "$(dirname "$0")/../.."
 
-first=runs/study/llama-1b
-rounds=runs/study/llama-1b-rounds
+studies=runs/study
+unfinished=()
 
-failed=0
-prefpipe study sample_data/studies/llama-1b.yaml -o "$first" || failed=$?
-# a failed run is tried again by the next call; anything else stops here
-[[ $failed = 0 || $failed = 1 ]] || exit "$failed"
+# study NAME: a failed run stops no other study, and is tried again by the next call
+study() {
+    local name=$1 code=0
+    prefpipe study "sample_data/studies/$name.yaml" -o "$studies/$name" || code=$?
+    if [[ $code = 75 || $code -ge 128 ]]; then
+        exit "$code"
+    fi
+    if [[ $code != 0 ]]; then
+        unfinished+=("$name: exit code $code")
+    fi
+}
 
-mkdir -p "$rounds"
+study llama-1b
+
+# the same sections, and so the same pool: nothing of it is sampled again
+mkdir -p "$studies/llama-1b-rounds"
 for folder in pool heldout; do
-    if [[ -e $first/$folder && ! -e $rounds/$folder ]]; then
-        rm -rf "$rounds/.copy-of-$folder"
-        cp -r "$first/$folder" "$rounds/.copy-of-$folder"
-        mv "$rounds/.copy-of-$folder" "$rounds/$folder"
+    copy=$studies/llama-1b-rounds/$folder
+    if [[ -e $studies/llama-1b/$folder && ! -e $copy ]]; then
+        rm -rf "$copy.part"
+        cp -r "$studies/llama-1b/$folder" "$copy.part"
+        mv "$copy.part" "$copy"
     fi
 done
-prefpipe study sample_data/studies/llama-1b-rounds.yaml -o "$rounds"
-exit "$failed"
+study llama-1b-rounds
+study llama-1b-peer
+
+if [[ ${#unfinished[@]} -gt 0 ]]; then
+    printf 'not finished: %s\n' "${unfinished[@]}" >&2
+    exit 1
+fi
