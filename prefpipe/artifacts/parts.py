@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from prefpipe import __version__
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.artifacts.plain_vectors import read_plain_vectors
 from prefpipe.errors import CorruptPartError, InputError
 
 SMALL_BYTES = 2**20
@@ -262,10 +263,7 @@ def read_part(
         if missing:
             raise InputError(f"{path} has no column `{missing[0]}`; it has: {', '.join(names)}")
         also = [name for name in if_there if name in names and name not in (columns or ())]
-        table = file.read(
-            columns=None if columns is None else [*columns, *also],
-            use_threads=len(data) > SMALL_BYTES,
-        )
+        table = _decode(data, file, names if columns is None else [*columns, *also])
     except (pa.ArrowException, OSError) as error:
         # its digests agree: whoever wrote it wrote no Parquet
         raise CorruptPartError(
@@ -278,8 +276,21 @@ def read_part(
             f"{footer.n_rows:,}",
             hint=HINT,
         )
-    # without the footer's keys, which are of this part alone: the table may go into another one
-    return table.replace_schema_metadata(None), footer
+    return table, footer
+
+
+def _decode(data: bytes, file: pq.ParquetFile, names: Sequence[str]) -> pa.Table:
+    """Return some columns of a file, in the order of their names.
+
+    Without the footer's keys, which are of this part alone: the table may go into another one.
+    """
+    vectors = read_plain_vectors(data, file, names)
+    others = [name for name in names if name not in vectors]
+    table = file.read(columns=others, use_threads=len(data) > SMALL_BYTES)
+    for name, column in vectors.items():
+        field_ = file.schema_arrow.field(name)
+        table = table.add_column(names.index(name), field_, column)
+    return table.replace_schema_metadata(None)
 
 
 def _read_verified(path: Path) -> tuple[bytes, PartFooter]:
