@@ -31,6 +31,7 @@ from prefpipe.errors import CorruptPartError, InputError
 
 SMALL_BYTES = 2**20
 """A part up to here is decoded where it is asked for: to hand it to threads takes longer."""
+WRITTEN_AT_ONCE_BYTES = 2**20
 FOOTER_KEY = "prefpipe"
 CHECKSUM_KEY = "prefpipe.checksum"
 BLANK = b"0" * 64
@@ -111,8 +112,10 @@ def write_part(
     """Write a part under its final name, whole or not at all, and return its footer."""
     with atomic_write(path) as file:
         sink = _HashingSink(file)
+        # a part is written in some ninety pieces, each of which would wait for Python's global lock
+        stream = pa.BufferedOutputStream(pa.PythonFile(sink, mode="w"), WRITTEN_AT_ONCE_BYTES)
         writer = pq.ParquetWriter(
-            pa.PythonFile(sink, mode="w"),
+            stream,
             table.schema,
             compression="zstd",
             use_dictionary=_columns_with_dictionary(table.schema),
@@ -121,6 +124,7 @@ def write_part(
         try:
             # one row group: NumPy reads it whole
             writer.write_table(table, row_group_size=max(1, table.num_rows))
+            stream.flush()
 
             footer = PartFooter(
                 name=path.name,
@@ -141,6 +145,7 @@ def write_part(
             # the checksum is of the footer with a blank in its place, which it then takes
             sink.footer = bytearray()
             writer.close()
+            stream.flush()
         except BaseException:
             # closing writes a footer, and the first error is the one to report
             sink.footer = bytearray()
@@ -286,7 +291,8 @@ def _decode(data: bytes, file: pq.ParquetFile, names: Sequence[str]) -> pa.Table
     """
     vectors = read_plain_vectors(data, file, names)
     others = [name for name in names if name not in vectors]
-    table = file.read(columns=others, use_threads=len(data) > SMALL_BYTES)
+    n_bytes = len(data) - sum(column.nbytes for column in vectors.values())
+    table = file.read(columns=others, use_threads=n_bytes > SMALL_BYTES)
     for name, column in vectors.items():
         field_ = file.schema_arrow.field(name)
         table = table.add_column(names.index(name), field_, column)

@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 from prefpipe.errors import InputError
 from prefpipe.maths.selection.rewards import RewardExpression
 
+SCORE_COLUMNS = ("prompt_id", "sample_idx", "scorer", "reward")
+"""What is read of ``scores`` for `pool_scores`."""
+
 
 class PoolIndex(NamedTuple):
     """N candidates of P prompts: which row is which prompt's which response.
@@ -137,7 +140,7 @@ def pool_rewards(scores: pa.Table, expression: RewardExpression, pools: PoolInde
     """Evaluate the reward expression prompt by prompt: (P, R), NaN where a scorer gave nothing.
 
     Args:
-        scores: rows of a ``scores`` part.
+        scores: rows of a ``scores`` part, with `SCORE_COLUMNS`.
         expression: the parsed ``--reward``; ``z()`` is over the candidates of each prompt.
         pools: the candidates whose reward is wanted.
 
