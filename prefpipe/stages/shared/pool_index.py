@@ -115,6 +115,11 @@ def find_rows(
     keys = _keys(numbers, sample_idx.to_numpy().astype(np.int64))
     # Rows of other prompts get a key that no candidate has.
     keys[numbers < 0] = -1
+    wanted = _keys(pools.prompts, pools.samples)
+    # As stages write it: no key of the candidates is there twice, so none is here.
+    if np.array_equal(keys, wanted):
+        return np.arange(len(wanted))
+
     rows = np.argsort(keys, kind="stable")
     ascending = keys[rows]
 
@@ -123,7 +128,6 @@ def find_rows(
         row = int(rows[int(np.flatnonzero(is_twice)[0])])
         raise InputError(f"{problem} for prompt {prompt_ids[row]}, sample {sample_idx[row]}")
 
-    wanted = _keys(pools.prompts, pools.samples)
     if not len(rows):
         return np.full(len(wanted), -1, dtype=np.int64)
     # A key behind the last one is compared with the last, and differs.
