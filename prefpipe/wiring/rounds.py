@@ -1,9 +1,7 @@
 """From a plan to its steps, and one process after another that runs them."""
 
-import fcntl
 import os
 import shlex
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts.atomic import make_folder
+from prefpipe.artifacts.holders import try_lock
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
@@ -20,26 +19,19 @@ from prefpipe.configs.round_steps import Step, output_of, steps_of
 from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.rounds_record import write_rounds_record
 from prefpipe.configs.score import ScoreConfig, parse_scorer
-from prefpipe.configs.select import BY_UNCERTAINTY, SelectConfig
+from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
-from prefpipe.errors import InputError, PrefpipeError, UsageError, error_with_code
+from prefpipe.errors import InputError, PrefpipeError, UsageError
 from prefpipe.execution.rounds_script import rounds_script
 from prefpipe.execution.step_process import SignalSource, run_step
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import CONFIG_FILES
-from prefpipe.wiring.batch_job import ARRAY, OWN_VARIABLES
+from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
+from prefpipe.wiring.step_ends import environment_of_steps, error_of_step, settled_code
 
 HUB = "hf:"
 LONGEST_WAIT_S = 30.0
 """For a step that outlived its `prefpipe rounds`: it ends within its grace."""
-STOPPED, INTERRUPTED = 75, 130
-WHAT_CODES_SAY = {
-    2: "what it was given cannot be used",
-    3: "more of its rows failed than --max-error-rate allows; what is good is on disk",
-    4: "its input is incomplete",
-    STOPPED: "stopped early; what is finished is kept",
-    INTERRUPTED: "interrupted; what is finished is kept",
-}
 
 
 class Rounds(NamedTuple):
@@ -107,12 +99,7 @@ def run_rounds(
     """
     plan, steps, config = rounds
     _refuse_missing_files(rounds)
-    # a task of an array that runs rounds runs all of them: no step makes a share of its parts
-    of_steps = {
-        name: value
-        for name, value in environment.items()
-        if name not in OWN_VARIABLES and not name.startswith(ARRAY)
-    }
+    of_steps = environment_of_steps(environment)
 
     make_folder(config.output)
     with _alone(config.output, log) as lock:
@@ -130,11 +117,7 @@ def run_rounds(
             except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
                 log(f"round {step.number}, {step.stage}: go on with: {_command(config)}")
                 raise
-            asked = signals.number
-            is_ended_by_it = asked is not None and (code < 0 or step is not steps[-1])
-            if code <= 0 and is_ended_by_it:
-                # at its end when the request came, or before it had its handlers
-                code = INTERRUPTED if asked == signal.SIGINT else STOPPED
+            code = settled_code(code, signals, is_last=step is steps[-1])
             if code != 0:
                 return _failure(step, code, rounds)
     return None
@@ -142,25 +125,15 @@ def run_rounds(
 
 def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
     """Return what to say of a step that ended with another code than 0."""
-    place = f"round {step.number}, {step.stage}"
-    go_on = f"go on with: {_command(rounds.config)}"
-    if code < 0:
-        name = signal.Signals(-code).name
-        why = ", by the system when the memory is full" if -code == signal.SIGKILL else ""
-        error = PrefpipeError(f"{place} was ended by {name}{why}", hint=go_on)
-        return StepFailure(step, error, error.exit_code)
-
-    said = WHAT_CODES_SAY.get(code, f"it ended with exit code {code}, its error stands above")
-    hint = go_on
-    if code == 2 and rounds.config.overwrite is Overwrite.NO:
-        hint = f"{go_on}; with --overwrite=stale where the plan was changed on purpose"
-    if code == 3:
-        hint = (
-            f"look at `prefpipe inspect {shlex.quote(str(step.output))}`; a higher max_error_rate "
-            f"in the plan's section `{step.stage}` lets it pass. Then {go_on}"
-        )
-    error = error_with_code(code, f"{place}: {said}", hint=hint)
-    return StepFailure(step, error, code)
+    error, exit_code = error_of_step(
+        f"round {step.number}, {step.stage}",
+        code,
+        go_on=_command(rounds.config),
+        stage=step.stage,
+        output=step.output,
+        may_be_stale=rounds.config.overwrite is Overwrite.NO,
+    )
+    return StepFailure(step, error, exit_code)
 
 
 def _command(config: RoundsConfig) -> str:
@@ -193,59 +166,23 @@ def _reward_problems(steps: Sequence[Step]) -> Iterator[str]:
         names = given[step.number]
         if isinstance(config, EvalConfig):
             names = [parse_scorer(text).name for text in config.scorer]
-        problem = _reward_problem(config, names)
+        problem = reward_problem(config, names)
         if problem is not None and problem not in said:
             said.add(problem)
             yield problem if step.number == 1 else f"round {step.number}, {problem}"
 
 
-def _reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> str | None:
-    """Return why the reward, or the spread of a strategy, cannot be made of these scorers."""
-    stage, scorers = config.stage, ", ".join(names) or "none"
-    if not names:
-        return f"{stage}: it needs `scorer`"
-    if config.reward is None and len(names) > 1:
-        return f"{stage}: it needs `reward`, as the scorers are {scorers}"
-    try:
-        of_reward = names if config.reward is None else parse_reward(config.reward).names
-    except UsageError as error:
-        return f"{stage}: {error.message}"
-    unknown = [name for name in of_reward if name not in names]
-    if unknown:
-        return (
-            f"{stage}: the reward {config.reward!r} names `{unknown[0]}`, and the scorers are: "
-            f"{scorers}"
-        )
-
-    if not isinstance(config, SelectConfig) or config.strategy not in BY_UNCERTAINTY:
-        return None
-    of_spread = config.spread_of or of_reward
-    unknown = [name for name in of_spread if name not in names]
-    if unknown:
-        return f"{stage}: `spread_of` names `{unknown[0]}`, and the scorers are: {scorers}"
-    if len(of_spread) < 2:
-        return (
-            f"{stage}: {config.strategy} needs the spread of two scorers or more, and the reward "
-            f"names {of_spread[0]} alone"
-        )
-    return None
-
-
 def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
     """Yield the `weight_by` of trainings that are no expressions; their names are the groups'."""
-    from prefpipe.stages.train.loss_weights import WORDING
-
     said: set[str] = set()
     for step in steps:
         text = step.config.weight_by if isinstance(step.config, TrainConfig) else None
         if text is None or text in said:
             continue
         said.add(text)
-        try:
-            parse_reward(text, WORDING)
-        except UsageError as error:
-            place = "" if step.number == 1 else f"round {step.number}, "
-            yield f"{place}train: {error.message}"
+        problem = weight_problem(text)
+        if problem is not None:
+            yield problem if step.number == 1 else f"round {step.number}, {problem}"
 
 
 def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
@@ -335,19 +272,16 @@ def _take_lock(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
     gives_up_at = time.monotonic() + LONGEST_WAIT_S
     has_said = False
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > gives_up_at:
-                raise UsageError(
-                    f"another `prefpipe rounds`, or a step of one, is at work in {run}",
-                    hint="wait for its end, or stop it; `pgrep -af prefpipe` lists what runs here",
-                ) from None
-            if not has_said:
-                log(f"{run} is in use: waiting up to {LONGEST_WAIT_S:.0f} s for its end")
-                has_said = True
-            time.sleep(0.2)
-        except OSError:
-            return False
-        else:
-            return True
+        is_taken = try_lock(descriptor)
+        if is_taken is not False:
+            return is_taken is True
+
+        if time.monotonic() > gives_up_at:
+            raise UsageError(
+                f"another `prefpipe rounds`, or a step of one, is at work in {run}",
+                hint="wait for its end, or stop it; `pgrep -af prefpipe` lists what runs here",
+            )
+        if not has_said:
+            log(f"{run} is in use: waiting up to {LONGEST_WAIT_S:.0f} s for its end")
+            has_said = True
+        time.sleep(0.2)
