@@ -1,9 +1,7 @@
 """From a plan to its steps, and one process after another that runs them."""
 
-import fcntl
 import os
 import shlex
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts.atomic import make_folder
+from prefpipe.artifacts.holders import try_lock
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
@@ -22,24 +21,16 @@ from prefpipe.configs.rounds_record import write_rounds_record
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import BY_UNCERTAINTY, SelectConfig
 from prefpipe.configs.train import TrainConfig
-from prefpipe.errors import InputError, PrefpipeError, UsageError, error_with_code
+from prefpipe.errors import InputError, PrefpipeError, UsageError
 from prefpipe.execution.rounds_script import rounds_script
 from prefpipe.execution.step_process import SignalSource, run_step
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import CONFIG_FILES
-from prefpipe.wiring.batch_job import ARRAY, OWN_VARIABLES
+from prefpipe.wiring.step_ends import environment_of_steps, error_of_step, settled_code
 
 HUB = "hf:"
 LONGEST_WAIT_S = 30.0
 """For a step that outlived its `prefpipe rounds`: it ends within its grace."""
-STOPPED, INTERRUPTED = 75, 130
-WHAT_CODES_SAY = {
-    2: "what it was given cannot be used",
-    3: "more of its rows failed than --max-error-rate allows; what is good is on disk",
-    4: "its input is incomplete",
-    STOPPED: "stopped early; what is finished is kept",
-    INTERRUPTED: "interrupted; what is finished is kept",
-}
 
 
 class Rounds(NamedTuple):
@@ -107,12 +98,7 @@ def run_rounds(
     """
     plan, steps, config = rounds
     _refuse_missing_files(rounds)
-    # a task of an array that runs rounds runs all of them: no step makes a share of its parts
-    of_steps = {
-        name: value
-        for name, value in environment.items()
-        if name not in OWN_VARIABLES and not name.startswith(ARRAY)
-    }
+    of_steps = environment_of_steps(environment)
 
     make_folder(config.output)
     with _alone(config.output, log) as lock:
@@ -130,11 +116,7 @@ def run_rounds(
             except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
                 log(f"round {step.number}, {step.stage}: go on with: {_command(config)}")
                 raise
-            asked = signals.number
-            is_ended_by_it = asked is not None and (code < 0 or step is not steps[-1])
-            if code <= 0 and is_ended_by_it:
-                # at its end when the request came, or before it had its handlers
-                code = INTERRUPTED if asked == signal.SIGINT else STOPPED
+            code = settled_code(code, signals, is_last=step is steps[-1])
             if code != 0:
                 return _failure(step, code, rounds)
     return None
@@ -142,25 +124,15 @@ def run_rounds(
 
 def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
     """Return what to say of a step that ended with another code than 0."""
-    place = f"round {step.number}, {step.stage}"
-    go_on = f"go on with: {_command(rounds.config)}"
-    if code < 0:
-        name = signal.Signals(-code).name
-        why = ", by the system when the memory is full" if -code == signal.SIGKILL else ""
-        error = PrefpipeError(f"{place} was ended by {name}{why}", hint=go_on)
-        return StepFailure(step, error, error.exit_code)
-
-    said = WHAT_CODES_SAY.get(code, f"it ended with exit code {code}, its error stands above")
-    hint = go_on
-    if code == 2 and rounds.config.overwrite is Overwrite.NO:
-        hint = f"{go_on}; with --overwrite=stale where the plan was changed on purpose"
-    if code == 3:
-        hint = (
-            f"look at `prefpipe inspect {shlex.quote(str(step.output))}`; a higher max_error_rate "
-            f"in the plan's section `{step.stage}` lets it pass. Then {go_on}"
-        )
-    error = error_with_code(code, f"{place}: {said}", hint=hint)
-    return StepFailure(step, error, code)
+    error, exit_code = error_of_step(
+        f"round {step.number}, {step.stage}",
+        code,
+        go_on=_command(rounds.config),
+        stage=step.stage,
+        output=step.output,
+        may_be_stale=rounds.config.overwrite is Overwrite.NO,
+    )
+    return StepFailure(step, error, exit_code)
 
 
 def _command(config: RoundsConfig) -> str:
@@ -335,19 +307,16 @@ def _take_lock(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
     gives_up_at = time.monotonic() + LONGEST_WAIT_S
     has_said = False
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > gives_up_at:
-                raise UsageError(
-                    f"another `prefpipe rounds`, or a step of one, is at work in {run}",
-                    hint="wait for its end, or stop it; `pgrep -af prefpipe` lists what runs here",
-                ) from None
-            if not has_said:
-                log(f"{run} is in use: waiting up to {LONGEST_WAIT_S:.0f} s for its end")
-                has_said = True
-            time.sleep(0.2)
-        except OSError:
-            return False
-        else:
-            return True
+        is_taken = try_lock(descriptor)
+        if is_taken is not False:
+            return is_taken is True
+
+        if time.monotonic() > gives_up_at:
+            raise UsageError(
+                f"another `prefpipe rounds`, or a step of one, is at work in {run}",
+                hint="wait for its end, or stop it; `pgrep -af prefpipe` lists what runs here",
+            )
+        if not has_said:
+            log(f"{run} is in use: waiting up to {LONGEST_WAIT_S:.0f} s for its end")
+            has_said = True
+        time.sleep(0.2)

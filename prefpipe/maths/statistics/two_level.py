@@ -12,6 +12,8 @@ each were independent, leaves out nearly all of ``Var(a)`` and ``Var(b)``. Own c
 Axes: S seeds, P prompts, B resamples, b resamples of a batch.
 """
 
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -26,6 +28,8 @@ from prefpipe.maths.statistics.intervals import (
 )
 
 RESAMPLES_AT_ONCE = 2_000
+MOST_DRAWS_KEPT = 4_000_000
+"""Counts that are kept for the next figure of the same size (32 MB)."""
 
 
 class TwoLevelMean(NamedTuple):
@@ -97,24 +101,50 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
         return TwoLevelMean(mean, *unknown, n_seeds, n_prompts, n_missing)
 
     mean = float(known_SP.mean())
-    of_seeds = float(known_SP.mean(axis=1).var(ddof=1)) / n_seeds
-    of_prompts = float(known_SP.mean(axis=0).var(ddof=1)) / n_prompts
+    se, df = error_of_seeds_and_prompts(known_SP)
+    if se == 0.0:
+        return TwoLevelMean(mean, 0.0, mean, mean, np.inf, n_seeds, n_prompts, n_missing)
+
+    means_B = resampled_means(known_SP, bootstrap)
+    low, high = mean + stretched_distances(means_B, mean, se, df, bootstrap)
+    return TwoLevelMean(mean, se, float(low), float(high), df, n_seeds, n_prompts, n_missing)
+
+
+def error_of_seeds_and_prompts(values_SP: np.ndarray) -> tuple[float, float]:
+    """Return ``se`` and ``df`` of the mean of values, as `two_level_mean` has them.
+
+    Args:
+        values_SP: (S, P), two of each or more, every value known.
+    """
+    n_seeds, n_prompts = values_SP.shape
+    of_seeds = float(values_SP.mean(axis=1).var(ddof=1)) / n_seeds
+    of_prompts = float(values_SP.mean(axis=0).var(ddof=1)) / n_prompts
     variance = of_seeds + of_prompts
     if variance == 0.0:
-        return TwoLevelMean(mean, 0.0, mean, mean, np.inf, n_seeds, n_prompts, n_missing)
+        return 0.0, np.inf
     df = variance**2 / (of_seeds**2 / (n_seeds - 1) + of_prompts**2 / (n_prompts - 1))
+    return float(np.sqrt(variance)), float(df)
 
-    se = float(np.sqrt(variance))
-    means_B = resampled_means(known_SP, bootstrap)
+
+def stretched_distances(
+    figures_B: np.ndarray, centre: float, se: float, df: float, bootstrap: Bootstrap
+) -> np.ndarray:
+    """Return the distances of both ends from the estimate, stretched as `two_level_mean` says.
+
+    Args:
+        figures_B: of the resamples.
+        centre: what the percentiles' distances are measured from.
+        se: of the estimate.
+        df: degrees of freedom of that error.
+        bootstrap: its level.
+    """
     upper_tail = bootstrap.tails[1]
     t, z = float(stdtrit(df, upper_tail)), float(ndtri(upper_tail))
-    spread = float(means_B.std())
+    spread = float(figures_B.std())
     # a handful of resamples may all be the same one
-    distances = np.array([-t, t]) * se
-    if spread > 0.0:
-        distances = (np.array(bootstrap.ends(means_B)) - mean) * (se / spread) * (t / z)
-    low, high = mean + distances
-    return TwoLevelMean(mean, se, float(low), float(high), float(df), n_seeds, n_prompts, n_missing)
+    if spread == 0.0:
+        return np.array([-t, t]) * se
+    return (np.array(bootstrap.ends(figures_B)) - centre) * (se / spread) * (t / z)
 
 
 def two_level_ratio(
@@ -173,13 +203,41 @@ def resampled_means(values_SP: np.ndarray, bootstrap: Bootstrap) -> np.ndarray:
     """
     bootstrap.check()
     n_seeds, n_prompts = values_SP.shape
-    rng = np.random.default_rng(bootstrap.seed)
     batches = []
-    for start in range(0, bootstrap.n_draws, RESAMPLES_AT_ONCE):
-        n_drawn = min(RESAMPLES_AT_ONCE, bootstrap.n_draws - start)
-        # for a mean it is enough to know how often each seed and each prompt was drawn
-        seeds_bS = rng.multinomial(n_seeds, np.full(n_seeds, 1.0 / n_seeds), size=n_drawn)
-        prompts_bP = rng.multinomial(n_prompts, np.full(n_prompts, 1.0 / n_prompts), size=n_drawn)
+    for seeds_bS, prompts_bP in _draws(bootstrap, n_seeds, n_prompts):
         of_prompts_bS = prompts_bP @ values_SP.T
         batches.append((seeds_bS * of_prompts_bS).sum(axis=1) / (n_seeds * n_prompts))
     return np.concatenate(batches)
+
+
+def _draws(
+    bootstrap: Bootstrap, n_seeds: int, n_prompts: int
+) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+    """Return how often each seed and each prompt is drawn, batch by batch.
+
+    A study asks for the same draws of one measure and arm after another: they are kept where they
+    are few enough.
+    """
+    if bootstrap.n_draws * (n_seeds + n_prompts) <= MOST_DRAWS_KEPT:
+        return _kept_draws(bootstrap.n_draws, bootstrap.seed, n_seeds, n_prompts)
+    return _drawn(bootstrap.n_draws, bootstrap.seed, n_seeds, n_prompts)
+
+
+@lru_cache(maxsize=2)
+def _kept_draws(
+    n_draws: int, seed: int, n_seeds: int, n_prompts: int
+) -> tuple[tuple[np.ndarray, np.ndarray], ...]:
+    return tuple(_drawn(n_draws, seed, n_seeds, n_prompts))
+
+
+def _drawn(
+    n_draws: int, seed: int, n_seeds: int, n_prompts: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    rng = np.random.default_rng(seed)
+    for start in range(0, n_draws, RESAMPLES_AT_ONCE):
+        n_drawn = min(RESAMPLES_AT_ONCE, n_draws - start)
+        # for a mean it is enough to know how often each seed and each prompt was drawn
+        seeds_bS = rng.multinomial(n_seeds, np.full(n_seeds, 1.0 / n_seeds), size=n_drawn)
+        prompts_bP = rng.multinomial(n_prompts, np.full(n_prompts, 1.0 / n_prompts), size=n_drawn)
+        # as floats: products of whole numbers take the slow way
+        yield seeds_bS.astype(np.float64), prompts_bP.astype(np.float64)

@@ -1,0 +1,221 @@
+r"""Figures that are no means, over seeds and prompts: lowest deciles, win rates at equal lengths.
+
+Such a figure is made of the prompts of one seed, T_s, and the study's is the mean of the seeds'. To
+first order T_s is a mean over prompts as well, of what each prompt contributes (its influence, plus
+T_s)::
+
+    T_s = 1/P sum_p y_sp,      y_sp = T_s + influence of prompt p
+
+So the error is `two_level_mean`'s of y. The interval resamples the figure itself: a resample draws
+P prompts for all seeds, the figure of each seed is made of them anew, and S of the seeds are drawn.
+
+Two arms are compared by the differences of their contributions and of their resamples, in which
+the same prompts were drawn.
+
+Axes: S seeds, P prompts, B resamples.
+"""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+
+from prefpipe.errors import InputError
+from prefpipe.maths.statistics.bootstrap import BOOTSTRAP, Bootstrap
+from prefpipe.maths.statistics.length_control import (
+    LC_BOOTSTRAP,
+    WEAK_PENALTY_C,
+    length_controlled_win_rate,
+)
+from prefpipe.maths.statistics.two_level import (
+    TwoLevelMean,
+    error_of_seeds_and_prompts,
+    stretched_distances,
+    two_level_mean,
+)
+
+SEEDS_STREAM = 1
+"""Seeds are drawn from a stream of random numbers beside that of prompts."""
+
+
+class SeedFigures(NamedTuple):
+    """A figure of each seed.
+
+    Attributes:
+        contributions: (S, P), whose mean over prompts is the figure of a seed.
+        resampled: (S, B) the figure of each seed in each resample of prompts; None for a figure
+            that is the mean of the contributions in each resample too.
+    """
+
+    contributions: np.ndarray
+    resampled: np.ndarray | None = None
+
+    @property
+    def by_seed(self) -> np.ndarray:
+        """The figure of each seed, (S,)."""
+        return np.asarray(self.contributions.mean(axis=1))
+
+    def of_seeds(self, places: np.ndarray) -> Self:
+        """Return the figures of some of the seeds."""
+        resampled_SB = None if self.resampled is None else self.resampled[places]
+        return self._replace(contributions=self.contributions[places], resampled=resampled_SB)
+
+    def minus(self, other: "SeedFigures") -> "SeedFigures":
+        """Return the difference to another arm of the same seeds, prompts and resamples.
+
+        Raises:
+            InputError: they are of another shape, or one of them is a mean alone.
+        """
+        ours, theirs = self.resampled, other.resampled
+        if self.contributions.shape != other.contributions.shape:
+            raise InputError(
+                f"figures of {self.contributions.shape} and {other.contributions.shape} "
+                "seeds and prompts are not paired"
+            )
+        if (ours is None) != (theirs is None):
+            raise InputError("a mean and a figure that is none are not compared")
+        contributions_SP = self.contributions - other.contributions
+        if ours is None or theirs is None:
+            return SeedFigures(contributions_SP)
+        if ours.shape != theirs.shape:
+            raise InputError(f"{ours.shape[1]} and {theirs.shape[1]} resamples are not paired")
+        return SeedFigures(contributions_SP, ours - theirs)
+
+
+def two_level_figure(figures: SeedFigures, bootstrap: Bootstrap = BOOTSTRAP) -> TwoLevelMean:
+    """Return the mean of a figure over seeds, with error and interval over seeds and prompts.
+
+    A mean has those of `two_level_mean`. Of one seed the error is that over prompts, and the
+    interval the percentiles of the resamples, moved by their mean's distance from the figure: a
+    tail of resampled prompts is longer than that of the prompts themselves.
+
+    Args:
+        figures: every value known; differences of two arms are those of `SeedFigures.minus`.
+        bootstrap: level, resamples and seed; figures that are no means bring their resamples.
+    """
+    if figures.resampled is None:
+        return two_level_mean(figures.contributions, bootstrap)
+
+    n_seeds, n_prompts = figures.contributions.shape
+    mean = float(figures.contributions.mean())
+    if n_prompts < 2:
+        return TwoLevelMean(mean, np.nan, np.nan, np.nan, np.nan, n_seeds, n_prompts, 0)
+    if n_seeds == 1:
+        resampled_B = figures.resampled[0]
+        se = float(figures.contributions[0].std(ddof=1) / np.sqrt(n_prompts))
+        low, high = np.array(bootstrap.ends(resampled_B)) - resampled_B.mean() + mean
+        return TwoLevelMean(mean, se, float(low), float(high), n_prompts - 1, 1, n_prompts, 0)
+
+    se, df = error_of_seeds_and_prompts(figures.contributions)
+    if se == 0.0:
+        return TwoLevelMean(mean, 0.0, mean, mean, np.inf, n_seeds, n_prompts, 0)
+    n_draws = figures.resampled.shape[1]
+    rng = np.random.default_rng([bootstrap.seed, SEEDS_STREAM])
+    counts_BS = rng.multinomial(n_seeds, np.full(n_seeds, 1.0 / n_seeds), size=n_draws)
+    resampled_B = (counts_BS * figures.resampled.T).sum(axis=1) / n_seeds
+    distances = stretched_distances(resampled_B, resampled_B.mean(), se, df, bootstrap)
+    low, high = mean + distances
+    return TwoLevelMean(mean, se, float(low), float(high), df, n_seeds, n_prompts, 0)
+
+
+def ratio_figures(above_SP: np.ndarray, below_SP: np.ndarray) -> SeedFigures:
+    """Return what each seed and prompt contributes to ``sum above / sum below`` over all of them.
+
+    The contributions are those of `prefpipe.maths.statistics.two_level.two_level_ratio`::
+
+        y_sp = r + (a_sp - r b_sp) / mean(b),      r = sum a / sum b
+
+    Args:
+        above_SP: (S, P), every value known.
+        below_SP: the same, 0 or more.
+
+    Raises:
+        InputError: other shapes, or denominators that are below 0 or nothing.
+    """
+    if above_SP.shape != below_SP.shape:
+        raise InputError(f"a ratio of {above_SP.shape} and {below_SP.shape} values")
+    if (below_SP < 0).any() or not below_SP.sum() > 0:
+        raise InputError(
+            f"a ratio to {below_SP.sum():g} in all; denominators are counts, 0 or more"
+        )
+    ratio = above_SP.sum() / below_SP.sum()
+    return SeedFigures(ratio + (above_SP - ratio * below_SP) / below_SP.mean())
+
+
+def lowest_share_figures(
+    values_SP: np.ndarray, share: float = 0.1, bootstrap: Bootstrap = BOOTSTRAP
+) -> SeedFigures:
+    """Return the mean of the lowest share of prompts, of each seed.
+
+    The prompts are those that are lowest in that seed, and in a resample those that are lowest in
+    it. Of P prompts they are ``share P``; where that is no whole number the last one counts for
+    what is left. With v the value of that last one a prompt contributes (Rockafellar and Uryasev
+    2000, "Optimization of conditional value-at-risk")::
+
+        y_sp = v - max(v - x_sp, 0) / share
+
+    Args:
+        values_SP: (S, P), every value known.
+        share: of the prompts, above 0 and at most 1.
+        bootstrap: resamples and seed.
+
+    Raises:
+        InputError: a share that is none, or no prompt.
+    """
+    n_prompts = values_SP.shape[1]
+    if not 0.0 < share <= 1.0 or not n_prompts:
+        raise InputError(f"a share of {share} of {n_prompts} prompts; it is above 0 and at most 1")
+    weights_P = _weights_of_lowest(n_prompts, share)
+    last = int(np.flatnonzero(weights_P)[-1])
+    threshold_S = np.sort(values_SP, axis=1)[:, last]
+    below_SP = np.maximum(threshold_S[:, None] - values_SP, 0.0)
+    contributions_SP = threshold_S[:, None] - below_SP / share
+
+    resampled_SB = []
+    for values_P in values_SP:
+
+        def lowest(drawn_bP: np.ndarray, values_P: np.ndarray = values_P) -> np.ndarray:
+            ascending_bP = np.sort(values_P[drawn_bP], axis=1)
+            return np.asarray(ascending_bP[:, : last + 1] @ weights_P[: last + 1])
+
+        resampled_SB.append(bootstrap.resample(lowest, n_prompts))
+    return SeedFigures(contributions_SP, np.stack(resampled_SB))
+
+
+def length_controlled_figures(
+    preferences_SP: np.ndarray,
+    lengths_SP: np.ndarray,
+    baseline_lengths_SP: np.ndarray,
+    bootstrap: Bootstrap = LC_BOOTSTRAP,
+) -> SeedFigures:
+    """Return the win rate at equal lengths of each seed, as `length_controlled_win_rate` fits it.
+
+    Contributions are the fit's influences, and a resample is a fit of its own.
+
+    Args:
+        preferences_SP: in [0, 1], every one known.
+        lengths_SP: of the policy's responses.
+        baseline_lengths_SP: of the baseline's.
+        bootstrap: resamples and seed.
+
+    Raises:
+        InputError: as `length_controlled_win_rate`: fewer than two prompts, or one and the same
+            difference of lengths in all of a seed.
+    """
+    contributions, resampled = [], []
+    for preferences_P, lengths_P, baseline_P in zip(
+        preferences_SP, lengths_SP, baseline_lengths_SP, strict=True
+    ):
+        fit = length_controlled_win_rate(
+            preferences_P, lengths_P, baseline_P, penalty_c=WEAK_PENALTY_C, bootstrap=bootstrap
+        )
+        # the penalty leaves a millionth, by which the mean would not be the figure
+        contributions.append(fit.mean + fit.influences - fit.influences.mean())
+        resampled.append(fit.draws)
+    return SeedFigures(np.stack(contributions), np.stack(resampled))
+
+
+def _weights_of_lowest(n_prompts: int, share: float) -> np.ndarray:
+    """Return what each of the prompts in ascending order counts for, (P,); the sum is 1."""
+    # 0.1 times 30 is above 3 by its last digit
+    n_lowest = round(share * n_prompts, 9)
+    return np.asarray(np.clip(n_lowest - np.arange(n_prompts), 0.0, 1.0) / n_lowest)

@@ -1,0 +1,87 @@
+"""How a step ended that a plan's command ran in a process of its own, and what to say of it.
+
+`prefpipe rounds` and `prefpipe study` read exit codes and signals in the same way.
+"""
+
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+
+from prefpipe.errors import PrefpipeError, error_with_code
+from prefpipe.execution.step_process import SignalSource
+from prefpipe.wiring.batch_job import ARRAY, OWN_VARIABLES
+
+STOPPED, INTERRUPTED = 75, 130
+WHAT_CODES_SAY = {
+    2: "what it was given cannot be used",
+    3: "more of its rows failed than --max-error-rate allows; what is good is on disk",
+    4: "its input is incomplete",
+    STOPPED: "stopped early; what is finished is kept",
+    INTERRUPTED: "interrupted; what is finished is kept",
+}
+
+
+def environment_of_steps(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables of steps: those of this process, but what says which parts to make.
+
+    A task of an array that runs a plan runs all of it: no step makes a share of its parts.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in OWN_VARIABLES and not name.startswith(ARRAY)
+    }
+
+
+def settled_code(code: int, signals: SignalSource, *, is_last: bool) -> int:
+    """Return the exit code that counts: of a step that ended by a request to stop, that of a stop.
+
+    Args:
+        code: the step's own, negative for the signal that ended it.
+        signals: those that this process was sent.
+        is_last: nothing is to be run behind the step.
+    """
+    asked = signals.number
+    is_ended_by_it = asked is not None and (code < 0 or not is_last)
+    if code <= 0 and is_ended_by_it:
+        # at its end when the request came, or before it had its handlers
+        return INTERRUPTED if asked == signal.SIGINT else STOPPED
+    return code
+
+
+def what_code_says(code: int) -> str:
+    """Return how a step ended, to stand behind its name: ``was ended by SIGKILL``."""
+    if code >= 0:
+        return WHAT_CODES_SAY.get(code, f"it ended with exit code {code}, its error stands above")
+    name = signal.Signals(-code).name
+    why = ", by the system when the memory is full" if -code == signal.SIGKILL else ""
+    return f"was ended by {name}{why}"
+
+
+def error_of_step(
+    place: str, code: int, *, go_on: str, stage: str, output: Path, may_be_stale: bool
+) -> tuple[PrefpipeError, int]:
+    """Return what to say of a step that ended with another code than 0, and the code to end with.
+
+    Args:
+        place: names the step, ``round 1, train``.
+        code: of `settled_code`.
+        go_on: the command that goes on.
+        stage: whose section of the plan is meant.
+        output: the folder that the step writes.
+        may_be_stale: steps were not asked to make again what a change of the plan affects.
+    """
+    hint = f"go on with: {go_on}"
+    if code < 0:
+        error = PrefpipeError(f"{place} {what_code_says(code)}", hint=hint)
+        return error, error.exit_code
+
+    if code == 2 and may_be_stale:
+        hint += "; with --overwrite=stale where the plan was changed on purpose"
+    if code == 3:
+        hint = (
+            f"look at `prefpipe inspect {quote(str(output))}`; a higher max_error_rate "
+            f"in the plan's section `{stage}` lets it pass. Then {hint}"
+        )
+    return error_with_code(code, f"{place}: {what_code_says(code)}", hint=hint), code

@@ -1,0 +1,104 @@
+"""Write rated responses whose true preferences are known, for studies C and D.
+
+    python sample_data/studies/known_truth.py POOL -o FILE.jsonl --responses 2 --gamma 6 --seed 0
+
+POOL holds `candidates` and `scores`. Of each prompt a few responses with different scores are
+drawn. Their score in [0, 1] is the quality q, and of two of them the first is the better one with
+the probability sigma(gamma * (q_1 - q_2)).
+
+The columns: `quality` is q; `label` (with two responses) is 1 for the winner of one draw from that
+probability, 0 for the other; `levels_L_noise_S` is q with a rater's noise of standard deviation S
+added, cut to [0, 1] and rounded to L levels, for every L of 2, 3, 5, 7, 10 and `all`.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+import prefpipe
+
+LEVELS = (2, 3, 5, 7, 10)
+NOISES = (0.1, 0.2, 0.4)
+
+
+def read_pool(pool: Path) -> pl.DataFrame:
+    """Return the rated responses that can be used, in the order of their keys."""
+    key = ["prompt_id", "sample_idx"]
+    candidates = prefpipe.read(pool / "candidates").filter(
+        pl.col("status").is_in(["ok", "truncated"])
+    )
+    scores = prefpipe.read(pool / "scores").select(*key, quality="reward")
+    return (
+        candidates.filter(pl.col("duplicate_of").is_null())
+        .join(scores, on=key)
+        .filter(pl.col("quality").is_not_null())
+        .sort(key)
+    )
+
+
+def draw_responses(rows: pl.DataFrame, n_responses: int, draw: np.random.Generator) -> pl.DataFrame:
+    """Return so many responses, no two of one quality; fewer where there are fewer."""
+    shuffled = rows[draw.permutation(len(rows)).tolist()]
+    return shuffled.unique("quality", keep="first", maintain_order=True).head(n_responses)
+
+
+def labels_of(quality: np.ndarray, gamma: float, draw: np.random.Generator) -> list[int]:
+    """Return 1 for the winner of two responses and 0 for the other, drawn once."""
+    probability = 1 / (1 + np.exp(-gamma * (quality[0] - quality[1])))
+    first_wins = bool(draw.random() < probability)
+    return [int(first_wins), int(not first_wins)]
+
+
+def rating_columns(quality: np.ndarray, draw: np.random.Generator) -> dict[str, np.ndarray]:
+    """Return what a rater of each granularity and noise would have said."""
+    columns = {}
+    for noise in NOISES:
+        # one draw a noise: raters of all granularities make the same mistakes
+        seen = np.clip(quality + noise * draw.standard_normal(len(quality)), 0, 1)
+        columns[f"levels_all_noise_{noise:g}"] = seen
+        for n_levels in LEVELS:
+            columns[f"levels_{n_levels}_noise_{noise:g}"] = np.floor(
+                seen * (n_levels - 1) + 0.5
+            ) / (n_levels - 1)
+    return columns
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("pool", type=Path)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--responses", type=int, default=2)
+    parser.add_argument("--gamma", type=float, default=6.0)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+
+    draw = np.random.default_rng(given.seed)
+    lines = []
+    for _, rows in read_pool(given.pool).group_by("prompt_id", maintain_order=True):
+        drawn = draw_responses(rows, given.responses, draw)
+        if len(drawn) < 2:
+            continue
+        quality = drawn["quality"].to_numpy()
+        columns = {"quality": quality, **rating_columns(quality, draw)}
+        if given.responses == 2:
+            columns["label"] = np.array(labels_of(quality, given.gamma, draw))
+        for place, row in enumerate(drawn.iter_rows(named=True)):
+            lines.append(
+                json.dumps(
+                    {
+                        "prompt_id": row["prompt_id"],
+                        "prompt": row["messages"][-1]["content"],
+                        "response": row["response"],
+                        **{name: column[place].item() for name, column in columns.items()},
+                    },
+                    ensure_ascii=False,
+                )
+            )
+    given.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
