@@ -4,16 +4,27 @@
 
 const LABEL_SIZE = 12;
 const POINT_SIZE = 8;
+const MARGIN = 14;
 const ROOM = { l: 58, r: 16, t: 14, b: 50 };
-const PLACE_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "star", "x"];
+const BUDGET_SYMBOLS = ["circle", "diamond", "square", "triangle-up", "star", "x"];
 const RINGS = [4, 14, 26, 40, 58, 80, 106];
 const DIRECTIONS = 16;
 
 const measured = document.createElement("canvas").getContext("2d");
 
+// plotly.js measures a label before it is on the page, where there is no font to inherit.
+function pageFont() {
+  return getComputedStyle(document.body).fontFamily;
+}
+
 function widthOf(text) {
-  measured.font = `${LABEL_SIZE}px ${getComputedStyle(document.body).fontFamily}`;
+  measured.font = `${LABEL_SIZE}px ${pageFont()}`;
   return measured.measureText(text).width;
+}
+
+function studyLayout(colour, size, more) {
+  const font = { color: colour.ink, size: 13, family: pageFont() };
+  return layoutOf(colour, { width: size.width, height: size.height, font, showlegend: false, ...more });
 }
 
 // Both ends of a name tell arms apart: what has to go goes from its middle.
@@ -28,7 +39,7 @@ function cutTo(name, width) {
 }
 
 function contrastLabel(row, width) {
-  const mark = row.is_clear ? " *" : "";
+  const mark = row.is_clear ? " *" : row.is_declared ? "" : " †";
   const whole = `${row.first} − ${row.second}${mark}`;
   if (widthOf(whole) <= width) return whole;
 
@@ -57,27 +68,36 @@ function intervalBars(rows, tint, thickness) {
   };
 }
 
-function between(row) {
+function between(row, isShare) {
+  const shown = (value) => (isShare ? `${(100 * value).toFixed(1)}%` : figure(value));
   return row.low === null || row.high === null
-    ? figure(row.mean)
-    : `${figure(row.mean)} [${figure(row.low)}, ${figure(row.high)}]`;
+    ? shown(row.mean)
+    : `${shown(row.mean)} [${shown(row.low)}, ${shown(row.high)}]`;
 }
 
-function verticalLine(x, colour, dash) {
+// Lines and bands stop short of the names above the intervals.
+function inRow(place) {
+  return { layer: "between", y0: place - 0.08, y1: place + 0.34 };
+}
+
+function lineInRow(place, x, tint, dash) {
+  return { ...inRow(place), type: "line", x0: x, x1: x, line: { color: tint, dash, width: 1.5 } };
+}
+
+function bandInRow(place, low, high, colour) {
   return {
-    type: "line",
-    layer: "below",
-    x0: x,
-    x1: x,
-    yref: "paper",
-    y0: 0,
-    y1: 1,
-    line: { color: colour.muted, dash, width: 1 },
+    ...inRow(place),
+    type: "rect",
+    x0: low,
+    x1: high,
+    fillcolor: colour.pool,
+    opacity: 0.28,
+    line: { width: 0 },
   };
 }
 
 // A row an entry, its label above its interval.
-function rowsLayout(labels, colour, size, { title, shapes, range }) {
+function rowsLayout(labels, colour, size, { title, shapes, range, tickformat }) {
   const annotations = labels.map((text, place) => ({
     xref: "paper",
     x: 0,
@@ -88,17 +108,23 @@ function rowsLayout(labels, colour, size, { title, shapes, range }) {
     showarrow: false,
     font: { size: LABEL_SIZE, color: colour.ink },
   }));
-  return layoutOf(colour, {
-    width: size.width,
-    height: size.height,
-    margin: { l: 14, r: 14, t: 8, b: ROOM.b },
-    showlegend: false,
+  return studyLayout(colour, size, {
+    margin: { l: MARGIN, r: MARGIN, t: 8, b: ROOM.b },
     annotations,
     shapes,
-    xaxis: { title: { text: plain(title) }, zeroline: false, automargin: false, nticks: 6, range },
+    xaxis: {
+      title: { text: plain(title) },
+      zeroline: false,
+      automargin: false,
+      nticks: 6,
+      range,
+      tickformat,
+    },
     yaxis: {
       range: [labels.length - 0.5, -0.5],
       showticklabels: false,
+      ticks: "",
+      showline: false,
       showgrid: false,
       zeroline: false,
       automargin: false,
@@ -180,27 +206,16 @@ function errorBars(points, axis, tint) {
 }
 
 Object.assign(CHARTS, {
-  // Differences of the contrasts with their intervals; the band is what could have been told apart.
-  contrasts({ rows, title, equivalence }, colour, size) {
-    const band = rows.map((row) => row.detectable).filter((value) => value !== null);
-    const shapes = [verticalLine(0, colour, "solid")];
+  // Differences of the contrasts with their intervals; the band ends at the detectable one.
+  contrasts({ rows, title, equivalence, extent, is_share }, colour, size) {
+    const shapes = [];
     rows.forEach((row, place) => {
-      if (row.detectable === null) return;
-      shapes.push({
-        type: "rect",
-        layer: "below",
-        x0: -row.detectable,
-        x1: row.detectable,
-        y0: place - 0.5,
-        y1: place + 0.5,
-        fillcolor: colour.pool,
-        opacity: 0.22,
-        line: { width: 0 },
-      });
+      if (row.detectable !== null)
+        shapes.push(bandInRow(place, -row.detectable, row.detectable, colour));
+      shapes.push(lineInRow(place, 0, colour.ink, "solid"));
+      for (const bound of equivalence ? [-equivalence, equivalence] : [])
+        shapes.push(lineInRow(place, bound, colour.muted, "dot"));
     });
-    for (const bound of equivalence ? [-equivalence, equivalence] : []) {
-      shapes.push(verticalLine(bound, colour, "dot"));
-    }
 
     const known = rows.flatMap((row, place) => (row.mean === null ? [] : [{ ...row, place }]));
     const data = [
@@ -213,7 +228,7 @@ Object.assign(CHARTS, {
         customdata: known.map((row) => [
           plain(row.first),
           plain(row.second),
-          between(row),
+          between(row, is_share),
           row.p_holm === null ? "" : `<br>Holm's p ${figure(row.p_holm)}`,
         ]),
         hovertemplate:
@@ -226,31 +241,21 @@ Object.assign(CHARTS, {
         },
       },
     ];
-    const ends = known.flatMap((row) => [row.mean, row.low ?? row.mean, row.high ?? row.mean]);
-    const room = size.width - 28;
+    const room = size.width - 2 * MARGIN;
     const labels = rows.map((row) => contrastLabel(row, room));
-    const range = rangeOver([0, ...ends, ...band, ...band.map((d) => -d)], 0.05);
-    return { data, layout: rowsLayout(labels, colour, size, { title, shapes, range }) };
+    const range = rangeOver([0, ...extent, ...(equivalence ? [-equivalence, equivalence] : [])], 0.05);
+    const tickformat = is_share ? ".0%" : "";
+    return { data, layout: rowsLayout(labels, colour, size, { title, shapes, range, tickformat }) };
   },
 
   // A measure of each arm with its interval; the base's is a line and a band through all rows.
-  arms({ rows, base, title }, colour, size) {
+  arms({ rows, base, title, extent, is_share }, colour, size) {
     const shapes = [];
-    if (base && base.mean !== null) shapes.push(verticalLine(base.mean, colour, "dash"));
-    if (base && base.low !== null && base.high !== null) {
-      shapes.push({
-        type: "rect",
-        layer: "below",
-        x0: base.low,
-        x1: base.high,
-        yref: "paper",
-        y0: 0,
-        y1: 1,
-        fillcolor: colour.pool,
-        opacity: 0.22,
-        line: { width: 0 },
-      });
-    }
+    rows.forEach((_, place) => {
+      if (base === null || base.mean === null) return;
+      if (base.low !== null) shapes.push(bandInRow(place, base.low, base.high, colour));
+      shapes.push(lineInRow(place, base.mean, colour.muted, "solid"));
+    });
 
     const known = rows.flatMap((row, place) => (row.mean === null ? [] : [{ ...row, place }]));
     const data = [
@@ -260,7 +265,7 @@ Object.assign(CHARTS, {
         x: known.map((row) => row.mean),
         y: known.map((row) => row.place + 0.12),
         error_x: intervalBars(known, colour.accent, 2),
-        customdata: known.map((row) => [plain(row.name), between(row)]),
+        customdata: known.map((row) => [plain(row.name), between(row, is_share)]),
         hovertemplate: "%{customdata[0]}<br>%{customdata[1]}<extra></extra>",
         marker: {
           color: colour.accent,
@@ -270,18 +275,18 @@ Object.assign(CHARTS, {
         },
       },
     ];
-    const ends = known.flatMap((row) => [row.mean, row.low ?? row.mean, row.high ?? row.mean]);
-    const labels = rows.map((row) => cutTo(row.label, size.width - 28));
-    const range = rangeOver(ends, 0.05);
-    return { data, layout: rowsLayout(labels, colour, size, { title, shapes, range }) };
+    const labels = rows.map((row) => cutTo(row.name, size.width - 2 * MARGIN));
+    const range = rangeOver(extent, 0.05);
+    const tickformat = is_share ? ".0%" : "";
+    return { data, layout: rowsLayout(labels, colour, size, { title, shapes, range, tickformat }) };
   },
 
   // A measure against another: an arm's points joined in the order in which it was judged.
-  against({ series, base, places, x_title, y_title, from_zero }, colour, size) {
+  against({ series, base, budgets, x_title, y_title, is_whole }, colour, size) {
     const points = series.flatMap((each) => each.points);
     const across = points.flatMap(({ x, x_low, x_high }) => [x, x_low ?? x, x_high ?? x]);
     const up = points.flatMap(({ y, y_low, y_high }) => [y, y_low ?? y, y_high ?? y]);
-    const xRange = rangeOver([...across, ...(base ? [base.x] : []), ...(from_zero ? [0] : [])], 0.06);
+    const xRange = rangeOver([...across, ...(base ? [base.x] : [])], 0.06);
     const yRange = rangeOver([...up, ...(base ? [base.y] : [])], 0.08);
     const inside = {
       width: Math.max(size.width - ROOM.l - ROOM.r, 1),
@@ -305,9 +310,9 @@ Object.assign(CHARTS, {
         marker: {
           color: tint,
           size: POINT_SIZE,
-          symbol: each.points.map(({ place: at }) => PLACE_SYMBOLS[at % PLACE_SYMBOLS.length]),
+          symbol: each.points.map(({ place: at }) => BUDGET_SYMBOLS[at % BUDGET_SYMBOLS.length]),
         },
-        customdata: each.points.map((point) => [plain(each.name), plain(places[point.place])]),
+        customdata: each.points.map((point) => [plain(each.name), plain(budgets[point.place])]),
         hovertemplate: "%{customdata[0]}<br>%{customdata[1]}<br>%{x:.4g}, %{y:.4g}<extra></extra>",
       };
     });
@@ -354,13 +359,16 @@ Object.assign(CHARTS, {
       borderpad: 1,
       font: { size: LABEL_SIZE, color: colour.ink },
     }));
-    const layout = layoutOf(colour, {
-      width: size.width,
-      height: size.height,
+    const layout = studyLayout(colour, size, {
       margin: ROOM,
-      showlegend: false,
       annotations,
-      xaxis: { title: { text: plain(x_title) }, range: xRange, automargin: false, nticks: 7 },
+      xaxis: {
+        title: { text: plain(x_title) },
+        range: xRange,
+        automargin: false,
+        nticks: 7,
+        ...(is_whole && { tickformat: "d", dtick: 1 }),
+      },
       yaxis: { title: { text: plain(y_title) }, range: yRange, automargin: false },
     });
     return { data, layout };
