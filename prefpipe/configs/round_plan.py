@@ -6,25 +6,32 @@ says it, from that round on.
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
-from datetime import date
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
-
-import yaml
 
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.options import Bounds
+from prefpipe.configs.plan_sections import (
+    PlanError,
+    Section,
+    SectionRules,
+    by_field,
+    is_whole,
+    or_nothing,
+    read_plan_values,
+    unfit_texts,
+)
 from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
-from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
-from prefpipe.surrogates import has_lone_surrogates
 
+PAGE = "docs/rounds.md"
+"""Of the documentation, with the keys of a plan."""
 SECTIONS: dict[str, type[StageConfig]] = {
     "generate": GenerateConfig,
     "score": ScoreConfig,
@@ -99,8 +106,7 @@ REFUSED_EVERYWHERE = {
     "num_shards": _ALL_PARTS,
     "shards": _ALL_PARTS,
 }
-
-Section = Mapping[str, Any]
+RULES = SectionRules(SECTIONS, REFUSED, REFUSED_EVERYWHERE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +151,7 @@ class RoundPlan:
             UsageError: everything that is wrong: unknown keys, with the nearest spelling; missing
                 ones; values that cannot be; keys that the plan sets itself.
         """
-        given = _by_field(values)
+        given = by_field(values)
         problems = [*_top_level_problems(given), *_section_problems(given), *_text_problems(given)]
         if len(given) < len(values):
             problems.insert(0, "a key stands there twice, with _ and with -")
@@ -154,10 +160,10 @@ class RoundPlan:
 
         plan = {name: given[name] for name in _TOP_LEVEL if name in given}
         plan["sections"] = {
-            stage: _by_field(given[stage] or {}) for stage in SECTIONS if stage in given
+            stage: by_field(given[stage] or {}) for stage in SECTIONS if stage in given
         }
         plan["changes"] = {
-            int(number): {stage: _by_field(section) for stage, section in changed.items()}
+            int(number): {stage: by_field(section) for stage, section in changed.items()}
             for number, changed in sorted((given.get("changes") or {}).items(), key=_changed_round)
         }
         return cls(**plan)
@@ -211,67 +217,16 @@ def read_plan(path: Path, *, seed: int | None = None) -> RoundPlan:
     Raises:
         UsageError: no file, no YAML, or what `RoundPlan.from_values` refuses.
     """
-    try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlanLoader)  # noqa: S506
-    except OSError as error:
-        raise UsageError(
-            f"the plan {path} cannot be read: {error.strerror}",
-            hint="docs/rounds.md has a plan to begin with",
-        ) from error
-    # a day like 2026-13-45, and more brackets than the reader can count, are no YAMLError
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise UsageError(f"the plan {path} is not YAML: {error}") from error
-
-    if not isinstance(values, dict):
-        kind = "nothing" if values is None else f"a {type(values).__name__}"
-        raise UsageError(
-            f"the plan {path} must hold `key: value` lines, not {kind}",
-            hint="docs/rounds.md has a plan to begin with",
-        )
+    values = read_plan_values(path, page=PAGE)
     if seed is not None:
         values["seed"] = seed
     return RoundPlan.from_values(values, name=str(path))
 
 
-def plan_error(name: str, problems: list[str]) -> UsageError:
+def plan_error(name: str, problems: list[str]) -> PlanError:
     """Return the error of a plan that cannot be run, a line for each problem."""
-    lines = "\n  ".join(problems)
-    return UsageError(
-        f"the plan {name} cannot be run:\n  {lines}",
-        hint="docs/rounds.md has the keys of a plan; those of a section are the flags of its "
-        "command, `prefpipe train --help`",
-    )
+    return PlanError(name, problems, page=PAGE)
 
-
-_MERGE = "tag:yaml.org,2002:merge"
-"""Of the key ``<<``, whose mapping's keys give way to those beside it."""
-
-
-class _PlanLoader(yaml.SafeLoader):
-    """YAML in which a key stands once and ``on`` is no word for true.
-
-    YAML 1.1 lets the last of two sections of one name win, and reads the flag ``on: ray`` as
-    ``true: ray``.
-    """
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        own = [key for key, _ in node.value if key.tag != _MERGE]
-        keys = [self.construct_object(key, deep=True) for key in own]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key `{twice[0]}` stands there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
-
-
-_PlanLoader.yaml_implicit_resolvers = {
-    first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:bool"]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_PlanLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:bool", re.compile(r"true|True|TRUE|false|False|FALSE"), list("tTfF")
-)
 
 _TOP_LEVEL = ("rounds", "prompts", "model", "prompt_use", "reference", "pools", "seed")
 _NEEDED = ("rounds", "prompts", "model")
@@ -284,7 +239,7 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the keys of the plan itself and their values."""
     for key in given:
         if key not in _PLAN_KEYS:
-            yield f"unknown key `{key}`{_home_of(key) or did_you_mean(key, _PLAN_KEYS)}"
+            yield f"unknown key `{key}`{RULES.home_of(key) or did_you_mean(key, _PLAN_KEYS)}"
 
     needed = (*_NEEDED, *(stage for stage in SECTIONS if stage not in OPTIONAL_SECTIONS))
     missing = [key for key in needed if given.get(key) is None]
@@ -293,9 +248,8 @@ def _top_level_problems(given: Mapping[str, Any]) -> Iterator[str]:
 
     for key, bounds in _NUMBERS.items():
         value = given.get(key)
-        is_whole = isinstance(value, int) and not isinstance(value, bool)
         is_asked = key in given and key not in missing
-        if is_asked and not (is_whole and bounds.hold(given[key])):
+        if is_asked and not (is_whole(value) and bounds.hold(given[key])):
             yield f"`{key}` must be a whole number, {bounds}, not {value!r}"
     for key in ("prompts", "model"):
         value = given.get(key)
@@ -326,9 +280,9 @@ def _section_problems(given: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the keys of the sections, and with the rounds of ``changes``."""
     for stage in SECTIONS:
         if stage in given:
-            yield from _key_problems(stage, _or_nothing(given[stage]), stage)
+            yield from _key_problems(stage, or_nothing(given[stage]), stage)
 
-    all_changes = _or_nothing(given.get("changes"))
+    all_changes = or_nothing(given.get("changes"))
     if not isinstance(all_changes, dict):
         yield f"`changes` must hold a round a line, `2: {{...}}`, not {all_changes!r}"
         return
@@ -351,7 +305,7 @@ def _section_problems(given: Mapping[str, Any]) -> Iterator[str]:
 
         for stage, section in changed.items():
             if stage not in SECTIONS:
-                guess = _home_of(str(stage)) or did_you_mean(stage, SECTIONS)
+                guess = RULES.home_of(str(stage)) or did_you_mean(stage, SECTIONS)
                 yield f"{place}: unknown section `{stage}`{guess}"
             elif stage not in given:
                 yield f"{place}: the plan has no section `{stage}` to change"
@@ -361,71 +315,29 @@ def _section_problems(given: Mapping[str, Any]) -> Iterator[str]:
 
 def _key_problems(stage: str, section: Any, place: str) -> Iterator[str]:
     """Yield what is wrong with the keys of one section."""
-    if not isinstance(section, dict):
-        yield f"{place} must hold `key: value` lines, not {section!r}"
-        return
-    known = [item.name for item in fields(SECTIONS[stage])]
-    refused = REFUSED_EVERYWHERE | REFUSED[stage]
-    allowed = [key for key in known if key not in refused]
-    if len(_by_field(section)) < len(section):
-        yield f"{place}: a key stands there twice, with _ and with -"
-    for key, value in _by_field(section).items():
-        if key in refused:
-            yield f"{place}: `{key}` does not stand in a section: {refused[key]}"
-        elif key not in known:
-            yield f"{place}: unknown key `{key}`{_home_of(key) or did_you_mean(key, allowed)}"
-        elif key == "target" and value == "reward":
-            yield (
-                f"{place}: `target: reward` trains a reward model, and a round samples from the "
-                "policy of the last one; train it before, with `prefpipe train --target reward`"
-            )
+    yield from RULES.key_problems(stage, section, place)
+    values = by_field(section) if isinstance(section, dict) else {}
+    if stage == "train" and values.get("target") == "reward":
+        yield (
+            f"{place}: `target: reward` trains a reward model, and a round samples from the "
+            "policy of the last one; train it before, with `prefpipe train --target reward`"
+        )
 
 
 def _text_problems(given: Mapping[str, Any]) -> Iterator[str]:
     """Yield the texts that no command line can hold."""
-    sections = [(stage, given.get(stage)) for stage in SECTIONS]
+    own = {key: given[key] for key in ("prompts", "model") if key in given}
+    sections = [("", own), *((stage, given.get(stage)) for stage in SECTIONS)]
     changes = given.get("changes")
     for number, changed in changes.items() if isinstance(changes, dict) else ():
         for stage, section in changed.items() if isinstance(changed, dict) else ():
             sections.append((f"changes, round {number}, {stage}", section))
-
-    own = {key: given[key] for key in ("prompts", "model") if key in given}
-    for place, section in (("", own), *sections):
-        for key, value in section.items() if isinstance(section, dict) else ():
-            for text in value if isinstance(value, list) else [value]:
-                # no word of a command line holds half of a surrogate pair, or a zero byte
-                if isinstance(text, str) and (has_lone_surrogates(text) or "\0" in text):
-                    where = f"{place}: " if place else ""
-                    yield f"{where}`{key}` is no text that a command can be given, {text!r}"
-
-
-def _or_nothing(value: object) -> object:
-    """Return an empty mapping for a key without a value, and any other value as it is."""
-    return {} if value is None else value
-
-
-def _home_of(key: str) -> str:
-    """Return in which section a key belongs; "" where it belongs in none."""
-    homes = []
-    for stage, config_class in SECTIONS.items():
-        refused = REFUSED_EVERYWHERE.keys() | REFUSED[stage].keys()
-        if key in {item.name for item in fields(config_class)} - refused:
-            homes.append(f"`{stage}`")
-    return f"; it is a key of {' and '.join(homes)}" if homes else ""
-
-
-def _by_field(values: Mapping[Any, Any]) -> dict[str, Any]:
-    """Return values by field: keys may be spelt as flags are; a day is a text."""
-    return {
-        str(key).replace("-", "_"): value.isoformat() if isinstance(value, date) else value
-        for key, value in values.items()
-    }
+    yield from unfit_texts(sections)
 
 
 def _is_round(number: object) -> bool:
     # JSON has no other keys than texts
-    is_whole = isinstance(number, int) and not isinstance(number, bool)
-    return is_whole or (isinstance(number, str) and number.isascii() and number.isdecimal())
+    return is_whole(number) or (isinstance(number, str) and number.isascii() and number.isdecimal())
 
 
 def _changed_round(item: tuple[Any, Any]) -> int:

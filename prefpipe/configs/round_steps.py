@@ -9,12 +9,12 @@ Seeds: round r generates, selects and trains with ``seed + 1000 (r - 1)``. Evalu
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.configs.options import flag_of, resolved_types, scalar_type, short_flag_of
+from prefpipe.configs.plan_sections import words_of
 from prefpipe.configs.recorded_commands import Word
 from prefpipe.configs.round_plan import ALL, SECTIONS, SPLIT, RoundPlan, plan_error
 from prefpipe.configs.sampling import SERVED
@@ -122,7 +122,7 @@ def steps_of(
                     message = message.replace("needs --embeddings", "needs the section `embed`")
                 problems.setdefault(f"{stage}: {message}", number)
                 continue
-            arguments = tuple(_arguments(SECTIONS[stage], values))
+            arguments = tuple(words_of(SECTIONS[stage], values))
             steps.append(Step(number, stage, arguments, config))
 
     # once each, of the first round that has it
@@ -197,33 +197,6 @@ def _sides(plan: RoundPlan, run: Path, number: int, section: Mapping[str, Any]) 
     if section.get("kl", True) and section.get("backend") not in SERVED:
         sides["kl_reference"] = plan.model
     return sides
-
-
-def _arguments(config_class: type[StageConfig], values: Mapping[str, Any]) -> Iterator[Word]:
-    """Yield values as the words of a command line, arguments first."""
-    kinds = resolved_types(config_class)
-    items = {item.name: item for item in fields(config_class)}
-    for name in sorted(values, key=lambda name: not items[name].metadata["positional"]):
-        item, value = items[name], values[name]
-        if item.metadata["positional"]:
-            # an argument like `-run/round-01/candidates` would be a flag
-            text = str(value)
-            yield Word(name, "", f"./{text}" if text.startswith("-") else text)
-        elif name == "overwrite":
-            yield Word(name, flag_of(item), str(value), is_joined=True)
-        elif scalar_type(kinds[name]) is bool:
-            if value:
-                yield Word(name, flag_of(item), None)
-            # a switch that is off by itself has no word for off
-            elif item.default is not False and item.default is not MISSING:
-                yield Word(name, f"--no-{flag_of(item)[2:]}", None)
-        else:
-            flag = short_flag_of(item) or flag_of(item)
-            for each in value if isinstance(value, list | tuple) else [value]:
-                text = str(each)
-                # `--reward -length` would be two flags
-                is_joined = text.startswith("-") and flag.startswith("--")
-                yield Word(name, flag, text, is_joined)
 
 
 def _served_problems(plan: RoundPlan) -> Iterator[str]:
