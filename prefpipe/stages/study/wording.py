@@ -39,10 +39,11 @@ def runs_of_arm(arm: Mapping[str, Any]) -> str:
 
 def failure(run: Mapping[str, Any]) -> str:
     """Return at which step a run failed, and how: ``train, exit 1``, ``train, signal 9``."""
-    step = run["failed_step"] or "a step"
-    code = run["exit_code"]
+    step, code = run["failed_step"] or "a step", run["exit_code"]
+    # the steps of a run are named after it, which is said beside it
+    step = step.removeprefix(f"{run['arm']}, ").removeprefix(f"seed {run['seed']}, ")
     if code is None:
-        return f"{step}"
+        return str(step)
     return f"{step}, signal {-code}" if code < 0 else f"{step}, exit {code}"
 
 
