@@ -24,6 +24,7 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import READABLE, column_types, same_type
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
+from prefpipe.artifacts.training_folders import CHECKPOINT_PREFIX, kept_step_folders
 from prefpipe.errors import (
     CorruptPartError,
     FingerprintError,
@@ -517,9 +518,10 @@ def _refuse_difference(path: Path, on_disk: RunRecord, wanted: RunRecord) -> Non
 
 
 def _holds_nothing(path: Path) -> bool:
-    """Return whether a run left nothing but its record: no part, no checkpoint, no worker."""
+    """Return whether a run left nothing but its record: no part, no model, no worker."""
     has_parts = any(PART_PATTERN.fullmatch(file.name) for file in path.iterdir())
-    return not (has_parts or any(path.glob("**/checkpoint-*")) or has_worker(path))
+    has_models = any(path.glob(f"**/{CHECKPOINT_PREFIX}*")) or bool(kept_step_folders(path))
+    return not (has_parts or has_models or has_worker(path))
 
 
 def _remove_parts(path: Path, n_parts: int, shard: Shard) -> None:

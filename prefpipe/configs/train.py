@@ -29,6 +29,7 @@ YOUNGER = (
     "early_stopping_patience",
     "sft_weight",
     "weight_by",
+    "warmup_steps",
 )
 """Identity fields that came after runs were on disk."""
 
@@ -225,6 +226,12 @@ class TrainConfig(PolicyTemplateConfig):
         below=1,
         help="share of the steps over which the learning rate rises; default the objective's",
     )
+    warmup_steps: int | None = option(
+        None,
+        minimum=0,
+        help="steps over which the learning rate rises, whatever the length of the run; instead of "
+        "--warmup-ratio",
+    )
     weight_decay: float = option(0.0, minimum=0, help="decoupled weight decay of AdamW")
     max_grad_norm: float = option(1.0, above=0, help="gradients are clipped to this norm")
     seed: int = option(
@@ -288,6 +295,14 @@ class TrainConfig(PolicyTemplateConfig):
         100, identity=False, minimum=1, help="optimizer steps between checkpoints"
     )
     save_total_limit: int = option(2, identity=False, minimum=1, help="checkpoints kept")
+    keep_step: tuple[int, ...] = option(
+        (),
+        identity=False,
+        minimum=1,
+        metavar="N",
+        help="write the model after N optimizer steps to OUTPUT/step-0000N, a policy folder like "
+        "OUTPUT; repeat for several",
+    )
     logging_steps: int = option(
         1,
         identity=False,
@@ -373,8 +388,26 @@ class TrainConfig(PolicyTemplateConfig):
         problems = []
         if self.max_steps is not None and self.num_train_epochs is not None:
             problems.append("--max-steps and --num-train-epochs exclude each other")
+        if self.max_steps is not None and max(self.keep_step, default=0) > self.max_steps:
+            problems.append(
+                f"--keep-step {max(self.keep_step)} is never reached: the run ends at --max-steps "
+                f"{self.max_steps}"
+            )
+        problems += self._warmup_problems()
         if len(self.report_to) > 1 and "none" in self.report_to:
             problems.append("--report-to none stands alone")
+        return problems
+
+    def _warmup_problems(self) -> list[str]:
+        problems = []
+        if self.warmup_steps is not None and self.warmup_ratio is not None:
+            problems.append("--warmup-ratio and --warmup-steps exclude each other")
+        # as a share too, but that is the objective's own and was never refused
+        if self.warmup_steps and self.lr_scheduler_type == "constant":
+            problems.append(
+                "--warmup-steps is of no use: --lr-scheduler-type constant has no warm-up; "
+                "constant_with_warmup has one"
+            )
         return problems
 
     def _adapter_problems(self) -> list[str]:

@@ -17,6 +17,7 @@ from prefpipe.artifacts.store import Artifact, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
+from prefpipe.artifacts.training_folders import KEPT_STEP
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.models.files import content_hash_of
 from prefpipe.models.location import locate_model
@@ -93,6 +94,10 @@ class StatusChecker:
 
         artifact = Artifact(path, record, read_footer=self._footers.read)
         findings: list[StatusFinding] = []
+        if KEPT_STEP in record.context:
+            step, training = record.context[KEPT_STEP], path.absolute().parent
+            text = f"it is step {step} of the training in {training}, which makes it"
+            findings.append(StatusFinding(Effect.NOTE, text))
         if record.stage == "generate":
             findings += _prompt_findings(artifact)
         for ingredient in ingredients_of(record):
@@ -132,7 +137,8 @@ class StatusChecker:
             notes=[*notes, *states.notes],
             claims=claimed_parts(path, record.fingerprint, states.to_make),
             round=round_of(record),
-            words=record.command,
+            # a step on the way is made by its training, into a folder of that one's
+            words=[] if KEPT_STEP in record.context else record.command,
             folder=record.folder,
             by_plan=plan.command(replaces_other_runs=True) if plan and of_plan else (),
         )

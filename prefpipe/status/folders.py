@@ -5,6 +5,7 @@ from pathlib import Path
 
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.store import PART_PATTERN, Artifact, parts_without_record
+from prefpipe.artifacts.training_folders import is_within_training
 from prefpipe.errors import InputError, PrefpipeError
 
 PAIR_STAGES = ("eval rewardbench", "eval calibration")
@@ -74,7 +75,7 @@ def open_artifact(path: Path, *, verb: str) -> Artifact:
 
 def _is_looked_into(folder: Path, seen: set[Path]) -> bool:
     """Whether artifacts are looked for in a folder: once, and behind a link only in an artifact."""
-    if folder.name.startswith((".", "checkpoint-")):
+    if folder.name.startswith(".") or is_within_training(folder):
         return False
     if folder.is_symlink() and not (folder / run_record.FILE_NAME).exists():
         return False

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.training_folders import KEPT_STEP
 from prefpipe.configs.recorded_commands import RecordedCommand, moved_folders
 from prefpipe.models.files import CONFIG_FILES
 from prefpipe.models.merge_record import MergedPart, MergeRecord
@@ -170,6 +171,8 @@ def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Path]:
     if output_then is None:
         return
     output_now = output_of(command.stage, artifact.record.stage, artifact.path.absolute())
+    if KEPT_STEP in artifact.record.context:
+        output_then /= artifact.path.name
     place_then = Path(folder) / recorded
     for from_, to in moved_folders(output_then.absolute(), output_now):
         if place_then.is_relative_to(from_):

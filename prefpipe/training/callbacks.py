@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean
@@ -152,6 +152,29 @@ class LogWithCheckpoints(TrainerCallback):  # type: ignore[misc]
         """Ask for a row."""
         if control.should_save or control.should_evaluate:
             control.should_log = True
+
+
+class KeepSteps(TrainerCallback):  # type: ignore[misc]
+    """Have the model kept after some steps, as soon as the step's own row is in the log.
+
+    Every process calls ``keep``: weights that are cut over several devices are gathered for it.
+    """
+
+    def __init__(self, steps: Collection[int], keep: Callable[[], None]) -> None:
+        self._steps = frozenset(steps)
+        self._keep = keep
+
+    def on_step_end(
+        self, _args: Any, state: TrainerState, control: TrainerControl, **_kwargs: Any
+    ) -> None:
+        """Ask for the row, whatever ``logging_steps`` says."""
+        if state.global_step in self._steps:
+            control.should_log = True
+
+    def on_log(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
+        """Keep the model, behind the row of the step and not behind those of evaluations."""
+        if state.global_step in self._steps and "loss" in state.log_history[-1]:
+            self._keep()
 
 
 class ProgressBar(TrainerCallback):  # type: ignore[misc]

@@ -74,6 +74,12 @@ def require_checkpoint(path: Path) -> Path:
     return last
 
 
+def step_of_checkpoint(path: Path) -> int:
+    """Return the step that a complete checkpoint was written after."""
+    state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+    return int(state["global_step"])
+
+
 def require_wrapper(path: Path, wrapper: str) -> None:
     """Refuse a checkpoint in the form of another wrapper for several devices.
 

@@ -283,9 +283,11 @@ def save_policy(
         options["state_dict"] = dict(weights)
 
     # The trainer switches the cache off; a saved model that generates without one is many times
-    # slower.
+    # slower. Training may go on behind a save, without it.
+    uses_cache = model.config.use_cache
     model.config.use_cache = True
     model.save_pretrained(staging, **options)
+    model.config.use_cache = uses_cache
     policy.tokenizer.save_pretrained(staging)
     with atomic_write(staging / "README.md") as file:
         file.write(card.encode())

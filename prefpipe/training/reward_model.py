@@ -16,6 +16,7 @@ conversations do not end with, and the saved tokenizer and configuration name it
 
 import warnings
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import replace
 from math import sqrt
 from pathlib import Path
@@ -204,15 +205,29 @@ def load_reward_model(
     return Policy(model, tokenizer, None)
 
 
-def finished_reward_model(reward_model: Policy) -> Policy:
+def finished_reward_model(reward_model: Policy, *, trains_on: bool = False) -> Policy:
     """Return the trained model as it is saved: adapters merged.
 
-    The trained object must not be used any more.
+    The trained object must not be used any more, unless ``trains_on``: then a copy in the machine's
+    memory is merged, for a device may have no room for two.
     """
     model = reward_model.model
     if not hasattr(model, "merge_and_unload"):
         return reward_model
+    if trains_on:
+        model = _copy_on_cpu(model)
     return reward_model._replace(model=model.merge_and_unload())
+
+
+def _copy_on_cpu(model: Any) -> Any:
+    # `deepcopy` takes what is copied already from its memo, by the object's id
+    copies: dict[int, Any] = {}
+    for weight in model.parameters():
+        copied = weight.detach().to("cpu", copy=True)
+        copies[id(weight)] = torch.nn.Parameter(copied, requires_grad=weight.requires_grad)
+    for buffer in model.buffers():
+        copies[id(buffer)] = buffer.detach().to("cpu", copy=True)
+    return deepcopy(model, copies)
 
 
 def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:

@@ -24,11 +24,13 @@ class TrainSettings:
     """One training run.
 
     ``sft_weight``: of the likelihood of the positives beside the objective, 0: none.
+    ``warmup_steps``: in place of the share ``warmup_ratio``, None: that holds.
     ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts,
     ``max_batch_tokens`` tokens. ``shared_prompt``: each prompt is computed once for all its
     responses, where the model allows. ``evaluates``: there are evaluation groups; every
     ``eval_steps`` steps, None: ten times a run. ``early_stopping_patience``: evaluations without a
     better one that end the run, None: none do. ``max_hours``: wall-clock budget, None for no limit.
+    ``keep_steps``: after which the model is written, in ascending order.
     """
 
     objective: str
@@ -41,6 +43,7 @@ class TrainSettings:
     per_device_train_batch_size: int = 1
     lr_scheduler_type: str = "cosine"
     warmup_ratio: float = 0.1
+    warmup_steps: int | None = None
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     seed: int = 0
@@ -54,17 +57,43 @@ class TrainSettings:
     max_hours: float | None = None
     save_steps: int = 100
     save_total_limit: int = 2
+    keep_steps: tuple[int, ...] = ()
     logging_steps: int = 1
     report_to: tuple[str, ...] = ("tensorboard",)
 
 
+def n_steps_of(settings: TrainSettings, n_groups: int) -> int:
+    """Return the optimizer steps of a run that nothing ends early."""
+    if settings.max_steps > 0:
+        return settings.max_steps
+    return ceil(settings.num_train_epochs * ceil(n_groups / settings.global_batch_size))
+
+
+def warmup_of(settings: TrainSettings) -> float:
+    """Return the length of the warm-up as the trainer reads it: below 1 a share, else steps."""
+    return settings.warmup_ratio if settings.warmup_steps is None else settings.warmup_steps
+
+
 def learns_nothing(settings: TrainSettings, n_groups: int) -> bool:
     """Return whether the run is one step, and that is the first of a warm-up, at rate 0."""
-    n_steps = settings.max_steps
-    if n_steps <= 0:
-        n_steps = ceil(settings.num_train_epochs * ceil(n_groups / settings.global_batch_size))
-    warms_up = settings.warmup_ratio > 0 and settings.lr_scheduler_type != "constant"
-    return n_steps == 1 and warms_up
+    warms_up = warmup_of(settings) > 0 and settings.lr_scheduler_type != "constant"
+    return n_steps_of(settings, n_groups) == 1 and warms_up
+
+
+def require_kept_steps(settings: TrainSettings, n_groups: int) -> None:
+    """Refuse a step that is to be kept and never comes.
+
+    Raises:
+        UsageError: naming the first such step and the last one of the run.
+    """
+    n_steps = n_steps_of(settings, n_groups)
+    never = [step for step in settings.keep_steps if step > n_steps]
+    if never:
+        raise UsageError(
+            f"--keep-step {never[0]} is never reached: the run ends at step {n_steps}, with "
+            f"{n_groups} groups and {settings.global_batch_size} of them a step",
+            hint="keep an earlier step, or train for longer with --num-train-epochs or --max-steps",
+        )
 
 
 def check_settings(settings: TrainSettings, n_processes: int) -> None:
@@ -169,8 +198,7 @@ def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         "per_device_train_batch_size": settings.per_device_train_batch_size,
         "per_device_eval_batch_size": settings.per_device_train_batch_size,
         "lr_scheduler_type": settings.lr_scheduler_type,
-        # a number below 1 is a share of the steps, for the trainer
-        "warmup_steps": settings.warmup_ratio,
+        "warmup_steps": warmup_of(settings),
         "weight_decay": settings.weight_decay,
         "max_grad_norm": settings.max_grad_norm,
         "seed": settings.seed,

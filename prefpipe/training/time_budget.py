@@ -6,11 +6,11 @@ measurement; it is reckoned from the bytes of weights and optimizer.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from torch import nn
-from transformers import TrainerCallback, TrainerControl, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 SAVE_BYTES_PER_S = 2e8
 """Speed at which a first checkpoint is taken to be written **(ours)**: below a network file
@@ -31,13 +31,22 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
         hours: the budget.
         started: when it began, on ``clock``.
         clock: seconds.
+        keep_steps: after which the model is written; each counts as much as a checkpoint, which
+            holds more.
     """
 
     def __init__(
-        self, hours: float, started: float, clock: Callable[[], float] = time.monotonic
+        self,
+        hours: float,
+        started: float,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        keep_steps: Collection[int] = (),
     ) -> None:
         self.deadline = started + hours * SECONDS_AN_HOUR
         self.clock = clock
+        self._keep_steps = frozenset(keep_steps)
+        self._step = 0
         self.step_s = 0.0
         self.evaluation_s = 0.0
         self.save_s = 0.0
@@ -50,7 +59,9 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
         """Return whether one more step, with evaluations and saving, would not fit any more."""
         # One evaluation that is due now comes in any case; another may be due after the step.
         n_evaluations = int(self._evaluation_is_due) + 1
-        needed_s = self.step_s + n_evaluations * self.evaluation_s + self.save_s
+        # likewise models to be kept: of this step, which is about to be written, and of the next
+        n_saves = 1 + len(self._keep_steps & {self._step, self._step + 1})
+        needed_s = self.step_s + n_evaluations * self.evaluation_s + n_saves * self.save_s
         return self._has_stepped and self.clock() + needed_s > self.deadline
 
     def stops_between_parts(self) -> Callable[[], bool]:
@@ -92,8 +103,11 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
         """Start the clock of a step."""
         self._lap_began = self.clock()
 
-    def on_step_end(self, _args: Any, _state: Any, control: TrainerControl, **_kwargs: Any) -> None:
+    def on_step_end(
+        self, _args: Any, state: TrainerState, control: TrainerControl, **_kwargs: Any
+    ) -> None:
         """Keep the longest step."""
+        self._step = state.global_step
         self.step_s = max(self.step_s, self._lap())
         self._has_stepped = True
         self._evaluation_is_due = control.should_evaluate

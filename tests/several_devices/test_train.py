@@ -19,7 +19,7 @@ DDP, FSDP2 = variables_of(FOLDER / "ddp.yaml"), variables_of(FOLDER / "fsdp2.yam
 SHARDED = FSDP2 | {"FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT"}
 each_wrapper = pytest.mark.parametrize("wrapper", [DDP, FSDP2], ids=["DDP", "FSDP2"])
 
-REFERENCE = ("--objective", "dpo", "--beta", 1)
+REFERENCE = ("--objective", "dpo", "--beta", 1, "--keep-step", 2)
 CUT = (
     "--objective",
     "simpo",
@@ -49,15 +49,19 @@ UNEVEN = (
 
 
 def assert_same(two: Trained, one: Trained) -> None:
-    """Compare every figure of every step but its speed and the epoch, whose last step has other shares, and the saved weights."""
+    """Compare every figure of every step but its speed and the epoch, whose last step has other shares, and the saved weights, those of a step on the way too."""
     for found, wanted in zip(two.metrics, one.metrics, strict=True):
         names = wanted.keys() - {"epoch", "split", "tokens_per_s"}
         assert {name: found[name] for name in names} == pytest.approx(
             {name: wanted[name] for name in names}, abs=1e-4
         )
-    assert two.weights.keys() == one.weights.keys()
-    for name, weight in one.weights.items():
-        torch.testing.assert_close(two.weights[name], weight, atol=1e-5, rtol=1e-5)
+    models = {"last": one.weights, **one.kept}
+    found_models = {"last": two.weights, **two.kept}
+    assert found_models.keys() == models.keys()
+    for place, weights in models.items():
+        assert found_models[place].keys() == weights.keys()
+        for name, weight in weights.items():
+            torch.testing.assert_close(found_models[place][name], weight, atol=1e-5, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

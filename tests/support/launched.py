@@ -51,10 +51,12 @@ class Trained(NamedTuple):
     @property
     def weights(self) -> dict[str, torch.Tensor]:
         """The saved model or adapter."""
-        names = ("adapter_model.safetensors", "model.safetensors")
-        return load_file(
-            next(self.folder / name for name in names if (self.folder / name).exists())
-        )
+        return weights_in(self.folder)
+
+    @property
+    def kept(self) -> dict[str, dict[str, torch.Tensor]]:
+        """The models of steps on the way, by their folder's name."""
+        return {path.name: weights_in(path) for path in sorted(self.folder.glob("step-*"))}
 
     @property
     def said(self) -> str:
@@ -63,6 +65,12 @@ class Trained(NamedTuple):
             f"--- process {rank}, exit code {each.code}\n{each.stderr}"
             for rank, each in enumerate(self.outcomes)
         )
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    """Return the weights of a model or adapter."""
+    names = ("adapter_model.safetensors", "model.safetensors")
+    return load_file(next(folder / name for name in names if (folder / name).exists()))
 
 
 def variables_of(config: Path) -> dict[str, str]:

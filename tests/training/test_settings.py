@@ -66,6 +66,10 @@ def test_the_arguments_follow_the_settings(tmp_path):
         ({"warmup_ratio": 0.0}, 4, False),
         ({"lr_scheduler_type": "constant"}, 4, False),
         ({"lr_scheduler_type": "constant_with_warmup"}, 4, True),
+        ({"warmup_steps": 0}, 4, False),
+        ({"warmup_steps": 1, "warmup_ratio": 0.0}, 4, True),
+        ({"warmup_steps": 3}, 4, True),
+        ({"warmup_steps": 1}, 129, False),
     ],
 )
 def test_one_step_of_a_warm_up_learns_nothing(changes, n_groups, expected, tmp_path):
@@ -86,6 +90,13 @@ def test_one_step_of_a_warm_up_learns_nothing(changes, n_groups, expected, tmp_p
         optimizer.step()
         schedule.step()
     assert (max(rates) == 0) is expected
+
+
+@pytest.mark.parametrize("n_steps", [3, 10, 1000])
+@pytest.mark.parametrize("warmup_steps", [0, 1, 2, 7])
+def test_a_warm_up_in_steps_is_as_long_whatever_the_run(warmup_steps, n_steps, tmp_path):
+    run = settings(global_batch_size=1, warmup_steps=warmup_steps, max_steps=n_steps)
+    assert training_arguments(run, tmp_path).get_warmup_steps(n_steps) == warmup_steps
 
 
 def test_a_value_the_trainer_refuses_is_an_error_for_people(tmp_path):

@@ -13,6 +13,7 @@ ARGUMENTS = SimpleNamespace(eval_on_start=False)
 class Clock:
     def __init__(self):
         self.now = 1000.0
+        self.n_steps = 0
 
     def __call__(self):
         return self.now
@@ -26,7 +27,8 @@ def step(budget, clock, seconds, evaluation_s=None, save_s=None):
     control = TrainerControl(should_evaluate=evaluation_s is not None)
     budget.on_step_begin(None, None, control)
     clock.now += seconds
-    budget.on_step_end(None, None, control)
+    clock.n_steps += 1
+    budget.on_step_end(None, SimpleNamespace(global_step=clock.n_steps), control)
     is_up = budget.is_up()
     if evaluation_s is not None:
         clock.now += evaluation_s
@@ -38,9 +40,9 @@ def step(budget, clock, seconds, evaluation_s=None, save_s=None):
     return is_up
 
 
-def begin(hours, n_weights=0):
+def begin(hours, n_weights=0, keep_steps=()):
     clock = Clock()
-    budget = TimeBudget(hours, started=clock.now, clock=clock)
+    budget = TimeBudget(hours, started=clock.now, clock=clock, keep_steps=keep_steps)
     budget.on_train_begin(
         ARGUMENTS, None, None, model=torch.nn.Linear(max(n_weights, 1), 1, bias=False)
     )
@@ -83,6 +85,19 @@ def test_the_first_saving_is_reckoned_from_bytes_and_then_measured():
     assert not step(budget, clock, 20)  # at 20: 20 + 20 + 50 = 90
     assert step(budget, clock, 15, save_s=2)  # at 35: 35 + 20 + 50 = 105
     assert budget.save_s == 2
+
+
+def test_a_model_that_is_kept_counts_as_a_saving():
+    """Measured after step 1: saving 20. Step 4 is kept: it counts when it comes next, and when it is about to be written."""
+    budget, clock = begin(120 / 3600, keep_steps=[4])
+    step(budget, clock, 5, save_s=20)  # ends at 25
+    assert not step(budget, clock, 30)  # at 55: 55 + 30 + 20 = 105
+    assert step(budget, clock, 5)  # at 60: 60 + 30 + 2 x 20 = 130
+    budget, clock = begin(120 / 3600, keep_steps=[3])
+    step(budget, clock, 5, save_s=20)
+    step(budget, clock, 30)
+    assert step(budget, clock, 5)
+    assert not step(budget, clock, 5)  # at 65, and none is due any more: 65 + 30 + 20 = 115
 
 
 def test_it_is_never_up_before_the_first_step():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
+from prefpipe.artifacts.training_folders import is_within_training
 from prefpipe.errors import UsageError
 from prefpipe.models.files import CONFIG_FILES
 from prefpipe.training.callbacks import TENSORBOARD_FOLDER
@@ -127,13 +128,13 @@ def _read_inputs(folder: Path) -> dict[str, str] | None:
 
 
 def _remove_run(folder: Path) -> None:
-    """Throw away what an earlier run left beside its part: checkpoints, logs and the model.
+    """Throw away what an earlier run left beside its part: checkpoints, logs and models.
 
     Not the reference: its own stage knows whether it is still the one that is wanted.
     """
     for path in folder.iterdir():
-        is_checkpoint = path.name.startswith("checkpoint-")
-        if path.is_dir() and (is_checkpoint or path.name == TENSORBOARD_FOLDER):
+        is_written = is_within_training(path) or path.name == TENSORBOARD_FOLDER
+        if path.is_dir() and is_written:
             shutil.rmtree(path)
         elif path.name in WRITTEN_FILES or path.suffix == ".safetensors":
             path.unlink()

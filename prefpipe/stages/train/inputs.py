@@ -290,6 +290,7 @@ def settings_of(
         max_steps=max_steps,
         per_device_train_batch_size=config.per_device_train_batch_size,
         lr_scheduler_type=config.lr_scheduler_type,
+        warmup_steps=config.warmup_steps,
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
@@ -303,6 +304,7 @@ def settings_of(
         max_hours=config.max_hours,
         save_steps=config.save_steps,
         save_total_limit=config.save_total_limit,
+        keep_steps=tuple(sorted(set(config.keep_step))),
         logging_steps=config.logging_steps,
         report_to=tuple(name for name in config.report_to if name != "none"),
     )
@@ -472,6 +474,8 @@ def _record_of(
         identity.pop(name, None)
     for name in ("objective", *StartValues._fields):
         identity[name] = getattr(settings, name)
+    if config.warmup_steps is not None:
+        del identity["warmup_ratio"]  # the objective's, and without effect
     if config.chat_template is not None:
         # the text's hash, not the path
         text = read_template(config.chat_template)

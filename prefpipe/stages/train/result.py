@@ -1,16 +1,25 @@
-"""A training run's result on disk: the model, the record of every response, and the summary."""
+"""A training run's result on disk: the model, the record of every response, and the summary.
+
+The model of a step on the way (``--keep-step``) has the same, in a folder of its own.
+"""
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 
+from prefpipe.artifacts.atomic import atomic_folder
+from prefpipe.artifacts.store import Output
 from prefpipe.artifacts.summary_file import SUMMARY_FILE, write_summary
+from prefpipe.artifacts.training_folders import KEPT_STEP, kept_step_folder
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.candidate_rows import Row, count_by_status
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.stages.train.earlier_run import holds_model
 from prefpipe.stages.train.inputs import TrainInputs
+from prefpipe.stages.train.kept_steps import refuse_steps_gone_by, steps_of_finished_run
 from prefpipe.stages.train.training import TrainResult
 from prefpipe.stages.train.training_data import TrainingData
 from prefpipe.training.early_stopping import describe_evaluation
@@ -23,7 +32,11 @@ CARD_FIGURES = ("objective", "knobs", "learning_rate", "n_groups", "n_steps")
 
 
 def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
-    """Return what an earlier run of the same inputs has finished, None where it has not."""
+    """Return what an earlier run of the same inputs has finished, None where it has not.
+
+    Raises:
+        UsageError: it is finished, and a step that is to be kept was not.
+    """
     folder = inputs.output.path
     is_done = (
         inputs.output.is_done(0, inputs.parents)
@@ -34,6 +47,7 @@ def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
     if not from_first(is_done):
         return None
 
+    refuse_steps_gone_by(folder, inputs.settings, steps_of_finished_run(folder))
     noun = "reward model" if inputs.start.target == "reward" else "policy"
     runtime.log(f"{folder}: the {noun} is trained and kept")
     figures: dict[str, Any] = json.loads((folder / SUMMARY_FILE).read_text(encoding="utf-8"))
@@ -51,26 +65,48 @@ def write_result(inputs: TrainInputs, result: TrainResult) -> Summary:
     """
     folder, figures = inputs.output.path, result.figures
     summary = Summary(inputs.output.record.stage, folder, n_parts_made=1, facts=figures)
-
     if processes().is_main_process:
-        card = {name: figures[name] for name in CARD_FIGURES}
-        if result.best_step is not None:
-            card["saved_step"] = result.best_step
-        result.trainable.save(result.policy, folder, card, result.weights)
-
-        rows = policy_rows(result.data)
-        counts = count_by_status(rows)
-        table = pa.Table.from_pylist(rows, schema=POLICY.arrow())
-        inputs.output.write(0, table, counts=counts, parents=inputs.parents)
-        # Last of all, for `find_result` takes a run without it for unfinished.
-        write_summary(folder, figures)
-        summary.counts.update(counts)
+        summary.counts.update(_write(inputs.output, inputs.parents, result))
     leave()
 
     summary.notes += [describe_progress(figures), *describe_evaluation(figures["evaluation"])]
     if "calibration" in figures:
         summary.notes.append(describe_calibration(figures["calibration"]))
     return summary
+
+
+def keep_step(inputs: TrainInputs, result: TrainResult) -> None:
+    """Write the model of a step on the way: whole or not at all, over one of that step before.
+
+    The first process writes, and the others go on to where they wait for it.
+    """
+    if not processes().is_main_process:
+        return
+    step = result.figures["n_steps"]
+    with atomic_folder(kept_step_folder(inputs.output.path, step), overwrite=True) as folder:
+        record = inputs.output.record
+        record = replace(record, context={**record.context, KEPT_STEP: step})
+        record.replace_in(folder)
+        output = replace(inputs.output, path=folder, record=record)
+        _write(output, inputs.parents, result, trains_on=True)
+
+
+def _write(
+    output: Output, parents: Mapping[str, str], result: TrainResult, *, trains_on: bool = False
+) -> dict[str, int]:
+    """Write a model, its rows and its summary into an open folder, and return rows by status."""
+    card = {name: result.figures[name] for name in CARD_FIGURES}
+    if result.best_step is not None:
+        card["saved_step"] = result.best_step
+    result.trainable.save(result.policy, output.path, card, result.weights, trains_on=trains_on)
+
+    rows = policy_rows(result.data)
+    counts = count_by_status(rows)
+    table = pa.Table.from_pylist(rows, schema=POLICY.arrow())
+    output.write(0, table, counts=counts, parents=parents)
+    # Last of all, for `find_result` takes a run without it for unfinished.
+    write_summary(output.path, result.figures)
+    return counts
 
 
 def policy_rows(data: TrainingData) -> list[Row]:

@@ -1,7 +1,8 @@
 """Train a policy, or a reward model, on groups.
 
 Reads: ``groups``, and ``logprobs`` where given. Writes: the policy as a Hugging Face folder or a
-PEFT adapter; checkpoints, ``metrics.parquet``, ``reference/`` (log-probabilities under the
+PEFT adapter; the model of a step on the way, where asked for, in ``step-00015``, a folder like the
+run's own; checkpoints, ``metrics.parquet``, ``reference/`` (log-probabilities under the
 reference, for objectives that need them) and TensorBoard events on the way; at the end ``policy``
 (one row for every response of the groups and what became of it) and ``summary.json``. Promises:
 stored token ids are trained on when tokenizer and chat template are those that sampled them; a
@@ -10,13 +11,14 @@ is trained on or counted under its reason.
 """
 
 from contextlib import ExitStack
+from functools import partial
 
 from prefpipe.configs.train import TrainConfig
 from prefpipe.execution.runtime import Runtime
 from prefpipe.models.files import ModelFiles
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.stages.train.inputs import open_training
-from prefpipe.stages.train.result import find_result, write_result
+from prefpipe.stages.train.result import find_result, keep_step, write_result
 from prefpipe.stages.train.training import train
 
 
@@ -42,5 +44,5 @@ def run(
 
     # Once there is a step to lose, a stop waits until the result is on disk.
     with ExitStack() as finishing:
-        result = train(inputs, runtime, finishing)
+        result = train(inputs, runtime, finishing, keep=partial(keep_step, inputs))
         return write_result(inputs, result)

@@ -99,12 +99,19 @@ class Trainable(Protocol):
         """Return the trained model's calibration on the evaluated pairs, None where it has none."""
 
     def save(
-        self, trained: Policy, folder: Path, facts: dict[str, Any], weights: dict[str, Any] | None
+        self,
+        trained: Policy,
+        folder: Path,
+        facts: dict[str, Any],
+        weights: dict[str, Any] | None,
+        *,
+        trains_on: bool = False,
     ) -> None:
-        """Write the result into the output folder; the trained object may be used up.
+        """Write the model into a folder.
 
         ``facts``: what the model card says of the run. ``weights``: all of them, where the object's
-        own are cut over several devices.
+        own are cut over several devices. ``trains_on``: the trained object is left as it is; else
+        it may be used up.
         """
 
 
@@ -158,7 +165,13 @@ class TrainablePolicy:
         """Return nothing: the scores of a policy are relative to a reference."""
 
     def save(
-        self, trained: Policy, folder: Path, facts: dict[str, Any], weights: dict[str, Any] | None
+        self,
+        trained: Policy,
+        folder: Path,
+        facts: dict[str, Any],
+        weights: dict[str, Any] | None,
+        *,
+        trains_on: bool = False,  # noqa: ARG002 - a policy is as it was in any case
     ) -> None:
         """Write the policy, or its adapter."""
         card = model_card(trained, self.start.model, facts)
@@ -247,10 +260,16 @@ class TrainableRewardModel:
         return scoring.calibration
 
     def save(
-        self, trained: Policy, folder: Path, facts: dict[str, Any], weights: dict[str, Any] | None
+        self,
+        trained: Policy,
+        folder: Path,
+        facts: dict[str, Any],
+        weights: dict[str, Any] | None,
+        *,
+        trains_on: bool = False,
     ) -> None:
         """Write the whole model, adapters merged."""
-        merged = finished_reward_model(trained)
+        merged = finished_reward_model(trained, trains_on=trains_on)
         card = model_card(merged, self.start.model, facts, kind="A reward model")
         save_policy(merged, folder, card, weights=weights)
 

@@ -1,7 +1,8 @@
 """The training itself: from opened inputs to a trained model and the figures of the run."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,39 @@ from prefpipe.artifacts.rounds import ROUND, context_of_round
 from prefpipe.errors import StoppedEarly
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.train.inputs import TrainInputs
+from prefpipe.stages.train.kept_steps import refuse_steps_gone_by
 from prefpipe.stages.train.trainable import Trainable, open_trainable
 from prefpipe.stages.train.training_data import TrainingData, read_training_data
 from prefpipe.training.callbacks import (
     TENSORBOARD_FOLDER,
     CollapseWarning,
     FirstStep,
+    KeepSteps,
     LogWithCheckpoints,
     MetricsFile,
     ProgressBar,
     StopWhenAsked,
     TensorBoard,
 )
-from prefpipe.training.checkpoints import find_last_checkpoint, require_checkpoint, require_wrapper
+from prefpipe.training.checkpoints import (
+    find_last_checkpoint,
+    require_checkpoint,
+    require_wrapper,
+    step_of_checkpoint,
+)
 from prefpipe.training.early_stopping import EarlyStopping, evaluation_figures
 from prefpipe.training.forward import share_as_first
 from prefpipe.training.groups import require_known_tokens
 from prefpipe.training.measures import FALLS, mean_measures
 from prefpipe.training.policy import Policy
 from prefpipe.training.ranks import any_process, cuts_weights, from_first
-from prefpipe.training.settings import TrainSettings, learns_nothing, training_arguments
+from prefpipe.training.settings import (
+    TrainSettings,
+    learns_nothing,
+    n_steps_of,
+    training_arguments,
+    warmup_of,
+)
 from prefpipe.training.shared_prompt import pieces_of
 from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
@@ -67,24 +81,32 @@ class TrainResult:
     figures: dict[str, Any]
 
 
-def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainResult:
+def train(
+    inputs: TrainInputs,
+    runtime: Runtime,
+    finishing: ExitStack,
+    keep: Callable[[TrainResult], None],
+) -> TrainResult:
     """Train on the groups, from the start or from the last checkpoint.
 
     Args:
         inputs: what `prefpipe.stages.train.inputs.open_training` returned.
         runtime: the surroundings.
         finishing: from the first step on, a stop waits until this is closed.
+        keep: writes the model of a step on the way, and leaves it as it is; every process calls it.
 
     Raises:
         InputError: no group is left to train on, or what the model cannot read.
         StoppedEarly: a stop was asked for; what was measured is kept, and a checkpoint is on disk
             if there was a step.
+        UsageError: a step is to be kept that has gone by, or never comes.
     """
     settings = inputs.settings
+    checkpoint = _checkpoint_to_go_on_from(inputs, runtime)
     trainable = open_trainable(inputs.start, inputs.objective, runtime.log)
     budget = None
     if settings.max_hours is not None:
-        budget = TimeBudget(settings.max_hours, runtime.started)
+        budget = TimeBudget(settings.max_hours, runtime.started, keep_steps=settings.keep_steps)
     arguments = training_arguments(settings, inputs.output.path)
     data = read_training_data(inputs, trainable, runtime, budget)
 
@@ -106,13 +128,13 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
     )
     if learns_nothing(settings, len(data.groups)):
         runtime.log(f"warning: {NOTHING_LEARNT}")
+    n_steps, warmup = n_steps_of(settings, len(data.groups)), warmup_of(settings)
+    if 1 < n_steps <= warmup:
+        runtime.log(
+            f"warning: the run has {n_steps} steps, and with --warmup-steps {warmup} it never "
+            "reaches its learning rate"
+        )
 
-    # The same one on every process.
-    checkpoint: Path | None
-    if inputs.resume_from is not None:
-        checkpoint = require_checkpoint(inputs.resume_from)
-    else:
-        checkpoint = from_first(find_last_checkpoint(inputs.output.path, runtime.log))
     if checkpoint is not None:
         runtime.log(f"going on from {checkpoint}")
     # The baseline; a checkpoint has it in its log.
@@ -137,6 +159,13 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
     )
     if checkpoint is not None:
         require_wrapper(checkpoint, trainer.wrapper)
+    if settings.keep_steps:
+        trainer.add_callback(
+            KeepSteps(
+                settings.keep_steps,
+                lambda: keep(_result_so_far(inputs, trainable, policy, data, trainer, early)),
+            )
+        )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     # The trainer returns all the same; what is on disk is a checkpoint, and no result.
@@ -149,17 +178,50 @@ def train(inputs: TrainInputs, runtime: Runtime, finishing: ExitStack) -> TrainR
             hint=inputs.how_to_go_on,
         )
 
-    figures = _figures(inputs, data, trainer, early)
+    for step in settings.keep_steps:
+        if step > trainer.state.global_step:
+            runtime.log(f"step {step} was not kept: early stopping ended the run before it")
+
     calibration = trainable.calibration(trainer)
+    result = _result_so_far(inputs, trainable, policy, data, trainer, early)
     if calibration is not None:
-        figures["calibration"] = calibration
+        result.figures["calibration"] = calibration
+    return replace(result, best_step=early.best_step if early is not None else None)
+
+
+def _checkpoint_to_go_on_from(inputs: TrainInputs, runtime: Runtime) -> Path | None:
+    """Return the checkpoint that was asked for, or the last one; the same on every process.
+
+    Raises:
+        UsageError: the one that was asked for is none, or a step is to be kept that has gone by.
+    """
+    output = inputs.output.path
+    checkpoint: Path | None
+    if inputs.resume_from is not None:
+        checkpoint = require_checkpoint(inputs.resume_from)
+    else:
+        checkpoint = from_first(find_last_checkpoint(output, runtime.log))
+    if checkpoint is not None:
+        refuse_steps_gone_by(output, inputs.settings, step_of_checkpoint(checkpoint))
+    return checkpoint
+
+
+def _result_so_far(
+    inputs: TrainInputs,
+    trainable: Trainable,
+    policy: Policy,
+    data: TrainingData,
+    trainer: GroupTrainer,
+    early: EarlyStopping | None,
+) -> TrainResult:
+    """Return the model as it is now; all processes must ask, for its weights are gathered."""
     return TrainResult(
         trainable=trainable,
         policy=policy,
         weights=trainer.whole_weights(),
-        best_step=early.best_step if early is not None else None,
+        best_step=None,
         data=data,
-        figures=figures,
+        figures=_figures(inputs, data, trainer, early),
     )
 
 

@@ -25,6 +25,7 @@ from prefpipe.training.groups import (
     require_reward_gaps,
     with_reference,
 )
+from prefpipe.training.settings import require_kept_steps
 from prefpipe.training.time_budget import TimeBudget
 
 ReferenceLogps = dict[Key, tuple[float, int]]
@@ -73,7 +74,7 @@ def read_training_data(
         InputError: no group is left, a prompt is both trained and evaluated on, or a weight is no
             finite number of at least 0.
         UsageError: a pair without a reward gap, for an objective that takes its logarithm; weights
-            that are all 0.
+            that are all 0; a step that is to be kept and never comes.
         StoppedEarly: a stop was asked for, or the budget is nearly over; what is measured is kept.
     """
     read = _read(inputs.groups, trainable, inputs.on_too_long, runtime.log)
@@ -90,6 +91,7 @@ def read_training_data(
     # Before the reference: that may take hours.
     if inputs.objective.needs_reward_gaps:
         require_reward_gaps([*trained.groups, *eval_groups], inputs.objective.name)
+    require_kept_steps(inputs.settings, len(trained.groups))
 
     groups = trained.groups
     weights: dict[str, Any] = {}

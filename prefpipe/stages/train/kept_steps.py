@@ -1,0 +1,75 @@
+"""Models of steps on the way (``--keep-step``), and what of them can not be had any more.
+
+A training passes each step once. One that is asked for when it has gone by is refused, before
+anything is loaded: to train all of it again without being asked may cost days.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from shlex import quote
+
+from prefpipe.artifacts import run_record
+from prefpipe.artifacts.summary_file import SUMMARY_FILE
+from prefpipe.artifacts.training_folders import kept_step_folder
+from prefpipe.errors import UsageError
+from prefpipe.models.files import CONFIG_FILES
+from prefpipe.training.checkpoints import (
+    CHECKPOINT_NAME,
+    checkpoint_problem,
+    step_of_checkpoint,
+    weights_problem,
+)
+from prefpipe.training.ranks import from_first
+from prefpipe.training.settings import TrainSettings
+
+
+def refuse_steps_gone_by(output: Path, settings: TrainSettings, reached: int) -> None:
+    """Refuse steps that are to be kept, are not on disk, and lie before where the run stands.
+
+    Args:
+        output: of the run.
+        settings: with the steps that are to be kept.
+        reached: the step after which it goes on, or that it ended with.
+
+    Raises:
+        UsageError: there is one; the hint says how it can still be had.
+    """
+    gone_by = [step for step in settings.keep_steps if step <= reached]
+    # All processes go the way of the first: another may see the folder a moment later.
+    gone = from_first([step for step in gone_by if not _is_kept(output, step)])
+    if not gone:
+        return
+
+    hint = "begin again with --overwrite, or with -o in another folder"
+    earlier = _last_checkpoint_before(output, gone[0])
+    if earlier is not None:
+        hint += f"; from the last step before it: -o NEW --resume-from {quote(str(earlier))}"
+    raise UsageError(
+        f"--keep-step {gone[0]}: {output} has trained {reached} steps, and the model of step "
+        f"{gone[0]} was not kept",
+        hint=hint,
+    )
+
+
+def steps_of_finished_run(output: Path) -> int:
+    """Return the step that a finished run ended with."""
+    figures: Mapping[str, int] = json.loads((output / SUMMARY_FILE).read_text(encoding="utf-8"))
+    return figures["n_steps"]
+
+
+def _is_kept(output: Path, step: int) -> bool:
+    """Return whether the model of a step is on disk and whole."""
+    folder = kept_step_folder(output, step)
+    if not (folder / run_record.FILE_NAME).is_file():
+        return False
+    has_config = any((folder / name).is_file() for name in CONFIG_FILES)
+    return has_config and weights_problem(folder) is None
+
+
+def _last_checkpoint_before(output: Path, step: int) -> Path | None:
+    """Return the complete checkpoint from which a run would come to a step."""
+    named = [path for path in output.iterdir() if CHECKPOINT_NAME.fullmatch(path.name)]
+    whole = [path for path in named if checkpoint_problem(path) is None]
+    before = [path for path in whole if step_of_checkpoint(path) < step]
+    return max(before, key=step_of_checkpoint, default=None)
