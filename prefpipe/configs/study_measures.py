@@ -27,6 +27,7 @@ class StudyMeasure(NamedTuple):
         below: the denominator's column, of a ratio.
         below_of_base: the same of the base.
         better: which way is better; "" where that depends.
+        is_share: its values lie in [0, 1].
     """
 
     label: str
@@ -37,10 +38,26 @@ class StudyMeasure(NamedTuple):
     below: str | None = None
     below_of_base: str | None = None
     better: Literal["higher", "lower", ""] = ""
+    is_share: bool = False
 
 
-def _mean(label: str, form: str, column: str, better: Literal["higher", ""] = "") -> StudyMeasure:
-    return StudyMeasure(label, form, "mean", column, f"base_{column}", better=better)
+def _mean(
+    label: str,
+    form: str,
+    column: str,
+    better: Literal["higher", ""] = "",
+    *,
+    is_share: bool = False,
+) -> StudyMeasure:
+    return StudyMeasure(
+        label, form, "mean", column, f"base_{column}", better=better, is_share=is_share
+    )
+
+
+def _of_pairs(
+    label: str, form: str, column: str, better: Literal["higher", "lower"]
+) -> StudyMeasure:
+    return StudyMeasure(label, form, "mean", column, better=better)
 
 
 MEASURES = {
@@ -63,23 +80,41 @@ MEASURES = {
         "n_rated",
         "base_n_rated",
         "lower",
+        is_share=True,
     ),
     "win_rate": StudyMeasure(
-        "win rate, ties half", "{:.1%}", "mean", "preference", better="higher"
+        "win rate, ties half", "{:.1%}", "mean", "preference", better="higher", is_share=True
     ),
     "lc_win_rate": StudyMeasure(
-        "win rate at equal lengths", "{:.1%}", "length_controlled", "preference", better="higher"
+        "win rate at equal lengths",
+        "{:.1%}",
+        "length_controlled",
+        "preference",
+        better="higher",
+        is_share=True,
     ),
     "n_tokens": _mean("tokens a response", "{:.1f}", "n_tokens"),
     "kl_per_token": StudyMeasure(
         "KL, nats a token", "{:.3f}", "ratio", "log_ratio", None, "log_ratio_tokens"
     ),
-    "repetition": _mean("repetition", "{:.3f}", "repetition"),
-    "self_bleu": _mean("self-BLEU", "{:.3f}", "self_bleu"),
-    "distinct_2": _mean("distinct-2", "{:.3f}", "distinct_2"),
+    "repetition": _mean("repetition", "{:.3f}", "repetition", is_share=True),
+    "self_bleu": _mean("self-BLEU", "{:.3f}", "self_bleu", is_share=True),
+    "distinct_2": _mean("distinct-2", "{:.3f}", "distinct_2", is_share=True),
     "embedding_diversity": _mean("embedding distance", "{:.3f}", "embedding_diversity"),
 }
 """Of policies, judged by what they sample, in the order of the tables.
 
 A measure that no run has is left out.
 """
+
+PAIR_MEASURES = {
+    "log_loss": _of_pairs("log loss", "{:.4f}", "log_loss", "lower"),
+    "excess_log_loss": _of_pairs(
+        "log loss above the truth's", "{:.4f}", "excess_log_loss", "lower"
+    ),
+    "scaled_log_loss": _of_pairs("log loss, scaled", "{:.4f}", "scaled_log_loss", "lower"),
+    "brier": _of_pairs("Brier score", "{:.4f}", "brier", "lower"),
+    "accuracy": _of_pairs("accuracy", "{:.1%}", "accuracy", "higher"),
+    "agreement": _of_pairs("agreement with the truth", "{:.1%}", "agreement", "higher"),
+}
+"""Of what is judged by held-out pairs whose true probabilities are known, a mean over prompts."""

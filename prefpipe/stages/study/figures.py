@@ -7,7 +7,7 @@ Promises: all figures of a measure at a budget are over the same prompts, those 
 in every run; a contrast is paired by prompt and seed, over the seeds that both arms have; no arm
 and no run is left out: those that failed or wait are counted beside the figures.
 
-What `figures_of` returns, values that are not finite being NaN::
+What `figures_of` returns, NaN where a number is not known::
 
     study, model, target                as in the plan
     confidence, bootstrap_draws, bootstrap_seed
@@ -49,3 +49,297 @@ What `figures_of` returns, values that are not finite being NaN::
 
 A FIGURE is {mean, se, low, high, df}: low and high are ends of the two-level bootstrap interval.
 """
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from prefpipe.artifacts.study_tables import (
+    RESULTS,
+    RESULTS_FILE,
+    RUNS,
+    RUNS_FILE,
+    read_study_table,
+)
+from prefpipe.configs.study_measures import StudyMeasure
+from prefpipe.configs.study_record import read_study_record
+from prefpipe.errors import InputError
+from prefpipe.maths.statistics.bootstrap import BOOTSTRAP, Bootstrap
+from prefpipe.maths.statistics.detectable import detectable_difference, error_found
+from prefpipe.maths.statistics.holm import holm
+from prefpipe.maths.statistics.t_tests import equivalence, p_of_difference
+from prefpipe.maths.statistics.two_level import TwoLevelMean
+from prefpipe.maths.statistics.two_level_figures import SeedFigures, two_level_figure
+from prefpipe.stages.study.design import Contrast, StudyDesign, design_of
+from prefpipe.stages.study.measured_arms import BudgetTable, MeasuredArms
+from prefpipe.stages.study.sentences import sentence_of
+
+FIGURE = ("mean", "se", "low", "high", "df")
+
+
+def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]:
+    """Return the figures of a study's folder, or of a copy of its record and tables.
+
+    The keys stand at the top of the module.
+
+    Raises:
+        InputError: no study, a table that is not there or cannot be read, or tables that do not
+            agree.
+    """
+    record = read_study_record(folder)
+    if record is None:
+        raise InputError(
+            f"{folder} holds no study.json",
+            hint="pass the folder that `prefpipe study PLAN -o FOLDER` wrote, or a copy of its "
+            f"study.json, {RESULTS_FILE} and {RUNS_FILE}",
+        )
+    results = pl.DataFrame(read_study_table(folder / RESULTS_FILE, (RESULTS,)))
+    runs = pl.DataFrame(read_study_table(folder / RUNS_FILE, (RUNS,)))
+    return study_figures(design_of(record), results, runs, bootstrap)
+
+
+def study_figures(
+    design: StudyDesign, results: pl.DataFrame, runs: pl.DataFrame, bootstrap: Bootstrap
+) -> dict[str, Any]:
+    """Return the figures of a study's two tables; the keys stand at the top of the module.
+
+    Raises:
+        InputError: tables that do not agree: a finished run without rows, rows of no finished run,
+            a row twice, or a base whose rewards differ from run to run.
+    """
+    budgets, notes = [], list(design.notes)
+    for budget in design.judged_at:
+        table = BudgetTable(design, budget, results, runs)
+        measures = {}
+        for key, measure in design.measures.items():
+            figures = _measure_figures(table, key, measure, bootstrap)
+            if figures is not None:
+                measures[key] = figures
+        budgets.append({"budget": budget, "arms": table.runs_of_arms(), "measures": measures})
+        notes += table.notes
+
+    return {
+        "study": design.study,
+        "model": design.model,
+        "target": design.target,
+        "confidence": bootstrap.level,
+        "bootstrap_draws": bootstrap.n_draws,
+        "bootstrap_seed": bootstrap.seed,
+        "measure": design.measure,
+        "worst_below": design.worst_below,
+        "equivalence": design.equivalence,
+        "seeds": list(design.seeds),
+        "arms": list(design.arms),
+        "runs": _counted_runs(design, runs),
+        "budgets": budgets,
+        "notes": notes,
+    }
+
+
+def _counted_runs(design: StudyDesign, runs: pl.DataFrame) -> dict[str, Any]:
+    """Return how many runs are done at all budgets, failed at one, or wait; and those not done."""
+    of_run: dict[tuple[str, int], set[str]] = {
+        (arm, seed): set() for arm in design.arms for seed in design.seeds
+    }
+    for row in runs.iter_rows(named=True):
+        key = (row["arm"], row["seed"])
+        if key in of_run and row["budget"] in design.judged_at:
+            of_run[key].add(row["status"])
+
+    counts = {"done": 0, "failed": 0, "waiting": 0}
+    for states in of_run.values():
+        if "failed" in states:
+            counts["failed"] += 1
+        elif states == {"done"}:
+            counts["done"] += 1
+        else:
+            counts["waiting"] += 1
+    names = ("arm", "seed", "budget", "status", "failed_step", "exit_code")
+    is_of_plan = pl.col("arm").is_in(list(design.arms)) & (pl.col("status") != "done")
+    not_done = runs.filter(is_of_plan).select(names).to_dicts()
+    return {"planned": len(of_run), **counts, "not_done": not_done}
+
+
+def _measure_figures(
+    table: BudgetTable, key: str, measure: StudyMeasure, bootstrap: Bootstrap
+) -> dict[str, Any] | None:
+    """Return a measure of all arms, None where no run has a value."""
+    arms = MeasuredArms(table, measure, bootstrap)
+    if not any(arms.seeds.values()):
+        return None
+    label, place = measure.label, f"at {table.budget}"
+    for arm, seeds in table.seeds.items():
+        for seed in sorted(set(seeds) - set(arms.seeds[arm])):
+            table.notes.append(f"{label}, {place}: {arm}, seed {seed}, has no value")
+    if not arms.n_prompts:
+        table.notes.append(f"{label}, {place}: no prompt has a value in every run")
+        return None
+
+    entries = []
+    try:
+        for arm, seeds in arms.seeds.items():
+            if seeds:
+                entries.append(_arm_entry(arms, arm, measure, bootstrap))
+    except InputError as error:
+        table.notes.append(f"no {label}, {place}: {error.message}")
+        return None
+    base = None
+    if arms.has_base:
+        base = _of_an_arm(two_level_figure(arms.base_figures(1), bootstrap), measure, bootstrap)
+    return {
+        "label": label,
+        "form": measure.form,
+        "better": measure.better,
+        "n_prompts": arms.n_prompts,
+        "n_missing": arms.n_missing,
+        "base": base,
+        "arms": entries,
+        "contrasts": _contrast_entries(table.design, key, arms, measure, bootstrap),
+    }
+
+
+def _arm_entry(
+    arms: MeasuredArms, arm: str, measure: StudyMeasure, bootstrap: Bootstrap
+) -> dict[str, Any]:
+    seeds = arms.seeds[arm]
+    figures = arms.figures(arm, seeds)
+    by_seed = arms.by_seed(arm, seeds)
+    to_base = None
+    if arms.has_base:
+        base = arms.base_figures(len(seeds))
+        difference = _difference(figures.minus(base), measure, bootstrap)
+        to_base = {**_figure(difference), "by_seed": (by_seed - base.by_seed).tolist()}
+    return {
+        "arm": arm,
+        "seeds": list(seeds),
+        **_of_an_arm(two_level_figure(figures, bootstrap), measure, bootstrap),
+        "by_seed": by_seed.tolist(),
+        "to_base": to_base,
+    }
+
+
+def _contrast_entries(
+    design: StudyDesign,
+    key: str,
+    arms: MeasuredArms,
+    measure: StudyMeasure,
+    bootstrap: Bootstrap,
+) -> list[dict[str, Any]]:
+    """Return the contrasts of a measure, declared ones first; Holm over these."""
+    ordered = sorted(design.contrasts, key=lambda contrast: not contrast.declared)
+    n_declared = sum(contrast.declared for contrast in ordered)
+    is_tested, alpha = key == design.measure, 1.0 - bootstrap.level
+    entries = []
+    for contrast in ordered:
+        n_tests = n_declared if contrast.declared else 1
+        entry, difference = _contrast_entry(contrast, arms, measure, n_tests, bootstrap)
+        if is_tested and difference is not None:
+            entry["p"] = p_of_difference(difference)
+            if design.equivalence is not None:
+                test = equivalence(difference, design.equivalence, alpha=alpha)
+                entry["equivalence"] = {**test._asdict(), "p_holm": None}
+        entries.append(entry)
+    _correct(entries[:n_declared])
+    for entry in entries:
+        test = entry["equivalence"]
+        if test is not None:
+            p = test["p"] if test["p_holm"] is None else test["p_holm"]
+            test["is_equivalent"] = bool(p <= alpha)
+        entry["verdict"] = _verdict(entry, alpha, is_tested=is_tested)
+        entry["sentence"] = sentence_of(entry, label=measure.label, form=measure.form)
+    return entries
+
+
+def _contrast_entry(
+    contrast: Contrast,
+    arms: MeasuredArms,
+    measure: StudyMeasure,
+    n_tests: int,
+    bootstrap: Bootstrap,
+) -> tuple[dict[str, Any], TwoLevelMean | None]:
+    """Return a contrast without its tests, and the difference; None where no seed has both arms."""
+    first, second = contrast.first, contrast.second
+    # an arm that was declared, and that the plan has no more, has no seeds
+    of_second = arms.seeds.get(second, [])
+    seeds = [seed for seed in arms.seeds.get(first, []) if seed in of_second]
+    entry: dict[str, Any] = {
+        "first": first,
+        "second": second,
+        "declared": contrast.declared,
+        "seeds": seeds,
+        **dict.fromkeys((*FIGURE, "detectable", "detectable_holm", "p", "p_holm", "equivalence")),
+        "by_seed": [],
+    }
+    if not seeds:
+        return entry, None
+
+    figures = arms.figures(first, seeds).minus(arms.figures(second, seeds))
+    difference = _difference(figures, measure, bootstrap)
+    entry |= _figure(difference)
+    entry["by_seed"] = (arms.by_seed(first, seeds) - arms.by_seed(second, seeds)).tolist()
+    if not np.isnan(difference.se):
+        error, alpha = error_found(figures.contributions), 1.0 - bootstrap.level
+        entry["detectable"] = detectable_difference(error, alpha=alpha)
+        entry["detectable_holm"] = detectable_difference(error, n_tests=n_tests, alpha=alpha)
+    return entry, difference
+
+
+def _correct(declared: Sequence[dict[str, Any]]) -> None:
+    """Write Holm's p values into the declared contrasts, and into their tests of equivalence.
+
+    A contrast that has no p value yet counts among them.
+    """
+    p_values = [np.nan if entry["p"] is None else entry["p"] for entry in declared]
+    for entry, corrected in zip(declared, holm(np.array(p_values)), strict=True):
+        if entry["p"] is not None:
+            entry["p_holm"] = float(corrected)
+
+    tests = [entry["equivalence"] for entry in declared]
+    p_values = [np.nan if test is None else test["p"] for test in tests]
+    for test, corrected in zip(tests, holm(np.array(p_values)), strict=True):
+        if test is not None:
+            test["p_holm"] = float(corrected)
+
+
+def _verdict(entry: Mapping[str, Any], alpha: float, *, is_tested: bool) -> str:
+    if not is_tested:
+        return "untested"
+    p = entry["p_holm"] if entry["declared"] else entry["p"]
+    if p is None or np.isnan(p):
+        return "unknown"
+    if p > alpha:
+        return "not_separable"
+    return "higher" if entry["mean"] > 0 else "lower"
+
+
+def _difference(figures: SeedFigures, measure: StudyMeasure, bootstrap: Bootstrap) -> TwoLevelMean:
+    """Return a difference; of shares that are the same for all prompts its error is not known."""
+    difference = two_level_figure(figures, bootstrap)
+    if measure.is_share and difference.se == 0.0:
+        return difference._replace(se=np.nan, low=np.nan, high=np.nan, df=np.nan)
+    return difference
+
+
+def _of_an_arm(
+    figure: TwoLevelMean, measure: StudyMeasure, bootstrap: Bootstrap
+) -> dict[str, float]:
+    """Return the figure of one arm, a share's interval within [0, 1].
+
+    A share that is 0 for all prompts has no spread, and may be above 0 for others: its interval is
+    Clopper and Pearson's of none of P prompts, ``[0, 1 - tail^(1/P)]``; of one that is 1 likewise.
+    """
+    values = _figure(figure)
+    if not measure.is_share or np.isnan(values["low"]):
+        return values
+    values["low"], values["high"] = max(values["low"], 0.0), min(values["high"], 1.0)
+    if figure.se == 0.0 and figure.mean in (0.0, 1.0):
+        reach = 1.0 - bootstrap.tails[0] ** (1.0 / figure.n_prompts)
+        values["low"], values["high"] = (0.0, reach) if figure.mean == 0.0 else (1.0 - reach, 1.0)
+    return values
+
+
+def _figure(figure: TwoLevelMean) -> dict[str, float]:
+    return {name: float(getattr(figure, name)) for name in FIGURE}

@@ -1,0 +1,69 @@
+"""What of a study's record its figures need."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from prefpipe.configs.study_measures import MEASURES, PAIR_MEASURES, StudyMeasure
+from prefpipe.configs.study_record import StudyRecord
+
+
+class Contrast(NamedTuple):
+    """Two arms that are compared; ``declared`` before the first run was judged."""
+
+    first: str
+    second: str
+    declared: bool = True
+
+
+class StudyDesign(NamedTuple):
+    """What of a study's record the figures need; the names are those of the plan."""
+
+    study: str
+    model: str
+    target: str
+    arms: Sequence[str]
+    seeds: Sequence[int]
+    judged_at: Sequence[str]
+    measures: Mapping[str, StudyMeasure]
+    measure: str
+    contrasts: Sequence[Contrast] = ()
+    worst_below: float | None = None
+    equivalence: float | None = None
+    notes: Sequence[str] = ()
+
+
+def design_of(record: StudyRecord) -> StudyDesign:
+    """Return what of a study's record its figures need.
+
+    Every contrast that was declared before the first run was judged counts, those too that the plan
+    has no more: Holm's correction is over all that were to be looked at.
+    """
+    plan = record.plan_then()
+    contrasts = [Contrast(each.first, each.second, each.is_before) for each in record.declared]
+    notes = []
+    kept = set(plan.contrasts)
+    for each in record.declared:
+        if (each.first, each.second) not in kept:
+            notes.append(
+                f"{each.first} against {each.second} was declared, and the plan has it no more"
+            )
+        elif not each.is_before:
+            notes.append(
+                f"{each.first} against {each.second} was added on {each.at}, after results"
+            )
+    if plan.allow_different_prompts:
+        notes.append("arms may have been trained on different prompts: the plan allows it")
+    return StudyDesign(
+        study=plan.study,
+        model=plan.model,
+        target=plan.target,
+        arms=list(plan.arms),
+        seeds=plan.seeds,
+        judged_at=plan.judged_at,
+        measures=MEASURES if plan.truth is None else PAIR_MEASURES,
+        measure=plan.measure,
+        contrasts=contrasts,
+        worst_below=plan.worst_below,
+        equivalence=plan.equivalence,
+        notes=notes,
+    )
