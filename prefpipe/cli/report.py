@@ -6,19 +6,20 @@ from typing import TYPE_CHECKING, Any
 from prefpipe.configs.report import ReportConfig
 
 if TYPE_CHECKING:
-    from prefpipe.wiring.report import ReportedFolder, ReportedStudy
+    from prefpipe.configs.study_record import StudyRecord
+    from prefpipe.wiring.report import ReportedFolder
 
 
 def report(config: ReportConfig) -> None:
     """Write the file."""
     from prefpipe.cli import stdout
+    from prefpipe.configs.study_record import read_study_record
     from prefpipe.report.page import refuse_other_file, write_report
-    from prefpipe.wiring.report import open_study
 
     # before the work, not after it
     refuse_other_file(config.place, overwrite=config.overwrite)
-    study = open_study(config.workdir)
-    story, page = _of_run(config) if study is None else _of_study(config, study)
+    record = read_study_record(config.workdir)
+    story, page = _of_run(config) if record is None else _of_study(config, record)
     write_report(config.place, page, overwrite=config.overwrite)
     if config.as_json:
         stdout.pipe_json(story)
@@ -47,7 +48,7 @@ def _of_run(config: ReportConfig) -> tuple[dict[str, Any], str]:
     return story, render(story)
 
 
-def _of_study(config: ReportConfig, study: "ReportedStudy") -> tuple[dict[str, Any], str]:
+def _of_study(config: ReportConfig, record: "StudyRecord") -> tuple[dict[str, Any], str]:
     """Return the story of a study, and its page.
 
     Raises:
@@ -55,21 +56,13 @@ def _of_study(config: ReportConfig, study: "ReportedStudy") -> tuple[dict[str, A
         InputError: with ``--strict``, runs that are not done.
     """
     from prefpipe.cli import stderr
-    from prefpipe.configs.report import DEFAULT_MAPS
-    from prefpipe.errors import InputError, UsageError
+    from prefpipe.errors import InputError
     from prefpipe.report.page import render_study
     from prefpipe.report.study import tell_study
+    from prefpipe.wiring.report import open_study
 
-    for flag, is_given in (
-        ("--model", config.model is not None),
-        ("--prompts", config.prompts != DEFAULT_MAPS),
-    ):
-        if is_given:
-            raise UsageError(
-                f"{flag} is of a run's report, and {config.workdir} is a study",
-                hint=f"leave it out, or report a run in it: prefpipe report {config.workdir}/pool",
-            )
-
+    _refuse_flags_of_runs(config)
+    study = open_study(config.workdir, record)
     story = tell_study(config.workdir.resolve().name, study.figures, study.runs, study.record)
     for line in story["unfinished"]:
         if config.strict:
@@ -78,6 +71,25 @@ def _of_study(config: ReportConfig, study: "ReportedStudy") -> tuple[dict[str, A
             )
         stderr.log(f"warning: {line}")
     return story, render_study(story)
+
+
+def _refuse_flags_of_runs(config: ReportConfig) -> None:
+    """Refuse flags for maps and the calculator, which a study's report has not.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    from prefpipe.configs.report import DEFAULT_MAPS
+    from prefpipe.errors import UsageError
+
+    given = {"--model": config.model is not None, "--prompts": config.prompts != DEFAULT_MAPS}
+    for flag, is_given in given.items():
+        if is_given:
+            raise UsageError(
+                f"{flag} is of a run's report, and {config.workdir} is a study",
+                hint=f"leave it out, or report on the runs in it: prefpipe report "
+                f"{quote(str(config.workdir / 'pool'))}",
+            )
 
 
 def _warn_of_unfinished(folder: "ReportedFolder", *, strict: bool) -> None:

@@ -10,6 +10,7 @@ from rich.text import Text
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.stages.study.wording import (
     budget_title,
+    intervals_are,
     is_separable,
     runs_of_arm,
     unfinished_lines,
@@ -19,7 +20,6 @@ from prefpipe.text.untrusted import visible_line
 
 HEADS = {
     "lowest_decile": "lowest 10%",
-    "lowest_reward": "lowest",
     "worst_rate": "worst",
     "win_rate": "win rate",
     "lc_win_rate": "LC win",
@@ -153,12 +153,12 @@ def _notes(figures: Mapping[str, Any]) -> Iterator[str]:
         for entry in figures["budgets"]
         if figures["measure"] in entry["measures"]
     }
-    counted = " or ".join(f"{n:,}" for n in sorted(prompts)) or "no"
+    counted = " or ".join(f"{n:,}" for n in sorted(prompts)) or "none"
+    n_arms, n_seeds = len(figures["arms"]), len(figures["seeds"])
+    yield f"arms: {n_arms}, seeds: {n_seeds}, held-out prompts: {counted}"
     yield (
-        f"{len(figures['arms'])} arms, {len(figures['seeds'])} seeds, {counted} held-out prompts; "
-        f"{figures['confidence']:.0%} bootstrap intervals over seeds and prompts, "
-        f"{figures['bootstrap_draws']:,} resamples, seed {figures['bootstrap_seed']}; differences "
-        "are paired"
+        f"{intervals_are(figures)}; {figures['bootstrap_draws']:,} resamples, seed "
+        f"{figures['bootstrap_seed']}"
     )
     contrasts = list(_contrasts_of(figures))
     if any(contrast["declared"] for contrast in contrasts):

@@ -19,6 +19,7 @@ from prefpipe.stages.study.wording import (
     budget_title,
     contrast_title,
     failure,
+    intervals_are,
     is_separable,
     runs_of_arm,
     unfinished_lines,
@@ -109,16 +110,21 @@ def _capital(text: str) -> str:
 
 
 def _about(figures: Mapping[str, Any]) -> str:
-    arms, seeds = figures["arms"], figures["seeds"]
     measure = _measure(figures)
-    sentence = f"{len(arms)} arms by {len(seeds)} seeds of {figures['model']}"
+    sentence = (
+        f"{_counted(figures['arms'], 'arm')} by {_counted(figures['seeds'], 'seed')} of "
+        f"{figures['model']}"
+    )
     if measure is None:
         return f"{sentence}. No run is judged yet."
     return (
-        f"{sentence}, compared on {measure['n_prompts']:,} held-out prompts. Intervals are "
-        f"{figures['confidence']:.0%} bootstrap intervals over seeds and prompts, and differences "
-        "are paired by seed and prompt."
+        f"{sentence}, compared on {measure['n_prompts']:,} held-out prompts. "
+        f"{_capital(intervals_are(figures))}."
     )
+
+
+def _counted(items: Sequence[Any], name: str) -> str:
+    return f"{len(items)} {name}" if len(items) == 1 else f"{len(items)} {name}s"
 
 
 def _tiles(figures: Mapping[str, Any]) -> Iterator[dict[str, str]]:

@@ -30,19 +30,15 @@ class ReportedStudy(NamedTuple):
     runs: list[dict[str, Any]]
 
 
-def open_study(workdir: Path) -> ReportedStudy | None:
-    """Return the study of a folder, or of a copy of its record and results; None where none is.
+def open_study(workdir: Path, record: "StudyRecord") -> ReportedStudy:
+    """Return the study of a folder, or of a copy of its record and results.
 
     Raises:
-        InputError: a record or a table that cannot be read.
+        InputError: a table that is not there or cannot be read.
     """
     from prefpipe.artifacts.study_tables import RUNS, RUNS_FILE, read_study_table
-    from prefpipe.configs.study_record import read_study_record
     from prefpipe.stages.study.figures import figures_of
 
-    record = read_study_record(workdir)
-    if record is None:
-        return None
     runs = read_study_table(workdir / RUNS_FILE, [RUNS]).to_pylist()
     return ReportedStudy(record, figures_of(workdir), runs)
 

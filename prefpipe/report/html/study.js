@@ -160,7 +160,7 @@ function placeLabels(points, wanted, inside) {
   }));
   const places = [];
   for (const { x, y, width } of wanted) {
-    const box = spotFor({ x, y }, { width: width + 6, height: LABEL_SIZE + 4 }, taken, inside);
+    const box = spotFor({ x, y }, { width: width + 8, height: LABEL_SIZE + 7 }, taken, inside);
     if (box === null) return null;
     taken.push(box);
     places.push({ dx: box.x - x, dy: box.y - y, isNear: box.isNear });

@@ -28,6 +28,23 @@ def is_separable(contrast: Mapping[str, Any]) -> bool:
     return contrast["declared"] and contrast["verdict"] in SEPARABLE
 
 
+def intervals_are(figures: Mapping[str, Any]) -> str:
+    """Return over what the intervals are, and how differences are paired.
+
+    Of one seed nothing is known of another: its interval is over prompts alone.
+    """
+    level = f"{figures['confidence']:.0%} bootstrap intervals"
+    if len(figures["seeds"]) == 1:
+        return (
+            f"intervals are {level} over prompts alone, as one seed says nothing of others; "
+            "differences are paired by prompt"
+        )
+    return (
+        f"intervals are {level} over seeds and prompts (over prompts alone where one seed is done);"
+        " differences are paired by seed and prompt"
+    )
+
+
 def runs_of_arm(arm: Mapping[str, Any]) -> str:
     """Return how many runs of an arm are in the figures: ``2 of 3, 1 failed``."""
     pieces = [f"{arm['n_done']} of {arm['n_planned']}"]
