@@ -51,7 +51,7 @@ def render(story: Mapping[str, Any]) -> str:
     """Return the page of a run's story, of `prefpipe.report.story.tell`."""
     # Before all else: page and data hold the same signs.
     story = _visible(story)
-    filters = {
+    filters: dict[str, Callable[..., Any]] = {
         "interval": interval,
         "words": spelled_out,
         "gap_rows": gap_rows,

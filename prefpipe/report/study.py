@@ -262,9 +262,9 @@ def _about_arms(figures: Mapping[str, Any]) -> str:
 def _arm_charts(figures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Return the charts of all arms, by measure and budget."""
     keys = [key for key in (figures["measure"], *CHARTED) if key is not None]
-    charts = []
+    charts: list[dict[str, Any]] = []
     for key in dict.fromkeys(keys):
-        at_budgets = []
+        at_budgets: list[dict[str, Any]] = []
         for entry in figures["budgets"]:
             if key in entry["measures"]:
                 measure = entry["measures"][key]
