@@ -30,8 +30,6 @@ PROMPTS, RESPONSE_TOKENS = "prompts", "response_tokens"
 POLICY, REWARD = "policy", "reward"
 BASE = "base"
 """What the model before any training is called where arms are."""
-MEASURES = ("reward",)
-"""What contrasts can be of; the mean over held-out prompts."""
 EPOCH = "epoch-"
 """Begins the name of a place at which arms are judged after so many epochs."""
 AT_EPOCH = re.compile(r"(\S+)@([1-9]\d*)")

@@ -19,7 +19,6 @@ from prefpipe.configs.plan_sections import (
 from prefpipe.configs.study_keys import (
     EPOCH,
     LIKE,
-    MEASURES,
     OF_ARMS,
     OF_POOL,
     PAGE,
@@ -28,7 +27,6 @@ from prefpipe.configs.study_keys import (
     RESPONSE_TOKENS,
     SECTIONS,
 )
-from prefpipe.configs.study_measures import PAIR_MEASURES
 from prefpipe.configs.study_problems import plan_problems
 
 
@@ -140,7 +138,7 @@ class StudyPlan:
     epochs: tuple[int, ...] = ()
     truth: Truth | None = None
     target: str = POLICY
-    measure: str = MEASURES[0]
+    measure: str = "reward"
     worst_below: float | None = None
     contrasts: tuple[tuple[str, str], ...] = ()
     equivalence: float | None = None
@@ -221,7 +219,7 @@ def _fields_of(given: Mapping[str, Any]) -> dict[str, Any]:
         "budgets": _budgets_of(given.get("budgets")),
         "epochs": tuple(given.get("epochs") or ()),
         "truth": None if truth is None else Truth(truth["reward"], float(truth["gamma"])),
-        "measure": given.get("measure") or next(iter(MEASURES if truth is None else PAIR_MEASURES)),
+        "measure": given.get("measure") or ("reward" if truth is None else "log_loss"),
         "contrasts": tuple((first, second) for first, second in given.get("contrasts") or ()),
         "values": dict(given),
     }
