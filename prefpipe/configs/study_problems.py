@@ -12,15 +12,14 @@ from prefpipe.configs.options import Bounds
 from prefpipe.configs.plan_sections import by_field, is_whole, or_nothing
 from prefpipe.configs.study_keys import (
     ARM_KEYS,
+    AT_EPOCH,
     BASE,
     HELDOUT_FOLDERS,
     LIKE,
-    MEASURES,
     NAME,
     NAME_WORDS,
     OF_ARMS,
     OF_POOL,
-    PAIR_MEASURES,
     POLICY,
     POOL_FOLDERS,
     PROMPTS,
@@ -32,6 +31,7 @@ from prefpipe.configs.study_keys import (
     TOP_LEVEL,
     TRAINER_PLACES,
 )
+from prefpipe.configs.study_measures import MEASURES, PAIR_MEASURES
 from prefpipe.spelling import did_you_mean
 
 _NEEDED = ("study", "model", "seeds", "pool", "heldout", "arms")
@@ -360,13 +360,15 @@ def _budget_problems(given: Mapping[str, Any]) -> Iterator[str]:
 
 def _measure_problems(given: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with what contrasts are of, and with what counts as a difference."""
-    measures = MEASURES if given.get("truth") is None else PAIR_MEASURES
+    measures = list(MEASURES) if given.get("truth") is None else list(PAIR_MEASURES)
     measure = given.get("measure")
     if measure is not None and measure not in measures:
         guess = did_you_mean(measure, measures)
-        yield f"`measure` must be {' or '.join(measures)}, not {measure!r}{guess}"
+        yield f"`measure` must be one of {', '.join(measures)}, not {measure!r}{guess}"
     yield from _number_problems(given, "worst_below", Bounds())
     yield from _number_problems(given, "equivalence", Bounds(above=0))
+    if measure == "worst_rate" and given.get("worst_below") is None:
+        yield "`measure: worst_rate` needs `worst_below`: the reward under which a response counts"
     if given.get("truth") is not None and given.get("worst_below") is not None:
         yield "`worst_below` is of no use with `truth`: pairs are judged, and no rewards"
 
@@ -389,12 +391,14 @@ def _contrast_problems(given: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(contrast, list) or len(contrast) != 2:
             yield f"contrasts: a contrast is a pair of arms, [a, b], not {contrast!r}"
             continue
-        unknown = [each for each in contrast if not isinstance(each, str) or each not in names]
-        for each in unknown:
-            known = f" (each arm is compared with `{BASE}` anyway)" if each == BASE else ""
-            guess = known or did_you_mean(each, names)
-            yield f"contrasts: {each!r} is no arm of the plan{guess}"
-        if unknown:
+        problems = [problem for each in contrast for problem in _side_problems(each, names, given)]
+        at_epochs = [each for each in contrast if AT_EPOCH.fullmatch(str(each))]
+        if not problems and len(at_epochs) == 1:
+            problems = [
+                f"contrasts: {contrast!r} names an epoch for one of its two arms; name it for both"
+            ]
+        yield from problems
+        if problems:
             continue
         pair = frozenset(contrast)
         if len(pair) == 1:
@@ -402,6 +406,20 @@ def _contrast_problems(given: Mapping[str, Any]) -> Iterator[str]:
         elif pair in seen:
             yield f"contrasts: {contrast[0]} and {contrast[1]} are compared twice"
         seen.add(pair)
+
+
+def _side_problems(name: object, arms: Sequence[str], given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with one of a contrast's two arms, ``bt`` or ``bt@6``."""
+    match = AT_EPOCH.fullmatch(name) if isinstance(name, str) else None
+    arm = name if match is None else match[1]
+    if arm not in arms:
+        known = f" (each arm is compared with `{BASE}` anyway)" if arm == BASE else ""
+        guess = known or did_you_mean(arm, arms)
+        yield f"contrasts: {arm!r} is no arm of the plan{guess}"
+        return
+    epochs = given.get("epochs")
+    if match is not None and int(match[2]) not in (epochs if isinstance(epochs, list) else ()):
+        yield f"contrasts: {name}: arms are not judged after epoch {match[2]} (`epochs`)"
 
 
 def _mapping_problems(value: object, place: str, known: Sequence[str]) -> Iterator[str]:

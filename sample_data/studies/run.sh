@@ -51,20 +51,34 @@ objectives() {
 
 # take_pool NAME: study A's pool and held-out set, for a plan that has the same sections
 take_pool() {
-    local name=$1 folder
+    local name=$1 folder copy
     mkdir -p "$studies/$name"
     for folder in pool heldout; do
-        if [[ -e $studies/selection/$folder && ! -e $studies/$name/$folder ]]; then
-            rm -rf "$studies/$name/.copy-of-$folder"
-            cp -r "$studies/selection/$folder" "$studies/$name/.copy-of-$folder"
-            mv "$studies/$name/.copy-of-$folder" "$studies/$name/$folder"
+        copy=$studies/$name/$folder
+        if [[ -e $studies/selection/$folder && ! -e $copy ]]; then
+            rm -rf "$copy.part"
+            cp -r "$studies/selection/$folder" "$copy.part"
+            mv "$copy.part" "$copy"
         fi
     done
+}
+
+# know_truth: the pairs and ratings of studies C and D, made of study A's pool
+know_truth() {
+    local code=0
+    bash sample_data/studies/known_truth.sh "$studies/selection/pool" "$studies/truth" || code=$?
+    if [[ $code = 75 || $code -ge 128 ]]; then
+        exit "$code"
+    fi
+    if [[ $code != 0 ]]; then
+        unfinished+=("known_truth.sh: exit code $code")
+    fi
 }
 
 study selection 0,1,2
 study tuning
 objectives 0,1,2
+know_truth
 study granularity 0,1,2
 take_pool one-or-three-rounds
 study one-or-three-rounds 0,1,2
