@@ -10,7 +10,7 @@ Where the folder lies, how many workers there are and the order of flags are not
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.step_ledger import StepEntry
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import NAMED_TARGETS, names_place, split_target
+from prefpipe.configs.sampling import AUTO
 from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_steps import (
     Place,
@@ -235,6 +236,9 @@ class StudyProgress:
         for item in fields(config):
             if names_place(item.name, type(config)) and item.name not in NOT_INPUTS:
                 inputs[item.name] = self._placed_value(item.name, getattr(config, item.name))
+        if getattr(config, "backend", None) == AUTO:
+            # which one it comes to is for the machine, and the key is one on all of them
+            config = replace(config, backend="transformers")  # type: ignore[call-arg]
         return {
             "stage": step.stage,
             "version": config.VERSION,
