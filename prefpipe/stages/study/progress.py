@@ -21,7 +21,8 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.step_ledger import StepEntry
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import NAMED_TARGETS, names_place, split_target
-from prefpipe.configs.sampling import AUTO
+from prefpipe.configs.sampling import AUTO, SamplingConfig
+from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_steps import (
     Place,
@@ -236,15 +237,23 @@ class StudyProgress:
         for item in fields(config):
             if names_place(item.name, type(config)) and item.name not in NOT_INPUTS:
                 inputs[item.name] = self._placed_value(item.name, getattr(config, item.name))
-        if getattr(config, "backend", None) == AUTO:
-            # which one it comes to is for the machine, and the key is one on all of them
-            config = replace(config, backend="transformers")  # type: ignore[call-arg]
         return {
             "stage": step.stage,
             "version": config.VERSION,
-            "identity": config.identity(),
+            "identity": self._settings_of(config),
             "inputs": inputs,
         }
+
+    @staticmethod
+    def _settings_of(config: StageConfig) -> dict[str, Any]:
+        """Return a step's settings that can change its rows.
+
+        Which engine ``auto`` comes to is the machine's: the artifact records it, and the command
+        keeps to it.
+        """
+        if isinstance(config, SamplingConfig) and config.backend == AUTO:
+            return replace(config, backend="transformers").identity() | {"backend": AUTO}
+        return config.identity()
 
     def _placed_value(self, name: str, value: Any) -> Any:
         """Return an input's value so that it does not depend on where the study lies."""
