@@ -106,7 +106,8 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
         return TwoLevelMean(mean, 0.0, mean, mean, np.inf, n_seeds, n_prompts, n_missing)
 
     means_B = resampled_means(known_SP, bootstrap)
-    low, high = mean + stretched_distances(means_B, mean, se, df, bootstrap)
+    t = float(stdtrit(df, bootstrap.tails[1]))
+    low, high = mean + stretched_distances(means_B, mean, se, t, bootstrap)
     return TwoLevelMean(mean, se, float(low), float(high), df, n_seeds, n_prompts, n_missing)
 
 
@@ -127,7 +128,7 @@ def error_of_seeds_and_prompts(values_SP: np.ndarray) -> tuple[float, float]:
 
 
 def stretched_distances(
-    figures_B: np.ndarray, centre: float, se: float, df: float, bootstrap: Bootstrap
+    figures_B: np.ndarray, centre: float, se: float, t: float, bootstrap: Bootstrap
 ) -> np.ndarray:
     """Return the distances of both ends from the estimate, stretched as `two_level_mean` says.
 
@@ -135,11 +136,10 @@ def stretched_distances(
         figures_B: of the resamples.
         centre: what the percentiles' distances are measured from.
         se: of the estimate.
-        df: degrees of freedom of that error.
+        t: how many standard errors the ends would be away, were the figures normal.
         bootstrap: its level.
     """
-    upper_tail = bootstrap.tails[1]
-    t, z = float(stdtrit(df, upper_tail)), float(ndtri(upper_tail))
+    z = float(ndtri(bootstrap.tails[1]))
     spread = float(figures_B.std())
     # a handful of resamples may all be the same one
     if spread == 0.0:

@@ -47,7 +47,9 @@ What `figures_of` returns, NaN where a number is not known::
                 sentence            the same in words
     notes     [text]
 
-A FIGURE is {mean, se, low, high, df}: low and high are ends of the two-level bootstrap interval.
+A FIGURE is {mean, se, low, high, se_seeds, se_prompts}: low and high are ends of the two-level
+bootstrap interval, and se is made of what seeds and what prompts differ by (se_seeds is NaN of one
+seed).
 """
 
 from collections.abc import Mapping, Sequence
@@ -71,13 +73,16 @@ from prefpipe.maths.statistics.bootstrap import BOOTSTRAP, Bootstrap
 from prefpipe.maths.statistics.detectable import detectable_difference, error_found
 from prefpipe.maths.statistics.holm import holm
 from prefpipe.maths.statistics.t_tests import equivalence, p_of_difference
-from prefpipe.maths.statistics.two_level import TwoLevelMean
-from prefpipe.maths.statistics.two_level_figures import SeedFigures, two_level_figure
+from prefpipe.maths.statistics.two_level_figures import (
+    SeedFigures,
+    TwoLevelFigure,
+    two_level_figure,
+)
 from prefpipe.stages.study.design import Contrast, StudyDesign, design_of
 from prefpipe.stages.study.measured_arms import BudgetTable, MeasuredArms
 from prefpipe.stages.study.sentences import sentence_of
 
-FIGURE = ("mean", "se", "low", "high", "df")
+FIGURE = ("mean", "se", "low", "high", "se_seeds", "se_prompts")
 
 
 def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]:
@@ -237,9 +242,11 @@ def _contrast_entries(
         n_tests = n_declared if contrast.declared else 1
         entry, difference = _contrast_entry(contrast, arms, measure, n_tests, bootstrap)
         if is_tested and difference is not None:
-            entry["p"] = p_of_difference(difference)
+            entry["p"] = p_of_difference(difference.mean, difference.errors)
             if design.equivalence is not None:
-                test = equivalence(difference, design.equivalence, alpha=alpha)
+                test = equivalence(
+                    difference.mean, difference.errors, design.equivalence, alpha=alpha
+                )
                 entry["equivalence"] = {**test._asdict(), "p_holm": None}
         entries.append(entry)
     _correct(entries[:n_declared])
@@ -259,7 +266,7 @@ def _contrast_entry(
     measure: StudyMeasure,
     n_tests: int,
     bootstrap: Bootstrap,
-) -> tuple[dict[str, Any], TwoLevelMean | None]:
+) -> tuple[dict[str, Any], TwoLevelFigure | None]:
     """Return a contrast without its tests, and the difference; None where no seed has both arms."""
     first, second = contrast.first, contrast.second
     # an arm that was declared, and that the plan has no more, has no seeds
@@ -315,16 +322,19 @@ def _verdict(entry: Mapping[str, Any], alpha: float, *, is_tested: bool) -> str:
     return "higher" if entry["mean"] > 0 else "lower"
 
 
-def _difference(figures: SeedFigures, measure: StudyMeasure, bootstrap: Bootstrap) -> TwoLevelMean:
+def _difference(
+    figures: SeedFigures, measure: StudyMeasure, bootstrap: Bootstrap
+) -> TwoLevelFigure:
     """Return a difference; of shares that are the same for all prompts its error is not known."""
     difference = two_level_figure(figures, bootstrap)
     if measure.is_share and difference.se == 0.0:
-        return difference._replace(se=np.nan, low=np.nan, high=np.nan, df=np.nan)
+        unknown = difference.errors._replace(of_seeds=np.nan, of_prompts=np.nan)
+        return TwoLevelFigure(difference.mean, np.nan, np.nan, unknown)
     return difference
 
 
 def _of_an_arm(
-    figure: TwoLevelMean, measure: StudyMeasure, bootstrap: Bootstrap
+    figure: TwoLevelFigure, measure: StudyMeasure, bootstrap: Bootstrap
 ) -> dict[str, float]:
     """Return the figure of one arm, a share's interval within [0, 1].
 
@@ -336,10 +346,18 @@ def _of_an_arm(
         return values
     values["low"], values["high"] = max(values["low"], 0.0), min(values["high"], 1.0)
     if figure.se == 0.0 and figure.mean in (0.0, 1.0):
-        reach = 1.0 - bootstrap.tails[0] ** (1.0 / figure.n_prompts)
+        reach = 1.0 - bootstrap.tails[0] ** (1.0 / figure.errors.n_prompts)
         values["low"], values["high"] = (0.0, reach) if figure.mean == 0.0 else (1.0 - reach, 1.0)
     return values
 
 
-def _figure(figure: TwoLevelMean) -> dict[str, float]:
-    return {name: float(getattr(figure, name)) for name in FIGURE}
+def _figure(figure: TwoLevelFigure) -> dict[str, float]:
+    errors = figure.errors
+    return {
+        "mean": figure.mean,
+        "se": figure.se,
+        "low": figure.low,
+        "high": figure.high,
+        "se_seeds": float(np.sqrt(errors.of_seeds)),
+        "se_prompts": float(np.sqrt(errors.of_prompts)),
+    }
