@@ -41,6 +41,8 @@ class StepEntry:
         arm: None of a step that all arms share.
         seed: None of a step that all seeds share.
         judged_at: the training step whose weights an evaluation judged.
+        fingerprint: of the artifact that it made, None where it made none.
+        keeps_weights: the weights that it judged are to stay (``--keep-policies``).
     """
 
     key: str
@@ -55,6 +57,8 @@ class StepEntry:
     arm: str | None = None
     seed: int | None = None
     judged_at: int | None = None
+    fingerprint: str | None = None
+    keeps_weights: bool = False
 
     @property
     def is_done(self) -> bool:
@@ -76,7 +80,7 @@ class StepEntry:
         if not isinstance(values, dict):
             return None
 
-        # a newer release may say more
+        # another release may say more, or less
         known = {item.name: values[item.name] for item in fields(cls) if item.name in values}
         if not all(is_kind(known.get(name)) for name, is_kind in _KINDS.items()):
             return None
@@ -198,4 +202,6 @@ _KINDS: dict[str, Callable[[Any], bool]] = {
     "arm": _is_none_or_text,
     "seed": _is_none_or_whole,
     "judged_at": _is_none_or_whole,
+    "fingerprint": _is_none_or_text,
+    "keeps_weights": lambda value: value is None or isinstance(value, bool),
 }

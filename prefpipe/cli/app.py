@@ -24,6 +24,7 @@ from prefpipe.cli.savings import savings
 from prefpipe.cli.signals import stop_request
 from prefpipe.cli.slurm import slurm
 from prefpipe.cli.status import status
+from prefpipe.cli.study import study
 from prefpipe.cli.worker import worker
 from prefpipe.configs.check import CheckConfig
 from prefpipe.configs.eval import EvalConfig
@@ -39,6 +40,7 @@ from prefpipe.configs.slurm import SlurmConfig
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.stages import STAGES
 from prefpipe.configs.status import StatusConfig
+from prefpipe.configs.study import StudyConfig
 from prefpipe.errors import ErrorRateError, PrefpipeError
 
 if TYPE_CHECKING:
@@ -126,7 +128,7 @@ app = typer.Typer(
     help="On-policy preference optimisation as a pipeline of Parquet folders: "
     "generate, score, embed, select, train, eval. Each command resumes by itself. "
     "judge compares two candidates folders pair by pair. "
-    "rounds runs all of them several times, by a plan. "
+    "rounds runs all of them several times, by a plan; study compares ways to run them. "
     "logprobs keeps a reference for train, merge makes a model of an adapter. "
     "import and export exchange data with other tools.",
 )
@@ -137,6 +139,7 @@ for _config_class in STAGES:
         app.command(_config_class.stage)(stage_command_of(_config_class, _run_stage))
 
 app.command("rounds")(command_of(RoundsConfig, rounds))
+app.command("study")(command_of(StudyConfig, study))
 app.command("status")(command_of(StatusConfig, status))
 # what follows the first word is the command of a stage, with flags of its own
 app.command("slurm", context_settings={"allow_interspersed_args": False})(

@@ -16,6 +16,7 @@ from prefpipe.cli.overwrite_flag import spelled_out, without_stale
 from prefpipe.cli.signals import stop_request
 from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.stages import STAGES
+from prefpipe.configs.study import StudyConfig
 from prefpipe.errors import PrefpipeError, UsageError
 from prefpipe.surrogates import has_lone_surrogates
 
@@ -42,8 +43,9 @@ def run(arguments: list[str]) -> int:
             wrong = UsageError(f"{name} is not UTF-8", hint="rename the file or folder")
             return _end_with(wrong, arguments)
 
-    # `rounds` hands the flag on to stages
-    takes_overwrite = [RoundsConfig.command, *(config_class.stage for config_class in STAGES)]
+    # `rounds` and `study` hand the flag on to stages
+    plans = [RoundsConfig.command, StudyConfig.command]
+    takes_overwrite = [*plans, *(config_class.stage for config_class in STAGES)]
     is_stage = bool(arguments) and arguments[0] in takes_overwrite
     words = spelled_out(arguments) if is_stage else without_stale(arguments)
     try:

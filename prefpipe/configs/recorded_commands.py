@@ -203,7 +203,7 @@ class RecordedCommand:
         given = {word.field for word in self.words}
         for name, item in _fields(self.config_class).items():
             value = of_file.get(name)
-            if value is None or name in given or not _names_place(name, self.config_class):
+            if value is None or name in given or not names_place(name, self.config_class):
                 continue
             flag = "" if item.metadata["positional"] else flag_of(item)
             for each in value if isinstance(value, list) else [value]:
@@ -221,14 +221,14 @@ class RecordedCommand:
         """Return a word whose path, if it has one, is that of now."""
         if word.value is None or word.field is None:
             return word
-        if not _names_place(word.field, self.config_class):
+        if not names_place(word.field, self.config_class):
             return word
         if word.field == "model" and self._names_served_model(surroundings.folder):
             return word
 
         head, path = "", word.value
         if word.field in NAMED_TARGETS:
-            head, path = _split_target(word.value)
+            head, path = split_target(word.value)
             if not head:
                 return word  # a kind without a target, `checks`
 
@@ -294,7 +294,7 @@ def _fields(config_class: type[StageConfig]) -> "dict[str, Field[Any]]":
     return {item.name: item for item in fields(config_class)}
 
 
-def _names_place(field: str, config_class: type[StageConfig]) -> bool:
+def names_place(field: str, config_class: type[StageConfig]) -> bool:
     """Return whether a value can be the path of a file or folder."""
     if field == CONFIG_FLAG:
         return True
@@ -307,7 +307,7 @@ def _names_place(field: str, config_class: type[StageConfig]) -> bool:
     return bool(item.metadata["metavar"]) and not item.metadata["identity"]
 
 
-def _split_target(text: str) -> tuple[str, str]:
+def split_target(text: str) -> tuple[str, str]:
     """Return ``name=judge:transformers:`` and ``run/model``: of a target the path stands last."""
     head, colon, target = text.rpartition(":")
     return head + colon, target

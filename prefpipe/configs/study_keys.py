@@ -30,10 +30,8 @@ PROMPTS, RESPONSE_TOKENS = "prompts", "response_tokens"
 POLICY, REWARD = "policy", "reward"
 BASE = "base"
 """What the model before any training is called where arms are."""
-MEASURES = ("reward",)
-"""What contrasts can be of; the mean over held-out prompts."""
 PAIR_MEASURES = ("log_loss", "brier")
-"""The same of a plan with ``truth``; the mean over held-out pairs."""
+"""What contrasts can be of with ``truth``, the mean over held-out pairs; else `MEASURES`."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 """What a study and an arm may be called: a folder is."""

@@ -18,7 +18,6 @@ from prefpipe.configs.plan_sections import (
 )
 from prefpipe.configs.study_keys import (
     LIKE,
-    MEASURES,
     OF_ARMS,
     OF_POOL,
     PAGE,
@@ -138,7 +137,7 @@ class StudyPlan:
     epochs: tuple[int, ...] = ()
     truth: Truth | None = None
     target: str = POLICY
-    measure: str = MEASURES[0]
+    measure: str = "reward"
     worst_below: float | None = None
     contrasts: tuple[tuple[str, str], ...] = ()
     equivalence: float | None = None
@@ -219,7 +218,7 @@ def _fields_of(given: Mapping[str, Any]) -> dict[str, Any]:
         "budgets": _budgets_of(given.get("budgets")),
         "epochs": tuple(given.get("epochs") or ()),
         "truth": None if truth is None else Truth(truth["reward"], float(truth["gamma"])),
-        "measure": given.get("measure") or (MEASURES if truth is None else PAIR_MEASURES)[0],
+        "measure": given.get("measure") or ("reward" if truth is None else PAIR_MEASURES[0]),
         "contrasts": tuple((first, second) for first, second in given.get("contrasts") or ()),
         "values": dict(given),
     }

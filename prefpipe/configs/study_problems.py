@@ -15,7 +15,6 @@ from prefpipe.configs.study_keys import (
     BASE,
     HELDOUT_FOLDERS,
     LIKE,
-    MEASURES,
     NAME,
     NAME_WORDS,
     OF_ARMS,
@@ -32,6 +31,7 @@ from prefpipe.configs.study_keys import (
     TOP_LEVEL,
     TRAINER_PLACES,
 )
+from prefpipe.configs.study_measures import MEASURES
 from prefpipe.spelling import did_you_mean
 
 _NEEDED = ("study", "model", "seeds", "pool", "heldout", "arms")
@@ -360,13 +360,15 @@ def _budget_problems(given: Mapping[str, Any]) -> Iterator[str]:
 
 def _measure_problems(given: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with what contrasts are of, and with what counts as a difference."""
-    measures = MEASURES if given.get("truth") is None else PAIR_MEASURES
+    measures = list(MEASURES) if given.get("truth") is None else list(PAIR_MEASURES)
     measure = given.get("measure")
     if measure is not None and measure not in measures:
         guess = did_you_mean(measure, measures)
-        yield f"`measure` must be {' or '.join(measures)}, not {measure!r}{guess}"
+        yield f"`measure` must be one of {', '.join(measures)}, not {measure!r}{guess}"
     yield from _number_problems(given, "worst_below", Bounds())
     yield from _number_problems(given, "equivalence", Bounds(above=0))
+    if measure == "worst_rate" and given.get("worst_below") is None:
+        yield "`measure: worst_rate` needs `worst_below`: the reward under which a response counts"
     if given.get("truth") is not None and given.get("worst_below") is not None:
         yield "`worst_below` is of no use with `truth`: pairs are judged, and no rewards"
 

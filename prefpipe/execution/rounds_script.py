@@ -8,11 +8,8 @@ from shlex import quote
 from prefpipe.configs.recorded_commands import Word
 from prefpipe.configs.round_plan import ALL, SPLIT, RoundPlan
 from prefpipe.configs.round_steps import Step
-from prefpipe.text.untrusted import visible_line
+from prefpipe.execution.script_lines import command_lines, comment
 
-WIDTH = 110
-"""Columns after which a command goes on in a new line."""
-LONGEST_COMMENT = 400
 OF_STEPS = re.compile(r"/round-[0-9a-z/-]+")
 """A place in the folder of all rounds, without anything that a shell reads in double quotes."""
 MODELS = ("model", "baseline", "reference_model", "kl_reference")
@@ -32,7 +29,7 @@ def rounds_script(plan: RoundPlan, steps: Sequence[Step], run: Path, *, command:
     n_rounds = f"{plan.rounds} round{'s' if plan.rounds > 1 else ''}"
     lines = [
         "#!/usr/bin/env bash",
-        _comment(f"{n_rounds}, printed by: {command}"),
+        comment(f"{n_rounds}, printed by: {command}"),
         "# Run it again after a stop: each command keeps what is finished. After a change of a",
         "# line, pass --overwrite=stale to each: what depends on the change is made again.",
         "set -euo pipefail",
@@ -69,20 +66,13 @@ class _Script:
                 number = step.number
                 yield ""
                 for line in described_round(self._plan, number):
-                    yield _comment(line)
+                    yield comment(line)
             yield from self._lines(step)
 
     def _lines(self, step: Step) -> Iterator[str]:
         """Yield one command, a flag never parted from its value."""
-        line = f"prefpipe {step.stage}"
-        for argument in step.arguments:
-            words = self._words(step, argument)
-            if len(line) + 1 + len(words) > WIDTH - 2:
-                yield f"{line} \\"
-                line = f"    {words}"
-            else:
-                line += f" {words}"
-        yield line
+        words = [self._words(step, argument) for argument in step.arguments]
+        yield from command_lines(f"prefpipe {step.stage}", words)
 
     def _words(self, step: Step, argument: Word) -> str:
         """Return a flag and its value, or an argument, for the shell."""
@@ -127,11 +117,6 @@ def described_round(plan: RoundPlan, number: int) -> Iterator[str]:
         yield f"the reference is {whose}"
     for stage, section in plan.changes.get(number, {}).items():
         yield f"from here on, {stage}: {_knobs(section)}"
-
-
-def _comment(text: str) -> str:
-    """Return a comment of one line, whatever names and values hold: a second one would be run."""
-    return f"# {visible_line(text, LONGEST_COMMENT)}"
 
 
 def _knobs(section: Mapping[str, object]) -> str:

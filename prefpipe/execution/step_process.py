@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from typing import Protocol
+from typing import IO, Protocol
 
 from prefpipe.execution.processes import module_command
 
@@ -54,12 +54,39 @@ def run_step(
     Raises:
         BaseException: what a second signal, or Ctrl-C, raises here; the command has ended.
     """
+    command = [*module_command("prefpipe"), *words]
+    # stdout is for what one would pipe, and a step's path is not the answer
+    return _run(command, subprocess.DEVNULL, environment, signals, kept_open)
+
+
+def run_foreign(
+    words: Sequence[str],
+    *,
+    environment: Mapping[str, str],
+    signals: SignalSource,
+    kept_open: Sequence[int] = (),
+) -> int:
+    """Run a command that is none of ours in the same way; what it prints goes to stderr.
+
+    Raises:
+        OSError: there is no such command.
+        BaseException: as `run_step`.
+    """
+    return _run(words, sys.__stderr__, environment, signals, kept_open)
+
+
+def _run(
+    command: Sequence[str],
+    stdout: int | IO[str] | None,
+    environment: Mapping[str, str],
+    signals: SignalSource,
+    kept_open: Sequence[int],
+) -> int:
     with signals.finishing(however_long=True):
         process = subprocess.Popen(
-            [*module_command("prefpipe"), *words],
+            list(command),
             stdin=subprocess.DEVNULL,
-            # stdout is for what one would pipe, and a step's path is not the answer
-            stdout=subprocess.DEVNULL,
+            stdout=stdout,
             stderr=sys.__stderr__,
             env=dict(environment),
             pass_fds=tuple(kept_open),

@@ -205,6 +205,14 @@ def longest_sequence(group: Group) -> int:
     return len(group.prompt_token_ids) + longest_response
 
 
+def order_of_epoch(n_groups: int, seed: int, epoch: int) -> list[int]:
+    """Return the groups in the order in which an epoch, counted from 0, cuts them into steps."""
+    # Nothing else draws from this generator: the order is of seed and epoch alone.
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(n_groups, generator=generator).tolist()
+    return order
+
+
 class GlobalBatchSampler(Sampler[int]):
     """Visit groups in an order of seed and epoch alone, with like lengths side by side.
 
@@ -237,9 +245,7 @@ class GlobalBatchSampler(Sampler[int]):
         return -len(self.lengths) % self.at_once
 
     def __iter__(self) -> Iterator[int]:
-        # Nothing else draws from this generator: the order is of seed and epoch alone.
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order: list[int] = torch.randperm(len(self.lengths), generator=generator).tolist()
+        order = order_of_epoch(len(self.lengths), self.seed, self.epoch)
         for start in range(0, len(order), self.global_batch_size):
             batch = order[start : start + self.global_batch_size]
             yield from sorted(batch, key=lambda index: self.lengths[index], reverse=True)

@@ -19,13 +19,14 @@ from prefpipe.configs.round_steps import Step, output_of, steps_of
 from prefpipe.configs.rounds import RoundsConfig
 from prefpipe.configs.rounds_record import write_rounds_record
 from prefpipe.configs.score import ScoreConfig, parse_scorer
-from prefpipe.configs.select import BY_UNCERTAINTY, SelectConfig
+from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, UsageError
 from prefpipe.execution.rounds_script import rounds_script
 from prefpipe.execution.step_process import SignalSource, run_step
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import CONFIG_FILES
+from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
 from prefpipe.wiring.step_ends import environment_of_steps, error_of_step, settled_code
 
 HUB = "hf:"
@@ -165,59 +166,23 @@ def _reward_problems(steps: Sequence[Step]) -> Iterator[str]:
         names = given[step.number]
         if isinstance(config, EvalConfig):
             names = [parse_scorer(text).name for text in config.scorer]
-        problem = _reward_problem(config, names)
+        problem = reward_problem(config, names)
         if problem is not None and problem not in said:
             said.add(problem)
             yield problem if step.number == 1 else f"round {step.number}, {problem}"
 
 
-def _reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> str | None:
-    """Return why the reward, or the spread of a strategy, cannot be made of these scorers."""
-    stage, scorers = config.stage, ", ".join(names) or "none"
-    if not names:
-        return f"{stage}: it needs `scorer`"
-    if config.reward is None and len(names) > 1:
-        return f"{stage}: it needs `reward`, as the scorers are {scorers}"
-    try:
-        of_reward = names if config.reward is None else parse_reward(config.reward).names
-    except UsageError as error:
-        return f"{stage}: {error.message}"
-    unknown = [name for name in of_reward if name not in names]
-    if unknown:
-        return (
-            f"{stage}: the reward {config.reward!r} names `{unknown[0]}`, and the scorers are: "
-            f"{scorers}"
-        )
-
-    if not isinstance(config, SelectConfig) or config.strategy not in BY_UNCERTAINTY:
-        return None
-    of_spread = config.spread_of or of_reward
-    unknown = [name for name in of_spread if name not in names]
-    if unknown:
-        return f"{stage}: `spread_of` names `{unknown[0]}`, and the scorers are: {scorers}"
-    if len(of_spread) < 2:
-        return (
-            f"{stage}: {config.strategy} needs the spread of two scorers or more, and the reward "
-            f"names {of_spread[0]} alone"
-        )
-    return None
-
-
 def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
     """Yield the `weight_by` of trainings that are no expressions; their names are the groups'."""
-    from prefpipe.stages.train.loss_weights import WORDING
-
     said: set[str] = set()
     for step in steps:
         text = step.config.weight_by if isinstance(step.config, TrainConfig) else None
         if text is None or text in said:
             continue
         said.add(text)
-        try:
-            parse_reward(text, WORDING)
-        except UsageError as error:
-            place = "" if step.number == 1 else f"round {step.number}, "
-            yield f"{place}train: {error.message}"
+        problem = weight_problem(text)
+        if problem is not None:
+            yield problem if step.number == 1 else f"round {step.number}, {problem}"
 
 
 def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:

@@ -3,16 +3,19 @@
     python sample_data/studies/known_truth.py POOL -o FILE.jsonl --responses 2 --gamma 6 --seed 0
 
 POOL holds `candidates` and `scores`. Of each prompt a few responses with different scores are
-drawn. Their score in [0, 1] is the quality q, and of two of them the first is the better one with
-the probability sigma(gamma * (q_1 - q_2)).
+drawn; --prompts N takes N prompts, evenly over their ids, and so of every family. A score in [0, 1]
+is the quality q, and of two responses the first is the better one with the probability
+sigma(gamma * (q_1 - q_2)). known_truth.sh runs this for both studies and imports the files.
 
-The columns: `quality` is q; `label` (with two responses) is 1 for the winner of one draw from that
-probability, 0 for the other; `levels_L_noise_S` is q with a rater's noise of standard deviation S
-added, cut to [0, 1] and rounded to L levels, for every L of 2, 3, 5, 7, 10 and `all`.
+The columns: `quality` is q. Of two responses `label` is 1 for the winner of one draw from that
+probability, 0 for the other. Of more `levels_L_noise_S` is q with a rater's noise of standard
+deviation S / 100 added, cut to [0, 1] and rounded to L levels, for every L of 2, 3, 5, 7, 10 and
+`all`. What is drawn for a prompt depends on its id and the seed alone.
 """
 
 import argparse
 import json
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +42,17 @@ def read_pool(pool: Path) -> pl.DataFrame:
     )
 
 
+def take_prompts(rows: pl.DataFrame, n_prompts: int | None) -> pl.DataFrame:
+    """Return the rows of so many prompts, evenly over the sorted ids; None takes all."""
+    prompt_ids = rows["prompt_id"].unique().sort()
+    if n_prompts is None:
+        return rows
+    if n_prompts > len(prompt_ids):
+        raise SystemExit(f"--prompts {n_prompts}: the pool has {len(prompt_ids)}")
+    places = np.arange(n_prompts) * len(prompt_ids) // n_prompts
+    return rows.filter(pl.col("prompt_id").is_in(prompt_ids[places.tolist()].implode()))
+
+
 def draw_responses(rows: pl.DataFrame, n_responses: int, draw: np.random.Generator) -> pl.DataFrame:
     """Return so many responses, no two of one quality; fewer where there are fewer."""
     shuffled = rows[draw.permutation(len(rows)).tolist()]
@@ -58,11 +72,10 @@ def rating_columns(quality: np.ndarray, draw: np.random.Generator) -> dict[str, 
     for noise in NOISES:
         # one draw a noise: raters of all granularities make the same mistakes
         seen = np.clip(quality + noise * draw.standard_normal(len(quality)), 0, 1)
-        columns[f"levels_all_noise_{noise:g}"] = seen
+        columns[f"levels_all_noise_{100 * noise:.0f}"] = seen
         for n_levels in LEVELS:
-            columns[f"levels_{n_levels}_noise_{noise:g}"] = np.floor(
-                seen * (n_levels - 1) + 0.5
-            ) / (n_levels - 1)
+            steps = np.floor(seen * (n_levels - 1) + 0.5)
+            columns[f"levels_{n_levels}_noise_{100 * noise:.0f}"] = steps / (n_levels - 1)
     return columns
 
 
@@ -70,21 +83,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("pool", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
+    parser.add_argument("--prompts", type=int)
     parser.add_argument("--responses", type=int, default=2)
     parser.add_argument("--gamma", type=float, default=6.0)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
 
-    draw = np.random.default_rng(given.seed)
     lines = []
-    for _, rows in read_pool(given.pool).group_by("prompt_id", maintain_order=True):
+    pool = take_prompts(read_pool(given.pool), given.prompts)
+    for (prompt_id,), rows in pool.group_by("prompt_id", maintain_order=True):
+        draw = np.random.default_rng([given.seed, zlib.crc32(str(prompt_id).encode())])
         drawn = draw_responses(rows, given.responses, draw)
         if len(drawn) < 2:
             continue
         quality = drawn["quality"].to_numpy()
-        columns = {"quality": quality, **rating_columns(quality, draw)}
+        columns = {"quality": quality}
         if given.responses == 2:
             columns["label"] = np.array(labels_of(quality, given.gamma, draw))
+        else:
+            columns |= rating_columns(quality, draw)
         for place, row in enumerate(drawn.iter_rows(named=True)):
             lines.append(
                 json.dumps(

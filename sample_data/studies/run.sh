@@ -51,13 +51,14 @@ objectives() {
 
 # take_pool NAME: study A's pool and held-out set, for a plan that has the same sections
 take_pool() {
-    local name=$1 folder
+    local name=$1 folder copy
     mkdir -p "$studies/$name"
     for folder in pool heldout; do
-        if [[ -e $studies/selection/$folder && ! -e $studies/$name/$folder ]]; then
-            rm -rf "$studies/$name/.copy-of-$folder"
-            cp -r "$studies/selection/$folder" "$studies/$name/.copy-of-$folder"
-            mv "$studies/$name/.copy-of-$folder" "$studies/$name/$folder"
+        copy=$studies/$name/$folder
+        if [[ -e $studies/selection/$folder && ! -e $copy ]]; then
+            rm -rf "$copy.part"
+            cp -r "$studies/selection/$folder" "$copy.part"
+            mv "$copy.part" "$copy"
         fi
     done
 }

@@ -148,7 +148,7 @@ def open_training(
         InputError: no groups, or log-probabilities of others.
         FingerprintError: the output folder holds another run.
     """
-    start = _start_of(config, model)
+    start = start_of(config, model)
     settings = settings_of(config, runtime.log)
     objective = find_objective(settings.objective)
 
@@ -324,7 +324,8 @@ def _weighing_of(
     return open_weighing(config.weight_by, groups, flag, of_pairs=objective.compares)
 
 
-def _start_of(config: TrainConfig, model: ModelFiles) -> StartSettings:
+def start_of(config: TrainConfig, model: ModelFiles) -> StartSettings:
+    """Return what the training starts from."""
     lora = None
     if config.lora_r:
         alpha = config.lora_alpha if config.lora_alpha is not None else 2.0 * config.lora_r

@@ -51,7 +51,7 @@ class TrainingData:
     weights: dict[str, Any]
 
 
-class _Read(NamedTuple):
+class ReadGroups(NamedTuple):
     """Rows of an artifact, their groups as tokens, and which of those can be used."""
 
     rows: list[Row]
@@ -77,13 +77,13 @@ def read_training_data(
             that are all 0; a step that is to be kept and never comes.
         StoppedEarly: a stop was asked for, or the budget is nearly over; what is measured is kept.
     """
-    read = _read(inputs.groups, trainable, inputs.on_too_long, runtime.log)
+    read = read_groups(inputs.groups, trainable, inputs.on_too_long, runtime.log)
     trained, eval_groups = hold_out(read.prepared, inputs.eval_fraction, inputs.settings.seed)
 
     eval_counts: dict[str, int] = {}
     eval_rows = read.rows
     if inputs.eval_groups is not None:
-        evaluated = _read(inputs.eval_groups, trainable, inputs.on_too_long, runtime.log)
+        evaluated = read_groups(inputs.eval_groups, trainable, inputs.on_too_long, runtime.log)
         eval_groups, eval_rows = evaluated.prepared.groups, evaluated.rows
         eval_counts = dict(sorted(evaluated.prepared.counts.items()))
         _check_apart(read.groups, eval_groups, inputs.eval_groups.flag, runtime.log)
@@ -119,9 +119,9 @@ def read_training_data(
     )
 
 
-def _read(
+def read_groups(
     source: OpenedGroups, trainable: Trainable, on_too_long: str, log: Callable[[str], None]
-) -> _Read:
+) -> ReadGroups:
     """Read groups and check them against the length limit; what is left out is counted in the log.
 
     Raises:
@@ -146,7 +146,7 @@ def _read(
         log(f"{n_left_out} of {len(prepared.statuses)} responses{of_flag} are left out: {left_out}")
     if not prepared.groups:
         raise _nothing_left(source, prepared)
-    return _Read(rows, groups, prepared)
+    return ReadGroups(rows, groups, prepared)
 
 
 def _nothing_left(source: OpenedGroups, prepared: PreparedGroups) -> InputError:

@@ -1,0 +1,86 @@
+"""The flags of ``prefpipe study``."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.configs.command import CommandConfig
+from prefpipe.configs.options import option
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig(CommandConfig):
+    """Compare ways to select and to train: arms by seeds, over one pool and one held-out set.
+
+    Each step is an ordinary command with its own folder, OUTPUT/arms/ARM/seed-0/policy and so on.
+    Run it again to go on: what is finished is kept. Several copies share a study.
+    """
+
+    command: ClassVar[str] = "study"
+
+    plan: Path = option(
+        positional=True,
+        metavar="PLAN",
+        help="YAML file with the arms, and with what they share: docs/studies.md",
+    )
+    output: Path = option(help="folder of the study", flag="-o", metavar="DIR")
+    arms: str | None = option(
+        None, metavar="A,B", help="run these arms alone, comma-separated; default all of the plan"
+    )
+    seeds: str | None = option(
+        None, metavar="0,1", help="run these seeds alone, comma-separated; default all of the plan"
+    )
+    dry_run: bool = option(
+        False, help="print the steps as a shell script that does the same, and run nothing"
+    )
+    keep_policies: bool = option(
+        False,
+        help="keep the weights of policies that are judged; without it their records alone stay",
+    )
+    overwrite: Overwrite = option(
+        Overwrite.NO,
+        choices=tuple(Overwrite),
+        help="--overwrite=stale, handed to each step: make again what a change of the plan "
+        "affects, and keep the rest",
+    )
+    train_tokens_per_s: float | None = option(
+        None,
+        above=0,
+        help="tokens that a training takes in a second, for the estimated time; default what "
+        "finished steps of this study took",
+    )
+    sample_tokens_per_s: float | None = option(
+        None, above=0, help="tokens that are sampled in a second, for the same"
+    )
+
+    def problems(self) -> list[str]:
+        problems = super().problems()
+        if self.overwrite is Overwrite.ALL:
+            problems.append(
+                "--overwrite would make everything again, also when the command is run again to "
+                f"go on: pass --overwrite=stale, or remove {self.output} first"
+            )
+        if self.arms is not None and not all(_parted(self.arms)):
+            problems.append(f"--arms takes names, A,B, not {self.arms!r}")
+        if self.seeds is not None and not all(
+            text.isascii() and text.isdecimal() for text in _parted(self.seeds)
+        ):
+            problems.append(f"--seeds takes whole numbers, 0,1, not {self.seeds!r}")
+        return problems
+
+    @property
+    def chosen_arms(self) -> list[str] | None:
+        """The arms to be run, None for all."""
+        return None if self.arms is None else list(dict.fromkeys(_parted(self.arms)))
+
+    @property
+    def chosen_seeds(self) -> list[int] | None:
+        """The seeds to be run, None for all."""
+        if self.seeds is None:
+            return None
+        return list(dict.fromkeys(int(text) for text in _parted(self.seeds)))
+
+
+def _parted(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]

@@ -1,0 +1,31 @@
+"""Lines of a shell script that a command prints for a person."""
+
+from collections.abc import Iterator, Sequence
+
+from prefpipe.text.untrusted import visible_line
+
+WIDTH = 110
+"""Columns after which a command goes on in a new line."""
+LONGEST_COMMENT = 400
+
+
+def comment(text: str) -> str:
+    """Return a comment of one line, whatever names and values hold: a second one would be run."""
+    return f"# {visible_line(text, LONGEST_COMMENT)}"
+
+
+def command_lines(head: str, words: Sequence[str]) -> Iterator[str]:
+    """Yield one command, broken between words; a flag and its value are one of them.
+
+    Args:
+        head: the command's own words.
+        words: those behind it, as the shell is to read them.
+    """
+    line = head
+    for word in words:
+        if len(line) + 1 + len(word) > WIDTH - 2:
+            yield f"{line} \\"
+            line = f"    {word}"
+        else:
+            line += f" {word}"
+    yield line

@@ -1,0 +1,176 @@
+"""Where in its training an arm is judged: after how many optimizer steps a budget is used up.
+
+They are known as soon as the groups are: which prompts a step sees follows from the seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from prefpipe.artifacts.store import open_input
+from prefpipe.configs.study_keys import PROMPTS, RESPONSE_TOKENS
+from prefpipe.configs.study_plan import StudyPlan
+from prefpipe.configs.study_steps import (
+    Place,
+    global_batch_size,
+    groups_folder,
+    round_plan_of,
+    training_draft,
+)
+from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import UsageError
+from prefpipe.stages.train.seen_tokens import PromptTokens, sum_by_step, trained_prompts
+
+MOST_EPOCHS = 1000
+"""An arm that has not seen a budget of tokens after so many passes never does."""
+
+
+def places_of(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[Place]:
+    """Return where an arm is judged with a seed, by ascending step.
+
+    Where two budgets end at one step, one evaluation serves both. Rounds end where their prompts
+    do, and are judged there in every budget.
+
+    Args:
+        plan: of the study.
+        folder: of the study.
+        arm: which arm.
+        seed: of the training.
+
+    Raises:
+        InputError: groups that are needed are not there, or cannot be read.
+        UsageError: groups of which a budget cannot be made.
+    """
+    seen = _seen_by(plan, folder, arm, seed)
+    if seen is None:
+        return [Place(_steps_of_rounds(plan, arm, seed), plan.judged_at)]
+
+    steps: dict[str, int] = {}
+    for epoch, name in zip(plan.epochs, plan.judged_at, strict=False):
+        steps[name] = epoch * seen.steps_an_epoch
+    if plan.budgets.prompts is not None:
+        steps[PROMPTS] = _steps_of_prompts(plan, arm)
+    n_tokens = _token_budget(plan, folder, seed)
+    if n_tokens is not None:
+        step = seen.first_step_with(n_tokens)
+        if step is None:
+            raise UsageError(
+                f"arm {arm}, seed {seed}: its groups do not come to {n_tokens:,} response tokens "
+                f"in {MOST_EPOCHS:,} passes",
+                hint="a smaller `response_tokens` in the plan's `budgets`",
+            )
+        steps[RESPONSE_TOKENS] = step
+
+    by_step: dict[int, list[str]] = {}
+    for name in plan.judged_at:
+        by_step.setdefault(steps[name], []).append(name)
+    return [Place(step, tuple(by_step[step])) for step in sorted(by_step)]
+
+
+def seen_after(
+    plan: StudyPlan, folder: Path, arm: str, seed: int, step: int
+) -> tuple[int | None, int | None]:
+    """Return how many prompts and response tokens an arm has seen after a step.
+
+    None where no groups say it: those of rounds are many.
+
+    Raises:
+        InputError: the groups cannot be read.
+    """
+    seen = _seen_by(plan, folder, arm, seed)
+    if seen is None:
+        return None, None
+    return seen.prompts_after(step), int(seen.tokens(step)[-1])
+
+
+class _Seen(NamedTuple):
+    """What the training of an arm and seed sees, step by step."""
+
+    prompts: Sequence[PromptTokens]
+    seed: int
+    global_batch_size: int
+
+    @property
+    def steps_an_epoch(self) -> int:
+        return -(-len(self.prompts) // self.global_batch_size)
+
+    def tokens(self, n_steps: int) -> np.ndarray:
+        """Return the response tokens that are seen after each of so many steps."""
+        size = self.global_batch_size
+        return sum_by_step(self.prompts, seed=self.seed, global_batch_size=size, n_steps=n_steps)
+
+    def prompts_after(self, step: int) -> int:
+        """Return the prompts that are seen after a step, again in each epoch."""
+        # the last step of an epoch sees what is left of it
+        n_epochs, rest = divmod(step, self.steps_an_epoch)
+        return n_epochs * len(self.prompts) + rest * self.global_batch_size
+
+    def first_step_with(self, n_tokens: int) -> int | None:
+        """Return the first step after which so many tokens are seen, None where none comes."""
+        n_steps = self.steps_an_epoch
+        while n_steps <= MOST_EPOCHS * self.steps_an_epoch:
+            seen = self.tokens(n_steps)
+            if seen[-1] >= n_tokens:
+                return int(np.searchsorted(seen, n_tokens)) + 1
+            n_steps *= 2
+        return None
+
+
+def _seen_by(plan: StudyPlan, folder: Path, arm: str, seed: int) -> _Seen | None:
+    """Return what a training sees, None of an arm whose rounds select as they go.
+
+    Raises:
+        InputError: its groups are not there, or cannot be read.
+    """
+    groups = groups_folder(plan, folder, arm, seed)
+    if groups is None:
+        return None
+    how = plan.arm(arm)
+    training: TrainConfig | None = None
+    if how.trainer is None:
+        config = training_draft(plan, folder, how, seed, [Place(1, ())]).step().config
+        assert isinstance(config, TrainConfig)
+        # which seed and how many steps change nothing of which responses are trained on
+        training = replace(config, seed=0)
+    artifact = open_input(groups, schema="groups", name="groups")
+    prompts = _trained_prompts(groups, artifact.digest(), training)
+    return _Seen(prompts, seed, global_batch_size(plan, arm))
+
+
+@lru_cache(maxsize=64)
+def _trained_prompts(
+    groups: Path,
+    digest: str,  # noqa: ARG001 - groups that are made again are read again
+    training: TrainConfig | None,
+) -> Sequence[PromptTokens]:
+    return trained_prompts(groups, training)
+
+
+def _steps_of_prompts(plan: StudyPlan, arm: str) -> int:
+    assert plan.budgets.prompts is not None
+    return max(1, plan.budgets.prompts // global_batch_size(plan, arm))
+
+
+def _steps_of_rounds(plan: StudyPlan, arm: str, seed: int) -> int:
+    """Return the steps of all rounds together."""
+    rounds = round_plan_of(plan, arm, seed)
+    return sum(int(rounds.section("train", r)["max_steps"]) for r in range(1, rounds.rounds + 1))
+
+
+def _token_budget(plan: StudyPlan, folder: Path, seed: int) -> int | None:
+    """Return the response tokens that an arm may see, None where the plan has no such budget."""
+    like = plan.budgets.like
+    if like is None:
+        return plan.budgets.response_tokens
+    seen = _seen_by(plan, folder, like, seed)
+    if seen is None:
+        raise UsageError(
+            f"budgets: `response_tokens: like {like}`, and what rounds will have seen is not known "
+            "before they are run",
+            hint="name an arm without rounds, or a number of tokens",
+        )
+    return int(seen.tokens(_steps_of_prompts(plan, like))[-1])

@@ -1,0 +1,149 @@
+"""How long a step of a study will take, by what steps of it have taken.
+
+A step takes as long as its command needs to start, and its tokens at the rate at which this machine
+samples or trains. Steps without tokens take as long as others of their stage took.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow.compute as pc
+
+from prefpipe.artifacts.prompts import load_prompts
+from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.artifacts.step_ledger import StepEntry
+from prefpipe.artifacts.store import Artifact
+from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.study_steps import StudyStep
+from prefpipe.configs.train import TrainConfig
+from prefpipe.errors import PrefpipeError
+from prefpipe.maths.objectives.registry import objective_of
+from prefpipe.stages.train.seen_tokens import tokens_by_step
+from prefpipe.training.start_values import START_VALUES
+
+SAMPLING = ("generate", "eval")
+START_S = 7.0
+"""What a command of a small model takes before its first token, until a step has shown it."""
+
+
+class Rates(NamedTuple):
+    """What this machine takes for a study.
+
+    Attributes:
+        start_s: seconds before the first token of a command.
+        sampled_per_s: response tokens; None where nothing says it.
+        trained_per_s: response tokens; None where nothing says it.
+        of_stages: mean seconds of a step by stage.
+    """
+
+    start_s: float
+    sampled_per_s: float | None
+    trained_per_s: float | None
+    of_stages: dict[str, float]
+
+
+def rates_of(
+    entries: Sequence[StepEntry],
+    *,
+    sampled_per_s: float | None = None,
+    trained_per_s: float | None = None,
+) -> Rates:
+    """Return the rates that finished steps show, and where they show none those that are given.
+
+    Args:
+        entries: of the study's ledger.
+        sampled_per_s: response tokens that are sampled in a second.
+        trained_per_s: response tokens that are trained on in a second.
+    """
+    done = [entry for entry in entries if entry.is_done]
+    by_stage: dict[str, list[float]] = {}
+    for entry in done:
+        by_stage.setdefault(entry.stage, []).append(entry.seconds)
+    # the quickest command did little beside starting
+    start_s = min((entry.seconds for entry in done), default=START_S)
+    return Rates(
+        start_s,
+        _rate(done, SAMPLING, start_s) or sampled_per_s,
+        _rate(done, ("train",), start_s) or trained_per_s,
+        {stage: sum(seconds) / len(seconds) for stage, seconds in by_stage.items()},
+    )
+
+
+def estimated_seconds(step: StudyStep, rates: Rates) -> float | None:
+    """Return how long a step takes from its beginning, None where nothing says it.
+
+    What is not sampled yet counts as long as ``max_tokens`` lets it get.
+    """
+    if step.stage in SAMPLING:
+        rate, n_tokens = rates.sampled_per_s, _sampled_tokens(step)
+    elif step.stage == "train":
+        rate, n_tokens = rates.trained_per_s, _trained_tokens(step)
+    else:
+        return rates.of_stages.get(step.stage)
+    if rate is None or n_tokens is None:
+        return rates.of_stages.get(step.stage)
+    return rates.start_s + n_tokens / rate
+
+
+def _rate(entries: Iterable[StepEntry], stages: Sequence[str], start_s: float) -> float | None:
+    """Return tokens a second over all steps of some stages, None where none tells."""
+    n_tokens, seconds = 0, 0.0
+    for entry in entries:
+        if entry.stage in stages and entry.n_tokens:
+            n_tokens += entry.n_tokens
+            seconds += max(0.0, entry.seconds - start_s)
+    return n_tokens / seconds if n_tokens and seconds > 0 else None
+
+
+def _sampled_tokens(step: StudyStep) -> int | None:
+    """Return the response tokens that a step samples: at most, or as many as the base did."""
+    config = step.config
+    if isinstance(config, EvalConfig):
+        sampled = _tokens_of_base(Path(str(config.baseline)))
+        if sampled is not None:
+            return sampled
+    if not isinstance(config, EvalConfig | GenerateConfig) or config.prompts is None:
+        return None
+    try:
+        n_prompts = len(load_prompts(str(config.prompts), drop_duplicates=True).rows)
+    except PrefpipeError:
+        return None
+    share = getattr(config, "prompt_share", None)
+    if share:
+        number, n_shares = (int(text) for text in str(share).split("/"))
+        n_prompts = n_prompts * number // n_shares - n_prompts * (number - 1) // n_shares
+    return n_prompts * config.n * config.max_tokens
+
+
+def _tokens_of_base(candidates: Path) -> int | None:
+    """Return the tokens of the base's responses to the same prompts, None where there are none."""
+    try:
+        artifact = Artifact(candidates, read_run_record(candidates))
+        column = artifact.read_all(["n_response_tokens"])["n_response_tokens"]
+    except PrefpipeError:
+        return None
+    return int(pc.sum(column).as_py() or 0)
+
+
+def _trained_tokens(step: StudyStep) -> int | None:
+    """Return the response tokens that a training sees, None where its groups are not there."""
+    config = step.config
+    if not isinstance(config, TrainConfig) or config.max_steps is None:
+        return None
+    size = config.global_batch_size
+    if size is None:
+        objective = objective_of(config.target, config.objective)
+        size = START_VALUES[objective].global_batch_size
+    try:
+        seen = tokens_by_step(
+            config.groups,
+            seed=config.seed,
+            global_batch_size=size,
+            n_steps=config.max_steps,
+            training=config,
+        )
+    except PrefpipeError:
+        return None
+    return int(seen[-1])

@@ -1,0 +1,56 @@
+"""Weights of a run that was judged: removed, as nothing reads them any more.
+
+A study of nine runs of a small model writes tens of gigabytes. What a training says of itself
+stays: its record, metrics and rows.
+"""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from prefpipe.artifacts.training_folders import CHECKPOINT_PREFIX, KEPT_STEP_NAME
+from prefpipe.configs.study_steps import TRAINER, StudyStep
+
+WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*.pth")
+
+
+def remove_weights(steps: Sequence[StudyStep]) -> int:
+    """Remove the weights that a run's trainings wrote; return how many bytes that freed.
+
+    A kill in between leaves what the next call removes. What is removed first is what a training
+    goes on from, so that one which is run again all the same begins at its beginning.
+
+    Args:
+        steps: of a run, all of whose evaluations are finished.
+    """
+    folders = [step.output for step in steps if step.stage in ("train", TRAINER)]
+    n_bytes = 0
+    for folder in folders:
+        for path in list(_weights_in(folder)):
+            n_bytes += _size(path)
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+    return n_bytes
+
+
+def has_weights(steps: Sequence[StudyStep]) -> bool:
+    """Return whether anything is left of what `remove_weights` removes."""
+    return any(any(_weights_in(step.output)) for step in steps if step.stage in ("train", TRAINER))
+
+
+def _weights_in(folder: Path) -> Iterator[Path]:
+    """Yield checkpoints, then the model's own weights, then the models of steps on the way."""
+    if not folder.is_dir():
+        return
+    entries = sorted(path for path in folder.iterdir() if path.is_dir())
+    yield from (path for path in entries if path.name.startswith(CHECKPOINT_PREFIX))
+    for pattern in WEIGHT_FILES:
+        yield from sorted(folder.glob(pattern))
+    yield from (path for path in entries if KEPT_STEP_NAME.fullmatch(path.name))
+
+
+def _size(path: Path) -> int:
+    files = path.rglob("*") if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files if file.is_file())
