@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from prefpipe.configs.study_checks import step_problems
 from prefpipe.configs.study_plan import StudyPlan, read_study_plan
 from prefpipe.configs.study_steps import Place, run_steps, selection_steps, shared_steps
 
@@ -39,6 +40,7 @@ def values_of(name: str) -> Mapping[str, Any]:
 def test_a_plan_has_the_name_of_its_file_and_all_its_steps(name: str, tmp_path: Path) -> None:
     plan = plan_of(name)
     assert plan.study == name
+    assert step_problems(plan, tmp_path) == []
 
     steps = [*shared_steps(plan, tmp_path), *selection_steps(plan, tmp_path)]
     places = [Place(place, (judged_at,)) for place, judged_at in enumerate(plan.judged_at, 3)]
@@ -49,6 +51,13 @@ def test_a_plan_has_the_name_of_its_file_and_all_its_steps(name: str, tmp_path: 
 
     n_runs = len(plan.arms) * len(plan.seeds)
     assert sum(step.judged_at is not None for step in steps) == n_runs * len(places)
+
+
+def test_the_plan_that_the_guide_begins_with_can_be_run(tmp_path: Path) -> None:
+    guide = FOLDER.parents[1] / "docs" / "studies.md"
+    text = guide.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
+    plan = StudyPlan.from_values(yaml.safe_load(text), name="study.yaml")
+    assert step_problems(plan, tmp_path) == []
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -26,10 +26,12 @@ import pyarrow.parquet as pq
 from prefpipe import __version__
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.artifacts.plain_vectors import read_plain_vectors
 from prefpipe.errors import CorruptPartError, InputError
 
 SMALL_BYTES = 2**20
 """A part up to here is decoded where it is asked for: to hand it to threads takes longer."""
+WRITTEN_AT_ONCE_BYTES = 2**20
 FOOTER_KEY = "prefpipe"
 CHECKSUM_KEY = "prefpipe.checksum"
 BLANK = b"0" * 64
@@ -110,8 +112,10 @@ def write_part(
     """Write a part under its final name, whole or not at all, and return its footer."""
     with atomic_write(path) as file:
         sink = _HashingSink(file)
+        # a part is written in some ninety pieces, each of which would wait for Python's global lock
+        stream = pa.BufferedOutputStream(pa.PythonFile(sink, mode="w"), WRITTEN_AT_ONCE_BYTES)
         writer = pq.ParquetWriter(
-            pa.PythonFile(sink, mode="w"),
+            stream,
             table.schema,
             compression="zstd",
             use_dictionary=_columns_with_dictionary(table.schema),
@@ -120,6 +124,7 @@ def write_part(
         try:
             # one row group: NumPy reads it whole
             writer.write_table(table, row_group_size=max(1, table.num_rows))
+            stream.flush()
 
             footer = PartFooter(
                 name=path.name,
@@ -140,6 +145,7 @@ def write_part(
             # the checksum is of the footer with a blank in its place, which it then takes
             sink.footer = bytearray()
             writer.close()
+            stream.flush()
         except BaseException:
             # closing writes a footer, and the first error is the one to report
             sink.footer = bytearray()
@@ -262,10 +268,7 @@ def read_part(
         if missing:
             raise InputError(f"{path} has no column `{missing[0]}`; it has: {', '.join(names)}")
         also = [name for name in if_there if name in names and name not in (columns or ())]
-        table = file.read(
-            columns=None if columns is None else [*columns, *also],
-            use_threads=len(data) > SMALL_BYTES,
-        )
+        table = _decode(data, file, names if columns is None else [*columns, *also])
     except (pa.ArrowException, OSError) as error:
         # its digests agree: whoever wrote it wrote no Parquet
         raise CorruptPartError(
@@ -278,8 +281,22 @@ def read_part(
             f"{footer.n_rows:,}",
             hint=HINT,
         )
-    # without the footer's keys, which are of this part alone: the table may go into another one
-    return table.replace_schema_metadata(None), footer
+    return table, footer
+
+
+def _decode(data: bytes, file: pq.ParquetFile, names: Sequence[str]) -> pa.Table:
+    """Return some columns of a file, in the order of their names.
+
+    Without the footer's keys, which are of this part alone: the table may go into another one.
+    """
+    vectors = read_plain_vectors(data, file, names)
+    others = [name for name in names if name not in vectors]
+    n_bytes = len(data) - sum(column.nbytes for column in vectors.values())
+    table = file.read(columns=others, use_threads=n_bytes > SMALL_BYTES)
+    for name, column in vectors.items():
+        field_ = file.schema_arrow.field(name)
+        table = table.add_column(names.index(name), field_, column)
+    return table.replace_schema_metadata(None)
 
 
 def _read_verified(path: Path) -> tuple[bytes, PartFooter]:

@@ -308,6 +308,21 @@ class Output(Artifact):
     """An artifact that is being made by this run."""
 
     shard: Shard = Shard()
+    _written: dict[int, tuple[FileVersion | None, PartFooter]] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Footers of the parts that this process wrote, each with its file."""
+
+    def footer(self, index: int) -> PartFooter:
+        """Return a part's footer; one that was written here is not read while its file stands.
+
+        Raises:
+            CorruptPartError: as `Artifact.footer`.
+        """
+        version, footer = self._written.get(index, (None, None))
+        if footer is not None and version == self.file_version(index):
+            return footer
+        return super().footer(index)
 
     def is_done(self, index: int, parents: Mapping[str, str]) -> bool:
         """Return whether a part is finished.
@@ -352,7 +367,7 @@ class Output(Artifact):
         engines: Collection[str] = (),
     ) -> PartFooter:
         """Write one part atomically."""
-        return parts.write_part(
+        footer = parts.write_part(
             self.part_path(index),
             table,
             fingerprint=self.record.fingerprint,
@@ -362,6 +377,8 @@ class Output(Artifact):
             tally=tally or {},
             engines=engines,
         )
+        self._written[index] = self.file_version(index), footer
+        return footer
 
 
 def open_output(

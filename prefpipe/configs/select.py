@@ -194,8 +194,8 @@ class SelectConfig(PartwiseConfig):
         None,
         identity=False,
         minimum=1,
-        help="parts selected at the same time, in threads; default the processor's cores, at "
-        "most 8",
+        help="parts selected at the same time, in threads; default one more than the processor's "
+        "cores, at most 8",
     )
 
     def problems(self) -> list[str]:

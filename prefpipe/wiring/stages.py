@@ -17,6 +17,7 @@ from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.partwise import Summary
+from prefpipe.wiring.garbage import collecting_seldom
 from prefpipe.wiring.judges import judge_for
 from prefpipe.wiring.models import locate, template_date, trained_with_args
 from prefpipe.wiring.samplers import sampler_for
@@ -79,9 +80,11 @@ def _embed(config: EmbedConfig, runtime: Runtime) -> Summary:
 
 
 def _select(config: SelectConfig, runtime: Runtime) -> Summary:
-    from prefpipe.stages.select.run import run
+    # pandas (by pyarrow), scipy and numba with what it compiled: some 200,000 objects that stay
+    with collecting_seldom():
+        from prefpipe.stages.select.run import run
 
-    return run(config, runtime)
+        return run(config, runtime)
 
 
 def _train(config: TrainConfig, runtime: Runtime) -> Summary:

@@ -63,9 +63,22 @@ take_pool() {
     done
 }
 
+# know_truth: the pairs and ratings of studies C and D, made of study A's pool
+know_truth() {
+    local code=0
+    bash sample_data/studies/known_truth.sh "$studies/selection/pool" "$studies/truth" || code=$?
+    if [[ $code = 75 || $code -ge 128 ]]; then
+        exit "$code"
+    fi
+    if [[ $code != 0 ]]; then
+        unfinished+=("known_truth.sh: exit code $code")
+    fi
+}
+
 study selection 0,1,2
 study tuning
 objectives 0,1,2
+know_truth
 study granularity 0,1,2
 take_pool one-or-three-rounds
 study one-or-three-rounds 0,1,2

@@ -131,6 +131,18 @@ def test_columns_can_be_chosen_and_a_missing_one_is_named(part: Path) -> None:
         read_part(part, ["prompt_id", "reward"])
 
 
+@pytest.mark.parametrize("columns", [None, ["value", "new", "id"], ["old"], ["id"]])
+def test_vectors_stand_where_their_columns_do(tmp_path: Path, columns: list[str] | None) -> None:
+    """They are read apart from the other columns."""
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(np.arange(12, dtype=np.float32)), 4)
+    with_null = pa.array([[0.5, None], None, [1.5, 2.5]], pa.list_(pa.float64(), 2))
+    table = pa.table({"old": vectors, "id": ["a", "b", "c"], "new": with_null, "value": vectors})
+    write(tmp_path / NAME, table)
+    read, _ = read_part(tmp_path / NAME, columns)
+    assert read.equals(table if columns is None else table.select(columns))
+    assert read.schema == pq.read_table(tmp_path / NAME, columns=read.column_names).schema
+
+
 def assert_detected(path: Path, *, footer_too: bool) -> None:
     with pytest.raises(CorruptPartError, match="corrupt") as caught:
         read_part(path)

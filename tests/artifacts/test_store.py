@@ -96,6 +96,29 @@ def test_a_part_is_done_when_it_is_whole_of_this_run_and_of_these_parents(tmp_pa
         made.read(0)
 
 
+def test_the_footer_of_a_part_that_was_just_written_is_not_read_while_its_file_stands(
+    tmp_path: Path,
+) -> None:
+    made = output(tmp_path / "a")
+    write(made, 0, parents={"candidates": "c"})
+    written = made.footer(0)
+    assert written == open_input(made.path, schema="scores", name="x").footer(0)
+
+    read: list[Path] = []
+    from_disk = made.read_footer
+    counting = replace(made, read_footer=lambda path: read.append(path) or from_disk(path))
+    assert counting.footer(0) == written
+    assert not read
+
+    # Another process makes the part again.
+    write(output(made.path), 0, parents={"candidates": "another"})
+    assert counting.footer(0).parents == {"candidates": "another"}
+    assert len(read) == 1
+    made.part_path(0).unlink()
+    with pytest.raises(CorruptPartError, match="is missing"):
+        counting.footer(0)
+
+
 def test_the_same_run_again_keeps_parts_context_and_history(tmp_path: Path) -> None:
     first = output(tmp_path, record(context={"host": "a"}, history=[{"operation": "extend"}]))
     write(first, 0)

@@ -39,10 +39,14 @@ from prefpipe.stages.select.summary import describe_tally, facts_of_tally
 from prefpipe.stages.shared.candidate_rows import parent_identity
 from prefpipe.stages.shared.earlier_rounds import EarlierRound, joined, parent_name
 from prefpipe.stages.shared.partwise import Summary, loop_over_parts, open_stage_output
-from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards
+from prefpipe.stages.shared.pool_index import SCORE_COLUMNS, flat, index_pools, pool_rewards
 
 MOST_WORKERS = 8
-"""By default: each worker holds a part in memory."""
+"""By default: each worker holds a part in memory.
+
+One more than there are cores: a seventh of its time a part waits for the disk, or for Python's
+global lock.
+"""
 
 
 def run(config: SelectConfig, runtime: Runtime) -> Summary:
@@ -70,8 +74,7 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     # rewards do not allow (logit of 0), or filters that leave nothing, must not cost it.
     if indices:
         _evaluate_once(pools, indices[0], runtime)
-    # The processors that this process may use: a scheduler may give it fewer than there are.
-    n_threads = config.workers or min(MOST_WORKERS, len(os.sched_getaffinity(0)))
+    n_threads = config.workers or min(MOST_WORKERS, _n_cores() + 1)
     thresholds = _survey(pools, runtime, n_threads)
     sampled_in = sampler_round_of(artifact.record for artifact in inputs.values())
     record = RunRecord(
@@ -113,6 +116,11 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     summary.notes += describe_tally(summary.tally, config.strategy)
     summary.facts |= facts_of_tally(summary.tally)
     return summary
+
+
+def _n_cores() -> int:
+    """Return the cores that this process may use: a scheduler may give it fewer than there are."""
+    return len(os.sched_getaffinity(0))
 
 
 def _open_inputs(config: SelectConfig) -> dict[str, Artifact]:
@@ -237,7 +245,7 @@ def _evaluate_once(pools: PoolReader, index: int, runtime: Runtime) -> None:
     pool_index = index_pools(
         flat(table, "prompt_id"), flat(table, "sample_idx"), str(candidates.part_path(index))
     )
-    rows, _ = scores.read(index)
+    rows, _ = scores.read(index, SCORE_COLUMNS)
     rewards = pool_rewards(rows, pools.expression, pool_index)
     names = pools.asks.spread_of
     if not names:

@@ -24,6 +24,7 @@ from prefpipe.maths.selection.screening import (
 from prefpipe.maths.selection.uncertainty import scorer_spread
 from prefpipe.stages.shared.earlier_rounds import EARLIER
 from prefpipe.stages.shared.pool_index import (
+    SCORE_COLUMNS,
     PoolIndex,
     find_rows,
     flat,
@@ -119,7 +120,7 @@ def screen_part(
         needs_distances: whether they are wanted; screening itself needs them for near-duplicates.
     """
     table, pools = _read_candidates(inputs["candidates"], index)
-    scores, _ = inputs["scores"].read(index)
+    scores, _ = inputs["scores"].read(index, SCORE_COLUMNS)
     rewards = pool_rewards(scores, expression, pools)
     flaws_N: dict[str, np.ndarray] = {}
     embeddings, distances = None, None

@@ -17,6 +17,9 @@ import pyarrow.compute as pc
 from prefpipe.errors import InputError
 from prefpipe.maths.selection.rewards import RewardExpression
 
+SCORE_COLUMNS = ("prompt_id", "sample_idx", "scorer", "reward")
+"""What is read of ``scores`` for `pool_scores`."""
+
 
 class PoolIndex(NamedTuple):
     """N candidates of P prompts: which row is which prompt's which response.
@@ -112,6 +115,11 @@ def find_rows(
     keys = _keys(numbers, sample_idx.to_numpy().astype(np.int64))
     # Rows of other prompts get a key that no candidate has.
     keys[numbers < 0] = -1
+    wanted = _keys(pools.prompts, pools.samples)
+    # As stages write it: no key of the candidates is there twice, so none is here.
+    if np.array_equal(keys, wanted):
+        return np.arange(len(wanted))
+
     rows = np.argsort(keys, kind="stable")
     ascending = keys[rows]
 
@@ -120,7 +128,6 @@ def find_rows(
         row = int(rows[int(np.flatnonzero(is_twice)[0])])
         raise InputError(f"{problem} for prompt {prompt_ids[row]}, sample {sample_idx[row]}")
 
-    wanted = _keys(pools.prompts, pools.samples)
     if not len(rows):
         return np.full(len(wanted), -1, dtype=np.int64)
     # A key behind the last one is compared with the last, and differs.
@@ -137,7 +144,7 @@ def pool_rewards(scores: pa.Table, expression: RewardExpression, pools: PoolInde
     """Evaluate the reward expression prompt by prompt: (P, R), NaN where a scorer gave nothing.
 
     Args:
-        scores: rows of a ``scores`` part.
+        scores: rows of a ``scores`` part, with `SCORE_COLUMNS`.
         expression: the parsed ``--reward``; ``z()`` is over the candidates of each prompt.
         pools: the candidates whose reward is wanted.
 
