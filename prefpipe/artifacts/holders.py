@@ -16,6 +16,7 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -25,6 +26,8 @@ from typing import Any, NamedTuple
 from prefpipe.artifacts.atomic import MACHINE, disk_error, is_alive, make_folder
 
 LONGEST_NOTE = 4096
+LOOK_S = 0.05
+"""Longer than a look at a lock takes."""
 
 
 class Holder(NamedTuple):
@@ -71,12 +74,32 @@ class Lock:
         try:
             is_taken = try_lock(descriptor)
             if is_taken is False:
+                # `is_held` has it for the moment in which it looks
+                time.sleep(LOOK_S)
+                is_taken = try_lock(descriptor)
+            if is_taken is False:
                 yield None
                 return
             _note_holder(descriptor)
             yield Held(descriptor, is_sure=is_taken is True)
         finally:
             os.close(descriptor)
+
+    def is_held(self) -> bool:
+        """Whether another process has it; False where no file or no lock says so."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        finally:
+            os.close(descriptor)
+        return False
 
     def holder(self) -> Holder:
         """Return who has it, as far as the file says."""

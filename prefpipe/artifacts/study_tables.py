@@ -78,6 +78,33 @@ RESULTS = Schema(
 """A row a held-out prompt, arm, seed and budget; every number but rewards and preferences is
 rounded to seven digits, as float32 has them."""
 
+PAIR_RESULTS = Schema(
+    "study_pair_results",
+    1,
+    (
+        required("prompt_id", TEXT, "key of the held-out prompt"),
+        *_RUN_KEY,
+        required("n_pairs", INT32, "pairs of its responses, over which the values are means"),
+        optional("log_loss", FLOAT, "nats a pair, to the true probability; null without a score"),
+        optional("excess_log_loss", FLOAT, "what of it is above the truth's own entropy"),
+        optional(
+            "scaled_log_loss",
+            FLOAT,
+            "log loss of differences over the temperature that fits the other half of the prompts",
+        ),
+        optional("brier", FLOAT, "squared distance from the true probability"),
+        optional("ece", FLOAT, "what the prompt adds to the ECE of the run, which is the mean"),
+        optional("accuracy", FLOAT, "share of labels told, drawn with the true probability"),
+        optional(
+            "agreement",
+            FLOAT,
+            "share of pairs whose better response scores higher, ties half; null without a pair "
+            "that differs in quality",
+        ),
+    ),
+)
+"""The same of a plan with ``truth``, whose runs are judged by pairs of held-out responses."""
+
 RUNS = Schema(
     "study_runs",
     1,

@@ -1,24 +1,40 @@
 """``prefpipe report``: the story of a run as one HTML file."""
 
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prefpipe.configs.report import ReportConfig
 
 if TYPE_CHECKING:
+    from prefpipe.configs.study_record import StudyRecord
     from prefpipe.wiring.report import ReportedFolder
 
 
 def report(config: ReportConfig) -> None:
     """Write the file."""
-    from prefpipe.cli import stderr, stdout
+    from prefpipe.cli import stdout
+    from prefpipe.configs.study_record import read_study_record
+    from prefpipe.report.page import refuse_other_file, write_report
+
+    # before the work, not after it
+    refuse_other_file(config.place, overwrite=config.overwrite)
+    record = read_study_record(config.workdir)
+    story, page = _of_run(config) if record is None else _of_study(config, record)
+    write_report(config.place, page, overwrite=config.overwrite)
+    if config.as_json:
+        stdout.pipe_json(story)
+    else:
+        stdout.pipe(str(config.place))
+
+
+def _of_run(config: ReportConfig) -> tuple[dict[str, Any], str]:
+    """Return the story of a run, and its page."""
+    from prefpipe.cli import stderr
     from prefpipe.report.messages import error_lines, with_names
-    from prefpipe.report.page import refuse_other_file, render, write_report
+    from prefpipe.report.page import render
     from prefpipe.report.story import tell
     from prefpipe.wiring.report import calculator_model, open_folder
 
-    # before the work, not after it
-    refuse_other_file(config.output, overwrite=config.overwrite)
     folder = open_folder(config.workdir, strict=config.strict)
     _warn_of_unfinished(folder, strict=config.strict)
 
@@ -29,11 +45,51 @@ def report(config: ReportConfig) -> None:
         stderr.log(line)
 
     story = with_names(story, folder.artifacts)
-    write_report(config.output, render(story), overwrite=config.overwrite)
-    if config.as_json:
-        stdout.pipe_json(story)
-    else:
-        stdout.pipe(str(config.output))
+    return story, render(story)
+
+
+def _of_study(config: ReportConfig, record: "StudyRecord") -> tuple[dict[str, Any], str]:
+    """Return the story of a study, and its page.
+
+    Raises:
+        UsageError: flags of what a run's report alone has.
+        InputError: with ``--strict``, runs that are not done.
+    """
+    from prefpipe.cli import stderr
+    from prefpipe.errors import InputError
+    from prefpipe.report.page import render_study
+    from prefpipe.report.study import tell_study
+    from prefpipe.wiring.report import open_study
+
+    _refuse_flags_of_runs(config)
+    study = open_study(config.workdir, record)
+    story = tell_study(config.workdir.resolve().name, study.figures, study.runs, study.record)
+    for line in story["unfinished"]:
+        if config.strict:
+            raise InputError(
+                f"--strict: {line}", hint=f"prefpipe status {quote(str(config.workdir))}"
+            )
+        stderr.log(f"warning: {line}")
+    return story, render_study(story)
+
+
+def _refuse_flags_of_runs(config: ReportConfig) -> None:
+    """Refuse flags for maps and the calculator, which a study's report has not.
+
+    Raises:
+        UsageError: naming the flag.
+    """
+    from prefpipe.configs.report import DEFAULT_MAPS
+    from prefpipe.errors import UsageError
+
+    given = {"--model": config.model is not None, "--prompts": config.prompts != DEFAULT_MAPS}
+    for flag, is_given in given.items():
+        if is_given:
+            raise UsageError(
+                f"{flag} is of a run's report, and {config.workdir} is a study",
+                hint=f"leave it out, or report on the runs in it: prefpipe report "
+                f"{quote(str(config.workdir / 'pool'))}",
+            )
 
 
 def _warn_of_unfinished(folder: "ReportedFolder", *, strict: bool) -> None:

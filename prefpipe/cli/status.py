@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from prefpipe.status.artifact_status import ArtifactStatus
     from prefpipe.status.claimed_parts import ClaimedPart
     from prefpipe.status.run_rounds import RunRounds
+    from prefpipe.status.run_study import StudyStatus
 
 STYLES = {"done": "green", "partial": "yellow", "stale": "magenta", "corrupt": "bold red"}
 INDENT = " " * 9
@@ -26,28 +27,35 @@ CLAIMS_SHOWN = 12
 
 
 def status(config: StatusConfig) -> None:
-    """Print the rounds of a run, then the state of each artifact; exit with that of the worst."""
+    """Print studies and rounds, then the state of each artifact; exit with that of the worst."""
     from prefpipe.cli import stdout
     from prefpipe.pages.run_rounds import rounds_page
+    from prefpipe.pages.run_study import run_study_page
     from prefpipe.status.checker import StatusChecker
     from prefpipe.status.folders import find_artifacts
     from prefpipe.status.run_rounds import rounds_of_run, runs_in
+    from prefpipe.status.run_study import status_of_study, studies_in
 
     paths: list[Path] = []
+    studies: list[StudyStatus] = []
     rounds: list[RunRounds] = []
     checker = StatusChecker()
     for path in config.paths:
         artifacts = find_artifacts(path)
+        of_studies = [status_of_study(study) for study in studies_in(path)]
+        studies += of_studies
         runs = runs_in(path, artifacts)
         rounds += [rounds_of_run(run, artifacts, checker, quick=config.quick) for run in runs]
         # a folder without artifacts is handed on, so that the error says what it lacks
-        paths += artifacts or ([] if runs else [path])
+        paths += artifacts or ([] if runs or of_studies else [path])
     statuses = [checker.check(path, quick=config.quick) for path in dict.fromkeys(paths)]
 
     if config.as_json:
-        of_runs = [run.to_json() for run in rounds]
+        of_runs = [study.to_json() for study in studies] + [run.to_json() for run in rounds]
         stdout.pipe_json([*of_runs, *(status.to_json(config.num_shards) for status in statuses)])
     else:
+        for study in studies:
+            stdout.show(run_study_page(study.to_json()))
         for run in rounds:
             stdout.show(rounds_page(run.to_json()))
         longest = max((len(str(status.path)) for status in statuses), default=0)
@@ -55,7 +63,8 @@ def status(config: StatusConfig) -> None:
             _block(status, longest, config.num_shards, stdout.width()) for status in statuses
         )
 
-    states = {run.state for run in rounds} | {status.state for status in statuses}
+    states = {study.state for study in studies} | {run.state for run in rounds}
+    states |= {status.state for status in statuses}
     if "corrupt" in states:
         raise typer.Exit(1)
     raise typer.Exit(4 if states & {"partial", "stale"} else 0)

@@ -30,8 +30,10 @@ PROMPTS, RESPONSE_TOKENS = "prompts", "response_tokens"
 POLICY, REWARD = "policy", "reward"
 BASE = "base"
 """What the model before any training is called where arms are."""
-PAIR_MEASURES = ("log_loss", "brier")
-"""What contrasts can be of with ``truth``, the mean over held-out pairs; else `MEASURES`."""
+EPOCH = "epoch-"
+"""Begins the name of a place at which arms are judged after so many epochs."""
+AT_EPOCH = re.compile(r"(\S+)@([1-9]\d*)")
+"""An arm of a contrast at one epoch, ``bt@6``; without it a contrast is at every epoch."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
 """What a study and an arm may be called: a folder is."""

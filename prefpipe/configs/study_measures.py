@@ -114,6 +114,7 @@ PAIR_MEASURES = {
     ),
     "scaled_log_loss": _of_pairs("log loss, scaled", "{:.4f}", "scaled_log_loss", "lower"),
     "brier": _of_pairs("Brier score", "{:.4f}", "brier", "lower"),
+    "ece": _of_pairs("calibration error (ECE)", "{:.4f}", "ece", "lower"),
     "accuracy": _of_pairs("accuracy", "{:.1%}", "accuracy", "higher"),
     "agreement": _of_pairs("agreement with the truth", "{:.1%}", "agreement", "higher"),
 }

@@ -17,11 +17,11 @@ from prefpipe.configs.plan_sections import (
     value_problems,
 )
 from prefpipe.configs.study_keys import (
+    EPOCH,
     LIKE,
     OF_ARMS,
     OF_POOL,
     PAGE,
-    PAIR_MEASURES,
     POLICY,
     PROMPTS,
     RESPONSE_TOKENS,
@@ -120,7 +120,8 @@ class StudyPlan:
         truth: of the held-out pairs, None where arms are judged by what they sample.
         measure: what the contrasts are of.
         worst_below: a response with a lower reward is a worst failure; None counts none.
-        contrasts: pairs of arms that were declared to be compared.
+        contrasts: pairs of arms that were declared to be compared, each at every place at which
+            arms are judged; with epochs also of an arm at one epoch, ``bt@6``.
         equivalence: a difference within this, either way, is none; None tests no equivalence.
         allow_different_prompts: arms may have groups of different prompts.
         values: what the file says, as JSON values.
@@ -179,7 +180,7 @@ class StudyPlan:
     def judged_at(self) -> tuple[str, ...]:
         """The budgets, or epochs as ``epoch-4``, in the order in which tables have them."""
         if self.epochs:
-            return tuple(f"epoch-{epoch}" for epoch in self.epochs)
+            return tuple(f"{EPOCH}{epoch}" for epoch in self.epochs)
         return self.budgets.names
 
 
@@ -218,7 +219,7 @@ def _fields_of(given: Mapping[str, Any]) -> dict[str, Any]:
         "budgets": _budgets_of(given.get("budgets")),
         "epochs": tuple(given.get("epochs") or ()),
         "truth": None if truth is None else Truth(truth["reward"], float(truth["gamma"])),
-        "measure": given.get("measure") or ("reward" if truth is None else PAIR_MEASURES[0]),
+        "measure": given.get("measure") or ("reward" if truth is None else "log_loss"),
         "contrasts": tuple((first, second) for first, second in given.get("contrasts") or ()),
         "values": dict(given),
     }

@@ -12,6 +12,7 @@ from prefpipe.configs.options import Bounds
 from prefpipe.configs.plan_sections import by_field, is_whole, or_nothing
 from prefpipe.configs.study_keys import (
     ARM_KEYS,
+    AT_EPOCH,
     BASE,
     HELDOUT_FOLDERS,
     LIKE,
@@ -19,7 +20,6 @@ from prefpipe.configs.study_keys import (
     NAME_WORDS,
     OF_ARMS,
     OF_POOL,
-    PAIR_MEASURES,
     POLICY,
     POOL_FOLDERS,
     PROMPTS,
@@ -31,7 +31,7 @@ from prefpipe.configs.study_keys import (
     TOP_LEVEL,
     TRAINER_PLACES,
 )
-from prefpipe.configs.study_measures import MEASURES
+from prefpipe.configs.study_measures import MEASURES, PAIR_MEASURES
 from prefpipe.spelling import did_you_mean
 
 _NEEDED = ("study", "model", "seeds", "pool", "heldout", "arms")
@@ -391,12 +391,14 @@ def _contrast_problems(given: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(contrast, list) or len(contrast) != 2:
             yield f"contrasts: a contrast is a pair of arms, [a, b], not {contrast!r}"
             continue
-        unknown = [each for each in contrast if not isinstance(each, str) or each not in names]
-        for each in unknown:
-            known = f" (each arm is compared with `{BASE}` anyway)" if each == BASE else ""
-            guess = known or did_you_mean(each, names)
-            yield f"contrasts: {each!r} is no arm of the plan{guess}"
-        if unknown:
+        problems = [problem for each in contrast for problem in _side_problems(each, names, given)]
+        at_epochs = [each for each in contrast if AT_EPOCH.fullmatch(str(each))]
+        if not problems and len(at_epochs) == 1:
+            problems = [
+                f"contrasts: {contrast!r} names an epoch for one of its two arms; name it for both"
+            ]
+        yield from problems
+        if problems:
             continue
         pair = frozenset(contrast)
         if len(pair) == 1:
@@ -404,6 +406,20 @@ def _contrast_problems(given: Mapping[str, Any]) -> Iterator[str]:
         elif pair in seen:
             yield f"contrasts: {contrast[0]} and {contrast[1]} are compared twice"
         seen.add(pair)
+
+
+def _side_problems(name: object, arms: Sequence[str], given: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what is wrong with one of a contrast's two arms, ``bt`` or ``bt@6``."""
+    match = AT_EPOCH.fullmatch(name) if isinstance(name, str) else None
+    arm = name if match is None else match[1]
+    if arm not in arms:
+        known = f" (each arm is compared with `{BASE}` anyway)" if arm == BASE else ""
+        guess = known or did_you_mean(arm, arms)
+        yield f"contrasts: {arm!r} is no arm of the plan{guess}"
+        return
+    epochs = given.get("epochs")
+    if match is not None and int(match[2]) not in (epochs if isinstance(epochs, list) else ()):
+        yield f"contrasts: {name}: arms are not judged after epoch {match[2]} (`epochs`)"
 
 
 def _mapping_problems(value: object, place: str, known: Sequence[str]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""A story (`prefpipe.report.story.tell`) as one HTML file that asks the network for nothing.
+"""A story as one HTML file that asks the network for nothing: of a run, or of a study.
 
 The charts are plotly.js's, inlined. Every text of the run is escaped: in the page by Jinja, in the
 data as JSON in which ``<`` is written as an escape. Should a text get through all the same, the
@@ -9,7 +9,7 @@ nothing from anywhere.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -41,25 +41,17 @@ from prefpipe.report.page_figures import (
 from prefpipe.text.untrusted import visible
 
 FOLDER = Path(__file__).parent / "html"
-SCRIPTS = ("charts.js", "map.js", "savings.js", "page.js")
+SCRIPTS = ("charts.js", "map.js", "savings.js", "page.js", "run.js")
+STUDY_SCRIPTS = ("charts.js", "study.js", "page.js")
 MARK = '<meta name="generator" content="prefpipe'
 ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
 
 def render(story: Mapping[str, Any]) -> str:
-    """Return the page of a story."""
+    """Return the page of a run's story, of `prefpipe.report.story.tell`."""
     # Before all else: page and data hold the same signs.
     story = _visible(story)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "figure": figure_or_dash,
-        "percent": percent,
+    filters: dict[str, Callable[..., Any]] = {
         "interval": interval,
         "words": spelled_out,
         "gap_rows": gap_rows,
@@ -71,22 +63,61 @@ def render(story: Mapping[str, Any]) -> str:
         "round_rows": round_rows,
         "pool_round_rows": pool_round_rows,
     }
-
-    # prefpipe's own scripts share one scope that nothing else on the page can reach.
-    own_script = "(() => {\n" + "\n".join(_asset(name) for name in SCRIPTS) + "\n})();\n"
-    scripts = [_plotly(), own_script]
-    return environment.get_template("report.html.jinja").render(
-        story=story,
-        policy=_security_policy(scripts),
-        style=_asset("report.css"),
-        scripts=scripts,
-        data=json.dumps(story).translate(ESCAPES),
+    return _page(
+        "report.html.jinja",
+        SCRIPTS,
+        story,
+        filters,
         panels=[curve_panels(training["curves"]) for training in story["trainings"]],
         health=[health_rows(entry) for entry in story["health"]],
         reliability=[reliability_tables(entry) for entry in story["calibrations"]],
         tiles=tiles,
         gap_columns=GAP_COLUMNS,
         places={entry["name"]: place for place, entry in enumerate(story["lineage"])},
+    )
+
+
+def render_study(story: Mapping[str, Any]) -> str:
+    """Return the page of a study's story, of `prefpipe.report.study.tell_study`."""
+    story = _visible(story)
+    return _page("study.html.jinja", STUDY_SCRIPTS, story, {})
+
+
+def _page(
+    template: str,
+    scripts: Sequence[str],
+    story: Mapping[str, Any],
+    filters: Mapping[str, Callable[..., Any]],
+    **values: Any,
+) -> str:
+    """Return a page.
+
+    Args:
+        template: a file of `FOLDER`.
+        scripts: files of `FOLDER`, in order.
+        story: what the scripts draw, and the template's ``story``.
+        filters: of the template, beside figures and shares.
+        values: other names of the template.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"figure": figure_or_dash, "percent": percent, **filters}
+
+    # prefpipe's own scripts share one scope that nothing else on the page can reach.
+    own_script = "(() => {\n" + "\n".join(_asset(name) for name in scripts) + "\n})();\n"
+    in_page = [_plotly(), own_script]
+    return environment.get_template(template).render(
+        story=story,
+        policy=_security_policy(in_page),
+        style=_asset("report.css"),
+        scripts=in_page,
+        data=json.dumps(story).translate(ESCAPES),
+        **values,
     )
 
 

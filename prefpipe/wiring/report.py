@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from prefpipe.configs.report import DEFAULT_SIZE
 
 if TYPE_CHECKING:
+    from prefpipe.configs.study_record import StudyRecord
     from prefpipe.report.sources import ReportedArtifact
     from prefpipe.report.story import TrainedShape
 
@@ -19,6 +20,27 @@ class ReportedFolder(NamedTuple):
 
     artifacts: "list[ReportedArtifact]"
     unreadable: list[dict[str, Any]]
+
+
+class ReportedStudy(NamedTuple):
+    """A study's record, its figures, and the rows of its ``runs.parquet``."""
+
+    record: "StudyRecord"
+    figures: dict[str, Any]
+    runs: list[dict[str, Any]]
+
+
+def open_study(workdir: Path, record: "StudyRecord") -> ReportedStudy:
+    """Return the study of a folder, or of a copy of its record and results.
+
+    Raises:
+        InputError: a table that is not there or cannot be read.
+    """
+    from prefpipe.artifacts.study_tables import RUNS, RUNS_FILE, read_study_table
+    from prefpipe.stages.study.figures import figures_of
+
+    runs = read_study_table(workdir / RUNS_FILE, [RUNS]).to_pylist()
+    return ReportedStudy(record, figures_of(workdir), runs)
 
 
 def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts.atomic import make_folder
-from prefpipe.artifacts.holders import Held, Holder, Lock
+from prefpipe.artifacts.holders import Held, Holder
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.step_ledger import STOPPED_CODES, StepEntry, StepLedger
 from prefpipe.configs.study_record import write_study_record
@@ -25,6 +25,7 @@ from prefpipe.configs.study_steps import TRAINER, StudyStep
 from prefpipe.errors import PrefpipeError, UsageError
 from prefpipe.execution.step_process import SignalSource, run_foreign, run_step
 from prefpipe.models.files import CONFIG_FILES
+from prefpipe.stages.study.locks import RESULTS, SHARED, lock_of, lock_of_run
 from prefpipe.stages.study.progress import RunProgress, StudyProgress, fingerprint_on_disk
 from prefpipe.stages.study.prompts import refuse_different_prompts
 from prefpipe.stages.study.results import write_results
@@ -41,8 +42,6 @@ from prefpipe.wiring.step_ends import (
     what_code_says,
 )
 
-LOCKS = "locks"
-"""Folder of a study: a file a piece of work, locked by who is at it."""
 POLL_S = 0.5
 LONGEST_WAIT_S = 30.0
 """For a step that outlived its `prefpipe study`: it ends within its grace."""
@@ -134,7 +133,7 @@ class _RunningStudy:
         Raises:
             UsageError: arms whose groups are of different prompts.
         """
-        with self._waited_for("shared", "what all arms share is being made") as held:
+        with self._waited_for(SHARED, "what all arms share is being made") as held:
             self._write_record()
             progress = self._progress()
             for step, key in progress.shared():
@@ -191,7 +190,7 @@ class _RunningStudy:
     def _take(self, arm: str, seed: int) -> bool:
         """Make a run, unless another copy is at it; return whether nothing is left to do here."""
         name = f"{arm}, seed {seed}"
-        lock = Lock(self._folder / LOCKS / f"{arm}.seed-{seed}")
+        lock = lock_of_run(self._folder, arm, seed)
         with lock.tried() as held:
             if held is None:
                 self._held[name] = lock.holder()
@@ -338,7 +337,7 @@ class _RunningStudy:
 
     def _write_results(self) -> None:
         """Write the tables of all that is done; what is wrong with them ends no run."""
-        with self._waited_for("results", "another copy writes the results"):
+        with self._waited_for(RESULTS, "another copy writes the results"):
             runs = self._progress().runs()
             try:
                 write_results(
@@ -373,7 +372,7 @@ class _RunningStudy:
     @contextmanager
     def _waited_for(self, name: str, what: str) -> Iterator[Held | None]:
         """Hold a lock that another copy may have, after its end."""
-        lock = Lock(self._folder / LOCKS / name)
+        lock = lock_of(self._folder, name)
         has_said = False
         while True:
             with lock.tried() as held:

@@ -19,7 +19,9 @@ MODEL = "8B"
 class Visit:
     """A page with what it said and what it asked for."""
 
-    def __init__(self, browser: Any, url: str, **settings: Any) -> None:
+    def __init__(
+        self, browser: Any, url: str, ready: str = "#savings-plot[data-drawn]", **settings: Any
+    ) -> None:
         self.context = browser.new_context(**settings)
         self.page = self.context.new_page()
         self.said: list[str] = []
@@ -30,7 +32,7 @@ class Visit:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("requestfinished", lambda request: self.loaded.append(request.url))
         self.page.goto(url)
-        self.page.wait_for_selector("#savings-plot[data-drawn]")
+        self.page.wait_for_selector(ready, state="attached")
 
     def draw_all(self) -> None:
         """Scroll through the page, so that every chart is drawn."""

@@ -22,6 +22,7 @@ from scipy.special import entr, expit
 
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.statistics.calibration import (
+    EDGE_WIDTH,
     ReliabilityCurve,
     fit_temperature,
     preference_curve,
@@ -33,6 +34,7 @@ MEASURES = (
     "excess_log_loss",
     "scaled_log_loss",
     "brier",
+    "ece",
     "accuracy",
     "agreement",
 )
@@ -100,12 +102,16 @@ def measure_pairs(scores: np.ndarray, pairs: KnownPairs) -> dict[str, np.ndarray
         excess_log_loss   log_loss - entropy of p, the divergence of sigma(d) from p
         scaled_log_loss   log_loss of d / T, T fitted on the other half of the prompts
         brier             (sigma(d) - p)^2
+        ece               s (sigma(d) - p), weighted so that the mean over prompts is the ECE
         accuracy          p h(d) + (1 - p) h(-d): the share of drawn labels that d tells
         agreement         h(d) where p > 1/2, h(-d) where p < 1/2: whether the better one scores
                           higher; of pairs that differ in quality alone
 
-    h is 1 above 0, 0 below, and 1/2 at 0. A scorer that is right up to a scale, as one that was
-    trained with a wrong gamma, loses in ``log_loss`` and not in ``scaled_log_loss``.
+    h is 1 above 0, 0 below, and 1/2 at 0. The s of a pair is the sign of mean prediction minus mean
+    probability in its bin of the reliability curve over all pairs (`curve_of_pairs`): the pairs of
+    a bin add up to its part of the ECE, and a prompt's value may be below 0. A scorer that is right
+    up to a scale, as one that was trained with a wrong gamma, loses in ``log_loss`` and not in
+    ``scaled_log_loss``.
 
     A response without a score makes all of its prompt's values NaN: a mean over the other pairs
     would be one of easier or harder pairs than another scorer's.
@@ -122,15 +128,21 @@ def measure_pairs(scores: np.ndarray, pairs: KnownPairs) -> dict[str, np.ndarray
         "excess_log_loss": log_loss - (entr(p) + entr(1.0 - p)),
         "scaled_log_loss": _log_loss(_rescaled(d, pairs), p),
         "brier": np.square(expit(d) - p),
+        "ece": _of_calibration(d, pairs),
         "accuracy": p * right + (1.0 - p) * (1.0 - right),
         "agreement": np.where(p > 0.5, right, 1.0 - right),
     }
 
     n_pairs_P = pairs.prompts.sums(np.ones_like(p))
+    is_known_P = ~np.isnan(pairs.prompts.sums(d))
+    n_a_prompt = n_pairs_P[is_known_P].sum() / max(1, (is_known_P & (n_pairs_P > 0)).sum())
     n_unequal_P = pairs.prompts.sums((p != 0.5).astype(np.float64))
     measures = {}
     for name in MEASURES:
         counted_P, weighted = n_pairs_P, values[name]
+        if name == "ece":
+            # the ECE is over pairs: a prompt with many of them weighs more
+            counted_P = np.where(n_pairs_P > 0, n_a_prompt, 0.0)
         if name == "agreement":
             counted_P = n_unequal_P
             # zero times an unknown score stays unknown
@@ -175,6 +187,27 @@ def _log_loss(d: np.ndarray, p: np.ndarray) -> np.ndarray:
     # an unknown difference gives NaN, and no warning
     with np.errstate(invalid="ignore"):
         return np.asarray(p * np.logaddexp(0.0, -d) + (1.0 - p) * np.logaddexp(0.0, d))
+
+
+def _of_calibration(d: np.ndarray, pairs: KnownPairs) -> np.ndarray:
+    """Return (M,) what each pair adds to the ECE, times the number of pairs."""
+    is_known = ~np.isnan(d)
+    added = np.full_like(d, np.nan)
+    if not is_known.any():
+        return added
+
+    # turned round so that the prediction is 1/2 or more: the other half is its mirror image
+    curve = preference_curve(
+        d[is_known], pairs.probabilities[is_known], n_bins=N_BINS, binning="mass"
+    )
+    is_upper = curve.lower > 0.5 - EDGE_WIDTH
+    too_sure = np.sign(curve.predicted - curve.observed)[is_upper]
+    places = np.searchsorted(curve.upper[is_upper] + EDGE_WIDTH, expit(np.abs(d[is_known])))
+    signs = too_sure[np.minimum(places, len(too_sure) - 1)]
+
+    residuals = np.sign(d) * (expit(d) - pairs.probabilities)
+    added[is_known] = signs * residuals[is_known]
+    return added
 
 
 def _rescaled(d: np.ndarray, pairs: KnownPairs) -> np.ndarray:

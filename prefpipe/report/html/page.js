@@ -1,4 +1,4 @@
-// The page: reads the story, draws what is in view, and follows the colours.
+// Any page: reads the story, draws what is in view, and follows the colours.
 
 const CONFIG = {
   displayModeBar: false,
@@ -10,6 +10,7 @@ const CONFIG = {
 };
 const story = JSON.parse(document.getElementById("story").textContent);
 const drawn = new Set();
+const drawnAt = new Map();
 
 function draw(element, data, layout) {
   Plotly.react(element, data, layout, CONFIG);
@@ -24,9 +25,12 @@ function partOf(path) {
 }
 
 function drawChart(element) {
-  const { data, layout } = CHARTS[element.dataset.chart](partOf(element.dataset.path), colours());
+  const size = { width: element.clientWidth, height: element.clientHeight };
+  const part = partOf(element.dataset.path);
+  const { data, layout } = CHARTS[element.dataset.chart](part, colours(), size);
   draw(element, data, layout);
   drawn.add(element);
+  drawnAt.set(element, size.width);
 }
 
 const seen = new IntersectionObserver(
@@ -37,11 +41,6 @@ const seen = new IntersectionObserver(
   },
   { rootMargin: "400px" },
 );
-
-function showPool(number) {
-  for (const panel of document.querySelectorAll(".pool"))
-    panel.hidden = panel.dataset.pool !== String(number);
-}
 
 function startTheme(redraw) {
   const buttons = document.querySelectorAll("[data-theme-choice]");
@@ -83,20 +82,16 @@ const applyTheme = startTheme(() => {
   for (const element of drawn) drawChart(element);
   for (const again of redrawn) again();
 });
-showPool(0);
-const pool = document.getElementById("pool");
-if (pool) pool.addEventListener("change", () => showPool(pool.value));
-redrawn.push(startMap(story, draw), startSavings(story, draw));
-for (const element of document.querySelectorAll("[data-chart]")) seen.observe(element);
 
-// A link to an artifact opens it.
-function openTarget() {
-  const target =
-    location.hash.startsWith("#artifact-") && document.getElementById(location.hash.slice(1));
-  if (target) target.querySelector("details").open = true;
-}
-window.addEventListener("hashchange", openTarget);
-openTarget();
+// A chart that is laid out in pixels is drawn again where its width changes.
+const resized = new ResizeObserver((entries) => {
+  for (const { target } of entries) {
+    if (drawn.has(target) && drawnAt.get(target) !== target.clientWidth) drawChart(target);
+  }
+});
+
+for (const element of document.querySelectorAll("[data-chart]")) seen.observe(element);
+for (const element of document.querySelectorAll("[data-sized]")) resized.observe(element);
 
 // On paper everything is there, dark on light, as wide as a sheet.
 function usePaper(isPaper) {

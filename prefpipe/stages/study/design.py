@@ -3,16 +3,31 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from prefpipe.configs.study_keys import AT_EPOCH, EPOCH
 from prefpipe.configs.study_measures import MEASURES, PAIR_MEASURES, StudyMeasure
 from prefpipe.configs.study_record import StudyRecord
 
 
 class Contrast(NamedTuple):
-    """Two arms that are compared; ``declared`` before the first run was judged."""
+    """Two arms that are compared; ``declared`` before the first run was judged.
+
+    Either side may be an arm at one epoch, ``bt@6``: then the other one is, too.
+    """
 
     first: str
     second: str
     declared: bool = True
+
+    @property
+    def budget(self) -> str | None:
+        """The budget that it belongs to, that of its first side; None for every one."""
+        return arm_and_budget(self.first)[1]
+
+
+def arm_and_budget(side: str) -> tuple[str, str | None]:
+    """Return the arm of a contrast's side, and the budget that it names, ``epoch-6``, if any."""
+    match = AT_EPOCH.fullmatch(side)
+    return (side, None) if match is None else (match[1], f"{EPOCH}{match[2]}")
 
 
 class StudyDesign(NamedTuple):
@@ -30,6 +45,10 @@ class StudyDesign(NamedTuple):
     worst_below: float | None = None
     equivalence: float | None = None
     notes: Sequence[str] = ()
+
+    def contrasts_at(self, budget: str) -> list[Contrast]:
+        """Return the contrasts that are made at a budget."""
+        return [each for each in self.contrasts if each.budget in (None, budget)]
 
 
 def design_of(record: StudyRecord) -> StudyDesign:

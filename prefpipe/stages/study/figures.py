@@ -31,7 +31,8 @@ What `figures_of` returns, NaN where a number is not known::
                         (values in the order of seeds), to_base (FIGURE and by_seed of the paired
                         difference to the base) or None
             contrasts   one entry a contrast, declared ones first, in the plan's order:
-                first, second       arms: the difference is first - second
+                first, second       arms: the difference is first - second; an arm at an epoch,
+                                    ``bt@6``, is compared at the epoch of the first
                 declared            True: before the first run was judged
                 seeds               that both arms have; [] where there is nothing to compare, and
                                     then the numbers below are None
@@ -60,6 +61,7 @@ import numpy as np
 import polars as pl
 
 from prefpipe.artifacts.study_tables import (
+    PAIR_RESULTS,
     RESULTS,
     RESULTS_FILE,
     RUNS,
@@ -101,7 +103,7 @@ def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]
             hint="pass the folder that `prefpipe study PLAN -o FOLDER` wrote, or a copy of its "
             f"study.json, {RESULTS_FILE} and {RUNS_FILE}",
         )
-    results = pl.DataFrame(read_study_table(folder / RESULTS_FILE, (RESULTS,)))
+    results = pl.DataFrame(read_study_table(folder / RESULTS_FILE, (RESULTS, PAIR_RESULTS)))
     runs = pl.DataFrame(read_study_table(folder / RUNS_FILE, (RUNS,)))
     return study_figures(design_of(record), results, runs, bootstrap)
 
@@ -173,7 +175,7 @@ def _measure_figures(
 ) -> dict[str, Any] | None:
     """Return a measure of all arms, None where no run has a value."""
     arms = MeasuredArms(table, measure, bootstrap)
-    if not any(arms.seeds.values()):
+    if not any(arms.seeds[arm] for arm in table.seeds):
         return None
     label, place = measure.label, f"at {table.budget}"
     for arm, seeds in table.seeds.items():
@@ -183,11 +185,9 @@ def _measure_figures(
         table.notes.append(f"{label}, {place}: no prompt has a value in every run")
         return None
 
-    entries = []
+    judged = [arm for arm in table.seeds if arms.seeds[arm]]
     try:
-        for arm, seeds in arms.seeds.items():
-            if seeds:
-                entries.append(_arm_entry(arms, arm, measure, bootstrap))
+        entries = [_arm_entry(arms, arm, measure, bootstrap) for arm in judged]
     except InputError as error:
         table.notes.append(f"no {label}, {place}: {error.message}")
         return None
@@ -202,7 +202,7 @@ def _measure_figures(
         "n_missing": arms.n_missing,
         "base": base,
         "arms": entries,
-        "contrasts": _contrast_entries(table.design, key, arms, measure, bootstrap),
+        "contrasts": _contrast_entries(table, key, arms, measure, bootstrap),
     }
 
 
@@ -227,14 +227,16 @@ def _arm_entry(
 
 
 def _contrast_entries(
-    design: StudyDesign,
+    table: BudgetTable,
     key: str,
     arms: MeasuredArms,
     measure: StudyMeasure,
     bootstrap: Bootstrap,
 ) -> list[dict[str, Any]]:
     """Return the contrasts of a measure, declared ones first; Holm over these."""
-    ordered = sorted(design.contrasts, key=lambda contrast: not contrast.declared)
+    design = table.design
+    contrasts = design.contrasts_at(table.budget)
+    ordered = sorted(contrasts, key=lambda contrast: not contrast.declared)
     n_declared = sum(contrast.declared for contrast in ordered)
     is_tested, alpha = key == design.measure, 1.0 - bootstrap.level
     entries = []

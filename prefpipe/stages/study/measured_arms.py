@@ -18,7 +18,7 @@ from prefpipe.maths.statistics.two_level_figures import (
     lowest_share_figures,
     ratio_figures,
 )
-from prefpipe.stages.study.design import StudyDesign
+from prefpipe.stages.study.design import StudyDesign, arm_and_budget
 
 MOST_RESAMPLED_DECILES, MOST_FITS = 2_000, 1_000
 """Resamples, at most, of figures that are made anew in each: a sort, or a fit of its own."""
@@ -39,6 +39,8 @@ class BudgetTable:
     ) -> None:
         self.design, self.budget = design, budget
         self.notes: list[str] = []
+        self._results, self._all_runs = results, runs
+        self._others: dict[str, BudgetTable] = {}
         self._runs = runs.filter(pl.col("budget") == budget)
         rows = results.filter(pl.col("budget") == budget)
         self.prompts = sorted(rows["prompt_id"].unique())
@@ -75,8 +77,36 @@ class BudgetTable:
                 )
 
     def values(self, arm: str, seeds: Sequence[int], column: str) -> np.ndarray:
-        """Return a column by seed and prompt (S, P), NaN where there is no value."""
-        return np.stack([self._of_run(arm, seed, column) for seed in seeds])
+        """Return a column by seed and prompt (S, P), NaN where there is no value.
+
+        The arm may be one at another epoch, ``bt@2``.
+        """
+        name, budget = arm_and_budget(arm)
+        table = self._at(budget)
+        if table is self:
+            return np.stack([self._of_run(name, seed, column) for seed in seeds])
+
+        places = {prompt: place for place, prompt in enumerate(table.prompts)}
+        # a prompt without a row there has row -1, which is the NaN at the end
+        rows = [places.get(prompt, -1) for prompt in self.prompts]
+        values_SP = table.values(name, seeds, column)
+        return np.pad(values_SP, ((0, 0), (0, 1)), constant_values=np.nan)[:, rows]
+
+    def seeds_of(self, arm: str) -> list[int]:
+        """Return the seeds of an arm's finished runs; the arm may be one at another epoch.
+
+        None of an arm that was declared in a contrast, and that the plan has no more.
+        """
+        name, budget = arm_and_budget(arm)
+        return self._at(budget).seeds.get(name, [])
+
+    def _at(self, budget: str | None) -> "BudgetTable":
+        if budget in (None, self.budget):
+            return self
+        assert budget is not None
+        if budget not in self._others:
+            self._others[budget] = BudgetTable(self.design, budget, self._results, self._all_runs)
+        return self._others[budget]
 
     def base(self, column: str) -> np.ndarray:
         """Return a column of the base by prompt (P,): the mean over all runs that have one.
@@ -138,7 +168,8 @@ class BudgetTable:
 class MeasuredArms:
     """One measure of all arms at a budget, over the prompts that have a value in every run.
 
-    ``seeds``: by arm, of the runs that have a value at all. ``n_prompts`` count, ``n_missing`` lack
+    ``seeds``: by arm, of the runs that have a value at all; with the sides of contrasts that are
+    arms at an epoch. ``n_prompts`` count, ``n_missing`` lack
     a value in one of them.
     """
 
@@ -150,9 +181,15 @@ class MeasuredArms:
         if measure.kind == "length_controlled":
             self._columns += ["length_chars", "base_length_chars"]
 
+        sides = [
+            side
+            for contrast in table.design.contrasts_at(table.budget)
+            for side in (contrast.first, contrast.second)
+        ]
         self.seeds: dict[str, list[int]] = {}
         is_common_P = np.ones(len(table.prompts), dtype=bool)
-        for arm, seeds in table.seeds.items():
+        for arm in dict.fromkeys([*table.seeds, *sides]):
+            seeds = table.seeds_of(arm)
             self.seeds[arm] = []
             for seed in seeds:
                 is_known_P = self._is_known(arm, seed)

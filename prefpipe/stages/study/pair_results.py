@@ -9,6 +9,7 @@ values are means over the same pairs in every run; nothing is joined by position
 
 from collections.abc import Mapping
 from pathlib import Path
+from shlex import quote
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,14 +21,7 @@ from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.errors import InputError, UsageError
 from prefpipe.maths.objectives.registry import find_objective
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.maths.statistics.calibration import curve_rows, expected_calibration_error
-from prefpipe.maths.statistics.known_pairs import (
-    MEASURES,
-    KnownPairs,
-    curve_of_pairs,
-    measure_pairs,
-    pairs_of_responses,
-)
+from prefpipe.maths.statistics.known_pairs import KnownPairs, measure_pairs, pairs_of_responses
 from prefpipe.stages.shared.candidate_rows import Key
 from prefpipe.stages.shared.pool_index import flat, index_pools, pool_rewards
 
@@ -51,15 +45,11 @@ class HeldoutPairs(NamedTuple):
 class PairFigures(NamedTuple):
     """What a run says of the held-out pairs.
 
-    ``by_prompt``: a row a prompt, sorted by ``prompt_id``, with a column for each of `MEASURES`.
-    ``ece``: expected calibration error over all pairs, against the true probabilities. ``curve``:
-    the bins that it is made of, as `calibration.curve_rows` has them. ``n_missing``: responses in
-    a pair that the run gives no score.
+    ``by_prompt``: a row a prompt, sorted by ``prompt_id``, with ``n_pairs`` and a column for each
+    of `MEASURES`. ``n_missing``: responses in a pair that the run gives no score.
     """
 
     by_prompt: pl.DataFrame
-    ece: float
-    curve: list[dict[str, float]]
     n_missing: int
 
 
@@ -207,25 +197,24 @@ def policy_score(
 
 
 def _figures(heldout: HeldoutPairs, scores: Mapping[Key, float], origin: Path) -> PairFigures:
-    scores_N = np.array([scores.get(key, np.nan) for key in heldout.keys])
-    in_pairs = np.union1d(heldout.pairs.first, heldout.pairs.second)
-    n_missing = int(np.isnan(scores_N[in_pairs]).sum())
-    try:
-        curve = curve_of_pairs(scores_N, heldout.pairs)
-    except InputError as error:
-        raise InputError(
-            f"{origin} has no two finite scores of one held-out prompt",
-            hint=f"prefpipe inspect {origin} says why",
-        ) from error
+    """Return the figures of scores.
 
-    measures = measure_pairs(scores_N, heldout.pairs)
-    by_prompt = pl.DataFrame({"prompt_id": heldout.prompt_ids, **measures})
-    return PairFigures(
-        by_prompt.select("prompt_id", *MEASURES),
-        expected_calibration_error(curve),
-        curve_rows(curve),
-        n_missing,
-    )
+    Raises:
+        InputError: no prompt has all of its scores.
+    """
+    pairs = heldout.pairs
+    scores_N = np.array([scores.get(key, np.nan) for key in heldout.keys])
+    measures = measure_pairs(scores_N, pairs)
+    if np.isnan(measures["log_loss"]).all():
+        raise InputError(
+            f"{origin} has no held-out prompt all of whose responses have a finite score",
+            hint=f"run `prefpipe inspect {quote(str(origin))}` for the reasons",
+        )
+
+    n_pairs_P = pairs.prompts.sums(np.ones(len(pairs.first))).astype(np.int32)
+    columns = {"prompt_id": heldout.prompt_ids, "n_pairs": n_pairs_P, **measures}
+    in_pairs = np.union1d(pairs.first, pairs.second)
+    return PairFigures(pl.DataFrame(columns), int(np.isnan(scores_N[in_pairs]).sum()))
 
 
 def _column_by_key(artifact: Artifact, heldout: HeldoutPairs, column: str) -> dict[Key, float]:

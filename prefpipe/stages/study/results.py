@@ -1,6 +1,7 @@
 """The two tables of a study, made of what its finished runs wrote.
 
-Reads: the evaluation of each finished run, and the scores that it was made from.
+Reads: the evaluation of each finished run, and the scores that it was made from; with ``truth``
+what judges its held-out pairs (`prefpipe.stages.study.pair_results`).
 Writes: ``results.parquet``, ``runs.parquet`` and ``summary.json``, each as a whole.
 
 Promises: every run that the plan asks for has its rows in ``runs.parquet``, whatever became of it;
@@ -16,6 +17,7 @@ import numpy as np
 from prefpipe.artifacts.fingerprint import FieldDifference, field_differences
 from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.artifacts.study_tables import (
+    PAIR_RESULTS,
     RESULTS,
     RESULTS_FILE,
     RUN_STATES,
@@ -24,13 +26,25 @@ from prefpipe.artifacts.study_tables import (
     write_study_table,
 )
 from prefpipe.artifacts.summary_file import write_summary
+from prefpipe.configs.study_keys import REWARD
 from prefpipe.configs.study_plan import StudyPlan
+from prefpipe.configs.study_steps import (
+    heldout_candidates_folder,
+    heldout_logprobs_folder,
+    heldout_scores_folder,
+    policy_folder,
+)
 from prefpipe.errors import FingerprintError, InputError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.stages.evaluate.by_round import recipe_of_figures
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.pool_index import rewards_by_key
 from prefpipe.stages.study.figures import figures_of
+from prefpipe.stages.study.pair_results import (
+    judge_policy,
+    judge_reward_model,
+    read_heldout_pairs,
+)
 
 OF_A_SIDE = (
     "reward",
@@ -52,7 +66,8 @@ class StudyRun(NamedTuple):
         seed: of the training.
         budget: one of the plan's ``judged_at``.
         status: ``done``, ``failed`` or ``waiting``.
-        evaluation: the folder that ``eval`` wrote; of a run that is done.
+        evaluation: the folder that ``eval`` wrote, with ``truth`` that of ``score`` or
+            ``logprobs``; of a run that is done.
         step: optimizer step that was judged.
         prompts: trained on until then.
         response_tokens: trained on until then.
@@ -92,9 +107,12 @@ def write_results(plan: StudyPlan, folder: Path, runs: Sequence[StudyRun]) -> di
     """
     _check_runs(plan, runs)
     done = [run for run in runs if run.status == "done"]
-    rows = _policy_rows(done, plan.worst_below)
-
-    write_study_table(folder / RESULTS_FILE, RESULTS, rows)
+    if plan.truth is None:
+        rows = _policy_rows(done, plan.worst_below)
+        write_study_table(folder / RESULTS_FILE, RESULTS, rows)
+    else:
+        rows = _pair_rows(plan, folder, done)
+        write_study_table(folder / RESULTS_FILE, PAIR_RESULTS, rows)
     described = [
         {name: value for name, value in run._asdict().items() if name != "evaluation"}
         for run in runs
@@ -129,6 +147,32 @@ def _check_runs(plan: StudyPlan, runs: Sequence[StudyRun]) -> None:
         seen.add(key)
     for arm, seed, budget in sorted(expected - seen):
         raise UsageError(f"the run of {arm}, seed {seed}, at {budget} is left out")
+
+
+def _pair_rows(plan: StudyPlan, folder: Path, runs: Sequence[StudyRun]) -> list[Row]:
+    """Return the rows of finished runs, each judged by pairs of held-out responses."""
+    assert plan.truth is not None
+    if not runs:
+        return []
+    heldout = read_heldout_pairs(
+        heldout_candidates_folder(plan, folder),
+        heldout_scores_folder(plan, folder),
+        reward=plan.truth.reward,
+        gamma=plan.truth.gamma,
+    )
+    reference = heldout_logprobs_folder(folder)
+
+    rows: list[Row] = []
+    for run in runs:
+        assert run.evaluation is not None
+        if plan.target == REWARD:
+            found = judge_reward_model(heldout, run.evaluation)
+        else:
+            policy = policy_folder(plan, folder, run.arm, run.seed)
+            found = judge_policy(heldout, run.evaluation, reference, policy)
+        key = {"arm": run.arm, "seed": run.seed, "budget": run.budget}
+        rows += ({**key, **row} for row in found.by_prompt.fill_nan(None).to_dicts())
+    return rows
 
 
 def _policy_rows(runs: Sequence[StudyRun], worst_below: float | None) -> list[Row]:

@@ -13,6 +13,7 @@ from prefpipe.maths.statistics.known_pairs import (
     measure_pairs,
     pairs_of_responses,
 )
+from prefpipe.maths.statistics.prompt_rows import PromptRows
 
 GAMMA = 6.0
 
@@ -104,6 +105,26 @@ def test_calibration_error_is_that_of_all_pairs() -> None:
     assert expected_calibration_error(curve_of_pairs(s, pairs)) == pytest.approx(expected)
 
 
+def test_the_mean_over_prompts_is_the_calibration_error() -> None:
+    """Prompts of two to five responses, ties, unequal scales, and with some scores missing."""
+    for seed, scale in enumerate((0.3, 1.0, 4.0, 30.0)):
+        q, prompts, s = some_responses(30, seed=seed)
+        s = scale * s.round(1)
+        pairs = pairs_of_responses(q, prompts, 30, gamma=GAMMA)
+        for missing in ([], [4, 17]):
+            s[missing] = np.nan
+            known = ~np.isin(prompts[pairs.first], prompts[missing])
+            of_known = pairs._replace(
+                first=pairs.first[known],
+                second=pairs.second[known],
+                probabilities=pairs.probabilities[known],
+                prompts=PromptRows(pairs.prompts.prompt_of_row[known], 30),
+            )
+            ece = expected_calibration_error(curve_of_pairs(s, of_known))
+            assert np.nanmean(measure_pairs(s, of_known)["ece"]) == pytest.approx(ece, abs=1e-12)
+            assert ece > 1e-3
+
+
 def test_a_missing_score_takes_its_prompt_and_no_other() -> None:
     q, prompts, s = some_responses(9, seed=2)
     pairs = pairs_of_responses(q, prompts, 9, gamma=GAMMA)
@@ -113,7 +134,7 @@ def test_a_missing_score_takes_its_prompt_and_no_other() -> None:
     others = np.arange(9) != prompts[5]
     for name in MEASURES:
         assert math.isnan(found[name][prompts[5]]), name
-        if name != "scaled_log_loss":
+        if name not in ("scaled_log_loss", "ece"):
             np.testing.assert_array_equal(found[name][others], whole[name][others])
     assert not np.isnan(found["scaled_log_loss"][others]).any()
 

@@ -76,12 +76,7 @@ def test_a_reward_model_is_judged_by_all_pairs_of_each_prompt(heldout_folder, tm
     assert found.by_prompt["agreement"].to_list() == pytest.approx([0.5, 2 / 3, 0.5])
     assert found.n_missing == 0
 
-    # pairs in both orders, in bins: what was predicted against the truth
-    n = sum(row["n"] for row in found.curve)
-    assert n == 2 * (1 + 3 + 3)
-    ece = sum(row["n"] * abs(row["observed"] - row["predicted"]) for row in found.curve) / n
-    assert found.ece == pytest.approx(ece)
-    assert found.ece > 0.1
+    assert found.by_prompt["n_pairs"].to_list() == [1, 3, 3]
 
 
 def test_the_truth_can_be_an_expression(heldout_folder) -> None:
@@ -140,7 +135,7 @@ def test_what_cannot_be_judged_is_refused(heldout_folder, tmp_path) -> None:
 
     none = {prompt: [None] * len(row) for prompt, row in SCORES.items()}
     folder = written(tmp_path / "none", none, "reward_model")
-    with pytest.raises(InputError, match="no two finite scores"):
+    with pytest.raises(InputError, match="no held-out prompt all of whose"):
         judge_reward_model(read_pairs(heldout_folder), folder / "scores")
 
 

@@ -1,0 +1,241 @@
+"""A study as a table: a row an arm, a column a seed."""
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import chdir, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.step_ledger import StepLedger
+from prefpipe.artifacts.study_tables import RUNS, RUNS_FILE, read_study_table
+from prefpipe.configs.study_plan import StudyPlan
+from prefpipe.configs.study_record import FILE_NAME, StudyRecord, read_study_record
+from prefpipe.errors import UsageError
+from prefpipe.stages.study.locks import SHARED, lock_of, lock_of_run
+from prefpipe.stages.study.progress import RunProgress, StudyProgress
+from prefpipe.stages.study.wording import failure
+from prefpipe.status.artifact_status import State
+from prefpipe.status.run_plan import as_seen_from_here
+
+RunCell = Literal["done", "running", "failed", "stale", "waiting"]
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far an arm with a seed is, and what of it a reader should know."""
+
+    arm: str
+    seed: int
+    state: RunCell
+    detail: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {
+            "arm": self.arm,
+            "seed": self.seed,
+            "state": self.state,
+            "detail": self.detail,
+        }
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """The runs of a study.
+
+    Attributes:
+        folder: of the study.
+        study: its name.
+        plan: the path of its plan; None of a copy of record and results, where nothing is run.
+        arms: of the plan, in its order.
+        seeds: of the plan.
+        runs: all of them, arm by arm.
+        shared: what all runs need and is not made: names of steps, or who is at it.
+        notes: what could not be looked at.
+        again: the command that goes on, as its words; [] where there is none to say or to do.
+    """
+
+    folder: Path
+    study: str
+    plan: str | None
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    runs: tuple[RunState, ...]
+    shared: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    again: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many runs are in each state, those states that there are."""
+        counts: dict[str, int] = {}
+        for run in self.runs:
+            counts[run.state] = counts.get(run.state, 0) + 1
+        return counts
+
+    @property
+    def state(self) -> State:
+        """``stale`` where a run is, ``partial`` where one is not done, for the exit code."""
+        if "stale" in self.counts:
+            return "stale"
+        return "done" if set(self.counts) <= {"done"} and not self.shared else "partial"
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why runs are stale, a line each; ``coreset, seed 1: train --k 5 now, 3 then``."""
+        return [
+            f"{run.arm}, seed {run.seed}: {run.detail}" for run in self.runs if run.state == "stale"
+        ]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values, among those of artifacts."""
+        return {
+            "path": str(self.folder),
+            "stage": "study",
+            "state": self.state,
+            "study": self.study,
+            "plan": self.plan,
+            "arms": list(self.arms),
+            "seeds": list(self.seeds),
+            "counts": self.counts,
+            "runs": [run.to_json() for run in self.runs],
+            "shared": list(self.shared),
+            "reasons": self.reasons,
+            "notes": list(self.notes),
+            "again": [list(self.again)] if self.again else [],
+        }
+
+
+def studies_in(path: Path) -> list[Path]:
+    """Return the folders that hold a study: ``path`` itself, or folders in it."""
+    if not path.is_dir():
+        return []
+    studies = []
+    for name, folders, files in os.walk(path):
+        # the artifacts of a study hold no other
+        if FILE_NAME in files:
+            studies.append(Path(name))
+            folders.clear()
+        folders[:] = [each for each in sorted(folders) if not each.startswith(".")]
+    return studies
+
+
+def status_of_study(folder: Path) -> StudyStatus:
+    """Return the runs of a study, by its plan as it is now.
+
+    Of a copy of record and results, where nothing is run, they are those of ``runs.parquet``.
+
+    Raises:
+        InputError: a record, a ledger or a table that cannot be read.
+    """
+    record = read_study_record(folder)
+    assert record is not None
+    entries = StepLedger(folder).read()
+    if not entries and (folder / RUNS_FILE).exists():
+        return _of_tables(folder, record)
+
+    plan, notes = _plan_of(record)
+    # paths of the plan are relative to where it was run
+    home = Path(record.folder)
+    if not home.is_dir():
+        notes.append(
+            f"{home}, where the study was run, is not here: paths of the plan may be wrong"
+        )
+    elif home.resolve() != Path.cwd():
+        notes.append(f"paths of the plan are relative to {home}: run the command there")
+    with chdir(home) if home.is_dir() else nullcontext():
+        place = as_seen_from_here(folder.resolve())
+        progress = StudyProgress(plan, place, entries)
+        shared = tuple(_shared_steps(progress, place))
+        runs = [
+            _run_state(progress.run(arm, seed), place) for arm in plan.arms for seed in plan.seeds
+        ]
+
+    again: list[str] = []
+    states = {run.state for run in runs}
+    if shared or states - {"done"}:
+        again = _command(folder, record, replaces_other_runs="stale" in states)
+    return StudyStatus(
+        folder,
+        plan.study,
+        str(as_seen_from_here(record.path)),
+        tuple(plan.arms),
+        plan.seeds,
+        tuple(runs),
+        shared,
+        tuple(notes),
+        tuple(again),
+    )
+
+
+def _of_tables(folder: Path, record: StudyRecord) -> StudyStatus:
+    """Return the runs as a copy of record and results has them."""
+    plan = record.plan_then()
+    at_budgets: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
+    for row in read_study_table(folder / RUNS_FILE, [RUNS]).to_pylist():
+        at_budgets.setdefault((row["arm"], row["seed"]), []).append(row)
+
+    runs = []
+    for arm in plan.arms:
+        for seed in plan.seeds:
+            rows = at_budgets.get((arm, seed), [])
+            failed = [row for row in rows if row["status"] == "failed"]
+            if failed:
+                runs.append(RunState(arm, seed, "failed", failure(failed[0])))
+            elif rows and all(row["status"] == "done" for row in rows):
+                runs.append(RunState(arm, seed, "done"))
+            else:
+                runs.append(RunState(arm, seed, "waiting"))
+    note = "a copy of the study's record and results: nothing is run here"
+    return StudyStatus(
+        folder, plan.study, None, tuple(plan.arms), plan.seeds, tuple(runs), notes=(note,)
+    )
+
+
+def _plan_of(record: StudyRecord) -> tuple[StudyPlan, list[str]]:
+    """Return the plan as its file is now, or as it was, and why it is not the former."""
+    try:
+        return record.plan_now(), []
+    except UsageError as error:
+        return record.plan_then(), [f"the plan counts as it was: {error.message}"]
+
+
+def _shared_steps(progress: StudyProgress, study: Path) -> Iterator[str]:
+    """Yield what all runs need and is not made, and who is at it."""
+    missing = [step.name for step, key in progress.shared() if not progress.is_finished(step, key)]
+    if missing:
+        lock = lock_of(study, SHARED)
+        made_by = f" ({lock.holder().line} is at it)" if lock.is_held() else ""
+        yield f"not made yet: {'; '.join(missing)}{made_by}"
+
+
+def _run_state(run: RunProgress, study: Path) -> RunState:
+    """Return how far a run is: who is at it counts before how it ended last."""
+    if run.state == "done":
+        return RunState(run.arm, run.seed, "done")
+    lock = lock_of_run(study, run.arm, run.seed)
+    if lock.is_held():
+        return RunState(run.arm, run.seed, "running", lock.holder().line)
+    if run.changes:
+        return RunState(run.arm, run.seed, "stale", "; ".join(run.changes))
+    if run.failed is not None:
+        row = {"arm": run.arm, "seed": run.seed, "failed_step": run.failed.name}
+        return RunState(
+            run.arm, run.seed, "failed", failure(row | {"exit_code": run.failed.exit_code})
+        )
+
+    detail = f"{len(run.finished)} of {len(run.places)} judged" if run.finished else ""
+    return RunState(run.arm, run.seed, "waiting", detail)
+
+
+def _command(folder: Path, record: StudyRecord, *, replaces_other_runs: bool) -> list[str]:
+    """Return the command that goes on, to paste where one stands."""
+    plan = str(as_seen_from_here(record.path))
+    # `Path` forgets the ./ by which it is no flag
+    words = ["prefpipe", "study", f"./{plan}" if plan.startswith("-") else plan]
+    words += ["-o", str(as_seen_from_here(folder))]
+    if replaces_other_runs:
+        words.append(f"--overwrite={Overwrite.STALE}")
+    return words
