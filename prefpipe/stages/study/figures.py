@@ -53,7 +53,7 @@ bootstrap interval, and se is made of what seeds and what prompts differ by (se_
 seed).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,31 @@ def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]
         InputError: no study, a table that is not there or cannot be read, or tables that do not
             agree.
     """
+    return study_figures(*_read(folder), bootstrap)
+
+
+def tested_differences(folder: Path) -> Iterator[np.ndarray]:
+    """Yield the differences of each declared contrast, by seed and prompt, at each budget.
+
+    Those of which two seeds or more are done, in the measure that is tested.
+
+    Raises:
+        InputError: as in `figures_of`.
+    """
+    design, results, runs = _read(folder)
+    for budget in design.judged_at:
+        table = BudgetTable(design, budget, results, runs)
+        arms = MeasuredArms(table, design.measures[design.measure], BOOTSTRAP)
+        for contrast in design.contrasts_at(budget):
+            seeds = arms.shared_seeds(contrast.first, contrast.second)
+            if contrast.declared and len(seeds) > 1 and arms.n_prompts > 1:
+                first, second = (
+                    arms.figures(arm, seeds) for arm in (contrast.first, contrast.second)
+                )
+                yield first.minus(second).contributions
+
+
+def _read(folder: Path) -> tuple[StudyDesign, pl.DataFrame, pl.DataFrame]:
     record = read_study_record(folder)
     if record is None:
         raise InputError(
@@ -105,7 +130,7 @@ def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]
         )
     results = pl.DataFrame(read_study_table(folder / RESULTS_FILE, (RESULTS, PAIR_RESULTS)))
     runs = pl.DataFrame(read_study_table(folder / RUNS_FILE, (RUNS,)))
-    return study_figures(design_of(record), results, runs, bootstrap)
+    return design_of(record), results, runs
 
 
 def study_figures(
@@ -271,9 +296,7 @@ def _contrast_entry(
 ) -> tuple[dict[str, Any], TwoLevelFigure | None]:
     """Return a contrast without its tests, and the difference; None where no seed has both arms."""
     first, second = contrast.first, contrast.second
-    # an arm that was declared, and that the plan has no more, has no seeds
-    of_second = arms.seeds.get(second, [])
-    seeds = [seed for seed in arms.seeds.get(first, []) if seed in of_second]
+    seeds = arms.shared_seeds(first, second)
     entry: dict[str, Any] = {
         "first": first,
         "second": second,
@@ -332,6 +355,8 @@ def _difference(
     if measure.is_share and difference.se == 0.0:
         unknown = difference.errors._replace(of_seeds=np.nan, of_prompts=np.nan)
         return TwoLevelFigure(difference.mean, np.nan, np.nan, unknown)
+    if measure.is_share:
+        return difference._replace(low=max(difference.low, -1.0), high=min(difference.high, 1.0))
     return difference
 
 
