@@ -10,7 +10,7 @@ Where the folder lies, how many workers there are and the order of flags are not
 
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,8 @@ from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.step_ledger import StepEntry
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import NAMED_TARGETS, names_place, split_target
+from prefpipe.configs.sampling import AUTO, SamplingConfig
+from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_steps import (
     Place,
@@ -238,9 +240,20 @@ class StudyProgress:
         return {
             "stage": step.stage,
             "version": config.VERSION,
-            "identity": config.identity(),
+            "identity": self._settings_of(config),
             "inputs": inputs,
         }
+
+    @staticmethod
+    def _settings_of(config: StageConfig) -> dict[str, Any]:
+        """Return a step's settings that can change its rows.
+
+        Which engine ``auto`` comes to is the machine's: the artifact records it, and the command
+        keeps to it.
+        """
+        if isinstance(config, SamplingConfig) and config.backend == AUTO:
+            return replace(config, backend="transformers").identity() | {"backend": AUTO}
+        return config.identity()
 
     def _placed_value(self, name: str, value: Any) -> Any:
         """Return an input's value so that it does not depend on where the study lies."""
