@@ -20,6 +20,7 @@ WHAT_CODES_SAY = {
     STOPPED: "stopped early; what is finished is kept",
     INTERRUPTED: "interrupted; what is finished is kept",
 }
+ABOVE = ", its error stands above"
 
 
 def environment_of_steps(environment: Mapping[str, str]) -> dict[str, str]:
@@ -53,7 +54,7 @@ def settled_code(code: int, signals: SignalSource, *, is_last: bool) -> int:
 def what_code_says(code: int) -> str:
     """Return how a step ended, to stand behind its name: ``was ended by SIGKILL``."""
     if code >= 0:
-        return WHAT_CODES_SAY.get(code, f"it ended with exit code {code}, its error stands above")
+        return WHAT_CODES_SAY.get(code, f"it ended with exit code {code}{ABOVE}")
     name = signal.Signals(-code).name
     why = ", by the system when the memory is full" if -code == signal.SIGKILL else ""
     return f"was ended by {name}{why}"

@@ -34,6 +34,7 @@ from prefpipe.stages.study.step_tokens import tokens_of
 from prefpipe.stages.study.weights import has_weights, remove_weights
 from prefpipe.wiring.open_study import Study, command_of
 from prefpipe.wiring.step_ends import (
+    ABOVE,
     INTERRUPTED,
     STOPPED,
     environment_of_steps,
@@ -152,7 +153,10 @@ class _RunningStudy:
 
         So a whole table stands after each seed.
         """
-        left = [(arm, seed) for seed in self._seeds for arm in self._arms]
+        # where others have seen as many tokens is known when the rounds of that arm have run
+        like = self._plan.budgets.like
+        in_order = sorted(self._arms, key=lambda arm: arm != like)
+        left = [(arm, seed) for seed in self._seeds for arm in in_order]
         while left:
             self._held = {}
             taken = [run for run in left if self._take(*run)]
@@ -190,6 +194,11 @@ class _RunningStudy:
     def _take(self, arm: str, seed: int) -> bool:
         """Make a run, unless another copy is at it; return whether nothing is left to do here."""
         name = f"{arm}, seed {seed}"
+        like = f"{self._plan.budgets.like}, seed {seed}"
+        if like in self._held and not self._progress().run(arm, seed).steps:
+            # how many tokens it may see is known when that run is done
+            self._held[name] = self._held[like]
+            return False
         lock = lock_of_run(self._folder, arm, seed)
         with lock.tried() as held:
             if held is None:
@@ -420,7 +429,8 @@ def _failure_line(run: RunProgress) -> str:
     name, code = run.failed.name, run.failed.exit_code
     # a selection is of all seeds, and the run of one
     whose = name if name.startswith(run.name) else f"{run.name}, for {name}"
-    return f"{whose}: {what_code_says(code)}" if code >= 0 else f"{whose} {what_code_says(code)}"
+    said = what_code_says(code).removesuffix(ABOVE)
+    return f"{whose}: {said}" if code >= 0 else f"{whose} {said}"
 
 
 def _listed(lines: Sequence[str]) -> str:

@@ -21,8 +21,11 @@ from importlib import import_module
 from pathlib import Path
 
 from prefpipe.artifacts import claims
+from support.forked_steps import StepForks, use_in_this_process
 
 TESTS = Path(__file__).resolve().parent.parent
+STEPS = "PREFPIPE_TEST_STEPS"
+"""Variable with the place where the server listens for steps."""
 
 
 @dataclass
@@ -33,7 +36,8 @@ class Command:
     (from 0) that a file below ``watched`` is opened, linked, renamed or removed. ``powerless``: root obeys permissions.
     ``max_file_bytes``: no file may grow beyond. ``limit_s``: SIGKILL after so long. ``start_after_s``: begin later than
     the others. ``paused_s``: from when to when the process is stopped by SIGSTOP. ``machine``: another one than the
-    others' for claims, so that nobody sees whether the process lives.
+    others' for claims, so that nobody sees whether the process lives. ``signal_when_said``: send ``signal`` when this stands
+    in what the command has written to stderr, and ``signal_after_s`` later where that is given.
     """
 
     argv: list[str]
@@ -49,6 +53,7 @@ class Command:
     start_after_s: float = 0.0
     paused_s: tuple[float, float] | None = None
     machine: str = ""
+    signal_when_said: str = ""
 
 
 @dataclass
@@ -62,10 +67,19 @@ class Outcome:
 
 
 class StageServer:
-    """The test's side: start, run commands, stop. ``modules`` are imported once, beside what every stage needs."""
+    """The test's side: start, run commands, stop.
+
+    ``modules`` are imported once, beside what every stage needs. ``forks_steps``: of commands that run others, `rounds` and
+    `study`, the steps are forks, too (`support.forked_steps`).
+    """
 
     def __init__(
-        self, scratch: Path, modules: Sequence[str] = (), variables: Mapping[str, str] | None = None
+        self,
+        scratch: Path,
+        modules: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+        *,
+        forks_steps: bool = False,
     ) -> None:
         self.scratch = scratch
         settings = {
@@ -76,6 +90,8 @@ class StageServer:
                 [str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])]
             ),
         }
+        if forks_steps:
+            settings[STEPS] = str(scratch / "steps")
         self.process = subprocess.Popen(
             [sys.executable, "-m", "support.stage_server", *modules],
             stdin=subprocess.PIPE,
@@ -128,6 +144,9 @@ def serve() -> None:
 
     for module in sys.argv[1:]:
         import_module(module)
+    if "torch" in sys.modules:
+        # what has begun threads cannot be forked
+        sys.modules["torch"].set_num_threads(1)
     pa.array(["imports pandas, where there is one"])
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         prefpipe.cli.main.run(["generate", "--no-such-flag"])  # builds the commands
@@ -138,20 +157,23 @@ def serve() -> None:
     gc.freeze()  # children that collect garbage would copy every page
     sys.stdout.write("ready\n")
     sys.stdout.flush()
+    forks = StepForks(os.environ[STEPS]) if STEPS in os.environ else None
     for line in sys.stdin:
         request = json.loads(line)
         outcomes = _run_children(
-            [Command(**values) for values in request["commands"]], Path(request["scratch"])
+            [Command(**values) for values in request["commands"]], Path(request["scratch"]), forks
         )
         sys.stdout.write(json.dumps([asdict(outcome) for outcome in outcomes]) + "\n")
         sys.stdout.flush()
 
 
-def _run_children(commands: list[Command], scratch: Path) -> list[Outcome]:
+def _run_children(commands: list[Command], scratch: Path, forks: StepForks | None) -> list[Outcome]:
     gate, opener = os.pipe()
     children = {}
     for number, command in enumerate(commands):
         streams = scratch / f"stdout{number}", scratch / f"stderr{number}"
+        for stream in streams:
+            stream.write_text("")  # what the last one said is not what this one says
         pid = os.fork()
         if pid == 0:
             os.close(opener)
@@ -168,7 +190,11 @@ def _run_children(commands: list[Command], scratch: Path) -> list[Outcome]:
         now = time.monotonic() - started
         for pid, number in list(children.items()):
             command = commands[number]
-            if command.signal_after_s is not None and now >= command.signal_after_s:
+            if command.signal_when_said:
+                if command.signal_when_said in (scratch / f"stderr{number}").read_text():
+                    command.signal_when_said = ""
+                    command.signal_after_s = now + (command.signal_after_s or 0.0)
+            elif command.signal_after_s is not None and now >= command.signal_after_s:
                 os.kill(pid, command.signal)
                 command.signal_after_s = None
             if command.paused_s is not None and now >= command.paused_s[0]:
@@ -186,6 +212,8 @@ def _run_children(commands: list[Command], scratch: Path) -> list[Outcome]:
                     time.monotonic() - started,
                 )
                 del children[pid]
+        if forks is not None:
+            forks.look()
         time.sleep(0.002)
     return [
         Outcome(
@@ -213,6 +241,8 @@ def _be_child(command: Command, stdout: Path, stderr: Path) -> None:
             _drop_capabilities()
         if command.die_at_event is not None:
             _die_at(command.die_at_event, command.watched)
+        if STEPS in os.environ:
+            use_in_this_process(os.environ[STEPS])
         if command.machine:
             claims._machine = lambda: command.machine
         sys.argv = ["prefpipe", *command.argv]

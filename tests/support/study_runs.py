@@ -1,0 +1,79 @@
+"""A small study on tiny models: its plan, its steps forked, and what two studies of one plan must agree in.
+
+``PYTHONPATH=tests python -m support.study_runs 24`` kills one so often by real signals to real processes, at random moments,
+and prints the counts; `tests/durability/test_study.py` kills twenty times with forked steps.
+"""
+
+import json
+from pathlib import Path
+
+import polars as pl
+
+from support.pipelines import write_json_lines, write_prompts
+from support.tiny_models import make_tiny_causal_lm
+
+PLAN = """\
+study: tiny
+model: model
+seeds: [0]
+pool:
+  prompts: prompts.jsonl
+  generate: {backend: fake, n: 4, part_size: 3, max_tokens: 8}
+  score: {scorer: fake}
+heldout: {prompts: heldout.jsonl}
+eval: {backend: transformers, device: cpu, scorer: fake, max_tokens: 8, n: 2, bootstrap_draws: 300}
+select: {k: 2}
+train:
+  global_batch_size: 2
+  report_to: none
+  learning_rate: 1e-2
+  lr_scheduler_type: constant
+  warmup_ratio: 0
+  save_steps: 1
+budgets: {prompts: 4, response_tokens: like bottom}
+arms:
+  bottom: {select: {strategy: bottom-k}}
+  pair: {select: {strategy: best-worst, k: null}}
+contrasts: [[bottom, pair]]
+"""
+LIMIT_S = 300.0
+CLOCKS = ("seconds",)
+"""Columns of ``runs.parquet`` that say how long something took."""
+
+
+def write_study(folder: Path, plan: str = PLAN) -> None:
+    """Write the plan with all that it names."""
+    write_prompts(folder / "prompts.jsonl", 6)
+    heldout = [{"prompt_id": f"h{i}", "prompt": f"unseen {i}"} for i in range(3)]
+    write_json_lines(folder / "heldout.jsonl", heldout)
+    if not (folder / "model").exists():
+        make_tiny_causal_lm(folder / "model")
+    (folder / "plan.yaml").write_text(plan, encoding="utf-8")
+
+
+def tables_of(study: Path) -> dict[str, object]:
+    """Return what two studies of one plan must agree in, to the last digit: both tables but clocks, and the figures."""
+    summary = json.loads((study / "summary.json").read_text(encoding="utf-8"))
+    return {
+        "results": pl.read_parquet(study / "results.parquet").to_dicts(),
+        "runs": pl.read_parquet(study / "runs.parquet").drop(CLOCKS).to_dicts(),
+        "summary": without_clocks(summary),
+    }
+
+
+def without_clocks(value: object) -> object:
+    """Return JSON values without those that say how long something took."""
+    if isinstance(value, dict):
+        return {key: without_clocks(each) for key, each in value.items() if key not in CLOCKS}
+    return [without_clocks(each) for each in value] if isinstance(value, list) else value
+
+
+def ledger(study: Path) -> list[dict[str, object]]:
+    """Return the entries of a study's ledger."""
+    lines = (study / "steps.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def weights_in(study: Path) -> list[str]:
+    """Return the files of weights that lie in a study's folder."""
+    return sorted(str(path.relative_to(study)) for path in study.rglob("*.safetensors"))
