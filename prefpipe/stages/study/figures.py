@@ -99,7 +99,7 @@ def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]
     return study_figures(*_read(folder), bootstrap)
 
 
-def tested_differences(folder: Path) -> Iterator[np.ndarray]:
+def declared_differences(folder: Path) -> Iterator[np.ndarray]:
     """Yield the differences of each declared contrast, by seed and prompt, at each budget.
 
     Those of which two seeds or more are done, in the measure that is tested.

@@ -1,6 +1,5 @@
 """The smallest difference that a study can tell from none, as far as it is known before the run."""
 
-from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from prefpipe.maths.statistics.detectable import (
     spread_of_samples,
     spreads_of,
 )
-from prefpipe.stages.study.figures import tested_differences
+from prefpipe.stages.study.figures import declared_differences
 from prefpipe.stages.study.results import rewards_by_prompt
 from prefpipe.text.numbers import figure
 
@@ -41,6 +40,7 @@ class Expected(NamedTuple):
     """
 
     spreads: Spreads
+    n_prompts: int
     is_in_rewards: bool
     basis: str
 
@@ -52,19 +52,16 @@ def detectable_notes(plan: StudyPlan, folder: Path) -> list[str]:
         plan: of the study.
         folder: of the study; what is there already is read.
     """
-    n_prompts = _held_out_prompts(plan)
-    if n_prompts is None or n_prompts < 2:
-        return ["detectable difference: unknown, as the held-out prompts cannot be read"]
-    expected = _expected(plan, folder)
+    expected = _found(folder) or _assumed(plan, folder)
     if expected is None:
-        return ["detectable difference: unknown before the first runs, which tell the spreads"]
+        return ["detectable difference: unknown before two seeds are done, which tell the spreads"]
 
-    error = error_before(expected.spreads, len(plan.seeds), n_prompts)
+    error = error_before(expected.spreads, len(plan.seeds), expected.n_prompts)
     n_tests = max(len(plan.contrasts), 1)
     alone = detectable_difference(error)
     at_holm = detectable_difference(error, n_tests=n_tests)
     unit = "" if expected.is_in_rewards else " times the spread of rewards within a prompt"
-    size = f"{len(plan.seeds)} seeds, {n_prompts} held-out prompts"
+    size = f"{len(plan.seeds)} seeds, {expected.n_prompts} held-out prompts"
     found = (
         f"{figure(at_holm)}{unit} at Holm's first step of {n_tests} contrasts, "
         f"{figure(alone)}{unit} by one contrast alone"
@@ -78,23 +75,34 @@ def detectable_notes(plan: StudyPlan, folder: Path) -> list[str]:
     return notes
 
 
-def _expected(plan: StudyPlan, folder: Path) -> Expected | None:
-    """Return the spreads of finished runs, else assumed ones; None where nothing is known."""
-    found = list(_found_spreads(folder))
-    if found:
-        squares = np.mean(np.square(found), axis=0)
-        spreads = Spreads(*np.sqrt(squares).tolist())
-        basis = f"spreads of {len(found)} differences that were found"
-        return Expected(spreads, is_in_rewards=True, basis=f"{basis}: {_words(spreads)}")
-    if plan.truth is not None:
+def _found(folder: Path) -> Expected | None:
+    """Return the spreads of the declared differences of which two seeds or more are done."""
+    try:
+        differences = list(declared_differences(folder))
+    except PrefpipeError:
+        return None  # no results yet
+    if not differences:
         return None
+    squares = np.mean([np.square(spreads_of(each)) for each in differences], axis=0)
+    spreads = Spreads(*np.sqrt(squares).tolist())
+    basis = f"spreads of {len(differences)} differences that were found: {_words(spreads)}"
+    return Expected(spreads, differences[0].shape[1], is_in_rewards=True, basis=basis)
 
+
+def _assumed(plan: StudyPlan, folder: Path) -> Expected | None:
+    """Return spreads in proportion to that of rewards within a prompt; None where none are known.
+
+    Of pairs that are judged by a truth nothing is assumed.
+    """
+    n_prompts = _held_out_prompts(plan)
+    if plan.truth is not None or n_prompts is None or n_prompts < 2:
+        return None
     n_samples = int(plan.sections.get("eval", {}).get("n", DEFAULT_SAMPLES))
     within = _spread_within_prompts(plan, folder)
     unit = 1.0 if within is None else within
     spreads = Spreads(OF_SEEDS * unit, OF_PROMPTS * unit, spread_of_samples(unit, n_samples))
     basis = f"spreads of a difference that are assumed for seeds and prompts: {_words(spreads)}"
-    return Expected(spreads, within is not None, basis)
+    return Expected(spreads, n_prompts, within is not None, basis)
 
 
 def _held_out_prompts(plan: StudyPlan) -> int | None:
@@ -105,15 +113,6 @@ def _held_out_prompts(plan: StudyPlan) -> int | None:
         return len(load_prompts(plan.heldout.prompts).rows)
     except PrefpipeError:
         return None  # its own step says what is wrong with it
-
-
-def _found_spreads(folder: Path) -> Iterator[Spreads]:
-    """Yield the spreads of each declared difference of which two seeds or more are done."""
-    try:
-        for differences_SP in tested_differences(folder):
-            yield spreads_of(differences_SP)
-    except PrefpipeError:
-        return  # no results yet
 
 
 def _spread_within_prompts(plan: StudyPlan, folder: Path) -> float | None:
