@@ -20,7 +20,8 @@ MODELS = ("model", "kl_reference")
 class ScriptedRun(NamedTuple):
     """An arm and seed as a script has it.
 
-    ``places``: where it is judged, none where that is not known yet. ``note``: instead of steps.
+    ``places``: where it is judged, none where that is not known yet. ``steps``: none of a finished
+    run. ``note``: what to say instead of places.
     """
 
     arm: str

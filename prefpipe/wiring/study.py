@@ -153,7 +153,10 @@ class _RunningStudy:
 
         So a whole table stands after each seed.
         """
-        left = [(arm, seed) for seed in self._seeds for arm in self._arms]
+        # where others have seen as many tokens is known when the rounds of that arm have run
+        like = self._plan.budgets.like
+        in_order = sorted(self._arms, key=lambda arm: arm != like)
+        left = [(arm, seed) for seed in self._seeds for arm in in_order]
         while left:
             self._held = {}
             taken = [run for run in left if self._take(*run)]

@@ -1,6 +1,7 @@
 """Where in its training an arm is judged: after how many optimizer steps a budget is used up.
 
-They are known as soon as the groups are: which prompts a step sees follows from the seed.
+Of a budget of prompts alone they are known at once, of others as soon as the groups are there:
+which prompts a step sees follows from the seed.
 """
 
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from prefpipe.artifacts.store import open_input
+from prefpipe.configs.round_steps import steps_of
 from prefpipe.configs.study_keys import PROMPTS, RESPONSE_TOKENS
 from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_steps import (
@@ -19,11 +21,17 @@ from prefpipe.configs.study_steps import (
     global_batch_size,
     groups_folder,
     round_plan_of,
+    rounds_folder,
     training_draft,
 )
 from prefpipe.configs.train import TrainConfig
-from prefpipe.errors import UsageError
-from prefpipe.stages.train.seen_tokens import PromptTokens, sum_by_step, trained_prompts
+from prefpipe.errors import PrefpipeError, UsageError
+from prefpipe.stages.train.seen_tokens import (
+    PromptTokens,
+    sum_by_step,
+    tokens_by_step,
+    trained_prompts,
+)
 
 MOST_EPOCHS = 1000
 """An arm that has not seen a budget of tokens after so many passes never does."""
@@ -45,6 +53,8 @@ def places_of(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[Place]
         InputError: groups that are needed are not there, or cannot be read.
         UsageError: groups of which a budget cannot be made.
     """
+    if plan.judged_at == (PROMPTS,):
+        return [Place(_steps_of_prompts(plan, arm), plan.judged_at)]
     seen = _seen_by(plan, folder, arm, seed)
     if seen is None:
         return [Place(_steps_of_rounds(plan, arm, seed), plan.judged_at)]
@@ -76,14 +86,17 @@ def seen_after(
 ) -> tuple[int | None, int | None]:
     """Return how many prompts and response tokens an arm has seen after a step.
 
-    None where no groups say it: those of rounds are many.
+    None of rounds whose groups are not all there.
 
     Raises:
         InputError: the groups cannot be read.
     """
     seen = _seen_by(plan, folder, arm, seed)
     if seen is None:
-        return None, None
+        try:
+            return plan.budgets.prompts, _tokens_of_rounds(plan, folder, arm, seed)
+        except PrefpipeError:
+            return None, None
     return seen.prompts_after(step), int(seen.tokens(step)[-1])
 
 
@@ -168,9 +181,28 @@ def _token_budget(plan: StudyPlan, folder: Path, seed: int) -> int | None:
         return plan.budgets.response_tokens
     seen = _seen_by(plan, folder, like, seed)
     if seen is None:
-        raise UsageError(
-            f"budgets: `response_tokens: like {like}`, and what rounds will have seen is not known "
-            "before they are run",
-            hint="name an arm without rounds, or a number of tokens",
-        )
+        return _tokens_of_rounds(plan, folder, like, seed)
     return int(seen.tokens(_steps_of_prompts(plan, like))[-1])
+
+
+def _tokens_of_rounds(plan: StudyPlan, folder: Path, arm: str, seed: int) -> int:
+    """Return the response tokens that the rounds of an arm have seen together.
+
+    Raises:
+        InputError: a round has not selected yet.
+    """
+    n_tokens = 0
+    rounds = round_plan_of(plan, arm, seed)
+    for step in steps_of(rounds, rounds_folder(folder, arm, seed), name=f"of arm {arm}"):
+        config = step.config
+        if isinstance(config, TrainConfig):
+            assert config.max_steps is not None
+            seen = tokens_by_step(
+                config.groups,
+                seed=config.seed,
+                global_batch_size=global_batch_size(plan, arm),
+                n_steps=config.max_steps,
+                training=config,
+            )
+            n_tokens += int(seen[-1])
+    return n_tokens
