@@ -18,6 +18,10 @@ from support.stage_server import Command, Outcome, StageServer
 from support.study_runs import PLAN, ledger, tables_of, weights_in, write_study
 
 from prefpipe.artifacts.holders import Lock
+from prefpipe.artifacts.step_ledger import StepLedger
+from prefpipe.configs.study_plan import read_study_plan
+from prefpipe.stages.study.progress import StudyProgress
+from prefpipe.stages.study.step_seconds import Rates, estimated_seconds
 
 pytestmark = pytest.mark.slow
 
@@ -128,6 +132,20 @@ def test_what_a_study_leaves(undisturbed: Path) -> None:
         ("pair", "response_tokens", 3, 6),
     ]
     assert runs[3]["response_tokens"] >= runs[1]["response_tokens"] > runs[2]["response_tokens"]
+    for row in runs:
+        arm, n_steps = row["arm"], max(each["step"] for each in runs if each["arm"] == row["arm"])
+        groups = pl.read_parquet(run / "arms" / arm / "groups" / "part-*.parquet")
+        by_prompt = groups.group_by("prompt_id").agg(pl.col("n_prompt_tokens").first())
+        metrics = pl.read_parquet(run / "arms" / arm / "seed-0" / "policy" / "metrics.parquet")
+        seen = metrics.filter(split="train", step=row["step"])
+        assert (
+            metrics.filter(pl.col("step") <= row["step"])["n_tokens"].sum()
+            == (row["response_tokens"])
+        )
+        assert seen.height == 1
+        # all prompts are of one length
+        [length] = set(by_prompt["n_prompt_tokens"])
+        assert row["trained_tokens"] == metrics["n_tokens"].sum() + 2 * n_steps * length
     for arm in ("bottom", "pair"):
         of_run = [entry for entry in entries if entry["arm"] == arm and entry["seed"] == 0]
         [seconds] = {row["seconds"] for row in runs if row["arm"] == arm}
@@ -376,3 +394,19 @@ def test_a_real_step_ends_with_its_study_and_the_next_call_waits_for_it(
     assert process.wait() == -9, (copy / "log").read_text()
     studies.finish(copy)
     assert tables_of(copy / "run") == tables_of(undisturbed / "run")
+
+
+def test_a_training_is_estimated_by_the_tokens_that_it_has_seen(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an evaluation by those of the model's own responses to the same prompts."""
+    monkeypatch.chdir(undisturbed)
+    plan = read_study_plan(Path("plan.yaml"))
+    entries = StepLedger(Path("run")).read()
+    by_name = {entry.name: entry for entry in entries}
+    rates = Rates(start_s=0.0, sampled_per_s=1.0, trained_per_s=1.0, of_stages={})
+    for arm in ("bottom", "pair"):
+        run = StudyProgress(plan, Path("run"), entries).run(arm, 0)
+        for step, _ in run.steps:
+            expected = by_name[step.name if step.stage == "train" else "held-out, generate"]
+            assert estimated_seconds(step, rates) == expected.n_tokens
