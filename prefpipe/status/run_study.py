@@ -150,7 +150,9 @@ def status_of_study(folder: Path) -> StudyStatus:
         progress = StudyProgress(plan, place, entries)
         shared = tuple(_shared_steps(progress, place))
         runs = [
-            _run_state(progress.run(arm, seed), place) for arm in plan.arms for seed in plan.seeds
+            _run_state(progress.run(arm, seed), place, has_shared=not shared)
+            for arm in plan.arms
+            for seed in plan.seeds
         ]
 
     again: list[str] = []
@@ -211,14 +213,17 @@ def _shared_steps(progress: StudyProgress, study: Path) -> Iterator[str]:
         yield f"not made yet: {'; '.join(missing)}{made_by}"
 
 
-def _run_state(run: RunProgress, study: Path) -> RunState:
-    """Return how far a run is: who is at it counts before how it ended last."""
+def _run_state(run: RunProgress, study: Path, *, has_shared: bool) -> RunState:
+    """Return how far a run is: who is at it counts before how it ended last.
+
+    Until what all runs need is made again, nobody knows whether it is what they were made from.
+    """
     if run.state == "done":
         return RunState(run.arm, run.seed, "done")
     lock = lock_of_run(study, run.arm, run.seed)
     if lock.is_held():
         return RunState(run.arm, run.seed, "running", lock.holder().line)
-    if run.changes:
+    if run.changes and has_shared:
         return RunState(run.arm, run.seed, "stale", "; ".join(run.changes))
     if run.failed is not None:
         row = {"arm": run.arm, "seed": run.seed, "failed_step": run.failed.name}
