@@ -18,6 +18,7 @@ from prefpipe.configs.study_steps import (
 from prefpipe.errors import PrefpipeError
 from prefpipe.execution.study_script import ScriptedRun, StudySteps, study_script
 from prefpipe.stages.study.places import places_of
+from prefpipe.stages.study.power import detectable_notes
 from prefpipe.stages.study.progress import StudyProgress
 from prefpipe.stages.study.step_seconds import estimated_seconds, rates_of
 from prefpipe.wiring.open_study import Study, command_of
@@ -49,6 +50,7 @@ def script_of(study: Study) -> str:
         config.output,
         command=command_of(config, dry_run=True),
         seconds=seconds,
+        notes=detectable_notes(study.plan, config.output),
     )
 
 
