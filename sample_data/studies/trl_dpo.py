@@ -5,7 +5,7 @@
 For study F. GROUPS is written by `prefpipe select --strategy best-worst`, and exported here by
 `prefpipe export --format trl`. Flags have the names and the meaning that they have for `prefpipe
 train`; what is no flag here is the same for both: AdamW without decay, gradients clipped to norm 1,
-float32, no dropout, the reference is the model itself.
+weights in float32, no dropout, the reference is the model itself.
 
 What is made equal: the pairs, their order, which is that of `prefpipe train --seed`, and where a
 response ends. TRL writes the conversation with the chat template and trains on all that comes after
@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -57,6 +58,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--global-batch-size", type=int, default=4)
     parser.add_argument("--warmup-steps", type=int, default=2)
     parser.add_argument("--lr-scheduler-type", default="linear")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--sampled-tokens",
@@ -155,9 +158,9 @@ def train(
         max_grad_norm=1.0,
         max_length=MAX_LENGTH,
         disable_dropout=True,
-        gradient_checkpointing=False,
-        bf16=False,
-        use_cpu=True,
+        gradient_checkpointing=given.gradient_checkpointing,
+        bf16=given.bf16,
+        use_cpu=not torch.cuda.is_available(),
         seed=given.seed,
         save_strategy="no",
         report_to="none",
