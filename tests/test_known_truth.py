@@ -31,10 +31,13 @@ def rows(pool: Path, output: Path, *words: str) -> list[dict[str, Any]]:
 
 def test_labels_are_drawn_with_the_true_probability(pool: Path, tmp_path: Path) -> None:
     """By the score of all draws: their mean and spread are those of independent draws from the truth."""
-    found = rows(pool, tmp_path / "pairs.jsonl", "--gamma", str(GAMMA))
+    found = rows(pool, tmp_path / "pairs.jsonl", "--pairs", "2", "--gamma", str(GAMMA))
     first, second = found[::2], found[1::2]
     assert [row["prompt_id"] for row in first] == [row["prompt_id"] for row in second]
-    assert len(first) > 0.99 * N_PROMPTS
+    assert len({row["prompt_id"] for row in first}) == len(first) > 1.7 * N_PROMPTS
+    # no response is in two pairs of its prompt
+    used = {(row["prompt"], row["response"]) for row in found}
+    assert len(used) == len(found)
     gap = np.array([a["quality"] - b["quality"] for a, b in zip(first, second, strict=True)])
     won = np.array([row["label"] for row in first])
     assert won.tolist() == [1 - row["label"] for row in second]
@@ -50,10 +53,10 @@ def test_labels_are_drawn_with_the_true_probability(pool: Path, tmp_path: Path) 
 
 
 def test_fewer_prompts_are_the_same_lines(pool: Path, tmp_path: Path) -> None:
-    whole = rows(pool, tmp_path / "whole.jsonl")
-    few = rows(pool, tmp_path / "few.jsonl", "--prompts", "60")
+    whole = rows(pool, tmp_path / "whole.jsonl", "--pairs", "1")
+    few = rows(pool, tmp_path / "few.jsonl", "--pairs", "1", "--prompts", "60")
     assert [row for row in whole if row["prompt_id"] in {each["prompt_id"] for each in few}] == few
-    assert [row["prompt_id"] for row in few[::2]] == [f"p{10 * i:03d}" for i in range(60)]
+    assert [row["prompt_id"] for row in few[::2]] == [f"p{10 * i:03d}.0" for i in range(60)]
 
 
 def test_levels_are_the_nearest_to_what_the_rater_saw(pool: Path, tmp_path: Path) -> None:

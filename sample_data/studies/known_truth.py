@@ -1,16 +1,21 @@
 """Write rated responses whose true preferences are known, for studies C and D.
 
-    python sample_data/studies/known_truth.py POOL -o FILE.jsonl --responses 2 --gamma 6 --seed 0
+    python sample_data/studies/known_truth.py POOL -o FILE.jsonl --pairs 3 --gamma 6 --seed 0
+    python sample_data/studies/known_truth.py POOL -o FILE.jsonl --responses 6 --seed 0
 
 POOL holds `candidates` and `scores`. Of each prompt a few responses with different scores are
 drawn; --prompts N takes N prompts, evenly over their ids, and so of every family. A score in [0, 1]
-is the quality q, and of two responses the first is the better one with the probability
-sigma(gamma * (q_1 - q_2)). known_truth.sh runs this for both studies and imports the files.
+is the quality q, the column `quality`.
 
-The columns: `quality` is q. Of two responses `label` is 1 for the winner of one draw from that
-probability, 0 for the other. Of more `levels_L_noise_S` is q with a rater's noise of standard
-deviation S / 100 added, cut to [0, 1] and rounded to L levels, for every L of 2, 3, 5, 7, 10 and
-`all`. What is drawn for a prompt depends on its id and the seed alone.
+--pairs K: 2 K responses of a prompt are K pairs, no response in two of them. The first of a pair is
+the better one with the probability sigma(gamma * (q_1 - q_2)), and `label` is 1 for the winner of
+one draw from it, 0 for the other. Each pair is a prompt of its own, with an id of its own.
+
+--responses R: `levels_L_noise_S` is q with a rater's noise of standard deviation S / 100 added, cut
+to [0, 1] and rounded to L levels, for every L of 2, 3, 5, 7, 10 and `all`.
+
+What is drawn for a prompt depends on its id and the seed alone. known_truth.sh runs this for both
+studies and imports the files.
 """
 
 import argparse
@@ -79,12 +84,25 @@ def rating_columns(quality: np.ndarray, draw: np.random.Generator) -> dict[str, 
     return columns
 
 
+def lines_of(rows: pl.DataFrame, prompt_id: str, columns: dict[str, np.ndarray]) -> list[str]:
+    """Return a line of JSON for each response."""
+    lines = []
+    for place, row in enumerate(rows.iter_rows(named=True)):
+        prompt = row["messages"][-1]["content"]
+        values = {name: column[place].item() for name, column in columns.items()}
+        line = {"prompt_id": prompt_id, "prompt": prompt, "response": row["response"], **values}
+        lines.append(json.dumps(line, ensure_ascii=False))
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("pool", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument("--prompts", type=int)
-    parser.add_argument("--responses", type=int, default=2)
+    wanted = parser.add_mutually_exclusive_group(required=True)
+    wanted.add_argument("--pairs", type=int)
+    wanted.add_argument("--responses", type=int)
     parser.add_argument("--gamma", type=float, default=6.0)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
@@ -93,27 +111,18 @@ def main() -> None:
     pool = take_prompts(read_pool(given.pool), given.prompts)
     for (prompt_id,), rows in pool.group_by("prompt_id", maintain_order=True):
         draw = np.random.default_rng([given.seed, zlib.crc32(str(prompt_id).encode())])
-        drawn = draw_responses(rows, given.responses, draw)
-        if len(drawn) < 2:
-            continue
+        drawn = draw_responses(rows, given.responses or 2 * given.pairs, draw)
         quality = drawn["quality"].to_numpy()
-        columns = {"quality": quality}
-        if given.responses == 2:
-            columns["label"] = np.array(labels_of(quality, given.gamma, draw))
-        else:
-            columns |= rating_columns(quality, draw)
-        for place, row in enumerate(drawn.iter_rows(named=True)):
-            lines.append(
-                json.dumps(
-                    {
-                        "prompt_id": row["prompt_id"],
-                        "prompt": row["messages"][-1]["content"],
-                        "response": row["response"],
-                        **{name: column[place].item() for name, column in columns.items()},
-                    },
-                    ensure_ascii=False,
-                )
-            )
+        if given.responses:
+            columns = {"quality": quality, **rating_columns(quality, draw)}
+            lines += lines_of(drawn, str(prompt_id), columns) if len(drawn) > 1 else []
+            continue
+
+        for number in range(len(drawn) // 2):
+            pair = slice(2 * number, 2 * number + 2)
+            labels = labels_of(quality[pair], given.gamma, draw)
+            columns = {"quality": quality[pair], "label": np.array(labels)}
+            lines += lines_of(drawn[pair], f"{prompt_id}.{number}", columns)
     given.output.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 

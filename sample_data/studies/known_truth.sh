@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Make what studies C and D read, of study A's pool (its candidates and scores):
 #   bash sample_data/studies/known_truth.sh runs/study/selection/pool runs/study/truth
-# pairs: 2 responses a prompt, with q and the drawn labels; few: the same of 60 prompts, for policies;
-# ratings: 3 responses a prompt, rated in few levels and with noise; heldout: the base's responses.
+# pairs: 3 pairs a prompt, with q and the drawn labels; few: the first of them of 60 prompts, for
+# policies; ratings: the same 6 responses, rated in few levels and with noise; heldout: the base's
+# responses, 4 a prompt.
 # Run it again after a stop: what is finished is kept.
 set -euo pipefail
 pool=$1
@@ -10,9 +11,12 @@ out=$2
 here=$(dirname "$0")
 mkdir -p "$out"
 
-python "$here/known_truth.py" "$pool" -o "$out/pairs.jsonl" --responses 2 --gamma 6 --seed 0
-python "$here/known_truth.py" "$pool" -o "$out/few.jsonl" --responses 2 --gamma 6 --seed 0 --prompts 60
-python "$here/known_truth.py" "$pool" -o "$out/ratings.jsonl" --responses 3 --gamma 6 --seed 2
+draw() {
+  python "$here/known_truth.py" "$pool" -o "$out/$1.jsonl" "${@:2}"
+}
+draw pairs --pairs 3 --gamma 6 --seed 0
+draw few --pairs 1 --prompts 60 --gamma 6 --seed 0
+draw ratings --responses 6 --seed 0
 
 for name in pairs few; do
   prefpipe import "$out/$name.jsonl" -o "$out/$name" --format rows \
