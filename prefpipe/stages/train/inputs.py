@@ -44,6 +44,7 @@ from prefpipe.stages.train.earlier_run import (
     refuse_checkpoint_of_another_run,
     start_again_if_changed,
 )
+from prefpipe.stages.train.kept_steps import step_reached, steps_gone_by
 from prefpipe.stages.train.loss_weights import Weighing, open_weighing
 from prefpipe.stages.train.reference import (
     BASE,
@@ -208,7 +209,8 @@ def open_training(
                 config.output,
                 made_from,
                 places={"groups": config.groups, "eval_groups": config.eval_groups},
-                is_asked=config.overwrite.replaces_this_run,
+                is_asked=config.overwrite.replaces_this_run
+                or _is_to_be_made_again(config, settings, runtime.log),
                 log=runtime.log,
             )
             if config.rater_scores is not None:
@@ -228,6 +230,21 @@ def open_training(
         round=of_round,
         how_to_go_on=_how_to_go_on(config),
     )
+
+
+def _is_to_be_made_again(
+    config: TrainConfig, settings: TrainSettings, say: Callable[[str], None]
+) -> bool:
+    """Return whether ``--overwrite=stale`` throws a run away that has not kept what it now should.
+
+    Its configuration is the same, and yet it is not the run that is asked for.
+    """
+    if config.overwrite is not Overwrite.STALE:
+        return False
+    gone = steps_gone_by(config.output, settings, step_reached(config.output))
+    if gone:
+        say(f"{config.output}: the model of step {gone[0]} was not kept: training starts again")
+    return bool(gone)
 
 
 def _round_of(

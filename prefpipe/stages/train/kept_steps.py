@@ -17,6 +17,7 @@ from prefpipe.models.files import CONFIG_FILES
 from prefpipe.training.checkpoints import (
     CHECKPOINT_NAME,
     checkpoint_problem,
+    find_last_checkpoint,
     step_of_checkpoint,
     weights_problem,
 )
@@ -24,20 +25,26 @@ from prefpipe.training.ranks import from_first
 from prefpipe.training.settings import TrainSettings
 
 
-def refuse_steps_gone_by(output: Path, settings: TrainSettings, reached: int) -> None:
-    """Refuse steps that are to be kept, are not on disk, and lie before where the run stands.
+def steps_gone_by(output: Path, settings: TrainSettings, reached: int) -> list[int]:
+    """Return the steps that are to be kept, are not on disk, and lie before where the run stands.
 
     Args:
         output: of the run.
         settings: with the steps that are to be kept.
         reached: the step after which it goes on, or that it ended with.
+    """
+    passed = [step for step in settings.keep_steps if step <= reached]
+    return [step for step in passed if not _is_kept(output, step)]
+
+
+def refuse_steps_gone_by(output: Path, settings: TrainSettings, reached: int) -> None:
+    """Refuse what `steps_gone_by` returns.
 
     Raises:
         UsageError: there is one; the hint says how it can still be had.
     """
-    gone_by = [step for step in settings.keep_steps if step <= reached]
     # All processes go the way of the first: another may see the folder a moment later.
-    gone = from_first([step for step in gone_by if not _is_kept(output, step)])
+    gone = from_first(steps_gone_by(output, settings, reached))
     if not gone:
         return
 
@@ -50,6 +57,14 @@ def refuse_steps_gone_by(output: Path, settings: TrainSettings, reached: int) ->
         f"{gone[0]} was not kept",
         hint=hint,
     )
+
+
+def step_reached(output: Path) -> int:
+    """Return where a run stands: the step that it ended with, or that of its last checkpoint."""
+    if (output / SUMMARY_FILE).is_file():
+        return steps_of_finished_run(output)
+    checkpoint = find_last_checkpoint(output)
+    return 0 if checkpoint is None else step_of_checkpoint(checkpoint)
 
 
 def steps_of_finished_run(output: Path) -> int:

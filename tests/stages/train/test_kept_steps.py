@@ -228,6 +228,17 @@ def test_a_step_that_has_gone_by_is_refused_with_what_can_be_done(kept, root, tm
     whole = train(root, tmp_path / "four", *flags[:4], "--max-steps", "4")
     assert files_of_model(new / "step-00004") == files_of_model(whole)
 
+    # `--overwrite=stale` begins again, and only for a step that is not there
+    again = tmp_path / "again"
+    shutil.copytree(kept, again)
+    stamp = (again / "model.safetensors").stat().st_mtime_ns
+    command(words_of(root, again, *flags, "--keep-step", "5", "--overwrite=stale"))
+    assert (again / "model.safetensors").stat().st_mtime_ns == stamp
+    command(words_of(root, again, *flags, "--keep-step", "4", "--overwrite=stale"))
+    assert [path.name for path in again.glob("step-*")] == ["step-00004"]
+    assert files_of_model(again / "step-00004") == files_of_model(whole)
+    assert files_of_model(again) == before
+
     # an unfinished run stands where its checkpoint is
     stopped = tmp_path / "stopped"
     shutil.copytree(kept, stopped)
