@@ -1,10 +1,10 @@
 """stderr: what people see of a run, logs, progress, tables and errors."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -32,6 +32,12 @@ SECONDS_BETWEEN_LINES = 5.0
 def log(line: str) -> None:
     """Print a line to stderr."""
     stderr.print(escape(line))
+
+
+def show_page(page: Iterable[RenderableType]) -> None:
+    """Print a page to stderr, its sentences broken between words."""
+    for item in page:
+        stderr.print(item, soft_wrap=False)
 
 
 @contextmanager

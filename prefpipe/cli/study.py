@@ -1,6 +1,7 @@
 """``prefpipe study``: arms by seeds over one pool and one held-out set, by a plan."""
 
 import os
+from pathlib import Path
 
 import typer
 
@@ -20,10 +21,30 @@ def study(config: StudyConfig) -> None:
         stdout.pipe_exactly(script_of(opened))
         return
 
+    from prefpipe.artifacts.step_ledger import STOPPED_CODES
     from prefpipe.wiring.study import run_study
 
     ending = run_study(opened, stop_request, stderr.log, os.environ)
+    if ending is None or ending.exit_code not in STOPPED_CODES:
+        _show_figures(config.output)
     if ending is not None:
         stderr.show_error(ending.error)
         raise typer.Exit(ending.exit_code)
     stdout.pipe(str(config.output))
+
+
+def _show_figures(folder: Path) -> None:
+    """Print the tables of what is done to stderr, as ``prefpipe eval study`` does to stdout."""
+    from prefpipe.artifacts.study_tables import RESULTS_FILE
+    from prefpipe.cli import stderr
+    from prefpipe.errors import PrefpipeError
+    from prefpipe.pages.study import study_page
+    from prefpipe.stages.study.figures import figures_of
+
+    if not (folder / RESULTS_FILE).exists():
+        return
+    try:
+        stderr.show_page(study_page(figures_of(folder)))
+    except PrefpipeError as error:
+        # how the study ended is said in any case
+        stderr.log(f"warning: {error.message}")

@@ -89,21 +89,21 @@ def _contrasts(measure: Mapping[str, Any]) -> Table:
 def _arms(entry: Mapping[str, Any], measure: Mapping[str, Any]) -> Table:
     """Return the measure of the contrasts of each arm, beside the base."""
     table = _table("arm")
-    for name in ("runs", measure["label"], "minus the base"):
-        table.add_column(name, no_wrap=name != "runs")
-
-    form = measure["form"]
-    if measure["base"] is not None:
-        table.add_row("base", "", interval(measure["base"], form), "")
+    base, form = measure["base"], measure["form"]
+    table.add_column("runs")
+    table.add_column(measure["label"], no_wrap=True)
+    if base is not None:
+        table.add_column("minus the base", no_wrap=True)
+        table.add_row("base", "", interval(base, form), "")
     values = {each["arm"]: each for each in measure["arms"]}
     for arm in entry["arms"]:
-        mean = to_base = "-"
-        if arm["arm"] in values:
-            of_arm = values[arm["arm"]]
-            mean = interval(of_arm, form)
-            if of_arm["to_base"] is not None:
-                to_base = interval(of_arm["to_base"], form, signed=True)
-        table.add_row(_name(arm["arm"]), runs_of_arm(arm), mean, to_base)
+        of_arm = values.get(arm["arm"])
+        cells = [_name(arm["arm"]), runs_of_arm(arm)]
+        cells.append("-" if of_arm is None else interval(of_arm, form))
+        if base is not None:
+            to_base = None if of_arm is None else of_arm["to_base"]
+            cells.append("-" if to_base is None else interval(to_base, form, signed=True))
+        table.add_row(*cells)
     return table
 
 

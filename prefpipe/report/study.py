@@ -153,7 +153,7 @@ def _about_contrasts(figures: Mapping[str, Any]) -> str:
     text = (
         f"Each row is a difference of two arms in {measure['label']}, first minus second. "
         "A filled point with a star is separable from zero after Holm's correction over the "
-        f"{n_declared} declared contrasts; an open point is not. "
+        "declared contrasts of its picture; an open point is not. "
         "The band ends at the detectable difference: one that the study finds with probability "
         "0.8 at Holm's first step. It is likely to miss a smaller one."
     )
@@ -249,14 +249,13 @@ def _untested_at(entry: Mapping[str, Any], figures: Mapping[str, Any]) -> dict[s
 
 
 def _about_arms(figures: Mapping[str, Any]) -> str:
-    sentences = [
-        "Each arm with its interval. The line through all rows is the base, the band its interval."
-    ]
+    text = "Each arm with its interval."
+    measure = _measure(figures)
+    if measure is not None and measure["base"] is not None:
+        text += " The line through all rows is the base, the band its interval."
     if figures["worst_below"] is not None:
-        sentences.append(
-            f"A worst failure is a response with a reward below {figures['worst_below']:g}."
-        )
-    return " ".join(sentences)
+        text += f" A worst failure is a response with a reward below {figures['worst_below']:g}."
+    return text
 
 
 def _arm_charts(figures: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -94,6 +94,18 @@ def test_a_finished_study_is_done_wherever_one_stands(
     assert f"relative to {folder}" in note
 
 
+def test_a_finished_study_prints_its_tables_and_pipes_its_folder(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run again it makes nothing, and shows on stderr what `prefpipe eval study` does."""
+    assert prefpipe(["study", "plan.yaml", "-o", "run"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "run\n"
+    assert "Contrasts in mean reward, equal prompts\n" in err
+    assert "bottom - pair" in err
+    assert "Arms, equal response tokens\n" in err
+
+
 def test_a_changed_knob_makes_its_arm_stale_and_no_other(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
