@@ -21,7 +21,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification bench-overhead bench-select bench-train clean
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification evidence bench-overhead bench-select bench-train clean
 
 install: $(installed)
 
@@ -68,6 +68,10 @@ reference: $(installed)
 # What each strategy and objective is compared with, measured again: docs/verification.md.
 verification: $(installed)
 	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" OMP_NUM_THREADS=1 $(bin)/python -W ignore -m support.verification_page
+
+# Every table of docs/evidence.md, again from docs/evidence; fails where one was another one.
+evidence: $(installed)
+	PYTHONPATH="$(CURDIR):$(CURDIR)/tests" OMP_NUM_THREADS=1 $(bin)/python -m support.evidence_page
 
 clean:
 	rm -rf $(VENV) $(VENV_VLLM) build dist *.egg-info

@@ -15,12 +15,14 @@ import typer
 from prefpipe.cli.by_round import by_round
 from prefpipe.cli.dataclass_commands import command_of, stage_command_of
 from prefpipe.cli.lm_eval import lm_eval
+from prefpipe.cli.study_figures import study_figures
 from prefpipe.cli.win_rate import win_rate
 from prefpipe.configs.by_round import ByRoundConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.lm_eval import LmEvalConfig
 from prefpipe.configs.options import flag_named
 from prefpipe.configs.stages import EVALUATIONS
+from prefpipe.configs.study_figures import StudyFiguresConfig
 from prefpipe.configs.win_rate import WinRateConfig
 from prefpipe.errors import UsageError
 
@@ -65,6 +67,7 @@ def eval_group(run_stage: Callable[[Any, bool], None]) -> typer.Typer:
     group.callback()(evaluate)
     group.command("win-rate")(command_of(WinRateConfig, win_rate))
     group.command("by-round")(command_of(ByRoundConfig, by_round))
+    group.command("study")(command_of(StudyFiguresConfig, study_figures))
     group.command("lm-eval")(command_of(LmEvalConfig, lm_eval))
     for config_class in EVALUATIONS:
         name = config_class.stage.removeprefix("eval ")

@@ -199,11 +199,14 @@ def _default_words(item: "Field[Any]") -> str:
 def _schemas_page() -> Iterator[str]:
     from prefpipe.artifacts.parts import CHECKSUM_KEY, FOOTER_KEY
     from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, embeddings_schema
+    from prefpipe.artifacts.study_tables import PAIR_RESULTS, RESULTS, RUNS
     from prefpipe.training.tables import METRICS, POLICY
 
+    of_studies = (RESULTS, PAIR_RESULTS, RUNS)
     text = SCHEMAS_TEXT.format(FOOTER_KEY=FOOTER_KEY, CHECKSUM_KEY=CHECKSUM_KEY)
     yield from ("# Artifacts on disk", "", NOTE, "", text)
-    for schema in (*ALIKE_EVERYWHERE, embeddings_schema(384, half=False), POLICY, METRICS):
+    of_stages = (*ALIKE_EVERYWHERE, embeddings_schema(384, half=False), POLICY, METRICS)
+    for schema in (*of_stages, *of_studies):
         yield from ("", f"## {schema.tag}", "")
         yield from ("| column | type | null | what it holds |", "|---|---|---|---|")
         for column in schema.columns:

@@ -82,11 +82,6 @@ def command_of(config: StudyConfig, *, dry_run: bool = False) -> str:
     return shlex.join(words)
 
 
-def n_heldout_prompts(plan: StudyPlan) -> int:
-    """Return the number of held-out prompts; 0 where their file is not read from here."""
-    return len(_conversations(plan.heldout.prompts, None))
-
-
 def _chosen(plan: StudyPlan, config: StudyConfig) -> tuple[list[str], list[int]]:
     """Return the arms and seeds that are to be run.
 

@@ -11,18 +11,17 @@ from prefpipe.configs.study_steps import (
     StudyStep,
     groups_folder,
     run_steps,
-    scores_folder,
     selection_draft,
     selection_steps,
     shared_steps,
 )
 from prefpipe.errors import PrefpipeError
 from prefpipe.execution.study_script import ScriptedRun, StudySteps, study_script
-from prefpipe.stages.study.before_the_run import detectable_note
 from prefpipe.stages.study.places import places_of
+from prefpipe.stages.study.power import detectable_notes
 from prefpipe.stages.study.progress import StudyProgress
 from prefpipe.stages.study.step_seconds import estimated_seconds, rates_of
-from prefpipe.wiring.open_study import Study, command_of, n_heldout_prompts
+from prefpipe.wiring.open_study import Study, command_of
 
 NOT_PLACED = "where it is judged follows from groups that are not there yet"
 
@@ -51,22 +50,7 @@ def script_of(study: Study) -> str:
         config.output,
         command=command_of(config, dry_run=True),
         seconds=seconds,
-        notes=list(_notes(study)),
-    )
-
-
-def _notes(study: Study) -> Iterator[str]:
-    """Yield what a study of this size could tell apart."""
-    plan, folder = study.plan, study.config.output
-    n_prompts = 0 if plan.truth is not None else n_heldout_prompts(plan)
-    if n_prompts < 2:
-        return  # of pairs, and of prompts from afar, nothing is known before
-    yield detectable_note(
-        scores_folder(plan, folder),
-        n_seeds=len(plan.seeds),
-        n_prompts=n_prompts,
-        n_samples=int(plan.sections["eval"].get("n") or 1),
-        n_contrasts=len(plan.contrasts),
+        notes=detectable_notes(study.plan, config.output),
     )
 
 

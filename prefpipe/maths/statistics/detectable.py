@@ -5,35 +5,36 @@ rest (samples)::
 
     d_sp = d + a_s + b_p + e_sp        sd of a, b, e: tau, delta, rho
 
-The mean over S seeds and P prompts has the variance ``sigma^2``; the test of
-`prefpipe.maths.statistics.two_level` divides by an error whose square has the expectation
-``se^2``, as it counts the rest twice, with Satterthwaite's degrees of freedom::
+The mean over S seeds and P prompts has the variance ``sigma^2``. The test is that of
+`prefpipe.maths.statistics.two_errors`, whose A and B are independent of the mean and of each other,
+and proportional to chi-square with S - 1 and P - 1 degrees of freedom::
 
     sigma^2 = tau^2/S + delta^2/P + rho^2/(S P)
-    se^2    = A + B,   A = tau^2/S + rho^2/(S P),   B = delta^2/P + rho^2/(S P)
-    df      = (A + B)^2 / (A^2/(S-1) + B^2/(P-1))
+    E[A] = tau^2/S + rho^2/(S P),      E[B] = delta^2/P + rho^2/(S P)
 
-So ``mean / se`` is, but for the factor ``sigma / se``, noncentral t, and the detectable difference
-is the d whose power is 80 %::
+The detectable difference is the d that is found with probability 0.8 over all that these may come
+out as::
 
-    P( |T_df(d / sigma)| > t_(df, 1 - alpha/2) se / sigma ) = 0.8
+    P( |mean| > sqrt(A t_(S-1)^2 + B t_(P-1)^2) ) = 0.8      mean ~ Normal(d, sigma^2)
 
-At Holm's first step of m tests alpha is divided by m: the smallest difference found whatever the
-other tests say.
+At Holm's first step of m tests alpha is divided by m: the smallest difference that is found
+whatever the other tests say.
+
+Axes: U equally probable values of a chi-square.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import nctdtr, stdtrit
+from scipy.special import gammaincinv, ndtr, stdtrit
 
-from prefpipe.errors import InputError, UsageError
-from prefpipe.maths.statistics.two_level import error_of_seeds_and_prompts
+from prefpipe.errors import UsageError
+from prefpipe.maths.statistics.two_errors import TwoErrors, two_errors
 
 ALPHA, POWER = 0.05, 0.8
-MOST_DF = 1e6
-"""From here on Student's t is the normal distribution to all digits that are shown."""
+VALUES_OF_SEEDS, VALUES_OF_PROMPTS = 400, 15
+"""Of each chi-square: few seeds make a wide one."""
 
 
 class Spreads(NamedTuple):
@@ -45,11 +46,10 @@ class Spreads(NamedTuple):
 
 
 class DifferenceError(NamedTuple):
-    """Error of a mean difference: its ``sigma``, and ``se`` and ``df`` of its test."""
+    """Error of a mean difference: its ``sigma``, and the expectation of what its test takes."""
 
     sigma: float
-    se: float
-    df: float
+    errors: TwoErrors
 
 
 def spread_of_samples(within_prompt: float, n_samples: int) -> float:
@@ -77,16 +77,16 @@ def spreads_of(differences_SP: np.ndarray) -> Spreads:
     spread contains the rest.
 
     Raises:
-        InputError: not two axes, fewer than two prompts, or a value that is not finite.
+        InputError: as in `two_errors`.
     """
-    differences_SP = _checked(differences_SP)
-    n_seeds, n_prompts = differences_SP.shape
-    of_prompts = float(differences_SP.mean(axis=0).var(ddof=1))
-    if n_seeds == 1:
+    errors = two_errors(differences_SP)
+    n_seeds, n_prompts = errors.n_seeds, errors.n_prompts
+    of_prompts = errors.of_prompts * n_prompts
+    if n_seeds == 1 or n_prompts < 2:
         return Spreads(np.nan, float(np.sqrt(of_prompts)), 0.0)
 
     rest = _mean_square_of_rest(differences_SP)
-    of_seeds = float(differences_SP.mean(axis=1).var(ddof=1))
+    of_seeds = errors.of_seeds * n_seeds
     return Spreads(
         seeds=float(np.sqrt(max(of_seeds - rest / n_prompts, 0.0))),
         prompts=float(np.sqrt(max(of_prompts - rest / n_seeds, 0.0))),
@@ -106,45 +106,35 @@ def error_before(spreads: Spreads, n_seeds: int, n_prompts: int) -> DifferenceEr
         raise UsageError(
             f"{n_seeds} seeds and {n_prompts} prompts; 1 seed and 2 prompts are needed at least"
         )
+    counted = spreads[1:] if n_seeds == 1 else spreads
+    if not all(spread >= 0.0 for spread in counted):
+        raise UsageError(f"{spreads}: a spread is 0 or more")
     rest = spreads.rest**2 / (n_seeds * n_prompts)
     of_prompts = spreads.prompts**2 / n_prompts + rest
     if n_seeds == 1:
-        se = float(np.sqrt(of_prompts))
-        return DifferenceError(se, se, n_prompts - 1.0)
-
+        return DifferenceError(
+            float(np.sqrt(of_prompts)), TwoErrors(np.nan, of_prompts, 1, n_prompts)
+        )
     of_seeds = spreads.seeds**2 / n_seeds + rest
-    if not of_seeds >= 0.0 or not of_prompts >= 0.0:
-        raise UsageError(f"spreads of {spreads}; each is 0 or more")
-    variance = of_seeds + of_prompts
-    if variance == 0.0:
-        return DifferenceError(0.0, 0.0, np.inf)
-    df = variance**2 / (of_seeds**2 / (n_seeds - 1) + of_prompts**2 / (n_prompts - 1))
-    return DifferenceError(float(np.sqrt(variance - rest)), float(np.sqrt(variance)), float(df))
+    sigma = float(np.sqrt(of_seeds + of_prompts - rest))
+    return DifferenceError(sigma, TwoErrors(of_seeds, of_prompts, n_seeds, n_prompts))
 
 
 def error_found(differences_SP: np.ndarray) -> DifferenceError:
     """Return the error of differences that were found, by seed and prompt.
 
-    ``se`` and ``df`` are those of `two_level_mean`. ``sigma^2`` is ``se^2`` less the rest that is
-    counted twice, and at least the larger of its two parts, for each contains that rest.
+    ``sigma^2`` is ``A + B`` less the rest that is counted twice, and at least the larger of the
+    two, for each contains that rest.
 
     Raises:
-        InputError: as in `spreads_of`.
+        InputError: as in `two_errors`.
     """
-    differences_SP = _checked(differences_SP)
-    n_seeds, n_prompts = differences_SP.shape
-    of_prompts = float(differences_SP.mean(axis=0).var(ddof=1)) / n_prompts
-    if n_seeds == 1:
-        se = float(np.sqrt(of_prompts))
-        return DifferenceError(se, se, n_prompts - 1.0)
-
-    se, df = error_of_seeds_and_prompts(differences_SP)
-    if se == 0.0:
-        return DifferenceError(0.0, 0.0, np.inf)
-    twice = _mean_square_of_rest(differences_SP) / (n_seeds * n_prompts)
-    of_seeds = se**2 - of_prompts
-    sigma = float(np.sqrt(max(se**2 - twice, of_seeds, of_prompts)))
-    return DifferenceError(sigma, se, df)
+    errors = two_errors(differences_SP)
+    if errors.n_seeds == 1 or errors.n_prompts < 2:
+        return DifferenceError(errors.se, errors)
+    twice = _mean_square_of_rest(differences_SP) / (errors.n_seeds * errors.n_prompts)
+    variance = max(errors.se**2 - twice, errors.of_seeds, errors.of_prompts)
+    return DifferenceError(float(np.sqrt(variance)), errors)
 
 
 def detectable_difference(
@@ -166,33 +156,33 @@ def detectable_difference(
             f"level {alpha}, power {power} and {n_tests} tests; 0 < level < power < 1, and 1 test "
             "or more"
         )
-    if np.isnan(error.se):
+    sigma, errors = error
+    if np.isnan(sigma):
         return np.nan
-    if error.se == 0.0:
+    if sigma == 0.0:
         return 0.0
 
-    df = min(error.df, MOST_DF)
-    critical = float(stdtrit(df, 1.0 - alpha / (2.0 * n_tests))) * error.se / error.sigma
+    tail = 1.0 - alpha / (2.0 * n_tests)
+    squares_U = _chi_squares(errors.n_prompts - 1, VALUES_OF_PROMPTS)
+    squares = errors.of_prompts * squares_U * stdtrit(errors.n_prompts - 1, tail) ** 2
+    if errors.n_seeds > 1:
+        of_seeds_U = _chi_squares(errors.n_seeds - 1, VALUES_OF_SEEDS)
+        of_seeds_U = errors.of_seeds * of_seeds_U * stdtrit(errors.n_seeds - 1, tail) ** 2
+        squares = squares + of_seeds_U[:, None]
+    thresholds = np.sqrt(squares) / sigma
 
     def lacks(shift: float) -> float:
-        # far out in a tail scipy answers NaN: below 1e-20 there
-        below = np.nan_to_num(nctdtr(df, shift, [critical, -critical]))
-        return float(1.0 - below[0] + below[1] - power)
+        found = ndtr(shift - thresholds) + ndtr(-shift - thresholds)
+        return float(found.mean() - power)
 
-    # twice the critical value and more is found nearly always
-    return float(brentq(lacks, 0.0, 2.0 * critical + 10.0)) * error.sigma
+    # from the largest threshold and a few sigma on everything is found
+    return float(brentq(lacks, 0.0, float(thresholds.max()) + 10.0)) * sigma
 
 
-def _checked(differences_SP: np.ndarray) -> np.ndarray:
-    differences_SP = np.asarray(differences_SP, dtype=np.float64)
-    if differences_SP.ndim != 2 or not len(differences_SP) or differences_SP.shape[1] < 2:
-        raise InputError(
-            f"differences of shape {differences_SP.shape}; a row a seed and two prompts or more "
-            "are expected"
-        )
-    if not np.isfinite(differences_SP).all():
-        raise InputError("a difference is no finite number: leave out prompts without a value")
-    return differences_SP
+def _chi_squares(df: int, n_values: int) -> np.ndarray:
+    """Return (U,) equally probable values of chi-square over its degrees of freedom."""
+    levels_U = (np.arange(n_values) + 0.5) / n_values
+    return np.asarray(2.0 * gammaincinv(df / 2.0, levels_U) / df)
 
 
 def _mean_square_of_rest(values_SP: np.ndarray) -> float:

@@ -101,50 +101,24 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
         return TwoLevelMean(mean, *unknown, n_seeds, n_prompts, n_missing)
 
     mean = float(known_SP.mean())
-    se, df = error_of_seeds_and_prompts(known_SP)
-    if se == 0.0:
-        return TwoLevelMean(mean, 0.0, mean, mean, np.inf, n_seeds, n_prompts, n_missing)
-
-    means_B = resampled_means(known_SP, bootstrap)
-    low, high = mean + stretched_distances(means_B, mean, se, df, bootstrap)
-    return TwoLevelMean(mean, se, float(low), float(high), df, n_seeds, n_prompts, n_missing)
-
-
-def error_of_seeds_and_prompts(values_SP: np.ndarray) -> tuple[float, float]:
-    """Return ``se`` and ``df`` of the mean of values, as `two_level_mean` has them.
-
-    Args:
-        values_SP: (S, P), two of each or more, every value known.
-    """
-    n_seeds, n_prompts = values_SP.shape
-    of_seeds = float(values_SP.mean(axis=1).var(ddof=1)) / n_seeds
-    of_prompts = float(values_SP.mean(axis=0).var(ddof=1)) / n_prompts
+    of_seeds = float(known_SP.mean(axis=1).var(ddof=1)) / n_seeds
+    of_prompts = float(known_SP.mean(axis=0).var(ddof=1)) / n_prompts
     variance = of_seeds + of_prompts
     if variance == 0.0:
-        return 0.0, np.inf
+        return TwoLevelMean(mean, 0.0, mean, mean, np.inf, n_seeds, n_prompts, n_missing)
     df = variance**2 / (of_seeds**2 / (n_seeds - 1) + of_prompts**2 / (n_prompts - 1))
-    return float(np.sqrt(variance)), float(df)
 
-
-def stretched_distances(
-    figures_B: np.ndarray, centre: float, se: float, df: float, bootstrap: Bootstrap
-) -> np.ndarray:
-    """Return the distances of both ends from the estimate, stretched as `two_level_mean` says.
-
-    Args:
-        figures_B: of the resamples.
-        centre: what the percentiles' distances are measured from.
-        se: of the estimate.
-        df: degrees of freedom of that error.
-        bootstrap: its level.
-    """
+    se = float(np.sqrt(variance))
+    means_B = resampled_means(known_SP, bootstrap)
     upper_tail = bootstrap.tails[1]
     t, z = float(stdtrit(df, upper_tail)), float(ndtri(upper_tail))
-    spread = float(figures_B.std())
+    spread = float(means_B.std())
     # a handful of resamples may all be the same one
-    if spread == 0.0:
-        return np.array([-t, t]) * se
-    return (np.array(bootstrap.ends(figures_B)) - centre) * (se / spread) * (t / z)
+    distances = np.array([-t, t]) * se
+    if spread > 0.0:
+        distances = (np.array(bootstrap.ends(means_B)) - mean) * (se / spread) * (t / z)
+    low, high = mean + distances
+    return TwoLevelMean(mean, se, float(low), float(high), float(df), n_seeds, n_prompts, n_missing)
 
 
 def two_level_ratio(

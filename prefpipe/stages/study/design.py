@@ -60,16 +60,12 @@ def design_of(record: StudyRecord) -> StudyDesign:
     plan = record.plan_then()
     contrasts = [Contrast(each.first, each.second, each.is_before) for each in record.declared]
     notes = []
-    kept = set(plan.contrasts)
     for each in record.declared:
-        if (each.first, each.second) not in kept:
-            notes.append(
-                f"{each.first} against {each.second} was declared, and the plan has it no more"
-            )
-        elif not each.is_before:
-            notes.append(
-                f"{each.first} against {each.second} was added on {each.at}, after results"
-            )
+        pair = f"{each.first} against {each.second}"
+        if not each.is_before:
+            notes.append(f"{pair} was added on {each.at}, after results")
+        elif (each.first, each.second) not in plan.contrasts:
+            notes.append(f"{pair} was declared before the run, and the plan has it no more")
     if plan.allow_different_prompts:
         notes.append("arms may have been trained on different prompts: the plan allows it")
     return StudyDesign(

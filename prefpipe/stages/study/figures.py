@@ -48,10 +48,12 @@ What `figures_of` returns, NaN where a number is not known::
                 sentence            the same in words
     notes     [text]
 
-A FIGURE is {mean, se, low, high, df}: low and high are ends of the two-level bootstrap interval.
+A FIGURE is {mean, se, low, high, se_seeds, se_prompts}: low and high are ends of the two-level
+bootstrap interval, and se is made of what seeds and what prompts differ by (se_seeds is NaN of one
+seed).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,13 +75,16 @@ from prefpipe.maths.statistics.bootstrap import BOOTSTRAP, Bootstrap
 from prefpipe.maths.statistics.detectable import detectable_difference, error_found
 from prefpipe.maths.statistics.holm import holm
 from prefpipe.maths.statistics.t_tests import equivalence, p_of_difference
-from prefpipe.maths.statistics.two_level import TwoLevelMean
-from prefpipe.maths.statistics.two_level_figures import SeedFigures, two_level_figure
+from prefpipe.maths.statistics.two_level_figures import (
+    SeedFigures,
+    TwoLevelFigure,
+    two_level_figure,
+)
 from prefpipe.stages.study.design import Contrast, StudyDesign, design_of
 from prefpipe.stages.study.measured_arms import BudgetTable, MeasuredArms
 from prefpipe.stages.study.sentences import sentence_of
 
-FIGURE = ("mean", "se", "low", "high", "df")
+FIGURE = ("mean", "se", "low", "high", "se_seeds", "se_prompts")
 
 
 def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]:
@@ -91,6 +96,31 @@ def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]
         InputError: no study, a table that is not there or cannot be read, or tables that do not
             agree.
     """
+    return study_figures(*_read(folder), bootstrap)
+
+
+def declared_differences(folder: Path) -> Iterator[np.ndarray]:
+    """Yield the differences of each declared contrast, by seed and prompt, at each budget.
+
+    Those of which two seeds or more are done, in the measure that is tested.
+
+    Raises:
+        InputError: as in `figures_of`.
+    """
+    design, results, runs = _read(folder)
+    for budget in design.judged_at:
+        table = BudgetTable(design, budget, results, runs)
+        arms = MeasuredArms(table, design.measures[design.measure], BOOTSTRAP)
+        for contrast in design.contrasts_at(budget):
+            seeds = arms.shared_seeds(contrast.first, contrast.second)
+            if contrast.declared and len(seeds) > 1 and arms.n_prompts > 1:
+                first, second = (
+                    arms.figures(arm, seeds) for arm in (contrast.first, contrast.second)
+                )
+                yield first.minus(second).contributions
+
+
+def _read(folder: Path) -> tuple[StudyDesign, pl.DataFrame, pl.DataFrame]:
     record = read_study_record(folder)
     if record is None:
         raise InputError(
@@ -100,7 +130,7 @@ def figures_of(folder: Path, bootstrap: Bootstrap = BOOTSTRAP) -> dict[str, Any]
         )
     results = pl.DataFrame(read_study_table(folder / RESULTS_FILE, (RESULTS, PAIR_RESULTS)))
     runs = pl.DataFrame(read_study_table(folder / RUNS_FILE, (RUNS,)))
-    return study_figures(design_of(record), results, runs, bootstrap)
+    return design_of(record), results, runs
 
 
 def study_figures(
@@ -239,9 +269,11 @@ def _contrast_entries(
         n_tests = n_declared if contrast.declared else 1
         entry, difference = _contrast_entry(contrast, arms, measure, n_tests, bootstrap)
         if is_tested and difference is not None:
-            entry["p"] = p_of_difference(difference)
+            entry["p"] = p_of_difference(difference.mean, difference.errors)
             if design.equivalence is not None:
-                test = equivalence(difference, design.equivalence, alpha=alpha)
+                test = equivalence(
+                    difference.mean, difference.errors, design.equivalence, alpha=alpha
+                )
                 entry["equivalence"] = {**test._asdict(), "p_holm": None}
         entries.append(entry)
     _correct(entries[:n_declared])
@@ -261,12 +293,10 @@ def _contrast_entry(
     measure: StudyMeasure,
     n_tests: int,
     bootstrap: Bootstrap,
-) -> tuple[dict[str, Any], TwoLevelMean | None]:
+) -> tuple[dict[str, Any], TwoLevelFigure | None]:
     """Return a contrast without its tests, and the difference; None where no seed has both arms."""
     first, second = contrast.first, contrast.second
-    # an arm that was declared, and that the plan has no more, has no seeds
-    of_second = arms.seeds.get(second, [])
-    seeds = [seed for seed in arms.seeds.get(first, []) if seed in of_second]
+    seeds = arms.shared_seeds(first, second)
     entry: dict[str, Any] = {
         "first": first,
         "second": second,
@@ -317,16 +347,21 @@ def _verdict(entry: Mapping[str, Any], alpha: float, *, is_tested: bool) -> str:
     return "higher" if entry["mean"] > 0 else "lower"
 
 
-def _difference(figures: SeedFigures, measure: StudyMeasure, bootstrap: Bootstrap) -> TwoLevelMean:
+def _difference(
+    figures: SeedFigures, measure: StudyMeasure, bootstrap: Bootstrap
+) -> TwoLevelFigure:
     """Return a difference; of shares that are the same for all prompts its error is not known."""
     difference = two_level_figure(figures, bootstrap)
     if measure.is_share and difference.se == 0.0:
-        return difference._replace(se=np.nan, low=np.nan, high=np.nan, df=np.nan)
+        unknown = difference.errors._replace(of_seeds=np.nan, of_prompts=np.nan)
+        return TwoLevelFigure(difference.mean, np.nan, np.nan, unknown)
+    if measure.is_share:
+        return difference._replace(low=max(difference.low, -1.0), high=min(difference.high, 1.0))
     return difference
 
 
 def _of_an_arm(
-    figure: TwoLevelMean, measure: StudyMeasure, bootstrap: Bootstrap
+    figure: TwoLevelFigure, measure: StudyMeasure, bootstrap: Bootstrap
 ) -> dict[str, float]:
     """Return the figure of one arm, a share's interval within [0, 1].
 
@@ -338,10 +373,18 @@ def _of_an_arm(
         return values
     values["low"], values["high"] = max(values["low"], 0.0), min(values["high"], 1.0)
     if figure.se == 0.0 and figure.mean in (0.0, 1.0):
-        reach = 1.0 - bootstrap.tails[0] ** (1.0 / figure.n_prompts)
+        reach = 1.0 - bootstrap.tails[0] ** (1.0 / figure.errors.n_prompts)
         values["low"], values["high"] = (0.0, reach) if figure.mean == 0.0 else (1.0 - reach, 1.0)
     return values
 
 
-def _figure(figure: TwoLevelMean) -> dict[str, float]:
-    return {name: float(getattr(figure, name)) for name in FIGURE}
+def _figure(figure: TwoLevelFigure) -> dict[str, float]:
+    errors = figure.errors
+    return {
+        "mean": figure.mean,
+        "se": figure.se,
+        "low": figure.low,
+        "high": figure.high,
+        "se_seeds": float(np.sqrt(errors.of_seeds)),
+        "se_prompts": float(np.sqrt(errors.of_prompts)),
+    }

@@ -234,6 +234,11 @@ class MeasuredArms:
         places = [self.seeds[arm].index(seed) for seed in seeds]
         return self._figures[arm].of_seeds(np.array(places))
 
+    def shared_seeds(self, first: str, second: str) -> list[int]:
+        """Return the seeds that have a value of both arms; none of an arm that the plan lacks."""
+        of_second = self.seeds.get(second, [])
+        return [seed for seed in self.seeds.get(first, []) if seed in of_second]
+
     def base_figures(self, n_seeds: int) -> SeedFigures:
         """Return the figure of the base, the same for each of so many seeds."""
         names = list(self._base)

@@ -239,6 +239,16 @@ def _rewards_by_prompt(evaluation: Artifact, side: str, expression: str) -> dict
             hint="run the evaluation again: `prefpipe status` says how",
         )
 
+    return rewards_by_prompt(scores, expression)
+
+
+def rewards_by_prompt(scores: Artifact, expression: str) -> dict[str, list[float]]:
+    """Return the rewards of the responses of each prompt that have one.
+
+    Args:
+        scores: of the responses.
+        expression: the reward, over the scorers.
+    """
     rewards: dict[str, list[float]] = {}
     table = scores.read_all()
     keys = sorted(

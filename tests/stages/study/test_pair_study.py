@@ -16,7 +16,7 @@ from prefpipe.configs.study_record import write_study_record
 from prefpipe.errors import UsageError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.holm import holm
-from prefpipe.maths.statistics.two_level import two_level_mean
+from prefpipe.maths.statistics.two_level_figures import SeedFigures, two_level_figure
 from prefpipe.stages.study.figures import figures_of
 from prefpipe.stages.study.pair_results import judge_reward_model, read_heldout_pairs
 from prefpipe.stages.study.results import StudyRun, write_results
@@ -130,8 +130,8 @@ def test_arms_are_compared_at_each_epoch_and_one_arm_over_epochs(folder: Path) -
     between, over = second["contrasts"]
     assert (between["seeds"], over["seeds"]) == ([0, 1], [0, 1, 2])
     differences = values_of(folder, "bt", 2, [0, 1, 2]) - values_of(folder, "bt", 1, [0, 1, 2])
-    expected = two_level_mean(differences, BOOTSTRAP)
-    for name in ("mean", "se", "low", "high", "df"):
+    expected = two_level_figure(SeedFigures(differences), BOOTSTRAP)
+    for name in ("mean", "se", "low", "high"):
         assert over[name] == pytest.approx(getattr(expected, name), abs=1e-9), name
     assert over["by_seed"] == pytest.approx(differences.mean(axis=1).tolist(), abs=1e-9)
     assert over["verdict"] == "higher"
