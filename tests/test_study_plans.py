@@ -15,12 +15,9 @@ from prefpipe.configs.study_plan import StudyPlan, read_study_plan
 from prefpipe.configs.study_steps import Place, run_steps, selection_steps, shared_steps
 
 FOLDER = Path(__file__).resolve().parents[1] / "sample_data" / "studies"
-STUDIES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "wordings")
-PLANS = [
-    name for name in STUDIES if name not in ("granularity", "known-truth", "known-truth-policies")
-]
+PLANS = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "wordings")
 SCRIPTS = {
-    "run.sh": [name for name in STUDIES if not name.startswith("llama-1b")],
+    "run.sh": [name for name in PLANS if not name.startswith("llama-1b")],
     "llama-1b.sh": [name for name in PLANS if name.startswith("llama-1b")],
 }
 """Each script, and the plans that it runs."""
@@ -63,6 +60,15 @@ def test_the_plan_that_the_guide_begins_with_can_be_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PLANS)
 def test_a_plan_says_before_what_it_compares(name: str) -> None:
     assert plan_of(name).contrasts
+
+
+def test_studies_of_a_known_truth_read_what_the_script_makes_for_them() -> None:
+    made = (FOLDER / "known_truth.sh").read_text(encoding="utf-8")
+    for name in ("known-truth", "known-truth-policies", "granularity"):
+        plan = plan_of(name)
+        folders = [Path(each) for each in (*plan.pool[1:3], *plan.heldout[1:])]
+        assert {folder.parent.parent for folder in folders} == {Path("runs/study/truth")}
+        assert all(folder.parent.name in made for folder in folders)
 
 
 def test_knobs_are_chosen_on_prompts_and_a_seed_that_are_never_compared() -> None:
