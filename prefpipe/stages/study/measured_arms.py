@@ -3,12 +3,13 @@
 Axes: R runs, S seeds, P prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from prefpipe.configs.study_keys import PROMPTS
 from prefpipe.configs.study_measures import StudyMeasure
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
@@ -143,6 +144,29 @@ class BudgetTable:
             known = [there.get(prompt) for prompt in self.prompts]
             self._values[key] = np.array([np.nan if each is None else each for each in known])
         return self._values[key]
+
+    def notes_of_runs(self) -> Iterator[str]:
+        """Yield what is odd about runs: other numbers of prompts, and two seeds that are one."""
+        seen: dict[int, list[str]] = {}
+        for entry in self.runs_of_arms():
+            if self.budget == PROMPTS and entry["prompts"] is not None:
+                seen.setdefault(round(entry["prompts"]), []).append(entry["arm"])
+        if len(seen) > 1:
+            lines = [f"{n:,} of {' and '.join(arms)}" for n, arms in sorted(seen.items())]
+            yield f"at {self.budget}: arms are not judged after equal prompts: {'; '.join(lines)}"
+
+        for arm, seeds in self.seeds.items():
+            frames = {seed: self._frames[arm, seed].sort("prompt_id") for seed in seeds}
+            for place, seed in enumerate(seeds):
+                twin = next(
+                    (one for one in seeds[:place] if frames[one].equals(frames[seed])), None
+                )
+                if twin is not None:
+                    yield (
+                        f"at {self.budget}: {arm} has the same values for every prompt with the "
+                        f"seeds {twin} and {seed}, which count as two: was one copied, or does "
+                        "its trainer take no seed?"
+                    )
 
     def runs_of_arms(self) -> list[dict[str, Any]]:
         """Return the runs of each arm: how many, and the means of what the done ones took."""
