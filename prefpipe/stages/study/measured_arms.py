@@ -57,6 +57,11 @@ class BudgetTable:
         }
         self._values: dict[tuple[str, int, str], np.ndarray] = {}
 
+        # the last step of an epoch is short, and the shorter the larger an arm's steps are
+        seen = done["prompts"].drop_nulls().unique().sort().to_list()
+        if budget == PROMPTS and len(seen) > 1:
+            self.notes.append(f"at {budget}: runs were trained on {seen[0]:,} to {seen[-1]:,}")
+
     def _check(self, done_runs: set[tuple[str, int]]) -> None:
         """Refuse tables that do not agree.
 
