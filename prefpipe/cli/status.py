@@ -55,7 +55,7 @@ def status(config: StatusConfig) -> None:
         stdout.pipe_json([*of_runs, *(status.to_json(config.num_shards) for status in statuses)])
     else:
         for study in studies:
-            stdout.show(run_study_page(study.to_json()))
+            stdout.show(run_study_page(study.to_json(), width=stdout.width()))
         for run in rounds:
             stdout.show(rounds_page(run.to_json()))
         longest = max((len(str(status.path)) for status in statuses), default=0)

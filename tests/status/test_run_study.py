@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from dataclasses import asdict
 from io import StringIO
@@ -225,8 +226,32 @@ def test_the_table_holds_long_names_and_many_seeds_in_80_columns(tmp_path: Path)
         waiting=[(name, 2) for name in names],
     )
     console = Console(width=80, record=True, file=StringIO())
-    for item in run_study_page(status_of_study(tmp_path / "s").to_json()):
+    for item in run_study_page(status_of_study(tmp_path / "s").to_json(), width=80):
         console.print(item)
     text = console.export_text()
     assert text.count("waiting") == 25 + 1
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("n_seeds", [1, 7, 10, 30])
+@pytest.mark.parametrize("arm", ["bottom-k", "x" * 64])
+def test_each_row_names_its_arm_however_many_seeds_there_are(
+    tmp_path: Path, n_seeds: int, arm: str
+) -> None:
+    from rich.console import Console
+
+    seeds = list(range(n_seeds))
+    changes = {"arms": {arm: {}, "other": {}}, "contrasts": [], "seeds": seeds}
+    changes["budgets"] = {"prompts": 60}
+    write_study(tmp_path / "s", changes, waiting=[(arm, seed) for seed in seeds])
+    study = status_of_study(tmp_path / "s").to_json()
+    console = Console(width=80, record=True, file=StringIO())
+    for item in run_study_page(study, width=80):
+        console.print(item)
+    lines = console.export_text().splitlines()
+
+    assert max(map(len, lines)) <= 80
+    of_arm = [line for line in lines if line.startswith(arm[:8])]
+    assert sum(line.count("waiting") for line in of_arm) == n_seeds
+    shown = [int(words) for line in lines for words in re.findall(r"seed (\d+)", line)]
+    assert shown == seeds
