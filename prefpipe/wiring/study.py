@@ -144,7 +144,9 @@ class _RunningStudy:
 
             progress = self._progress()
             for step, key in progress.selections(self._selected_arms(), self._seeds):
-                self._unless_finished(progress, step, key, held)
+                # groups of another configuration are for `--overwrite=stale`, as are their runs
+                if self._config.overwrite or not progress.changes_of_groups(step, key):
+                    self._unless_finished(progress, step, key, held)
         refuse_different_prompts(self._plan, self._folder, self._arms, self._seeds)
         return None
 

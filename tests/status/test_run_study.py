@@ -129,6 +129,28 @@ def test_a_changed_knob_makes_its_arm_stale_and_no_other(
     assert "again:   prefpipe study plan.yaml -o run --overwrite=stale\n" in out
 
 
+def test_a_changed_selection_makes_its_arm_stale_and_is_refused_before_any_step(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(folder / "plan.yaml", "bottom: {select: {", "bottom: {select: {k: 1, ")
+    edit(folder / "plan.yaml", "seeds: [0]", "seeds: [0, 1]")
+    edit(folder / "plan.yaml", "response_tokens: like bottom", "response_tokens: like pair")
+    status = status_of_study(Path("run"))
+    of_bottom = [run for run in status.runs if run.arm == "bottom"]
+    assert [run.state for run in of_bottom] == ["stale", "stale"]
+    assert "bottom, seed 0: select --k 1 now, 2 then" in status.reasons
+    assert status.again[-1] == "--overwrite=stale"
+
+    ran: list[str] = []
+    monkeypatch.setattr("prefpipe.wiring.study.run_step", lambda words, **_how: ran.append(words))
+    command = ["study", "plan.yaml", "-o", "run", "--arms", "bottom"]
+    assert prefpipe(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "bottom, seed 1: select --k 1 now, 2 then" in said
+    assert "prefpipe study plan.yaml -o run --arms bottom --overwrite=stale" in said
+    assert ran == []
+
+
 def test_a_seed_more_waits_and_the_command_goes_on_without_overwriting(folder: Path) -> None:
     edit(folder / "plan.yaml", "seeds: [0]", "seeds: [0, 1]")
     status = status_of_study(Path("run"))

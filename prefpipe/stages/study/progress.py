@@ -123,8 +123,11 @@ class StudyProgress:
             if not self.is_finished(*selection):
                 failed = self._last_failure([selection])
                 state: RunState = "waiting" if failed is None else "failed"
+                changes = self.changes_of_groups(*selection)
                 problem = f"{selection[0].output} is not selected yet"
-                return RunProgress(arm, seed, state, failed=failed, problem=problem)
+                return RunProgress(
+                    arm, seed, state, failed=failed, changes=changes, problem=problem
+                )
         try:
             places = places_of(self._plan, self._folder, arm, seed)
             made_from = self._made_from(arm, seed)
@@ -177,6 +180,17 @@ class StudyProgress:
                 if not entry.has_failed:
                     seconds += entry.seconds
         return seconds
+
+    def changes_of_groups(self, step: StudyStep, key: str) -> tuple[str, ...]:
+        """Return in what groups on disk were selected otherwise than the plan says now.
+
+        A selection without `--overwrite` refuses such a folder.
+        """
+        entries = [entry for entry in self._by_name.get(step.name, []) if entry.is_done]
+        if not entries or self.is_finished(step, key) or not (step.output / RUN_FILE).exists():
+            return ()
+        changes = self._changed_words(step, entries[-1])
+        return tuple(changes) or ("what its groups are selected from is another now",)
 
     def _changes(self, keyed: Iterable[tuple[StudyStep, str]]) -> list[str]:
         """Return in what finished evaluations of a run were made otherwise than they are now."""
