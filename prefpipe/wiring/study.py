@@ -285,7 +285,8 @@ class _RunningStudy:
             raise _Stopped(
                 self._ending_of(step, INTERRUPTED if asked == signal.SIGINT else STOPPED)
             )
-        if code != 0:
+        # the study ends with what all arms share, and says it then
+        if code != 0 and step.arm is not None:
             self._log(f"{step.name}: {what_code_says(code)}")
         return code
 

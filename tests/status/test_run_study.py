@@ -4,7 +4,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
@@ -200,6 +200,16 @@ def test_what_all_runs_need_is_said_while_it_is_not_made(folder: Path) -> None:
     # not stale: once it is made again they may be done as they are
     assert states(status) == {"bottom": "waiting", "pair": "waiting"}
     assert status.again == ("prefpipe", "study", "plan.yaml", "-o", "run")
+
+
+def test_what_all_runs_need_and_failed_is_said_with_its_exit_code(folder: Path) -> None:
+    shutil.rmtree(folder / "run/heldout/scores")
+    ledger = StepLedger(folder / "run")
+    [entry] = [each for each in ledger.read() if each.name == "held-out, score"]
+    ledger.add(replace(entry, exit_code=3, fingerprint=None))
+    status = status_of_study(Path("run"))
+    assert status.shared == ("failed: held-out, score, exit 3",)
+    assert status.state == "partial"
 
 
 def test_a_plan_that_cannot_be_read_counts_as_it_was(folder: Path) -> None:

@@ -121,7 +121,7 @@ class StudyProgress:
         """Return how far a run is."""
         for selection in self.selections([arm], [seed]):
             if not self.is_finished(*selection):
-                failed = self._last_failure([selection])
+                failed = self.last_failure([selection])
                 state: RunState = "waiting" if failed is None else "failed"
                 changes = self.changes_of_groups(*selection)
                 problem = f"{selection[0].output} is not selected yet"
@@ -139,7 +139,7 @@ class StudyProgress:
         judging = [(step, key) for step, key in keyed if step.judged_at is not None]
         judged = [step for step, key in judging if self.is_finished(step, key)]
         is_done = len(judged) == len(judging)
-        last = None if is_done else self._last_failure(keyed)
+        last = None if is_done else self.last_failure(keyed)
         return RunProgress(
             arm,
             seed,
@@ -162,7 +162,7 @@ class StudyProgress:
         [keyed] = self._chained(made_from, [step])
         return keyed
 
-    def _last_failure(self, keyed: Iterable[tuple[StudyStep, str]]) -> StepEntry | None:
+    def last_failure(self, keyed: Iterable[tuple[StudyStep, str]]) -> StepEntry | None:
         """Return how the first step ended that is not done, where it failed."""
         for _, key in keyed:
             entries = self._of(key)
