@@ -282,6 +282,8 @@ class _RunningStudy:
         if code in STOPPED_CODES:
             raise _Stopped(self._ending_of(step, code))
         if asked is not None:
+            if step.judged_at is not None and code == 0:
+                self._write_results()  # of a run that may be done by it
             raise _Stopped(
                 self._ending_of(step, INTERRUPTED if asked == signal.SIGINT else STOPPED)
             )
