@@ -151,15 +151,7 @@ class BudgetTable:
         return self._values[key]
 
     def notes_of_runs(self) -> Iterator[str]:
-        """Yield what is odd about runs: other numbers of prompts, and two seeds that are one."""
-        seen: dict[int, list[str]] = {}
-        for entry in self.runs_of_arms():
-            if self.budget == PROMPTS and entry["prompts"] is not None:
-                seen.setdefault(round(entry["prompts"]), []).append(entry["arm"])
-        if len(seen) > 1:
-            lines = [f"{n:,} of {' and '.join(arms)}" for n, arms in sorted(seen.items())]
-            yield f"at {self.budget}: arms are not judged after equal prompts: {'; '.join(lines)}"
-
+        """Yield the runs of two seeds that are one."""
         for arm, seeds in self.seeds.items():
             frames = {seed: self._frames[arm, seed].sort("prompt_id") for seed in seeds}
             for place, seed in enumerate(seeds):

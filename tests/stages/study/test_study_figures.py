@@ -406,15 +406,3 @@ def test_one_evaluation_for_two_seeds_is_noted(tmp_path: Path) -> None:
     rewrite(tmp_path, pl.concat([frame.filter(~(is_of & (pl.col("seed") == 2))), twin]))
     [note] = notes_of(tmp_path)
     assert note.startswith("at prompts: same has the same values for every prompt with the seeds 0")
-
-
-def test_unequal_prompts_at_the_budget_of_prompts_are_noted(tmp_path: Path) -> None:
-    """As where an epoch ends within a step of one arm, and not of another with smaller steps."""
-    write_study(tmp_path)
-    runs = pl.read_parquet(tmp_path / "runs.parquet")
-    of_worse = (pl.col("arm") == "worse") & (pl.col("budget") == "prompts")
-    fewer = pl.when(of_worse).then(58).otherwise(pl.col("prompts"))
-    rewrite(tmp_path, runs.with_columns(fewer.alias("prompts")), "runs.parquet")
-    assert notes_of(tmp_path) == [
-        "at prompts: arms are not judged after equal prompts: 58 of worse; 60 of best and same"
-    ]
