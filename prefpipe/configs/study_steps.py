@@ -27,10 +27,13 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.study_keys import OF_POOL, REWARD, SECTIONS
 from prefpipe.configs.study_plan import Arm, StudyPlan
+from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import objective_of
 from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.training.start_values import START_VALUES
 
+ARMS = "arms"
+"""The folder, in a study's, of all that is an arm's."""
 TRAINER = "trainer"
 """The stage of a step that is no command of prefpipe."""
 POOL_SEED = 0
@@ -165,7 +168,7 @@ def heldout_logprobs_folder(folder: Path) -> Path:
 
 def arm_folder(folder: Path, arm: str) -> Path:
     """Return the folder of an arm."""
-    return folder / "arms" / arm
+    return folder / ARMS / arm
 
 
 def run_folder(folder: Path, arm: str, seed: int) -> Path:
@@ -209,6 +212,12 @@ def judgement_folder(plan: StudyPlan, folder: Path, arm: str, seed: int, step: i
     return run_folder(folder, arm, seed) / f"{kind}-{step:05d}"
 
 
+def judged_folders(folder: Path) -> list[Path]:
+    """Return the folders on disk of what judges any arm and seed, of any plan."""
+    kinds = ("eval", "scores", "logprobs")
+    return [path for kind in kinds for path in folder.glob(f"arms/*/seed-*/{kind}-*")]
+
+
 def draws(arm: Arm) -> bool:
     """Return whether chance has a part in an arm's selection, so that each seed has its own."""
     section = arm.sections["select"]
@@ -221,11 +230,15 @@ def global_batch_size(plan: StudyPlan, arm: str) -> int:
     """Return the prompts of an optimizer step, as given or as the objective starts from.
 
     Raises:
-        UsageError: an objective that the target does not have.
+        UsageError: an objective that the target does not have, or a size that is none.
     """
     section = plan.arm(arm).sections["train"]
     if "global_batch_size" in section:
-        return int(section["global_batch_size"])
+        given = section["global_batch_size"]
+        text = "" if isinstance(given, bool) else str(given)
+        if not (text.isascii() and text.isdecimal() and int(text) > 0):
+            raise UsageError(f"train: `global_batch_size` must be 1 or more, not {given!r}")
+        return int(text)
     objective = objective_of(plan.target, section.get("objective"))
     return START_VALUES[objective].global_batch_size
 

@@ -3,12 +3,13 @@
 Axes: R runs, S seeds, P prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
+from prefpipe.configs.study_keys import PROMPTS
 from prefpipe.configs.study_measures import StudyMeasure
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
@@ -55,6 +56,11 @@ class BudgetTable:
             arm: [seed for seed in design.seeds if (arm, seed) in done_runs] for arm in design.arms
         }
         self._values: dict[tuple[str, int, str], np.ndarray] = {}
+
+        # the last step of an epoch is short, and the shorter the larger an arm's steps are
+        seen = done["prompts"].drop_nulls().unique().sort().to_list()
+        if budget == PROMPTS and len(seen) > 1:
+            self.notes.append(f"at {budget}: runs were trained on {seen[0]:,} to {seen[-1]:,}")
 
     def _check(self, done_runs: set[tuple[str, int]]) -> None:
         """Refuse tables that do not agree.
@@ -143,6 +149,21 @@ class BudgetTable:
             known = [there.get(prompt) for prompt in self.prompts]
             self._values[key] = np.array([np.nan if each is None else each for each in known])
         return self._values[key]
+
+    def notes_of_runs(self) -> Iterator[str]:
+        """Yield the runs of two seeds that are one."""
+        for arm, seeds in self.seeds.items():
+            frames = {seed: self._frames[arm, seed].sort("prompt_id") for seed in seeds}
+            for place, seed in enumerate(seeds):
+                twin = next(
+                    (one for one in seeds[:place] if frames[one].equals(frames[seed])), None
+                )
+                if twin is not None:
+                    yield (
+                        f"at {self.budget}: {arm} has the same values for every prompt with the "
+                        f"seeds {twin} and {seed}, which count as two: was one copied, or does "
+                        "its trainer take no seed?"
+                    )
 
     def runs_of_arms(self) -> list[dict[str, Any]]:
         """Return the runs of each arm: how many, and the means of what the done ones took."""
