@@ -354,15 +354,18 @@ def test_a_changed_knob_of_an_arm_makes_its_runs_stale_and_leaves_the_rest(
     assert tables_of(run)["results"] == tables["results"]
 
 
-def test_a_changed_selection_is_refused_by_its_step_and_its_arm_is_counted(
+def test_a_changed_selection_is_refused_before_any_step_and_overwrite_stale_makes_its_arm_again(
     copy: Path, studies: Studies
 ) -> None:
-    write_study(copy, PLAN.replace("k: null}}", "k: null, keep_truncated: false}}"))
+    write_study(copy, PLAN.replace("k: null}}", "k: null, keep_duplicates: true}}"))
     outcome = studies.run(copy)
-    assert outcome.code == 1
-    assert "1 of 2 runs failed: pair, seed 0, for pair, select: " in outcome.stderr
-    assert statuses(copy)["pair", "prompts"] == ("failed", "pair, select", 2)
+    assert outcome.code == 2
+    assert "prefpipe study plan.yaml -o run --overwrite=stale" in outcome.stderr
+    assert statuses(copy)["pair", "prompts"] == ("waiting", None, None)
     assert statuses(copy)["bottom", "prompts"] == ("done", None, None)
+
+    studies.finish(copy, "--overwrite=stale")
+    assert statuses(copy)["pair", "prompts"] == ("done", None, None)
 
 
 def test_policies_that_are_to_stay_stay_also_when_a_later_call_does_not_say_so(
