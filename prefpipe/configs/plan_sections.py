@@ -22,6 +22,8 @@ from prefpipe.surrogates import has_lone_surrogates
 
 Section = Mapping[str, Any]
 """Values of a command's flags, by field."""
+HUB = "hf:"
+"""Begins the name of prompts that are a data set of the Hugging Face Hub, and no file."""
 
 
 class PlanError(UsageError):

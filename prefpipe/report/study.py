@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from prefpipe import __version__
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.configs.study_record import StudyRecord
+from prefpipe.stages.study.sentences import p_digits
 from prefpipe.stages.study.wording import (
     LATER,
     budget_title,
@@ -525,9 +526,7 @@ def _size(value: float | None, form: str) -> str:
 
 
 def _p_value(value: float | None) -> str:
-    if value is None:
-        return NONE
-    return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
+    return NONE if value is None else p_digits(value)
 
 
 def _seeds(seeds: Sequence[int], figures: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.plan_sections import HUB
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.study import StudyConfig
@@ -19,8 +20,6 @@ from prefpipe.errors import InputError, PrefpipeError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.spelling import did_you_mean
 from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
-
-HUB = "hf:"
 
 
 class Study(NamedTuple):

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts.atomic import make_folder
@@ -24,7 +23,7 @@ from prefpipe.configs.study_record import write_study_record
 from prefpipe.configs.study_steps import TRAINER, StudyStep
 from prefpipe.errors import PrefpipeError, UsageError
 from prefpipe.execution.step_process import SignalSource, run_foreign, run_step
-from prefpipe.models.files import CONFIG_FILES
+from prefpipe.models.files import holds_config
 from prefpipe.stages.study.locks import RESULTS, SHARED, lock_of, lock_of_run
 from prefpipe.stages.study.progress import RunProgress, StudyProgress, fingerprint_on_disk
 from prefpipe.stages.study.prompts import refuse_different_prompts
@@ -235,7 +234,7 @@ class _RunningStudy:
             _Stopped: a stop was asked for.
         """
         if step.stage == TRAINER:
-            if _holds_model(step.output) and self._progress().is_finished(step, key):
+            if holds_config(step.output) and self._progress().is_finished(step, key):
                 return 0
             # another trainer may take a folder that a kill left half written for a whole one
             shutil.rmtree(step.output, ignore_errors=True)
@@ -416,10 +415,6 @@ class _RunningStudy:
             f"warning: the file system of {self._folder} has no locks: two copies of this command "
             "would train the same arm at once, so run one alone"
         )
-
-
-def _holds_model(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in CONFIG_FILES)
 
 
 def _failure_line(run: RunProgress) -> str:

@@ -27,6 +27,12 @@ SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 75, signal.SIGINT: 130, signal.SI
 LEARNING_RATE_OF_PAIR = "k: null}, train: {learning_rate: 2e-2}}"
 
 
+def is_left_behind(outcome: Outcome) -> bool:
+    """Whether a call gave a step up whose command was killed: it waits half a minute, and a busy machine may need more."""
+    is_waited_for = "waiting for the end of a step that was left behind" in outcome.stderr
+    return is_waited_for and "other copies of this command are at" in outcome.stderr
+
+
 class Studies:
     """Runs ``prefpipe study plan.yaml -o run``, with steps that are forked."""
 
@@ -49,6 +55,8 @@ class Studies:
 
     def finish(self, folder: Path, *flags: str) -> Outcome:
         outcome = self.run(folder, *flags)
+        while is_left_behind(outcome):
+            outcome = self.run(folder, *flags)
         assert outcome.code == 0, outcome.stderr
         assert outcome.stdout == "run\n"
         return outcome
@@ -179,9 +187,9 @@ def test_a_study_that_is_killed_twenty_times_has_the_same_tables(
         codes.add(outcome.code)
         if outcome.code != 0:
             n_killed += 1
-            continue
-        assert tables_of(unbegun / "run") == expected
-        shutil.rmtree(unbegun / "run")
+        elif not is_left_behind(outcome):
+            assert tables_of(unbegun / "run") == expected
+            shutil.rmtree(unbegun / "run")
 
     studies.finish(unbegun)
     assert tables_of(unbegun / "run") == expected
