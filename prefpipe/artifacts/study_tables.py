@@ -115,7 +115,9 @@ RUNS = Schema(
         optional("prompts", INT64, "prompts trained on until then"),
         optional("response_tokens", INT64, "response tokens trained on until then"),
         optional(
-            "trained_tokens", INT64, "prompt and response tokens computed by the whole training"
+            "trained_tokens",
+            INT64,
+            "prompt and response tokens computed by the whole training; null where nothing says it",
         ),
         optional("seconds", FLOAT, "wall time of the run's finished steps, both budgets together"),
         optional("failed_step", TEXT, "name of the step that failed"),
