@@ -1,5 +1,6 @@
 """The plans of the studies: each can be run, and what they say of each other holds."""
 
+import itertools
 import os
 import shlex
 import subprocess
@@ -134,8 +135,10 @@ def test_studies_judge_on_the_same_prompts_by_the_same_recipe(first, others) -> 
 
 @pytest.mark.parametrize("name", ["peer", "llama-1b-peer"])
 def test_the_peer_has_the_hyper_parameters_of_our_arm(name: str) -> None:
-    trainer = shlex.split(values_of(name)["arms"]["trl"]["trainer"])
-    for key, value in values_of(name)["train"].items():
+    arms = values_of(name)["arms"].values()
+    trainers = [shlex.split(arm["trainer"]) for arm in arms if "trainer" in arm]
+    assert trainers
+    for trainer, (key, value) in itertools.product(trainers, values_of(name)["train"].items()):
         flag = f"--{key.replace('_', '-')}"
         if key == "objective":
             assert value == "dpo"

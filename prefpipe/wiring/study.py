@@ -43,8 +43,8 @@ from prefpipe.wiring.step_ends import (
 )
 
 POLL_S = 0.5
-LONGEST_WAIT_S = 30.0
-"""For a step that outlived its `prefpipe study`: it ends within its grace."""
+LONGEST_WAIT_S = 600.0
+"""For a step that outlived its `prefpipe study`, which finishes what it has begun."""
 NOT_FOUND = 127
 """Exit code of a trainer that cannot be run, as shells have it."""
 MOST_NAMED = 5
@@ -168,10 +168,11 @@ class _RunningStudy:
     def ending(self) -> Ending | None:
         """Say what is done; return why this copy did not do all that it was to do."""
         runs = self._progress().runs()
-        n_done = sum(run.state == "done" for run in runs)
-        self._log(f"\n{n_done} of {len(runs)} runs are done")
+        done = {run.name for run in runs if run.state == "done"}
+        self._log(f"\n{len(done)} of {len(runs)} runs are done")
+        self._held = {name: who for name, who in self._held.items() if name not in done}
         if self._held:
-            held = [f"{name} ({holder.line})" for name, holder in self._held.items()]
+            held = [f"{name} ({who.line})" for name, who in self._held.items()]
             self._log(f"other copies of this command are at: {_listed(held)}")
         if self._results_error is not None:
             return Ending(self._results_error, self._results_error.exit_code)
@@ -341,7 +342,7 @@ class _RunningStudy:
             return
         if has_weights(steps):
             n_bytes = remove_weights(steps)
-            self._log(f"{run.name}: judged; its weights are removed, {n_bytes / 1e9:.2f} GB")
+            self._log(f"{run.name}: judged; its weights are removed, {n_bytes / 1e6:,.0f} MB")
 
     def _write_results(self) -> None:
         """Write the tables of all that is done; what is wrong with them ends no run."""

@@ -18,6 +18,10 @@ from support.stage_server import Command, Outcome, StageServer
 from support.study_runs import PLAN, ledger, tables_of, weights_in, write_study
 
 from prefpipe.artifacts.holders import Lock
+from prefpipe.artifacts.step_ledger import StepLedger
+from prefpipe.configs.study_plan import read_study_plan
+from prefpipe.stages.study.progress import StudyProgress
+from prefpipe.stages.study.step_seconds import Rates, estimated_seconds
 
 pytestmark = pytest.mark.slow
 
@@ -25,12 +29,6 @@ N_KILLS = 20
 SIGNALS = {signal.SIGKILL: -9, signal.SIGTERM: 75, signal.SIGINT: 130, signal.SIGUSR1: 75}
 """And the exit code with which the command ends by each."""
 LEARNING_RATE_OF_PAIR = "k: null}, train: {learning_rate: 2e-2}}"
-
-
-def is_left_behind(outcome: Outcome) -> bool:
-    """Whether a call gave a step up whose command was killed: it waits half a minute, and a busy machine may need more."""
-    is_waited_for = "waiting for the end of a step that was left behind" in outcome.stderr
-    return is_waited_for and "other copies of this command are at" in outcome.stderr
 
 
 class Studies:
@@ -55,8 +53,6 @@ class Studies:
 
     def finish(self, folder: Path, *flags: str) -> Outcome:
         outcome = self.run(folder, *flags)
-        while is_left_behind(outcome):
-            outcome = self.run(folder, *flags)
         assert outcome.code == 0, outcome.stderr
         assert outcome.stdout == "run\n"
         return outcome
@@ -105,6 +101,19 @@ def statuses(folder: Path) -> dict[tuple[str, str], tuple[object, ...]]:
     }
 
 
+def with_trainer(folder: Path, program: str) -> Path:
+    """Let a trainer of somebody else take the place of the arm `pair`; return the file of its program."""
+    trainer = folder / "trainer.py"
+    trainer.write_text(program)
+    command = f"{sys.executable} trainer.py {{groups}} {{policy}} {{model}} {{steps}} {{seed}}"
+    other = f"  other: {{select: {{strategy: bottom-k}}, trainer: '{command}'}}"
+    # in which order another trainer sees prompts is not known, nor after how many tokens it is judged
+    plan = PLAN.replace(", response_tokens: like bottom", "").replace("pair]", "other]")
+    pair = next(line for line in PLAN.splitlines() if line.startswith("  pair: "))
+    write_study(folder, plan.replace(pair, other))
+    return trainer
+
+
 def test_what_a_study_leaves(undisturbed: Path) -> None:
     run = undisturbed / "run"
     results = pl.read_parquet(run / "results.parquet")
@@ -136,6 +145,20 @@ def test_what_a_study_leaves(undisturbed: Path) -> None:
         ("pair", "response_tokens", 3, 6),
     ]
     assert runs[3]["response_tokens"] >= runs[1]["response_tokens"] > runs[2]["response_tokens"]
+    for row in runs:
+        arm, n_steps = row["arm"], max(each["step"] for each in runs if each["arm"] == row["arm"])
+        groups = pl.read_parquet(run / "arms" / arm / "groups" / "part-*.parquet")
+        by_prompt = groups.group_by("prompt_id").agg(pl.col("n_prompt_tokens").first())
+        metrics = pl.read_parquet(run / "arms" / arm / "seed-0" / "policy" / "metrics.parquet")
+        seen = metrics.filter(split="train", step=row["step"])
+        assert (
+            metrics.filter(pl.col("step") <= row["step"])["n_tokens"].sum()
+            == (row["response_tokens"])
+        )
+        assert seen.height == 1
+        # all prompts are of one length
+        [length] = set(by_prompt["n_prompt_tokens"])
+        assert row["trained_tokens"] == metrics["n_tokens"].sum() + 2 * n_steps * length
     for arm in ("bottom", "pair"):
         of_run = [entry for entry in entries if entry["arm"] == arm and entry["seed"] == 0]
         [seconds] = {row["seconds"] for row in runs if row["arm"] == arm}
@@ -187,9 +210,9 @@ def test_a_study_that_is_killed_twenty_times_has_the_same_tables(
         codes.add(outcome.code)
         if outcome.code != 0:
             n_killed += 1
-        elif not is_left_behind(outcome):
-            assert tables_of(unbegun / "run") == expected
-            shutil.rmtree(unbegun / "run")
+            continue
+        assert tables_of(unbegun / "run") == expected
+        shutil.rmtree(unbegun / "run")
 
     studies.finish(unbegun)
     assert tables_of(unbegun / "run") == expected
@@ -223,15 +246,7 @@ def test_an_arm_that_fails_leaves_the_others_is_counted_and_tried_again(
 ) -> None:
     """A trainer of somebody else that exits with 1, and is mended then: its file is part of what the run is made of."""
     kept = places(copy / "run" / "arms" / "bottom")
-    trainer = copy / "trainer.py"
-    trainer.write_text("import sys\nprint('no luck')\nsys.exit(1)\n")
-    command = f"{sys.executable} trainer.py {{groups}} {{policy}} {{model}} {{steps}} {{seed}}"
-    other = f"  other: {{select: {{strategy: bottom-k}}, trainer: '{command}'}}"
-    # in which order another trainer sees prompts is not known, nor after how many tokens it is judged
-    plan = PLAN.replace(", response_tokens: like bottom", "").replace("pair]", "other]")
-    pair = next(line for line in PLAN.splitlines() if line.startswith("  pair: "))
-    write_study(copy, plan.replace(pair, other))
-
+    trainer = with_trainer(copy, "import sys\nprint('no luck')\nsys.exit(1)\n")
     outcome = studies.run(copy)
     assert outcome.code == 1
     assert "no luck" in outcome.stderr
@@ -351,15 +366,18 @@ def test_a_disk_that_gets_full_ends_the_study_with_what_is_finished_and_room_let
         assert tables_of(disk) == tables_of(undisturbed / "run")
 
 
-def test_a_stop_names_the_step_and_the_command_that_goes_on(
-    unbegun: Path, studies: Studies
+def test_a_stop_ends_the_step_and_names_it_with_the_command_that_goes_on(
+    copy: Path, studies: Studies
 ) -> None:
-    outcome = studies.run(
-        unbegun, "--seeds", "0", signal=signal.SIGTERM, signal_when_said="$ prefpipe score"
-    )
+    """Another trainer knows no exit code for a stop: it has not failed, and begins again from nothing."""
+    with_trainer(copy, "import time\nprint('begun', flush=True)\ntime.sleep(600)\n")
+    outcome = studies.run(copy, "--seeds", "0", signal=signal.SIGTERM, signal_when_said="begun")
     assert outcome.code == 75, outcome.stderr
-    assert "stopped: pool, score: stopped early; what is finished is kept" in outcome.stderr
+    name = "other, seed 0, train to step 2"
+    assert f"stopped: {name}: stopped early; what is finished is kept" in outcome.stderr
     assert "go on with: prefpipe study plan.yaml -o run --seeds 0" in outcome.stderr
+    last = ledger(copy / "run")[-1]
+    assert (last["name"], last["exit_code"]) == (name, 75)
 
 
 def test_a_real_step_ends_with_its_study_and_the_next_call_waits_for_it(
@@ -384,3 +402,19 @@ def test_a_real_step_ends_with_its_study_and_the_next_call_waits_for_it(
     assert process.wait() == -9, (copy / "log").read_text()
     studies.finish(copy)
     assert tables_of(copy / "run") == tables_of(undisturbed / "run")
+
+
+def test_a_training_is_estimated_by_the_tokens_that_it_has_seen(
+    undisturbed: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And an evaluation by those of the model's own responses to the same prompts."""
+    monkeypatch.chdir(undisturbed)
+    plan = read_study_plan(Path("plan.yaml"))
+    entries = StepLedger(Path("run")).read()
+    by_name = {entry.name: entry for entry in entries}
+    rates = Rates(start_s=0.0, sampled_per_s=1.0, trained_per_s=1.0, of_stages={})
+    for arm in ("bottom", "pair"):
+        run = StudyProgress(plan, Path("run"), entries).run(arm, 0)
+        for step, _ in run.steps:
+            expected = by_name[step.name if step.stage == "train" else "held-out, generate"]
+            assert estimated_seconds(step, rates) == expected.n_tokens

@@ -5,6 +5,15 @@ and prints the counts; `tests/durability/test_study.py` kills twenty times with 
 """
 
 import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
 from pathlib import Path
 
 import polars as pl
@@ -77,3 +86,59 @@ def ledger(study: Path) -> list[dict[str, object]]:
 def weights_in(study: Path) -> list[str]:
     """Return the files of weights that lie in a study's folder."""
     return sorted(str(path.relative_to(study)) for path in study.rglob("*.safetensors"))
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """Start ``prefpipe study plan.yaml -o run`` in a folder; what it says goes into a file."""
+    with (folder / "study.log").open("w") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "prefpipe", "study", "plan.yaml", "-o", "run"],
+            cwd=folder,
+            stdout=log,
+            stderr=log,
+            env=os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
+        )
+
+
+def main() -> None:
+    """Kill as often as asked for, in the step that is next, and compare what is finished with an undisturbed study."""
+    n_kills, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
+    root = Path(tempfile.mkdtemp(prefix="studies-"))
+    straight, killed = root / "straight", root / "killed"
+    for folder in (straight, killed):
+        folder.mkdir()
+        write_study(folder)
+    assert start(straight).wait(LIMIT_S) == 0, (straight / "study.log").read_text()
+
+    moments, codes = random.Random(seed), Counter[str]()
+    signals = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    n_done = 0
+    while n_done < n_kills:
+        number = signals[n_done % len(signals)]
+        process = start(killed)
+        while process.poll() is None and "$ prefpipe" not in (killed / "study.log").read_text():
+            time.sleep(0.01)
+        time.sleep(moments.choice([0.0, moments.uniform(0, 1), moments.uniform(0, 8)]))
+        process.send_signal(number)
+        code, said = process.wait(LIMIT_S), (killed / "study.log").read_text()
+        assert "Traceback" not in said, said
+        steps = [line.split()[2] for line in said.splitlines() if line.startswith("$ prefpipe")]
+        if code == 0:
+            same = tables_of(killed / "run") == tables_of(straight / "run")
+            codes[f"finished between two kills, the same tables: {same}"] += 1
+            shutil.rmtree(killed / "run")
+            continue
+        n_done += 1
+        codes[f"{steps[-1] if steps else 'between steps'} {number.name} {code}"] += 1
+
+    assert start(killed).wait(LIMIT_S) == 0, (killed / "study.log").read_text()
+    same = tables_of(killed / "run") == tables_of(straight / "run")
+    codes[f"finished, the same tables: {same}"] += 1
+    for name, count in sorted(codes.items()):
+        sys.stdout.write(f"{name}: {count}\n")
+    if same:
+        shutil.rmtree(root)
+
+
+if __name__ == "__main__":
+    main()

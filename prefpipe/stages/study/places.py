@@ -100,6 +100,36 @@ def seen_after(
     return seen.prompts_after(step), int(seen.tokens(step)[-1])
 
 
+def trained_tokens(plan: StudyPlan, folder: Path, arm: str, seed: int, n_steps: int) -> int | None:
+    """Return the tokens that a training of so many steps computes: each prompt once a group.
+
+    None where nothing says it: of another trainer, of rounds, and of imported conversations.
+
+    Raises:
+        InputError: the groups cannot be read.
+    """
+    seen = _seen_by(plan, folder, arm, seed)
+    groups = groups_folder(plan, folder, arm, seed)
+    if seen is None or groups is None or plan.arm(arm).trainer is not None:
+        return None
+    lengths = _prompt_lengths(groups)
+    if any(lengths.get(prompt.prompt_id) is None for prompt in seen.prompts):
+        return None
+    with_prompts = [
+        PromptTokens(prompt.prompt_id, prompt.n_tokens + (lengths[prompt.prompt_id] or 0))
+        for prompt in seen.prompts
+    ]
+    return int(seen._replace(prompts=with_prompts).tokens(n_steps)[-1])
+
+
+def _prompt_lengths(groups: Path) -> dict[str, int | None]:
+    """Return the tokens of each prompt, None where they are not stored."""
+    artifact = open_input(groups, schema="groups", name="groups")
+    table = artifact.read_all(["prompt_id", "n_prompt_tokens"])
+    prompt_ids, lengths = (table[name].to_pylist() for name in table.column_names)
+    return dict(zip(prompt_ids, lengths, strict=True))
+
+
 class _Seen(NamedTuple):
     """What the training of an arm and seed sees, step by step."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_steps import StudyStep
 from prefpipe.errors import PrefpipeError
-from prefpipe.stages.study.places import seen_after
+from prefpipe.stages.study.places import seen_after, trained_tokens
 from prefpipe.stages.study.progress import RunProgress
 from prefpipe.stages.study.results import StudyRun
 
@@ -40,9 +40,12 @@ def _row(
 ) -> StudyRun:
     prompts: int | None = None
     tokens: int | None = None
+    computed: int | None = None
     if step is not None:
+        n_steps = max(place.step for place in run.places)
         with suppress(PrefpipeError):
             prompts, tokens = seen_after(plan, folder, run.arm, run.seed, step)
+            computed = trained_tokens(plan, folder, run.arm, run.seed, n_steps)
 
     status = "done" if judged is not None else run.state
     failed = run.failed if status == "failed" else None
@@ -55,6 +58,7 @@ def _row(
         step=step,
         prompts=prompts,
         response_tokens=tokens,
+        trained_tokens=computed,
         seconds=run.seconds if run.steps else None,
         failed_step=None if failed is None else failed.name,
         exit_code=None if failed is None else failed.exit_code,

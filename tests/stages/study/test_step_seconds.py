@@ -1,58 +1,86 @@
-"""How long steps will take: by rates that are given, else by what finished steps of the study took."""
+"""What a step will take: rates that are given before those from the ledger, and nothing where nothing says it."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from support.pipelines import write_prompts
 
 from prefpipe.artifacts.step_ledger import StepEntry
-from prefpipe.configs.study_steps import StepDraft
-from prefpipe.stages.study.step_seconds import START_S, estimated_seconds, rates_of
+from prefpipe.configs.embed import EmbedConfig
+from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.study_steps import StudyStep
+from prefpipe.configs.train import TrainConfig
+from prefpipe.stages.study.step_seconds import START_S, Rates, estimated_seconds, rates_of
+
+ENTRY = StepEntry(
+    key="k",
+    name="pool, generate",
+    stage="generate",
+    exit_code=0,
+    seconds=12.0,
+    ended_at="",
+    host="",
+    n_tokens=400,
+)
+QUICK = replace(ENTRY, name="a, select", stage="select", seconds=2.0, n_tokens=None)
 
 
-def entry(stage: str, seconds: float, n_tokens: int | None = None, code: int = 0) -> StepEntry:
-    return StepEntry(
-        key=stage,
-        name=stage,
-        stage=stage,
-        exit_code=code,
-        seconds=seconds,
-        ended_at="2026-11-30T10:00:00+00:00",
-        host="here",
-        n_tokens=n_tokens,
-    )
+def test_tokens_a_second_are_those_behind_the_start() -> None:
+    """The quickest step, 2 s, did little beside starting: (400 + 100) / (10 + 5)."""
+    second = replace(ENTRY, stage="eval", seconds=7.0, n_tokens=100)
+    training = replace(ENTRY, stage="train", seconds=32.0, n_tokens=600)
+    rates = rates_of([ENTRY, QUICK, second, training])
+    assert rates.start_s == 2.0
+    assert rates.sampled_per_s == pytest.approx(500 / 15)
+    assert rates.trained_per_s == pytest.approx(600 / 30)
+    assert rates.of_stages == {"generate": 12.0, "select": 2.0, "eval": 7.0, "train": 32.0}
 
-
-ENTRIES = [
-    entry("select", 4.0),
-    entry("generate", 24.0, 100),
-    entry("eval", 14.0, 200),
-    entry("train", 54.0, 1000),
-    entry("train", 1.0, 10, code=-9),
-]
-"""Four seconds to start; 300 tokens sampled in 30 seconds, and 1,000 trained on in 50."""
-
-
-def test_rates_are_those_of_finished_steps_and_what_is_given_counts_before_them() -> None:
-    found = rates_of(ENTRIES)
-    assert (found.start_s, found.sampled_per_s, found.trained_per_s) == (4.0, 10.0, 20.0)
-    assert found.of_stages["train"] == 54.0
-    given = rates_of(ENTRIES, sampled_per_s=3.0, trained_per_s=5.0)
+    # a flag counts before what was found, as everywhere
+    given = rates_of([ENTRY, QUICK, training], sampled_per_s=3.0, trained_per_s=5.0)
     assert (given.sampled_per_s, given.trained_per_s) == (3.0, 5.0)
-    nothing = rates_of([])
-    assert (nothing.start_s, nothing.sampled_per_s, nothing.trained_per_s) == (START_S, None, None)
 
 
-def test_a_step_takes_its_tokens_at_the_rate_or_what_others_of_its_stage_took(
+@pytest.mark.parametrize(
+    "entries",
+    [
+        [],
+        [replace(ENTRY, exit_code=1)],
+        [replace(ENTRY, exit_code=75)],
+        [replace(ENTRY, n_tokens=None)],
+        [ENTRY],  # alone it is its own start
+    ],
+)
+def test_what_no_step_shows_is_what_is_given(entries: list[StepEntry]) -> None:
+    rates = rates_of(entries, sampled_per_s=200.0, trained_per_s=83.0)
+    assert (rates.sampled_per_s, rates.trained_per_s) == (200.0, 83.0)
+    unknown = rates_of(entries)
+    assert (unknown.sampled_per_s, unknown.trained_per_s) == (None, None)
+    if not entries:
+        assert unknown.start_s == START_S
+
+
+def step_of(stage: str, config: object) -> StudyStep:
+    return StudyStep(stage, stage, (), Path("out"), config)  # type: ignore[arg-type]
+
+
+def test_a_pool_is_at_most_so_many_tokens_and_a_share_of_the_prompts_takes_its_share(
     tmp_path: Path,
 ) -> None:
-    prompts = write_prompts(tmp_path / "prompts.jsonl", 6)
-    values = {"prompts": str(prompts), "output": str(tmp_path / "c"), "model": "m", "n": 5}
-    sampled = StepDraft("pool, generate", "generate", {**values, "max_tokens": 4}).step()
-    assert estimated_seconds(sampled, rates_of(ENTRIES)) == pytest.approx(4.0 + 6 * 5 * 4 / 10)
-    assert estimated_seconds(sampled, rates_of([])) is None
+    prompts = str(write_prompts(tmp_path / "prompts.jsonl", 10))
+    rates = Rates(3.0, 50.0, None, {})
+    config = GenerateConfig(prompts=prompts, output=Path("out"), model="m", n=4, max_tokens=25)
+    assert estimated_seconds(step_of("generate", config), rates) == 3.0 + 10 * 4 * 25 / 50
+    shares = [replace(config, prompt_share=f"{i}/3") for i in (1, 2, 3)]
+    seconds = [estimated_seconds(step_of("generate", share), rates) for share in shares]
+    assert sum(each - 3.0 for each in seconds if each) == pytest.approx(10 * 4 * 25 / 50)
 
-    # groups that are not there say nothing of tokens
-    training = {"groups": str(tmp_path / "groups"), "output": str(tmp_path / "p"), "model": "m"}
-    trained = StepDraft("a, train", "train", {**training, "max_steps": 2}).step()
-    assert estimated_seconds(trained, rates_of(ENTRIES)) == 54.0
+
+def test_what_nothing_says_is_unknown_or_what_others_of_its_stage_took(tmp_path: Path) -> None:
+    embed = step_of("embed", EmbedConfig(candidates=Path("c"), output=Path("e"), model="m"))
+    assert estimated_seconds(embed, Rates(3.0, 50.0, 50.0, {})) is None
+    assert estimated_seconds(embed, Rates(3.0, 50.0, 50.0, {"embed": 4.5})) == 4.5
+    # its groups are not there yet
+    train = TrainConfig(groups=tmp_path / "no", output=Path("p"), model="m", max_steps=3)
+    assert estimated_seconds(step_of("train", train), Rates(3.0, 50.0, 50.0, {})) is None
+    assert estimated_seconds(step_of("train", train), Rates(3.0, 50.0, 50.0, {"train": 9.0})) == 9.0
