@@ -94,7 +94,11 @@ PAIR_RESULTS = Schema(
         ),
         optional("brier", FLOAT, "squared distance from the true probability"),
         optional("ece", FLOAT, "what the prompt adds to the ECE of the run, which is the mean"),
-        optional("accuracy", FLOAT, "share of labels told, drawn with the true probability"),
+        optional(
+            "accuracy",
+            FLOAT,
+            "share of labels, drawn with the true probability, that it gets right",
+        ),
         optional(
             "agreement",
             FLOAT,
