@@ -123,7 +123,7 @@ class StageServer:
 
     def stop(self) -> None:
         """End the server."""
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=120)
 
 
 def serve() -> None:
