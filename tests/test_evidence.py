@@ -84,7 +84,8 @@ def test_the_recipe_of_the_page_gives_the_figures(tmp_path: Path) -> None:
     """A fresh reader's polars, with the names of the study exchanged, to 1e-9."""
     write_study(tmp_path, failed=[("worse", 1)])
     text = PAGE.read_text(encoding="utf-8")
-    code = text.split("## How to recompute")[1].split("```python\n")[1].split("```")[0]
+    section = text.split("## How to recompute")[1].split("\n## ")[0]
+    code = "\n".join(block.split("```")[0] for block in section.split("```python\n")[1:])
     for there, here in (
         ("docs/evidence/selection", str(tmp_path)),
         ("opt-select", "best"),
@@ -106,6 +107,8 @@ def test_the_recipe_of_the_page_gives_the_figures(tmp_path: Path) -> None:
     t_seeds, t_prompts = (stats.t.ppf(1 - contrast["p"] / 2, df) for df in (1, N_PROMPTS - 1))
     half = (found["in_seeds"] * t_seeds**2 + found["in_prompts"] * t_prompts**2) ** 0.5
     assert half == pytest.approx(abs(contrast["mean"]), rel=1e-6)
+    for name in ("p", "low", "high"):
+        assert found[name] == pytest.approx(contrast[name], abs=1e-9), name
 
 
 def test_results_without_a_place_fail(page: Path, capsys) -> None:

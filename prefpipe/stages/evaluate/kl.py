@@ -149,7 +149,11 @@ def sampled_otherwise(policy: RatedCandidates) -> str | None:
 
     From the policy itself means temperature 1 and the whole distribution.
     """
-    identity = policy.candidates.record.identity
+    return sampling_otherwise(policy.candidates.record.identity)
+
+
+def sampling_otherwise(identity: Mapping[str, Any]) -> str | None:
+    """Return what `sampled_otherwise` does, of the settings by which responses were sampled."""
     temperatures = identity.get("temperature") or [1.0]
     settings = []
     if set(temperatures) != {1.0}:

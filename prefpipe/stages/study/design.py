@@ -1,11 +1,16 @@
 """What of a study's record its figures need."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
+from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.study_keys import AT_EPOCH, EPOCH
 from prefpipe.configs.study_measures import MEASURES, PAIR_MEASURES, StudyMeasure
+from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_record import StudyRecord
+from prefpipe.configs.study_steps import judgement_draft
+from prefpipe.stages.evaluate.kl import SHAPING, sampling_otherwise
 
 
 class Contrast(NamedTuple):
@@ -31,7 +36,11 @@ def arm_and_budget(side: str) -> tuple[str, str | None]:
 
 
 class StudyDesign(NamedTuple):
-    """What of a study's record the figures need; the names are those of the plan."""
+    """What of a study's record the figures need; the names are those of the plan.
+
+    ``sampled_otherwise``: how held-out responses are sampled, None where that is from the policy
+    itself, or where none are: with it a divergence is biased.
+    """
 
     study: str
     model: str
@@ -45,6 +54,7 @@ class StudyDesign(NamedTuple):
     worst_below: float | None = None
     equivalence: float | None = None
     notes: Sequence[str] = ()
+    sampled_otherwise: str | None = None
 
     def contrasts_at(self, budget: str) -> list[Contrast]:
         """Return the contrasts that are made at a budget."""
@@ -81,4 +91,19 @@ def design_of(record: StudyRecord) -> StudyDesign:
         worst_below=plan.worst_below,
         equivalence=plan.equivalence,
         notes=notes,
+        sampled_otherwise=None if plan.truth is not None else _sampled_otherwise(plan),
     )
+
+
+def _sampled_otherwise(plan: StudyPlan) -> str | None:
+    """Return how ``eval`` samples, as a record of its candidates would say it."""
+    arm, *_ = plan.arms.values()
+    config = judgement_draft(plan, Path(), arm, plan.seeds[0], 1).step().config
+    assert isinstance(config, EvalConfig)
+    names = ("temperature", "top_p", "top_k", "ignore_eos")
+    settings = {name: getattr(config, name) for name in names}
+    for name in SHAPING:
+        value = getattr(config, name)
+        if value != getattr(EvalConfig, name):
+            settings[name] = value
+    return sampling_otherwise(settings)

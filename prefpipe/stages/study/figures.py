@@ -152,6 +152,9 @@ def study_figures(
                 measures[key] = figures
         budgets.append({"budget": budget, "arms": table.runs_of_arms(), "measures": measures})
         notes += table.notes
+    has_divergence = any("kl_per_token" in entry["measures"] for entry in budgets)
+    if has_divergence and design.sampled_otherwise is not None:
+        notes.append(f"KL is biased: responses were sampled at {design.sampled_otherwise}")
 
     return {
         "study": design.study,

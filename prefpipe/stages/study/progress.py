@@ -235,8 +235,11 @@ class StudyProgress:
 
         inputs = {}
         for item in fields(config):
-            if names_place(item.name, type(config)) and item.name not in NOT_INPUTS:
-                inputs[item.name] = self._placed_value(item.name, getattr(config, item.name))
+            value = getattr(config, item.name)
+            # one that is not given is left out, so that a flag of a later release changes no key
+            is_given = value is not None and value != ()
+            if is_given and names_place(item.name, type(config)) and item.name not in NOT_INPUTS:
+                inputs[item.name] = self._placed_value(item.name, value)
         return {
             "stage": step.stage,
             "version": config.VERSION,
@@ -257,8 +260,6 @@ class StudyProgress:
 
     def _placed_value(self, name: str, value: Any) -> Any:
         """Return an input's value so that it does not depend on where the study lies."""
-        if value is None:
-            return None
         if isinstance(value, tuple):
             return [self._placed_value(name, each) for each in value]
         head, target = split_target(str(value)) if name in NAMED_TARGETS else ("", str(value))

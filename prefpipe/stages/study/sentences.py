@@ -29,7 +29,9 @@ def sentence_of(contrast: Mapping[str, Any], *, label: str, form: str) -> str:
         tested = f"Holm {p_value(contrast['p_holm'])}"
     else:
         tested = f"{p_value(contrast['p'])}, added later and not corrected"
-    detail = f"{difference}, {tested}"
+    # an error over prompts says nothing of another seed
+    alone = ", of one seed" if len(contrast["seeds"]) == 1 else ""
+    detail = f"{difference}, {tested}{alone}"
     if contrast["verdict"] == "not_separable":
         least = number(contrast["detectable_holm"], form)
         said = f"{first} and {second}: not separable above {least} in {label} ({detail})"

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.artifacts.template_args import recorded_args
-from prefpipe.artifacts.template_dates import date_for_run
+from prefpipe.artifacts.template_dates import CLOCK, date_for_run
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError
 from prefpipe.maths.objectives.registry import find_objective, objective_of
@@ -278,7 +278,10 @@ def _takes_stored_ids(groups: Artifact, training: TrainConfig) -> bool:
     tokenizer = folders_on_disk(training.model).tokenizer
     template = read_chat_template(tokenizer)
     template_hash = None if template is None else sha256(template.encode()).hexdigest()
-    return ids_fit(groups, hash_tokenizer(tokenizer), template_hash)
+    day = None
+    if template is not None and CLOCK in template:
+        day = date_for_run(training.template_date, None, [groups.path])
+    return ids_fit(groups, hash_tokenizer(tokenizer), template_hash, day)
 
 
 def _count_as_trained(groups: Artifact, training: TrainConfig) -> list[PromptTokens]:

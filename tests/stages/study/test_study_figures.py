@@ -259,6 +259,23 @@ def test_one_seed_is_compared_over_prompts(tmp_path: Path) -> None:
     expected = stats.ttest_rel(wide["best"], wide["worse"])
     assert contrast["p"] == pytest.approx(expected.pvalue, rel=1e-6)
     assert np.isnan(contrast["se_seeds"])
+    assert contrast["sentence"].endswith(", of one seed)")
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        ({}, "temperature 0.8"),
+        ({"temperature": [1, 0.5], "top_k": 5, "min-p": 0.1}, "temperature 1, 0.5, top-k 5, min-p 0.1"),
+        ({"temperature": 1}, None),
+    ],
+)  # fmt: skip
+def test_a_note_says_how_responses_were_sampled_where_that_makes_the_divergence_biased(
+    sampling: dict[str, Any], words: str | None, tmp_path: Path
+) -> None:
+    write_study(tmp_path, {"eval": {"scorer": "fake", **sampling}})
+    found = [note for note in figures_of(tmp_path, FEW)["notes"] if "KL" in note]
+    assert found == ([] if words is None else [f"KL is biased: responses were sampled at {words}"])
 
 
 def test_figures_do_not_depend_on_the_order_of_rows_or_runs(

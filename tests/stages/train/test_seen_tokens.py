@@ -1,6 +1,7 @@
 """Response tokens by step, known before the training, are those that its own metrics count."""
 
 import random
+import shutil
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -193,3 +194,27 @@ def test_what_cannot_be_trained_on_is_refused_in_the_words_of_the_training(model
     groups = write(tmp_path / "imported", imported, model)
     with pytest.raises(InputError, match="without stored token ids, as imports have"):
         tokens_by_step(groups, seed=0, global_batch_size=2, n_steps=1)
+
+
+def test_a_day_of_its_own_makes_other_tokens(model, tmp_path):
+    """A template that reads the clock and is told another day than at sampling: training tokenises again."""
+    dated = shutil.copytree(model, tmp_path / "dated")
+    template = dated / "chat_template.jinja"
+    template.write_text("{{ strftime_now('%d') }}" + template.read_text())
+    identity = inspect_model(dated, "tiny").dated("2026-01-31").identity()
+    rows = random_rows(N_PROMPTS, 0)
+    for row in rows:
+        if row.get("response_token_ids"):
+            # what was sampled are other ids than the text's
+            row["response_token_ids"] = row["response_token_ids"][:1] * 7
+            row["response_token_ids"][0] += row["sample_idx"]
+    groups = write_groups(tmp_path / "groups", [rows], [identity])
+    artifact = open_input(groups, schema="groups", name="GROUPS")
+    values = {"groups": groups, "output": tmp_path / "run", "model": str(dated), "objective": "dpo"}
+
+    as_sampled = TrainConfig(**values)
+    assert trained_prompts(groups, as_sampled) == trained_prompts(groups)
+    on_a_day = TrainConfig(**values, template_date="2026-02-28")
+    counted = trained_prompts(groups, on_a_day)
+    assert counted == seen_tokens._count_as_trained(artifact, on_a_day)
+    assert counted != trained_prompts(groups)
