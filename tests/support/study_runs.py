@@ -101,7 +101,7 @@ def start(folder: Path) -> subprocess.Popen[bytes]:
 
 
 def main() -> None:
-    """Kill as often as asked for, in the step that is next, and compare what is finished with an undisturbed study."""
+    """Kill as often as asked for, in one of the steps that are next, and compare what is finished with an undisturbed study."""
     n_kills, seed = int(sys.argv[1]), int(sys.argv[2]) if len(sys.argv) > 2 else 0
     root = Path(tempfile.mkdtemp(prefix="studies-"))
     straight, killed = root / "straight", root / "killed"
@@ -115,8 +115,10 @@ def main() -> None:
     n_done = 0
     while n_done < n_kills:
         number = signals[n_done % len(signals)]
-        process = start(killed)
-        while process.poll() is None and "$ prefpipe" not in (killed / "study.log").read_text():
+        process, n_steps = start(killed), moments.randrange(1, 6)
+        while process.poll() is None:
+            if (killed / "study.log").read_text().count("$ prefpipe") >= n_steps:
+                break
             time.sleep(0.01)
         time.sleep(moments.choice([0.0, moments.uniform(0, 1), moments.uniform(0, 8)]))
         process.send_signal(number)

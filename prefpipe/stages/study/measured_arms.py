@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from prefpipe.configs.study_keys import PROMPTS
 from prefpipe.configs.study_measures import StudyMeasure
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
@@ -55,6 +56,11 @@ class BudgetTable:
             arm: [seed for seed in design.seeds if (arm, seed) in done_runs] for arm in design.arms
         }
         self._values: dict[tuple[str, int, str], np.ndarray] = {}
+
+        # the last step of an epoch is short, and the shorter the larger an arm's steps are
+        seen = done["prompts"].drop_nulls().unique().sort().to_list()
+        if budget == PROMPTS and len(seen) > 1:
+            self.notes.append(f"at {budget}: runs were trained on {seen[0]:,} to {seen[-1]:,}")
 
     def _check(self, done_runs: set[tuple[str, int]]) -> None:
         """Refuse tables that do not agree.

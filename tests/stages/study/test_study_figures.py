@@ -232,6 +232,16 @@ def test_a_run_without_any_value_is_left_out_of_the_measure_and_named(tmp_path: 
     assert by_second["same"]["seeds"] == [1, 2]
 
 
+def test_arms_that_saw_more_prompts_than_others_are_noted(tmp_path: Path) -> None:
+    write_study(tmp_path, {"seeds": [0, 1]})
+    runs = pl.read_parquet(tmp_path / "runs.parquet").to_dicts()
+    assert not [note for note in figures_of(tmp_path, FEW)["notes"] if "trained on" in note]
+    for run in runs:
+        run["prompts"] -= 2 * (run["arm"] == "worse" and run["budget"] == "prompts")
+    write_study_table(tmp_path / "runs.parquet", RUNS, runs)
+    assert "at prompts: runs were trained on 58 to 60" in figures_of(tmp_path, FEW)["notes"]
+
+
 def test_no_failure_seen_is_not_no_failure(tmp_path: Path) -> None:
     """None of 40 prompts: the interval goes to 1 - 0.025^(1/40), and a difference of nothing has no error."""
     write_study(tmp_path)
