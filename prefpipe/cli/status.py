@@ -29,6 +29,7 @@ CLAIMS_SHOWN = 12
 def status(config: StatusConfig) -> None:
     """Print studies and rounds, then the state of each artifact; exit with that of the worst."""
     from prefpipe.cli import stdout
+    from prefpipe.configs.study_steps import ARMS
     from prefpipe.pages.run_rounds import rounds_page
     from prefpipe.pages.run_study import run_study_page
     from prefpipe.status.checker import StatusChecker
@@ -55,9 +56,16 @@ def status(config: StatusConfig) -> None:
         stdout.pipe_json([*of_runs, *(status.to_json(config.num_shards) for status in statuses)])
     else:
         for study in studies:
-            stdout.show(run_study_page(study.to_json()))
+            stdout.show(run_study_page(study.to_json(), width=stdout.width()))
         for run in rounds:
             stdout.show(rounds_page(run.to_json()))
+        # of what is done in a study, its table says enough
+        for study in studies:
+            arms = study.folder / ARMS
+            done = [each for each in statuses if _is_done_in(each, arms)]
+            statuses = [each for each in statuses if not _is_done_in(each, arms)]
+            if done:
+                stdout.show([_done_in(arms, len(done))])
         longest = max((len(str(status.path)) for status in statuses), default=0)
         stdout.show(
             _block(status, longest, config.num_shards, stdout.width()) for status in statuses
@@ -68,6 +76,23 @@ def status(config: StatusConfig) -> None:
     if "corrupt" in states:
         raise typer.Exit(1)
     raise typer.Exit(4 if states & {"partial", "stale"} else 0)
+
+
+def _is_done_in(status: "ArtifactStatus", folder: "Path") -> bool:
+    return status.state == "done" and status.path.is_relative_to(folder)
+
+
+def _done_in(folder: "Path", n_artifacts: int) -> "Text":
+    from rich.text import Text
+
+    from prefpipe.text.untrusted import visible_line
+
+    text = Text()
+    text.append("done     ", style=STYLES["done"])
+    text.append(visible_line(str(folder), 400), style="bold")
+    count = "1 artifact" if n_artifacts == 1 else f"{n_artifacts:,} artifacts"
+    text.append(f"  {count}; `prefpipe status` of the folder lists them")
+    return text
 
 
 def _block(status: "ArtifactStatus", longest: int, num_shards: int | None, width: int) -> "Text":

@@ -47,11 +47,11 @@ class StudyConfig(CommandConfig):
     train_tokens_per_s: float | None = option(
         None,
         above=0,
-        help="tokens that a training takes in a second, for the estimated time; default what "
-        "finished steps of this study took",
+        help="response tokens that a training takes in a second, for the estimated time until a "
+        "finished step of this study shows it",
     )
     sample_tokens_per_s: float | None = option(
-        None, above=0, help="tokens that are sampled in a second, for the same"
+        None, above=0, help="response tokens that are sampled in a second, for the same"
     )
 
     def problems(self) -> list[str]:

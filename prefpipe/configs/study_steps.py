@@ -32,6 +32,8 @@ from prefpipe.maths.objectives.registry import objective_of
 from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.training.start_values import START_VALUES
 
+ARMS = "arms"
+"""The folder, in a study's, of all that is an arm's."""
 TRAINER = "trainer"
 """The stage of a step that is no command of prefpipe."""
 POOL_SEED = 0
@@ -166,7 +168,7 @@ def heldout_logprobs_folder(folder: Path) -> Path:
 
 def arm_folder(folder: Path, arm: str) -> Path:
     """Return the folder of an arm."""
-    return folder / "arms" / arm
+    return folder / ARMS / arm
 
 
 def run_folder(folder: Path, arm: str, seed: int) -> Path:

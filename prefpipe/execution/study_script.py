@@ -96,9 +96,13 @@ def _times(steps: StudySteps, seconds: Mapping[str, float]) -> Iterator[str]:
     known = [seconds[step.name] for step in steps.all if step.name in seconds]
     n_unknown = len(steps.all) - len(known)
     if known:
-        yield f"about {sum(known) / 3600:.2f} hours together, of {_count(len(known), 'step')}"
+        yield f"about {_time(sum(known))} together, of {_count(len(known), 'step')}"
     if n_unknown:
-        yield f"how long {_count(n_unknown, 'step')} take{'s' if n_unknown == 1 else ''} is unknown"
+        yield (
+            f"how long {_count(n_unknown, 'step')} take{'s' if n_unknown == 1 else ''} is unknown "
+            "until one of the kind is done; of sampling and training, --sample-tokens-per-s and "
+            "--train-tokens-per-s say it before"
+        )
     unplaced = [f"{run.arm}, seed {run.seed}" for run in steps.runs if not run.places]
     if unplaced:
         yield f"not counted, as their steps are not known yet: {_count(len(unplaced), 'run')}"
@@ -158,6 +162,10 @@ def _judged(places: Sequence[Place]) -> str:
     """Return where an arm is judged, in words."""
     at = [f"step {place.step} ({', '.join(place.budgets)})" for place in places]
     return f"judged after {' and '.join(at)}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} hours" if seconds >= 360 else f"{seconds:,.0f} s"
 
 
 def _count(n: int, what: str) -> str:

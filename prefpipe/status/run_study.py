@@ -15,7 +15,7 @@ from prefpipe.configs.study_record import FILE_NAME, StudyRecord, read_study_rec
 from prefpipe.errors import UsageError
 from prefpipe.stages.study.locks import SHARED, lock_of, lock_of_run
 from prefpipe.stages.study.progress import RunProgress, StudyProgress
-from prefpipe.stages.study.wording import failure
+from prefpipe.stages.study.wording import ending, failure
 from prefpipe.status.artifact_status import State
 from prefpipe.status.run_plan import as_seen_from_here
 
@@ -52,7 +52,7 @@ class StudyStatus:
         arms: of the plan, in its order.
         seeds: of the plan.
         runs: all of them, arm by arm.
-        shared: what all runs need and is not made: names of steps, or who is at it.
+        shared: what all runs need and is not made: names of steps, how one failed, or who is at it.
         notes: what could not be looked at.
         again: the command that goes on, as its words; [] where there is none to say or to do.
     """
@@ -206,10 +206,19 @@ def _plan_of(record: StudyRecord) -> tuple[StudyPlan, list[str]]:
 
 def _shared_steps(progress: StudyProgress, study: Path) -> Iterator[str]:
     """Yield what all runs need and is not made, and who is at it."""
-    missing = [step.name for step, key in progress.shared() if not progress.is_finished(step, key)]
+    lock = lock_of(study, SHARED)
+    is_held = lock.is_held()
+    missing: list[str] = []
+    for step, key in progress.shared():
+        if progress.is_finished(step, key):
+            continue
+        failed = progress.last_failure([(step, key)])
+        if failed is None or is_held:
+            missing.append(step.name)
+        else:
+            yield f"failed: {ending(failed.name, failed.exit_code)}"
     if missing:
-        lock = lock_of(study, SHARED)
-        made_by = f" ({lock.holder().line} is at it)" if lock.is_held() else ""
+        made_by = f" ({lock.holder().line} is at it)" if is_held else ""
         yield f"not made yet: {'; '.join(missing)}{made_by}"
 
 

@@ -20,6 +20,8 @@ WHAT_CODES_SAY = {
     STOPPED: "stopped early; what is finished is kept",
     INTERRUPTED: "interrupted; what is finished is kept",
 }
+WITH_RETRY = ("generate", "score")
+"""Stages of plans that make failed rows again only by ``--retry-errors``."""
 ABOVE = ", its error stands above"
 
 
@@ -81,8 +83,13 @@ def error_of_step(
     if code == 2 and may_be_stale:
         hint += "; with --overwrite=stale where the plan was changed on purpose"
     if code == 3:
+        retried = (
+            "the step's command by hand with --retry-errors makes what failed again, and "
+            if stage in WITH_RETRY
+            else ""
+        )
         hint = (
-            f"look at `prefpipe inspect {quote(str(output))}`; a higher max_error_rate "
+            f"look at `prefpipe inspect {quote(str(output))}`; {retried}a higher max_error_rate "
             f"in the plan's section `{stage}` lets it pass. Then {hint}"
         )
     return error_with_code(code, f"{place}: {what_code_says(code)}", hint=hint), code

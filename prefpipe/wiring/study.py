@@ -143,7 +143,9 @@ class _RunningStudy:
 
             progress = self._progress()
             for step, key in progress.selections(self._selected_arms(), self._seeds):
-                self._unless_finished(progress, step, key, held)
+                # groups of another configuration are for `--overwrite=stale`, as are their runs
+                if self._config.overwrite or not progress.changes_of_groups(step, key):
+                    self._unless_finished(progress, step, key, held)
         refuse_different_prompts(self._plan, self._folder, self._arms, self._seeds)
         return None
 
@@ -279,10 +281,13 @@ class _RunningStudy:
         if code in STOPPED_CODES:
             raise _Stopped(self._ending_of(step, code))
         if asked is not None:
+            if step.judged_at is not None and code == 0:
+                self._write_results()  # of a run that may be done by it
             raise _Stopped(
                 self._ending_of(step, INTERRUPTED if asked == signal.SIGINT else STOPPED)
             )
-        if code != 0:
+        # the study ends with what all arms share, and says it then
+        if code != 0 and step.arm is not None:
             self._log(f"{step.name}: {what_code_says(code)}")
         return code
 

@@ -5,10 +5,12 @@ from pathlib import Path
 
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.step_ledger import StepLedger
+from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_steps import (
     Place,
     StudyStep,
+    candidates_folder,
     groups_folder,
     run_steps,
     selection_draft,
@@ -20,7 +22,11 @@ from prefpipe.execution.study_script import ScriptedRun, StudySteps, study_scrip
 from prefpipe.stages.study.places import places_of
 from prefpipe.stages.study.power import detectable_notes
 from prefpipe.stages.study.progress import StudyProgress
-from prefpipe.stages.study.step_seconds import estimated_seconds, rates_of
+from prefpipe.stages.study.step_seconds import (
+    estimated_seconds,
+    most_tokens_of_groups,
+    rates_of,
+)
 from prefpipe.wiring.open_study import Study, command_of
 
 NOT_PLACED = "where it is judged follows from groups that are not there yet"
@@ -39,9 +45,18 @@ def script_of(study: Study) -> str:
         trained_per_s=config.train_tokens_per_s,
     )
     finished = set(_finished(study, progress))
+    pool = candidates_folder(study.plan, config.output)
+    sampling = [step.config for step in steps.shared if step.output == pool]
+    most = {}
+    if sampling and isinstance(sampling[0], GenerateConfig):
+        most = most_tokens_of_groups(sampling[0], steps.selections)
     seconds = {}
     for step in steps.all:
-        expected = 0.0 if step.name in finished else estimated_seconds(step, rates)
+        expected = (
+            0.0
+            if step.name in finished
+            else estimated_seconds(step, rates, most_of_group=most.get(step.arm))
+        )
         if expected is not None:
             seconds[step.name] = expected
     return study_script(

@@ -293,6 +293,7 @@ def test_exit_codes_of_steps_are_passed_on_with_the_step_and_the_way_on(work: Pa
     assert (code, stdout) == (3, "")
     assert "round 1, generate: more of its rows failed than --max-error-rate allows" in stderr
     assert (
+        "the step's command by hand with --retry-errors makes what failed again, and "
         "a higher max_error_rate in the plan's section `generate` lets it pass. Then go on"
         in stderr
     )

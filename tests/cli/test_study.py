@@ -200,6 +200,10 @@ def test_time_is_estimated_by_the_rates_that_are_given(
     assert "# pool, generate: about 55 s\nprefpipe generate" in script
     assert "# held-out, generate: about 23 s\n" in script
     assert "is unknown" in dry_run(capfd)
+    # 2 steps of 2 groups of 3 responses of 8 tokens, before there are groups
+    script = dry_run(capfd, "--train-tokens-per-s", "4")
+    assert "# bottom-k, seed 0, train: about 31 s\nprefpipe train" in script
+    assert "# best-worst, seed 0, train: about 23 s\nprefpipe train" in script
 
 
 REFUSED: dict[str, tuple[dict[str, object], list[str], str]] = {

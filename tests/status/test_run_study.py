@@ -2,8 +2,9 @@
 
 import json
 import os
+import re
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 
@@ -128,6 +129,28 @@ def test_a_changed_knob_makes_its_arm_stale_and_no_other(
     assert "again:   prefpipe study plan.yaml -o run --overwrite=stale\n" in out
 
 
+def test_a_changed_selection_makes_its_arm_stale_and_is_refused_before_any_step(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edit(folder / "plan.yaml", "bottom: {select: {", "bottom: {select: {k: 1, ")
+    edit(folder / "plan.yaml", "seeds: [0]", "seeds: [0, 1]")
+    edit(folder / "plan.yaml", "response_tokens: like bottom", "response_tokens: like pair")
+    status = status_of_study(Path("run"))
+    of_bottom = [run for run in status.runs if run.arm == "bottom"]
+    assert [run.state for run in of_bottom] == ["stale", "stale"]
+    assert "bottom, seed 0: select --k 1 now, 2 then" in status.reasons
+    assert status.again[-1] == "--overwrite=stale"
+
+    ran: list[str] = []
+    monkeypatch.setattr("prefpipe.wiring.study.run_step", lambda words, **_how: ran.append(words))
+    command = ["study", "plan.yaml", "-o", "run", "--arms", "bottom"]
+    assert prefpipe(command) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "bottom, seed 1: select --k 1 now, 2 then" in said
+    assert "prefpipe study plan.yaml -o run --arms bottom --overwrite=stale" in said
+    assert ran == []
+
+
 def test_a_seed_more_waits_and_the_command_goes_on_without_overwriting(folder: Path) -> None:
     edit(folder / "plan.yaml", "seeds: [0]", "seeds: [0, 1]")
     status = status_of_study(Path("run"))
@@ -179,6 +202,16 @@ def test_what_all_runs_need_is_said_while_it_is_not_made(folder: Path) -> None:
     assert status.again == ("prefpipe", "study", "plan.yaml", "-o", "run")
 
 
+def test_what_all_runs_need_and_failed_is_said_with_its_exit_code(folder: Path) -> None:
+    shutil.rmtree(folder / "run/heldout/scores")
+    ledger = StepLedger(folder / "run")
+    [entry] = [each for each in ledger.read() if each.name == "held-out, score"]
+    ledger.add(replace(entry, exit_code=3, fingerprint=None))
+    status = status_of_study(Path("run"))
+    assert status.shared == ("failed: held-out, score, exit 3",)
+    assert status.state == "partial"
+
+
 def test_a_plan_that_cannot_be_read_counts_as_it_was(folder: Path) -> None:
     (folder / "plan.yaml").write_text("arms: [")
     status = status_of_study(Path("run"))
@@ -225,8 +258,32 @@ def test_the_table_holds_long_names_and_many_seeds_in_80_columns(tmp_path: Path)
         waiting=[(name, 2) for name in names],
     )
     console = Console(width=80, record=True, file=StringIO())
-    for item in run_study_page(status_of_study(tmp_path / "s").to_json()):
+    for item in run_study_page(status_of_study(tmp_path / "s").to_json(), width=80):
         console.print(item)
     text = console.export_text()
     assert text.count("waiting") == 25 + 1
     assert max(map(len, text.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("n_seeds", [1, 7, 10, 30])
+@pytest.mark.parametrize("arm", ["bottom-k", "x" * 64])
+def test_each_row_names_its_arm_however_many_seeds_there_are(
+    tmp_path: Path, n_seeds: int, arm: str
+) -> None:
+    from rich.console import Console
+
+    seeds = list(range(n_seeds))
+    changes = {"arms": {arm: {}, "other": {}}, "contrasts": [], "seeds": seeds}
+    changes["budgets"] = {"prompts": 60}
+    write_study(tmp_path / "s", changes, waiting=[(arm, seed) for seed in seeds])
+    study = status_of_study(tmp_path / "s").to_json()
+    console = Console(width=80, record=True, file=StringIO())
+    for item in run_study_page(study, width=80):
+        console.print(item)
+    lines = console.export_text().splitlines()
+
+    assert max(map(len, lines)) <= 80
+    of_arm = [line for line in lines if line.startswith(arm[:8])]
+    assert sum(line.count("waiting") for line in of_arm) == n_seeds
+    shown = [int(words) for line in lines for words in re.findall(r"seed (\d+)", line)]
+    assert shown == seeds

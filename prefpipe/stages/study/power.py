@@ -62,10 +62,10 @@ def detectable_notes(plan: StudyPlan, folder: Path) -> list[str]:
     at_holm = detectable_difference(error, n_tests=n_tests)
     unit = "" if expected.is_in_rewards else " times the spread of rewards within a prompt"
     size = f"{len(plan.seeds)} seeds, {expected.n_prompts} held-out prompts"
-    found = (
-        f"{figure(at_holm)}{unit} at Holm's first step of {n_tests} contrasts, "
-        f"{figure(alone)}{unit} by one contrast alone"
-    )
+    found = f"{figure(alone)}{unit} by one contrast alone"
+    if n_tests > 1:
+        at_first = f"{figure(at_holm)}{unit} at Holm's first step of {n_tests} contrasts"
+        found = f"{at_first}, {found}"
     notes = [
         f"detectable difference (power {POWER:g} at {ALPHA:.0%}; {size}): {found}",
         f"with {expected.basis}",

@@ -121,10 +121,13 @@ class StudyProgress:
         """Return how far a run is."""
         for selection in self.selections([arm], [seed]):
             if not self.is_finished(*selection):
-                failed = self._last_failure([selection])
+                failed = self.last_failure([selection])
                 state: RunState = "waiting" if failed is None else "failed"
+                changes = self.changes_of_groups(*selection)
                 problem = f"{selection[0].output} is not selected yet"
-                return RunProgress(arm, seed, state, failed=failed, problem=problem)
+                return RunProgress(
+                    arm, seed, state, failed=failed, changes=changes, problem=problem
+                )
         try:
             places = places_of(self._plan, self._folder, arm, seed)
             made_from = self._made_from(arm, seed)
@@ -136,7 +139,7 @@ class StudyProgress:
         judging = [(step, key) for step, key in keyed if step.judged_at is not None]
         judged = [step for step, key in judging if self.is_finished(step, key)]
         is_done = len(judged) == len(judging)
-        last = None if is_done else self._last_failure(keyed)
+        last = None if is_done else self.last_failure(keyed)
         return RunProgress(
             arm,
             seed,
@@ -159,7 +162,7 @@ class StudyProgress:
         [keyed] = self._chained(made_from, [step])
         return keyed
 
-    def _last_failure(self, keyed: Iterable[tuple[StudyStep, str]]) -> StepEntry | None:
+    def last_failure(self, keyed: Iterable[tuple[StudyStep, str]]) -> StepEntry | None:
         """Return how the first step ended that is not done, where it failed."""
         for _, key in keyed:
             entries = self._of(key)
@@ -177,6 +180,17 @@ class StudyProgress:
                 if not entry.has_failed:
                     seconds += entry.seconds
         return seconds
+
+    def changes_of_groups(self, step: StudyStep, key: str) -> tuple[str, ...]:
+        """Return in what groups on disk were selected otherwise than the plan says now.
+
+        A selection without `--overwrite` refuses such a folder.
+        """
+        entries = [entry for entry in self._by_name.get(step.name, []) if entry.is_done]
+        if not entries or self.is_finished(step, key) or not (step.output / RUN_FILE).exists():
+            return ()
+        changes = self._changed_words(step, entries[-1])
+        return tuple(changes) or ("what its groups are selected from is another now",)
 
     def _changes(self, keyed: Iterable[tuple[StudyStep, str]]) -> list[str]:
         """Return in what finished evaluations of a run were made otherwise than they are now."""

@@ -12,10 +12,12 @@ from prefpipe.artifacts.prompts import load_prompts
 from prefpipe.artifacts.step_ledger import StepEntry
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.study_steps import StudyStep
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import PrefpipeError
 from prefpipe.maths.objectives.registry import objective_of
+from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.stages.study.step_tokens import tokens_of
 from prefpipe.stages.train.seen_tokens import tokens_by_step
 from prefpipe.training.start_values import START_VALUES
@@ -68,15 +70,22 @@ def rates_of(
     )
 
 
-def estimated_seconds(step: StudyStep, rates: Rates) -> float | None:
+def estimated_seconds(
+    step: StudyStep, rates: Rates, *, most_of_group: int | None = None
+) -> float | None:
     """Return how long a step takes from its beginning, None where nothing says it.
 
     What is not sampled yet counts as long as ``max_tokens`` lets it get.
+
+    Args:
+        step: of the study.
+        rates: of `rates_of`.
+        most_of_group: response tokens of a group at most, for groups that are not there yet.
     """
     if step.stage in SAMPLING:
         rate, n_tokens = rates.sampled_per_s, _sampled_tokens(step)
     elif step.stage == "train":
-        rate, n_tokens = rates.trained_per_s, _trained_tokens(step)
+        rate, n_tokens = rates.trained_per_s, _trained_tokens(step, most_of_group)
     else:
         return rates.of_stages.get(step.stage)
     if rate is None or n_tokens is None:
@@ -114,8 +123,30 @@ def _sampled_tokens(step: StudyStep) -> int | None:
     return n_prompts * config.n * config.max_tokens
 
 
-def _trained_tokens(step: StudyStep) -> int | None:
-    """Return the response tokens that a training sees, None where its groups are not there."""
+def most_tokens_of_groups(
+    pool: GenerateConfig, selections: Iterable[StudyStep]
+) -> dict[str | None, int]:
+    """Return by arm how many response tokens one of its groups holds at most.
+
+    Args:
+        pool: how the pool is sampled.
+        selections: of the arms.
+    """
+    most = {}
+    for step in selections:
+        if not isinstance(step.config, SelectConfig):
+            continue
+        strategy = STRATEGIES[step.config.strategy]
+        n_negatives = strategy.n_negatives
+        if n_negatives is None:
+            n_negatives = step.config.k
+        n_kept = pool.n if n_negatives == "all" else n_negatives + step.config.positives
+        most[step.arm] = min(n_kept, pool.n) * pool.max_tokens
+    return most
+
+
+def _trained_tokens(step: StudyStep, most_of_group: int | None) -> int | None:
+    """Return the response tokens that a training sees: of groups that are not there, at most."""
     config = step.config
     if not isinstance(config, TrainConfig) or config.max_steps is None:
         return None
@@ -132,5 +163,5 @@ def _trained_tokens(step: StudyStep) -> int | None:
             training=config,
         )
     except PrefpipeError:
-        return None
+        return None if most_of_group is None else config.max_steps * size * most_of_group
     return int(seen[-1])

@@ -59,8 +59,11 @@ def failure(run: Mapping[str, Any]) -> str:
     step, code = run["failed_step"] or "a step", run["exit_code"]
     # the steps of a run are named after it, which is said beside it
     step = step.removeprefix(f"{run['arm']}, ").removeprefix(f"seed {run['seed']}, ")
-    if code is None:
-        return str(step)
+    return str(step) if code is None else ending(step, code)
+
+
+def ending(step: str, code: int) -> str:
+    """Return with which exit code or signal a step ended: ``train, exit 1``."""
     return f"{step}, signal {-code}" if code < 0 else f"{step}, exit {code}"
 
 

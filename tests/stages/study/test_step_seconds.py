@@ -9,9 +9,16 @@ from support.pipelines import write_prompts
 from prefpipe.artifacts.step_ledger import StepEntry
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.study_steps import StudyStep
 from prefpipe.configs.train import TrainConfig
-from prefpipe.stages.study.step_seconds import START_S, Rates, estimated_seconds, rates_of
+from prefpipe.stages.study.step_seconds import (
+    START_S,
+    Rates,
+    estimated_seconds,
+    most_tokens_of_groups,
+    rates_of,
+)
 
 ENTRY = StepEntry(
     key="k",
@@ -74,6 +81,27 @@ def test_a_pool_is_at_most_so_many_tokens_and_a_share_of_the_prompts_takes_its_s
     shares = [replace(config, prompt_share=f"{i}/3") for i in (1, 2, 3)]
     seconds = [estimated_seconds(step_of("generate", share), rates) for share in shares]
     assert sum(each - 3.0 for each in seconds if each) == pytest.approx(10 * 4 * 25 / 50)
+
+
+def test_a_training_before_its_groups_is_at_most_so_many_tokens(tmp_path: Path) -> None:
+    """--train-tokens-per-s is for the time before the pool; 3 steps of 2 groups of k + 1 responses of 25 tokens."""
+    pool = GenerateConfig(prompts="p", output=Path("out"), model="m", n=4, max_tokens=25)
+    of_arms = {"k": ("bottom-k", 2, 3), "pair": ("best-worst", 7, 2), "all": ("all", 7, 4)}
+    more = {"k of more than there are": ("bottom-k", 7, 4)}
+    for arm, (strategy, k, n_kept) in (of_arms | more).items():
+        config = SelectConfig(
+            candidates=Path("c"), scores=Path("s"), output=Path("g"), strategy=strategy, k=k
+        )
+        selection = replace(step_of("select", config), arm=arm)
+        most = most_tokens_of_groups(pool, [selection])
+        assert most == {arm: n_kept * 25}
+        train = TrainConfig(
+            groups=tmp_path / "no", output=Path("p"), model="m", max_steps=3, global_batch_size=2
+        )
+        seconds = estimated_seconds(
+            step_of("train", train), Rates(3.0, None, 50.0, {}), most_of_group=most[arm]
+        )
+        assert seconds == 3.0 + 3 * 2 * n_kept * 25 / 50
 
 
 def test_what_nothing_says_is_unknown_or_what_others_of_its_stage_took(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What a study will be able to tell, before it is run: assumed spreads, rated responses, and the seeds that are done."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,15 @@ def test_before_anything_is_rated_it_is_in_units_of_the_spread_within_a_prompt(
     assert "times the spread of rewards within a prompt" in notes[0]
     assert f"3 seeds, {N_HELD_OUT} held-out prompts" in notes[0]
     assert "assumed" in notes[1]
+
+
+def test_one_contrast_is_said_once(plan: StudyPlan, tmp_path: Path) -> None:
+    alone = replace(plan, contrasts=plan.contrasts[:1])
+    error = error_before(Spreads(0.1, 0.5, np.sqrt(2 / 4)), 3, N_HELD_OUT)
+    [note, _] = detectable_notes(alone, tmp_path / "study")
+    found = re.search(r"prompts\): ([\d.]+) times the spread of \D* by one contrast alone$", note)
+    assert found, note
+    assert float(found[1]) == pytest.approx(detectable_difference(error), rel=1e-3)
 
 
 def test_rated_responses_give_the_spread_within_a_prompt(plan: StudyPlan, tmp_path: Path) -> None:
