@@ -22,6 +22,7 @@ from prefpipe.text.untrusted import visible, visible_line
 WIDE = 110
 """From this width on, the columns' meanings stand beside them."""
 REASONS_SHOWN = 4
+REASON_LIMIT = 200
 SETTING_LIMIT = 48
 
 
@@ -178,7 +179,8 @@ def _statuses(overview: Mapping[str, Any], width: int) -> Table:
     table.add_column(justify="right", no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(style="dim")
-    limit = max(24, width - 40)
+    # a reason begins with its prompt, and says why behind it: it goes on in the next line
+    limit = max(REASON_LIMIT, width - 40)
 
     statuses = sorted(
         overview["statuses"].items(), key=lambda item: (item[0] != "ok", -item[1], item[0])

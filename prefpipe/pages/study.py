@@ -25,7 +25,7 @@ HEADS = {
     "win_rate": "win rate",
     "lc_win_rate": "LC win",
     "n_tokens": "tokens",
-    "kl_per_token": "KL",
+    "kl_per_token": "KL/token",
     "log_loss": "log loss",
     "brier": "Brier",
     "ece": "ECE",
@@ -158,7 +158,7 @@ def _notes(figures: Mapping[str, Any]) -> Iterator[str]:
     n_arms, n_seeds = len(figures["arms"]), len(figures["seeds"])
     yield f"arms: {n_arms}, seeds: {n_seeds}, held-out prompts: {counted}"
     yield (
-        f"{intervals_are(figures)}; {figures['bootstrap_draws']:,} resamples, seed "
+        f"{intervals_are(figures)}; prompts resampled {figures['bootstrap_draws']:,} times, seed "
         f"{figures['bootstrap_seed']}"
     )
     contrasts = list(_contrasts_of(figures))

@@ -12,6 +12,7 @@ from prefpipe.artifacts.step_ledger import StepLedger
 from prefpipe.artifacts.study_tables import RUNS, RUNS_FILE, read_study_table
 from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_record import FILE_NAME, StudyRecord, read_study_record
+from prefpipe.configs.study_steps import ARMS
 from prefpipe.errors import UsageError
 from prefpipe.stages.study.locks import SHARED, lock_of, lock_of_run
 from prefpipe.stages.study.progress import RunProgress, StudyProgress
@@ -155,6 +156,9 @@ def status_of_study(folder: Path) -> StudyStatus:
             for seed in plan.seeds
         ]
 
+    others = _other_arms(folder, plan)
+    if others:
+        notes.append(f"in {ARMS}/, but no arm of the plan, and in no table: {', '.join(others)}")
     again: list[str] = []
     states = {run.state for run in runs}
     if shared or states - {"done"}:
@@ -202,6 +206,16 @@ def _plan_of(record: StudyRecord) -> tuple[StudyPlan, list[str]]:
         return record.plan_now(), []
     except UsageError as error:
         return record.plan_then(), [f"the plan counts as it was: {error.message}"]
+
+
+def _other_arms(folder: Path, plan: StudyPlan) -> list[str]:
+    """Return the folders of arms that the plan has no more, or names otherwise."""
+    arms = folder / ARMS
+    if not arms.is_dir():
+        return []
+    return sorted(
+        each.name for each in arms.iterdir() if each.is_dir() and each.name not in plan.arms
+    )
 
 
 def _shared_steps(progress: StudyProgress, study: Path) -> Iterator[str]:

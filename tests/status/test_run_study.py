@@ -212,6 +212,12 @@ def test_what_all_runs_need_and_failed_is_said_with_its_exit_code(folder: Path) 
     assert status.state == "partial"
 
 
+def test_an_arm_that_left_the_plan_is_named(folder: Path) -> None:
+    (folder / "run/arms/given-up/seed-0").mkdir(parents=True)
+    [note] = status_of_study(Path("run")).notes
+    assert note == "in arms/, but no arm of the plan, and in no table: given-up"
+
+
 def test_a_plan_that_cannot_be_read_counts_as_it_was(folder: Path) -> None:
     (folder / "plan.yaml").write_text("arms: [")
     status = status_of_study(Path("run"))

@@ -33,7 +33,7 @@ def intervals_are(figures: Mapping[str, Any]) -> str:
 
     Of one seed nothing is known of another: its interval is over prompts alone.
     """
-    level = f"{figures['confidence']:.0%} bootstrap intervals"
+    level = f"{figures['confidence']:.0%} intervals"
     if len(figures["seeds"]) == 1:
         return (
             f"intervals are {level} over prompts alone, as one seed says nothing of others; "
