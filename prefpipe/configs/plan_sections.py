@@ -20,6 +20,9 @@ from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
 from prefpipe.surrogates import has_lone_surrogates
 
+LARGEST_WHOLE = 2**63 - 1
+"""The greatest whole number that a table holds, and any key takes."""
+
 Section = Mapping[str, Any]
 """Values of a command's flags, by field."""
 HUB = "hf:"
@@ -183,7 +186,10 @@ def value_problems(values: Mapping[Any, Any]) -> Iterator[str]:
         elif isinstance(value, float):
             if not isfinite(value):
                 yield f"`{place}` must be a finite number, not {value}"
-        elif value is not None and not isinstance(value, bool | int | date):
+        elif isinstance(value, int):
+            if abs(value) > LARGEST_WHOLE:
+                yield f"`{place}` is a whole number beyond {LARGEST_WHOLE}"
+        elif value is not None and not isinstance(value, date):
             yield f"`{place}` is a {type(value).__name__}, which no key takes"
 
     yield from walk(values, "", ())

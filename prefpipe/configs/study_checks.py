@@ -87,6 +87,8 @@ class _Refused:
             self.try_step(judgement_draft(plan, folder, arm, seed, 1), arm)
         except PlanError as error:
             self._of_rounds += [(arm.name, each) for each in error.problems]
+        except UsageError as error:
+            self._of_rounds.append((arm.name, error.message))
 
     def lines(self) -> list[str]:
         """Return the problems, with the arms where not all have it."""

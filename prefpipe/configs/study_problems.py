@@ -36,7 +36,8 @@ from prefpipe.spelling import did_you_mean
 
 _NEEDED = ("study", "model", "seeds", "pool", "heldout", "arms")
 _AT_LEAST_ONE = Bounds(minimum=1)
-_SEED = Bounds(minimum=0, maximum=2**32 - 1)
+_SEED = Bounds(minimum=0, maximum=2**31 - 1)
+"""Tables hold a seed in 32 bits."""
 
 
 def plan_problems(given: Mapping[str, Any]) -> Iterator[str]:
@@ -212,7 +213,7 @@ def _problems_of_arm(place: str, arm: object, given: Mapping[str, Any]) -> Itera
     if values.get("rounds") is not None:
         yield from _rounds_problems(f"{place}, rounds", values["rounds"], given)
     if values.get("trainer") is not None:
-        yield from _trainer_problems(f"{place}, trainer", values["trainer"])
+        yield from _trainer_problems(f"{place}, trainer", values["trainer"], given)
         if values.get("train"):
             yield f"{place}: `train` is of no use beside `trainer`, whose command has its own flags"
         if values.get("rounds") is not None:
@@ -240,7 +241,7 @@ def _rounds_problems(place: str, rounds: object, given: Mapping[str, Any]) -> It
         )
 
 
-def _trainer_problems(place: str, trainer: object) -> Iterator[str]:
+def _trainer_problems(place: str, trainer: object, given: Mapping[str, Any]) -> Iterator[str]:
     """Yield what is wrong with the command of another trainer."""
     if not isinstance(trainer, str) or not trainer.strip():
         example = "`python other.py {groups} -o {policy}`"
@@ -264,6 +265,16 @@ def _trainer_problems(place: str, trainer: object) -> Iterator[str]:
     for needed in ("groups", "policy"):
         if needed not in names:
             yield f"{place}: it needs {{{needed}}}, a folder that the study gives it"
+    if "steps" not in names:
+        yield f"{place}: it needs {{steps}}: arms are compared where they have trained as far"
+    seeds = given.get("seeds")
+    if "seed" not in names and isinstance(seeds, list) and len(seeds) > 1:
+        yield f"{place}: it needs {{seed}}: one training over and over is not {len(seeds)} seeds"
+    if given.get("truth") is not None and given.get("target", POLICY) == POLICY:
+        yield (
+            f"{place}: with `truth` a policy is judged by the score of its objective, which is not "
+            "known of another trainer"
+        )
 
 
 def _like_problems(arms: Mapping[Any, Any]) -> Iterator[str]:

@@ -15,6 +15,8 @@ from prefpipe.configs.study_plan import StudyPlan, read_study_plan
 from prefpipe.errors import InputError, UsageError
 
 FILE_NAME = "study.json"
+RULES = ("measure", "worst_below", "equivalence", "truth")
+"""Keys of a plan by which its contrasts are judged: another one after results was not declared."""
 _KINDS: dict[str, tuple[type, ...]] = {
     "plan": (str,),
     "folder": (str,),
@@ -38,6 +40,24 @@ class Declared(NamedTuple):
     is_before: bool
 
 
+class Rules(NamedTuple):
+    """By what a plan judges its contrasts, and when that was said.
+
+    ``values``: those of `RULES` that the plan has. ``at``, ``is_before``: as of `Declared`.
+    """
+
+    values: Mapping[str, Any]
+    at: str
+    is_before: bool
+
+
+class Dropped(NamedTuple):
+    """An arm or a seed that a plan had and left out when there were results; ``at``: when."""
+
+    what: str
+    at: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class StudyRecord:
     """What ``study.json`` holds.
@@ -50,6 +70,8 @@ class StudyRecord:
             has no more is still here.
         machine: on which it was run last.
         version: of prefpipe.
+        rules: by what contrasts are judged, each time that it became another, by time.
+        dropped: arms and seeds that are no more in the plan, and whose results may have been seen.
     """
 
     plan: str
@@ -58,6 +80,8 @@ class StudyRecord:
     declared: Sequence[Declared]
     machine: Mapping[str, Any]
     version: str = __version__
+    rules: Sequence[Rules] = ()
+    dropped: Sequence[Dropped] = ()
 
     @property
     def path(self) -> Path:
@@ -111,8 +135,12 @@ def write_study_record(
         values=plan.values,
         declared=declared,
         machine=machine(),
+        rules=_rules_of(earlier, plan, now, has_results=has_results),
+        dropped=_dropped_of(earlier, plan, now, has_results=has_results),
     )
-    values = asdict(record) | {"declared": [each._asdict() for each in declared]}
+    tuples = ("declared", "rules", "dropped")
+    values = asdict(record)
+    values |= {name: [each._asdict() for each in getattr(record, name)] for name in tuples}
     text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=_as_text)
     make_folder(folder)
     with atomic_write(folder / FILE_NAME) as file:
@@ -146,12 +174,20 @@ def read_study_record(folder: Path) -> StudyRecord | None:
 
     try:
         declared = [_declared(each) for each in values["declared"]]
-        record = StudyRecord(**{name: values[name] for name in _KINDS} | {"declared": declared})
+        # earlier releases wrote neither of the two
+        rules = [_rules(each) for each in values.get("rules", [])]
+        dropped = [_dropped(each) for each in values.get("dropped", [])]
+        record = StudyRecord(
+            **{name: values[name] for name in _KINDS}
+            | {"declared": declared, "rules": rules, "dropped": dropped}
+        )
         record.plan_then()
     except UsageError as error:
         raise InputError(f"{path}: {error.message}", hint=hint) from error
     except (TypeError, ValueError) as error:
-        raise InputError(f"{path}: `declared` holds something else: {error}", hint=hint) from error
+        raise InputError(
+            f"{path}: `declared`, `rules` or `dropped` holds something else: {error}", hint=hint
+        ) from error
     return record
 
 
@@ -197,6 +233,75 @@ def _declared(values: Any) -> Declared:
     if not isinstance(declared.is_before, bool):
         raise TypeError(f"{values!r}")
     return declared
+
+
+def _rules(values: Any) -> Rules:
+    """Return what contrasts are judged by, as it was written.
+
+    Raises:
+        TypeError: another kind of value.
+    """
+    rules = Rules(**values)
+    kinds = (isinstance(rules.values, dict), isinstance(rules.at, str))
+    if not all(kinds) or not isinstance(rules.is_before, bool):
+        raise TypeError(f"{values!r}")
+    return rules
+
+
+def _dropped(values: Any) -> Dropped:
+    """Return what was left out, as it was written.
+
+    Raises:
+        TypeError: another kind of value.
+    """
+    dropped = Dropped(**values)
+    if not all(isinstance(text, str) for text in dropped):
+        raise TypeError(f"{values!r}")
+    return dropped
+
+
+def _rules_of(
+    earlier: StudyRecord | None, plan: StudyPlan, now: str, *, has_results: bool
+) -> list[Rules]:
+    """Return by what contrasts were judged so far, and by what they are now."""
+    rules = [] if earlier is None else list(earlier.rules)
+    if earlier is not None and not rules:
+        # of an earlier release, which kept those of its last call alone
+        before = not earlier.declared or any(each.is_before for each in earlier.declared)
+        at = earlier.declared[0].at if earlier.declared else now
+        rules = [Rules(_judged_by(earlier.plan_then()), at, before)]
+    values = _judged_by(plan)
+    if not rules or rules[-1].values != values:
+        rules.append(Rules(values, now, not has_results))
+    return rules
+
+
+def _judged_by(plan: StudyPlan) -> dict[str, Any]:
+    """Return the values of `RULES` as JSON values."""
+    return {
+        "measure": plan.measure,
+        "worst_below": plan.worst_below,
+        "equivalence": plan.equivalence,
+        "truth": None if plan.truth is None else list(plan.truth),
+    }
+
+
+def _dropped_of(
+    earlier: StudyRecord | None, plan: StudyPlan, now: str, *, has_results: bool
+) -> list[Dropped]:
+    """Return the arms and seeds that the plan has no more, without those that are back."""
+    if earlier is None:
+        return []
+    there = _arms_and_seeds(plan)
+    dropped = [each for each in earlier.dropped if each.what not in there]
+    if has_results:
+        gone = [what for what in _arms_and_seeds(earlier.plan_then()) if what not in there]
+        dropped += [Dropped(what, now) for what in gone]
+    return dropped
+
+
+def _arms_and_seeds(plan: StudyPlan) -> list[str]:
+    return [*(f"arm {arm}" for arm in plan.arms), *(f"seed {seed}" for seed in plan.seeds)]
 
 
 def _as_text(value: object) -> str:

@@ -28,6 +28,7 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.study_keys import OF_POOL, REWARD, SECTIONS
 from prefpipe.configs.study_plan import Arm, StudyPlan
+from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import objective_of
 from prefpipe.maths.selection.registry import STRATEGIES
 from prefpipe.training.start_values import START_VALUES
@@ -212,6 +213,12 @@ def judgement_folder(plan: StudyPlan, folder: Path, arm: str, seed: int, step: i
     return run_folder(folder, arm, seed) / f"{kind}-{step:05d}"
 
 
+def judged_folders(folder: Path) -> list[Path]:
+    """Return the folders on disk of what judges any arm and seed, of any plan."""
+    kinds = ("eval", "scores", "logprobs")
+    return [path for kind in kinds for path in folder.glob(f"arms/*/seed-*/{kind}-*")]
+
+
 def draws(arm: Arm) -> bool:
     """Return whether chance has a part in an arm's selection, so that each seed has its own."""
     section = arm.sections["select"]
@@ -224,7 +231,7 @@ def global_batch_size(plan: StudyPlan, arm: str) -> int:
     """Return the prompts of an optimizer step, as given or as the objective starts from.
 
     Raises:
-        UsageError: an objective that the target does not have.
+        UsageError: an objective that the target does not have, or a size that is none.
     """
     return batch_size_of(plan.arm(arm).sections["train"], plan.target)
 
@@ -232,7 +239,11 @@ def global_batch_size(plan: StudyPlan, arm: str) -> int:
 def batch_size_of(section: Section, target: str) -> int:
     """Return the prompts of an optimizer step by a section `train`, as `global_batch_size` does."""
     if "global_batch_size" in section:
-        return int(section["global_batch_size"])
+        given = section["global_batch_size"]
+        text = "" if isinstance(given, bool) else str(given)
+        if not (text.isascii() and text.isdecimal() and int(text) > 0):
+            raise UsageError(f"train: `global_batch_size` must be 1 or more, not {given!r}")
+        return int(text)
     objective = objective_of(target, section.get("objective"))
     return START_VALUES[objective].global_batch_size
 

@@ -2,11 +2,10 @@
 
 import shlex
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.plan_sections import HUB
@@ -250,33 +249,29 @@ def _recipe_problems(plan: StudyPlan, folder: Path, folders: _Folders) -> Iterat
 
 def _leaks(plan: StudyPlan, folders: _Folders) -> Iterator[str]:
     """Yield held-out prompts that arms train on."""
-    pool = _conversations(plan.pool.prompts, folders.candidates)
-    heldout = _conversations(plan.heldout.prompts, folders.heldout_candidates)
-    both = [prompt_id for text, prompt_id in heldout.items() if text in pool]
-    if both:
-        yield (
-            f"heldout: {len(both):,} of its {len(heldout):,} prompts are in the pool as well, the "
-            f"first is {both[0]}: arms would be judged on what they were trained on"
-        )
+    from prefpipe.stages.study.prompts import leaked_prompts
+
+    problem = leaked_prompts(
+        _turns_of(plan.pool.prompts, folders.candidates),
+        _turns_of(plan.heldout.prompts, folders.heldout_candidates),
+    )
+    if problem is not None:
+        yield problem
 
 
-def _conversations(source: str | None, candidates: Artifact | None) -> dict[str, str]:
-    """Return prompts by their text, without system turns, with their ids."""
+def _turns_of(
+    source: str | None, candidates: Artifact | None
+) -> Mapping[str, Sequence[Mapping[str, str]]]:
+    """Return the turns of prompts by id; none where what is sampled for them says it."""
     from prefpipe.artifacts.prompts import load_prompts
     from prefpipe.stages.shared.recipe import prompts_of
 
-    messages: dict[str, Sequence[dict[str, str]]] = {}
     if candidates is not None:
-        messages = prompts_of(candidates, allow_partial=True)
-    elif source is not None and not source.startswith(HUB):
-        try:
-            rows = load_prompts(source, drop_duplicates=True).rows
-        except PrefpipeError:
-            return {}  # flags of `generate` say how to read it, or it refuses the file itself
-        messages = {row.prompt_id: row.messages for row in rows}
-
-    conversations: dict[str, str] = {}
-    for prompt_id, turns in messages.items():
-        asked = [turn for turn in turns if turn.get("role") != "system"]
-        conversations.setdefault(canonical_json(asked), prompt_id)
-    return conversations
+        return prompts_of(candidates, allow_partial=True)
+    if source is None or source.startswith(HUB):
+        return {}
+    try:
+        rows = load_prompts(source, drop_duplicates=True).rows
+    except PrefpipeError:
+        return {}  # flags of `generate` say how to read it, or it refuses the file itself
+    return {row.prompt_id: row.messages for row in rows}

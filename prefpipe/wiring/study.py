@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts.atomic import make_folder
@@ -20,17 +21,17 @@ from prefpipe.artifacts.holders import Held, Holder
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.step_ledger import STOPPED_CODES, StepEntry, StepLedger
 from prefpipe.configs.study_record import write_study_record
-from prefpipe.configs.study_steps import TRAINER, StudyStep
+from prefpipe.configs.study_steps import TRAINER, StudyStep, judged_folders
 from prefpipe.errors import PrefpipeError, UsageError
 from prefpipe.execution.step_process import SignalSource, run_foreign, run_step
 from prefpipe.models.files import holds_config
 from prefpipe.stages.study.locks import RESULTS, SHARED, lock_of, lock_of_run
 from prefpipe.stages.study.progress import RunProgress, StudyProgress, fingerprint_on_disk
-from prefpipe.stages.study.prompts import refuse_different_prompts
+from prefpipe.stages.study.prompts import refuse_different_prompts, refuse_leaked_prompts
 from prefpipe.stages.study.results import write_results
 from prefpipe.stages.study.run_rows import rows_of_runs
 from prefpipe.stages.study.step_tokens import tokens_of
-from prefpipe.stages.study.weights import has_weights, remove_weights
+from prefpipe.stages.study.weights import WEIGHT_FILES, has_weights, remove_weights
 from prefpipe.wiring.open_study import Study, command_of
 from prefpipe.wiring.step_ends import (
     ABOVE,
@@ -47,6 +48,8 @@ LONGEST_WAIT_S = 600.0
 """For a step that outlived its `prefpipe study`, which finishes what it has begun."""
 NOT_FOUND = 127
 """Exit code of a trainer that cannot be run, as shells have it."""
+NO_MODEL = 1
+"""Exit code that counts for a trainer that says it is done and left nothing to judge."""
 MOST_NAMED = 5
 """Runs that a message names."""
 
@@ -131,7 +134,8 @@ class _RunningStudy:
             Why no run can begin; None where they can. A selection that fails is its arm's alone.
 
         Raises:
-            UsageError: arms whose groups are of different prompts.
+            UsageError: arms whose groups are of different prompts, or held-out prompts that are in
+                the pool.
         """
         with self._waited_for(SHARED, "what all arms share is being made") as held:
             self._write_record()
@@ -141,12 +145,14 @@ class _RunningStudy:
                 if code != 0:
                     return self._ending_of(step, code)
 
+            refuse_leaked_prompts(self._plan, self._folder)
+
             progress = self._progress()
             for step, key in progress.selections(self._selected_arms(), self._seeds):
                 # groups of another configuration are for `--overwrite=stale`, as are their runs
                 if self._config.overwrite or not progress.changes_of_groups(step, key):
                     self._unless_finished(progress, step, key, held)
-        refuse_different_prompts(self._plan, self._folder, self._arms, self._seeds)
+        refuse_different_prompts(self._plan, self._folder, self._compared_arms(), self._seeds)
         return None
 
     def run_all(self) -> None:
@@ -237,9 +243,11 @@ class _RunningStudy:
             _Stopped: a stop was asked for.
         """
         if step.stage == TRAINER:
-            if holds_config(step.output) and self._progress().is_finished(step, key):
+            if _holds_model(step.output) and self._progress().is_finished(step, key):
                 return 0
             # another trainer may take a folder that a kill left half written for a whole one
+            if step.output.is_symlink():
+                step.output.unlink()
             shutil.rmtree(step.output, ignore_errors=True)
             make_folder(step.output.parent)
 
@@ -257,6 +265,9 @@ class _RunningStudy:
         stop_code = INTERRUPTED if asked == signal.SIGINT else STOPPED
         if code != 0 and asked is not None and step.stage == TRAINER:
             code = stop_code  # it has none of its own for a stop
+        if code == 0 and step.stage == TRAINER and not _holds_model(step.output):
+            self._log(f"the trainer of {step.arm} left no model with weights in {step.output}")
+            code = NO_MODEL
         code = settled_code(code, self._signals, is_last=True)
 
         n_tokens = tokens_of(step.stage, step.output) if is_new and code == 0 else None
@@ -364,9 +375,10 @@ class _RunningStudy:
                 self._results_error = None
 
     def _write_record(self) -> None:
+        # what was judged may have been seen, also where somebody has removed the ledger
         has_results = any(
             entry.is_done and entry.judged_at is not None for entry in self._ledger.read()
-        )
+        ) or any(map(fingerprint_on_disk, judged_folders(self._folder)))
         write_study_record(self._folder, self._config.plan, self._plan, has_results=has_results)
 
     def _progress(self) -> StudyProgress:
@@ -382,6 +394,16 @@ class _RunningStudy:
         """Return the arms whose groups are needed: those to be run, and the one of the budget."""
         like = self._plan.budgets.like
         return list(dict.fromkeys([*self._arms, *([] if like is None else [like])]))
+
+    def _compared_arms(self) -> list[str]:
+        """Return the arms to be run, and those that an earlier call has selected for."""
+        progress = self._progress()
+        arms = []
+        for arm in self._plan.arms:
+            selections = progress.selections([arm], self._seeds)
+            if arm in self._arms or all(progress.is_finished(*each) for each in selections):
+                arms.append(arm)
+        return arms
 
     @contextmanager
     def _waited_for(self, name: str, what: str) -> Iterator[Held | None]:
@@ -421,6 +443,10 @@ class _RunningStudy:
             f"warning: the file system of {self._folder} has no locks: two copies of this command "
             "would train the same arm at once, so run one alone"
         )
+
+
+def _holds_model(folder: Path) -> bool:
+    return holds_config(folder) and any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)
 
 
 def _failure_line(run: RunProgress) -> str:

@@ -13,9 +13,11 @@ from support.tiny_models import make_tiny_causal_lm
 
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.study import StudyConfig
-from prefpipe.configs.study_plan import read_study_plan
+from prefpipe.configs.study_plan import StudyPlan, read_study_plan
 from prefpipe.configs.study_steps import run_steps, selection_steps, shared_steps
-from prefpipe.stages.study.places import places_of
+from prefpipe.errors import UsageError
+from prefpipe.stages.study.places import places_of, trained_on
+from prefpipe.stages.study.prompts import refuse_different_prompts, refuse_leaked_prompts
 from prefpipe.wiring.open_study import open_study
 
 SAMPLING = {"backend": "fake", "max_tokens": 8, "part_size": 3}
@@ -51,10 +53,20 @@ def write_plan(folder: Path, **changed: object) -> Path:
     write_prompts(folder / "prompts.jsonl", 6)
     rows = [{"prompt_id": f"h{i}", "prompt": f"held out {i}"} for i in range(4)]
     write_json_lines(folder / "heldout.jsonl", rows)
+    shouted = [
+        {"prompt_id": f"s{i}", "prompt": f" {row['prompt'].upper()}  "}
+        for i, row in enumerate(_rows(folder)[:2])
+    ]
+    write_json_lines(folder / "shouted.jsonl", shouted)
     path = folder / "plan.yaml"
     values = {key: value for key, value in {**PLAN, **changed}.items() if value is not ...}
     path.write_text(yaml.safe_dump(values, sort_keys=False))
     return path
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    lines = (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
 
 
 @pytest.fixture
@@ -155,7 +167,9 @@ def test_odd_names_reach_the_commands_as_they_are(
     (work / 'my $prompts `ls` "1".jsonl').write_text(Path("prompts.jsonl").read_text())
     pool = {**PLAN["pool"], "prompts": 'my $prompts `ls` "1".jsonl'}
     pool["score"] = {"scorer": "fake", "rating_column": "a\ntouch harm"}
-    trainer = "bash -c 'touch \"$0\"; echo {steps}' {groups} {policy} {model} '$(touch harm)'"
+    trainer = (
+        "bash -c 'touch \"$0\"; echo {steps}' {groups} {policy} {model} {seed} '$(touch harm)'"
+    )
     write_plan(
         work,
         pool=pool,
@@ -218,9 +232,10 @@ REFUSED: dict[str, tuple[dict[str, object], list[str], str]] = {
     "an arm's reward of no scorer": ({"arms": {"a": {}, "b": {"select": {"reward": "x"}}}, "contrasts": ..., "budgets": {"prompts": 4}}, [], "arms, b, select: the reward 'x' names `x`"),
     "a reward of eval": ({"eval": {"scorer": ["fake", "checks"]}}, [], "eval: it needs `reward`, as the scorers are fake, checks"),
     "a weight that is none": ({"train": {**PLAN["train"], "weight_by": "margin +"}}, [], "train: the weight expression 'margin +' cannot be read"),  # type: ignore[dict-item]
-    "a trainer that is not there": ({"arms": {"a": {"trainer": "no-such-trainer {groups} {policy}"}}, "contrasts": ..., "budgets": {"prompts": 4}}, [], "arms, a, trainer: there is no program no-such-trainer"),
+    "a trainer that is not there": ({"arms": {"a": {"trainer": "no-such-trainer {groups} {policy} {steps} {seed}"}}, "contrasts": ..., "budgets": {"prompts": 4}}, [], "arms, a, trainer: there is no program no-such-trainer"),
     "a template that is not there": ({"train": {**PLAN["train"], "rater_scores": "nowhere", "gamma": "auto", "objective": "mmpo"}}, [], "train: `rater_scores`: there is no nowhere"),  # type: ignore[dict-item]
     "prompts that are trained on": ({"heldout": {"prompts": "prompts.jsonl"}}, [], "heldout: 6 of its 6 prompts are in the pool as well, the first is p0"),
+    "prompts that are trained on, written otherwise": ({"heldout": {"prompts": "shouted.jsonl"}}, [], "heldout: 2 of its 2 prompts are in the pool as well, they are s0, s1"),
     "many at once": ({"seeds": [0, 0], "eval": {"scorer": "fake", "n": 0}, "contrasts": [["a", "b"]]}, [], "`seeds`: the seed 0 stands there twice\n  contrasts: 'a' is no arm"),
 }  # fmt: skip
 
@@ -255,3 +270,44 @@ def test_held_out_responses_that_were_made_otherwise_are_refused_before_a_traini
     said = " ".join(capfd.readouterr().err.split())
     assert "made/heldout/candidates was sampled with n 2, and `eval` samples with 3" in said
     assert "and `eval` samples with [0.5]" in said
+
+
+def test_prompts_of_the_pool_are_known_at_last_when_it_is_sampled(work: Path) -> None:
+    """Those of the hub, and those that flags of `generate` say how to read, are in no file to look at before."""
+    write_plan(work, heldout={"prompts": "shouted.jsonl"}, budgets={"prompts": 4})
+    make_tiny_causal_lm(work / "model")
+    plan, folder = read_study_plan(Path("plan.yaml")), Path("made")
+    for step in shared_steps(plan, folder):
+        command(step.words)
+    with pytest.raises(UsageError, match="heldout: 2 of its 2 prompts are in the pool as well"):
+        refuse_leaked_prompts(plan, folder)
+
+
+def test_arms_whose_trainings_skip_different_prompts_are_refused(work: Path) -> None:
+    """Of groups of the same prompts: some are too long for one arm's `max_length`, and its order is another one then."""
+    write_plan(work, budgets={"prompts": 4})
+    longer = [row | {"prompt": row["prompt"] + " and" * i} for i, row in enumerate(_rows(work))]
+    write_json_lines(work / "prompts.jsonl", longer)
+    make_tiny_causal_lm(work / "model")
+    plan, folder = read_study_plan(Path("plan.yaml")), Path("made")
+    for step in [*shared_steps(plan, folder), *selection_steps(plan, folder)]:
+        command(step.words)
+    arms = list(plan.arms)
+    refuse_different_prompts(plan, folder, arms, plan.seeds)
+
+    # a token less than all need: each prompt of the longest is skipped
+    for length in range(256, 0, -1):
+        plan = plan_with_length(work, length)
+        if len(trained_on(plan, folder, "best-worst", 0) or ()) < 6:
+            break
+    with pytest.raises(UsageError, match=r"seed 0, train on different prompts: .* of bottom-k and"):
+        refuse_different_prompts(plan, folder, arms, plan.seeds)
+    allowed = plan_with_length(work, length, allow_different_prompts=True)
+    refuse_different_prompts(allowed, folder, arms, plan.seeds)
+
+
+def plan_with_length(work: Path, max_length: int, **changed: object) -> StudyPlan:
+    """Return the plan, one arm of which trains on what is no longer than that."""
+    short = {"select": {"strategy": "best-worst", "k": None}, "train": {"max_length": max_length}}
+    arms = {"bottom-k": {}, "best-worst": short}
+    return read_study_plan(write_plan(work, budgets={"prompts": 4}, arms=arms, **changed))

@@ -232,7 +232,7 @@ def test_another_trainer_is_run_for_each_place_word_by_word() -> None:
     assert training.config is None
     assert training.output == judged_model(plan, Path("my study"), "trl", 3, 15)
     assert "--policy my study/arms/trl/seed-3/policy/step-00015" in words(evaluation)
-    literal = {"trainer": "x {groups} {policy} --json '{{\"a\": {steps}}}'"}
+    literal = {"trainer": "x {groups} {policy} {seed} --json '{{\"a\": {steps}}}'"}
     step = run_steps(plan_of(**with_arm("x", literal, **PROMPTS_ALONE)), STUDY, "x", 0, places(2))[
         0
     ]
@@ -347,10 +347,10 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "no seeds": ({"seeds": []}, "`seeds` must be a list of whole numbers, [0, 1, 2] say, not []"),
     "one seed": ({"seeds": 3}, "`seeds` must be a list of whole numbers, [0, 1, 2] say, not 3"),
     "a seed twice": ({"seeds": [1, 2, 1]}, "`seeds`: the seed 1 stands there twice"),
-    "half a seed": ({"seeds": [0.5]}, "`seeds`: a seed must be a whole number, within 0 and 4294967295, not 0.5"),
+    "half a seed": ({"seeds": [0.5]}, "`seeds`: a seed must be a whole number, within 0 and 2147483647, not 0.5"),
     "a true seed": ({"seeds": [True]}, "not True"),
     "a seed below zero": ({"seeds": [-1]}, "not -1"),
-    "a seed that no training takes": ({"seeds": [2**32]}, "within 0 and 4294967295, not 4294967296"),
+    "a seed that no training takes": ({"seeds": [2**31]}, "within 0 and 2147483647, not 2147483648"),
     "seeds by name": ({"seeds": {"a": 1}}, "`seeds` must be a list"),
     "no pool": ({"pool": None}, "it needs `pool`"),
     "a file for a pool": ({"pool": "p.jsonl"}, "pool must hold `key: value` lines, not 'p.jsonl'"),
@@ -425,6 +425,11 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a place without a name": (with_arm("a", {"trainer": "x {groups} {policy} {}"}), "`{}` is no place"),
     "a quote without an end": (with_arm("a", {"trainer": "x {groups} {policy} 'y"}), "arms, a, trainer: the command cannot be read: No closing quotation"),
     "a brace without an end": (with_arm("a", {"trainer": "x {groups} {policy} {"}), "arms, a, trainer: the command cannot be read"),
+    "a trainer without steps": (with_arm("a", {"trainer": "x {groups} {policy} {seed}"}), "arms, a, trainer: it needs {steps}"),
+    "one training for all seeds": (with_arm("a", {"trainer": "x {groups} {policy} {steps}"}), "arms, a, trainer: it needs {seed}: one training over and over is not 2 seeds"),
+    "a number that no table holds": ({"equivalence": 10**400}, "`equivalence` is a whole number beyond 9223372036854775807"),
+    "a batch of none in rounds": (with_arm("a", ROUNDS, train={"global_batch_size": False}, **PROMPTS_ALONE), "train: `global_batch_size` must be 1 or more, not False"),
+    "a batch that is a list in rounds": (with_arm("a", ROUNDS, train={"global_batch_size": []}, **PROMPTS_ALONE), "train: `global_batch_size` must be 1 or more, not []"),
     "a trainer with flags of ours": (with_arm("a", TRL | {"train": {"beta": 2}}), "arms, a: `train` is of no use beside `trainer`"),
     "a trainer with flags of ours, by like": (with_arm("a", TRL, arms={**PLAN["arms"], "a": TRL, "b": {"like": "a", "train": {"beta": 2}}}, **PROMPTS_ALONE), "arms, b: `beta` of `train` is of no use beside `trainer`"),
     "a trainer with rounds": (with_arm("a", TRL | ROUNDS), "arms, a: `trainer` and `rounds` exclude each other"),

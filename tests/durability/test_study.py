@@ -275,6 +275,42 @@ def test_an_arm_that_fails_leaves_the_others_is_counted_and_tried_again(
     assert len(ledger(copy / "run")) == n_steps
 
 
+def test_a_trainer_that_leaves_half_a_model_has_failed_and_is_called_again(
+    copy: Path, studies: Studies
+) -> None:
+    """It says that all is well: a config without weights, as a full disk or a script without checks leaves it."""
+    trainer = copy / "trainer.py"
+    half = "import shutil, sys\nskipped = shutil.ignore_patterns('*.safetensors')\n"
+    half += "shutil.copytree(sys.argv[3], sys.argv[2], ignore=skipped)\n"
+    trainer.write_text(half)
+    command = f"{sys.executable} trainer.py {{groups}} {{policy}} {{model}} {{steps}} {{seed}}"
+    other = f"  pair: {{select: {{strategy: bottom-k}}, trainer: '{command}'}}"
+    plan = PLAN.replace(", response_tokens: like bottom", "")
+    pair = next(line for line in PLAN.splitlines() if line.startswith("  pair: "))
+    write_study(copy, plan.replace(pair, other))
+
+    outcome = studies.run(copy, "--overwrite=stale")
+    assert outcome.code == 1
+    assert (
+        "the trainer of pair left no model with weights in run/arms/pair/seed-0" in outcome.stderr
+    )
+    assert statuses(copy)["pair", "prompts"] == ("failed", "pair, seed 0, train to step 2", 1)
+    assert "pair, seed 0, eval" not in outcome.stderr
+
+
+def test_arms_that_are_run_one_by_one_are_of_the_same_prompts_all_the_same(
+    unbegun: Path, studies: Studies
+) -> None:
+    """Each call chooses one arm, and the table compares them."""
+    different = PLAN.replace("k: null}}", "k: null, min_spread: 0.6}}")
+    write_study(unbegun, different.replace(", response_tokens: like bottom", ""))
+    studies.finish(unbegun, "--arms", "bottom")
+    outcome = studies.run(unbegun, "--arms", "pair")
+    assert outcome.code == 2
+    assert "have groups of different prompts" in outcome.stderr
+    assert not (unbegun / "run" / "arms" / "pair" / "seed-0").exists()
+
+
 def test_a_changed_knob_of_an_arm_makes_its_runs_stale_and_leaves_the_rest(
     copy: Path, studies: Studies
 ) -> None:

@@ -1,6 +1,6 @@
 """What of a study's record its figures need."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +8,7 @@ from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.study_keys import AT_EPOCH, EPOCH
 from prefpipe.configs.study_measures import MEASURES, PAIR_MEASURES, StudyMeasure
 from prefpipe.configs.study_plan import StudyPlan
-from prefpipe.configs.study_record import StudyRecord
+from prefpipe.configs.study_record import RULES, StudyRecord
 from prefpipe.configs.study_steps import judgement_draft
 from prefpipe.stages.evaluate.kl import SHAPING, sampling_otherwise
 
@@ -76,6 +76,8 @@ def design_of(record: StudyRecord) -> StudyDesign:
             notes.append(f"{pair} was added on {each.at}, after results")
         elif (each.first, each.second) not in plan.contrasts:
             notes.append(f"{pair} was declared before the run, and the plan has it no more")
+    notes += _changed_rules(record)
+    notes += [f"{each.what} was left out on {each.at}, after results" for each in record.dropped]
     if plan.allow_different_prompts:
         notes.append("arms may have been trained on different prompts: the plan allows it")
     return StudyDesign(
@@ -93,6 +95,20 @@ def design_of(record: StudyRecord) -> StudyDesign:
         notes=notes,
         sampled_otherwise=None if plan.truth is not None else _sampled_otherwise(plan),
     )
+
+
+def _changed_rules(record: StudyRecord) -> Iterator[str]:
+    """Yield by what contrasts were to be judged, and are judged since there were results."""
+    before = [rules for rules in record.rules if rules.is_before]
+    if not before:
+        return
+    now, then = record.rules[-1], before[-1]
+    for key in RULES:
+        if now.values.get(key) != then.values.get(key):
+            yield (
+                f"the plan had `{key}: {then.values.get(key)}` when contrasts were declared, and "
+                f"has {now.values.get(key)} since {now.at}, after results"
+            )
 
 
 def _sampled_otherwise(plan: StudyPlan) -> str | None:

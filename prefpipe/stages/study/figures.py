@@ -84,6 +84,8 @@ from prefpipe.stages.study.design import Contrast, StudyDesign, design_of
 from prefpipe.stages.study.measured_arms import BudgetTable, MeasuredArms
 from prefpipe.stages.study.sentences import sentence_of
 
+MOST_NAMED = 5
+"""Runs that a note names."""
 FIGURE = ("mean", "se", "low", "high", "se_seeds", "se_prompts")
 
 
@@ -142,7 +144,7 @@ def study_figures(
         InputError: tables that do not agree: a finished run without rows, rows of no finished run,
             a row twice, or a base whose rewards differ from run to run.
     """
-    budgets, notes = [], list(design.notes)
+    budgets, notes = [], [*design.notes, *_notes_of_others(design, runs)]
     for budget in design.judged_at:
         table = BudgetTable(design, budget, results, runs)
         measures = {}
@@ -151,7 +153,7 @@ def study_figures(
             if figures is not None:
                 measures[key] = figures
         budgets.append({"budget": budget, "arms": table.runs_of_arms(), "measures": measures})
-        notes += table.notes
+        notes += [*table.notes, *table.notes_of_runs()]
     has_divergence = any("kl_per_token" in entry["measures"] for entry in budgets)
     if has_divergence and design.sampled_otherwise is not None:
         notes.append(f"KL is biased: responses were sampled at {design.sampled_otherwise}")
@@ -196,6 +198,20 @@ def _counted_runs(design: StudyDesign, runs: pl.DataFrame) -> dict[str, Any]:
     is_of_plan = pl.col("arm").is_in(list(design.arms)) & (pl.col("status") != "done")
     not_done = runs.filter(is_of_plan).select(names).to_dicts()
     return {"planned": len(of_run), **counts, "not_done": not_done}
+
+
+def _notes_of_others(design: StudyDesign, runs: pl.DataFrame) -> Iterator[str]:
+    """Yield the runs of the table that the plan does not have: they are in no figure."""
+    others = sorted(
+        {
+            f"{row['arm']}, seed {row['seed']}"
+            for row in runs.iter_rows(named=True)
+            if row["arm"] not in design.arms or row["seed"] not in design.seeds
+        }
+    )
+    if others:
+        named = "; ".join(others[:MOST_NAMED]) + ("; ..." if len(others) > MOST_NAMED else "")
+        yield f"{RUNS_FILE} has runs that the plan does not have, which are left out: {named}"
 
 
 def _measure_figures(

@@ -3,7 +3,7 @@
 Axes: R runs, S seeds, P prompts.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -149,6 +149,21 @@ class BudgetTable:
             known = [there.get(prompt) for prompt in self.prompts]
             self._values[key] = np.array([np.nan if each is None else each for each in known])
         return self._values[key]
+
+    def notes_of_runs(self) -> Iterator[str]:
+        """Yield the runs of two seeds that are one."""
+        for arm, seeds in self.seeds.items():
+            frames = {seed: self._frames[arm, seed].sort("prompt_id") for seed in seeds}
+            for place, seed in enumerate(seeds):
+                twin = next(
+                    (one for one in seeds[:place] if frames[one].equals(frames[seed])), None
+                )
+                if twin is not None:
+                    yield (
+                        f"at {self.budget}: {arm} has the same values for every prompt with the "
+                        f"seeds {twin} and {seed}, which count as two: was one copied, or does "
+                        "its trainer take no seed?"
+                    )
 
     def runs_of_arms(self) -> list[dict[str, Any]]:
         """Return the runs of each arm: how many, and the means of what the done ones took."""

@@ -100,6 +100,16 @@ def seen_after(
     return seen.prompts_after(step), int(seen.tokens(step)[-1])
 
 
+def trained_on(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[str] | None:
+    """Return the prompts that a training does not skip, None of an arm whose rounds select.
+
+    Raises:
+        PrefpipeError: the groups cannot be read, or cannot be trained on.
+    """
+    seen = _seen_by(plan, folder, arm, seed)
+    return None if seen is None else [prompt.prompt_id for prompt in seen.prompts]
+
+
 def trained_tokens(plan: StudyPlan, folder: Path, arm: str, seed: int, n_steps: int) -> int | None:
     """Return the tokens that a training of so many steps computes: each prompt once a group.
 

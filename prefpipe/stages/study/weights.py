@@ -28,7 +28,7 @@ def remove_weights(steps: Sequence[StudyStep]) -> int:
     for folder in folders:
         for path in list(_weights_in(folder)):
             n_bytes += _size(path)
-            if path.is_dir():
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path, ignore_errors=True)
             else:
                 path.unlink(missing_ok=True)
@@ -41,7 +41,13 @@ def has_weights(steps: Sequence[StudyStep]) -> bool:
 
 
 def _weights_in(folder: Path) -> Iterator[Path]:
-    """Yield checkpoints, then the model's own weights, then the models of steps on the way."""
+    """Yield checkpoints, then the model's own weights, then the models of steps on the way.
+
+    Behind a link lies what somebody else keeps: the link itself is yielded.
+    """
+    if folder.is_symlink():
+        yield folder
+        return
     if not folder.is_dir():
         return
     entries = sorted(path for path in folder.iterdir() if path.is_dir())
@@ -52,5 +58,7 @@ def _weights_in(folder: Path) -> Iterator[Path]:
 
 
 def _size(path: Path) -> int:
+    if path.is_symlink():
+        return 0
     files = path.rglob("*") if path.is_dir() else [path]
     return sum(file.stat().st_size for file in files if file.is_file())

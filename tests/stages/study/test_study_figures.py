@@ -8,9 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 from scipy import stats
-from support.study_tables import N_PROMPTS, declare_later, write_study
+from support.study_tables import N_PROMPTS, PLAN, declare_later, write_study
 
 from prefpipe.artifacts.study_tables import RESULTS, RUNS, write_study_table
+from prefpipe.configs.study_plan import StudyPlan
+from prefpipe.configs.study_record import write_study_record
 from prefpipe.errors import InputError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.stages.study.figures import figures_of
@@ -338,3 +340,69 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
     (tmp_path / "results.parquet").unlink()
     with pytest.raises(InputError, match=r"results\.parquet is not there"):
         figures_of(tmp_path)
+
+
+def record_again(folder: Path, changes: dict[str, Any], *, has_results: bool) -> list[str]:
+    """Write the record of a plan that was changed; return the notes of the figures that stand there."""
+    plan = StudyPlan.from_values({**PLAN, **changes}, name="plan.yaml")
+    write_study_record(folder, folder / "plan.yaml", plan, has_results=has_results)
+    return notes_of(folder)
+
+
+def notes_of(folder: Path) -> list[str]:
+    """Return the notes of the figures, without the one that each study of this file has."""
+    notes = figures_of(folder, FEW)["notes"]
+    return [note for note in notes if not note.startswith("KL is biased")]
+
+
+def test_another_measure_after_results_was_not_declared_before(tmp_path: Path) -> None:
+    """Contrasts that were declared of the reward are no declared ones of what came out better."""
+    write_study(tmp_path)
+    assert record_again(tmp_path, {"equivalence": 0.1}, has_results=False) == []
+    changes = {"measure": "n_tokens", "equivalence": 0.4}
+    [measure, margin] = record_again(tmp_path, changes, has_results=True)
+    assert measure.startswith("the plan had `measure: reward` when contrasts were declared, and ")
+    assert "has n_tokens since 20" in measure
+    assert measure.endswith(", after results")
+    assert margin.startswith(
+        "the plan had `equivalence: 0.1` when contrasts were declared, and has"
+    )
+    # as it was declared
+    assert record_again(tmp_path, {"equivalence": 0.1}, has_results=True) == []
+
+
+def test_a_record_of_an_earlier_release_was_judged_by_what_it_holds(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    path = tmp_path / "study.json"
+    values = json.loads(path.read_text())
+    del values["rules"], values["dropped"]
+    path.write_text(json.dumps(values))
+    assert notes_of(tmp_path) == []
+    [note] = record_again(tmp_path, {"measure": "n_tokens"}, has_results=True)
+    assert note.startswith("the plan had `measure: reward`")
+
+
+def test_arms_and_seeds_that_are_left_out_after_results_are_named(tmp_path: Path) -> None:
+    write_study(tmp_path)
+    fewer = {"seeds": [0, 2], "arms": {"best": {}, "worse": {}}, "contrasts": [["best", "worse"]]}
+    notes = record_again(tmp_path, fewer, has_results=True)
+    assert any(note.startswith("arm same was left out on 20") for note in notes)
+    assert any(note.startswith("seed 1 was left out on 20") for note in notes)
+    others = "same, seed 0; same, seed 1; same, seed 2; worse, seed 1"
+    assert (
+        f"runs.parquet has runs that the plan does not have, which are left out: best, seed 1; {others}"
+        in notes
+    )
+    assert record_again(tmp_path, {}, has_results=True) == []
+
+
+def test_one_evaluation_for_two_seeds_is_noted(tmp_path: Path) -> None:
+    """A copy, or a trainer that takes no seed: an interval over such seeds is too narrow."""
+    write_study(tmp_path)
+    frame = read(tmp_path)
+    is_of = (pl.col("arm") == "same") & (pl.col("budget") == "prompts")
+    first = frame.filter(is_of & (pl.col("seed") == 0))
+    twin = first.with_columns(pl.lit(2, pl.Int32).alias("seed")).reverse()
+    rewrite(tmp_path, pl.concat([frame.filter(~(is_of & (pl.col("seed") == 2))), twin]))
+    [note] = notes_of(tmp_path)
+    assert note.startswith("at prompts: same has the same values for every prompt with the seeds 0")
