@@ -94,7 +94,11 @@ PAIR_RESULTS = Schema(
         ),
         optional("brier", FLOAT, "squared distance from the true probability"),
         optional("ece", FLOAT, "what the prompt adds to the ECE of the run, which is the mean"),
-        optional("accuracy", FLOAT, "share of labels told, drawn with the true probability"),
+        optional(
+            "accuracy",
+            FLOAT,
+            "share of labels, drawn with the true probability, that it gets right",
+        ),
         optional(
             "agreement",
             FLOAT,
@@ -115,7 +119,9 @@ RUNS = Schema(
         optional("prompts", INT64, "prompts trained on until then"),
         optional("response_tokens", INT64, "response tokens trained on until then"),
         optional(
-            "trained_tokens", INT64, "prompt and response tokens computed by the whole training"
+            "trained_tokens",
+            INT64,
+            "prompt and response tokens computed by the whole training; null where nothing says it",
         ),
         optional("seconds", FLOAT, "wall time of the run's finished steps, both budgets together"),
         optional("failed_step", TEXT, "name of the step that failed"),

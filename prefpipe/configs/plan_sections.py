@@ -25,6 +25,8 @@ LARGEST_WHOLE = 2**63 - 1
 
 Section = Mapping[str, Any]
 """Values of a command's flags, by field."""
+HUB = "hf:"
+"""Begins the name of prompts that are a data set of the Hugging Face Hub, and no file."""
 
 
 class PlanError(UsageError):

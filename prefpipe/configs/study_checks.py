@@ -13,6 +13,7 @@ from prefpipe.configs.study_plan import Arm, StudyPlan
 from prefpipe.configs.study_steps import (
     Place,
     StepDraft,
+    batch_size_of,
     global_batch_size,
     judgement_draft,
     round_plan_of,
@@ -23,8 +24,6 @@ from prefpipe.configs.study_steps import (
 )
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
-from prefpipe.maths.objectives.registry import objective_of
-from prefpipe.training.start_values import START_VALUES
 
 AT_ONE_RATE = ("constant", "constant_with_warmup")
 """Schedules under which a training is as one that ends earlier, up to there."""
@@ -165,9 +164,7 @@ def _round_problems(plan: StudyPlan, arm: Arm) -> Iterator[str]:
     rounds = round_plan_of(plan, arm.name, plan.seeds[0])
     for number, changed in rounds.changes.items():
         section = rounds.section("train", number)
-        objective = objective_of(plan.target, section.get("objective"))
-        size = section.get("global_batch_size", START_VALUES[objective].global_batch_size)
-        is_other = int(size) != global_batch_size(plan, arm.name)
+        is_other = batch_size_of(section, plan.target) != global_batch_size(plan, arm.name)
         keys = [key for key in ("max_steps", "keep_step") if key in changed.get("train", {})]
         if is_other or keys:
             key = keys[0] if keys else "global_batch_size"

@@ -162,7 +162,7 @@ def _heldout_problems(given: Mapping[str, Any]) -> Iterator[str]:
 
     # judged by what it samples, or sampled once to be judged by
     is_eval_used = is_sampled_from or not folders
-    if is_eval_used and given.get("eval") is None and "eval" not in given:
+    if is_eval_used and "eval" not in given:
         yield "it needs `eval`: how held-out responses are sampled and rated"
     elif not is_eval_used and given.get("eval"):
         yield "`eval` is of no use: with `truth` the held-out responses that are there are judged"

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.training_folders import kept_step_folder
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.logprobs import LogprobsConfig
@@ -202,7 +203,7 @@ def judged_model(plan: StudyPlan, folder: Path, arm: str, seed: int, step: int) 
     """Return the model folder of an arm after so many optimizer steps."""
     policy = policy_folder(plan, folder, arm, seed)
     # the rounds of an arm end where it is judged
-    return policy if plan.arm(arm).rounds is not None else policy / f"step-{step:05d}"
+    return policy if plan.arm(arm).rounds is not None else kept_step_folder(policy, step)
 
 
 def judgement_folder(plan: StudyPlan, folder: Path, arm: str, seed: int, step: int) -> Path:
@@ -232,14 +233,18 @@ def global_batch_size(plan: StudyPlan, arm: str) -> int:
     Raises:
         UsageError: an objective that the target does not have, or a size that is none.
     """
-    section = plan.arm(arm).sections["train"]
+    return batch_size_of(plan.arm(arm).sections["train"], plan.target)
+
+
+def batch_size_of(section: Section, target: str) -> int:
+    """Return the prompts of an optimizer step by a section `train`, as `global_batch_size` does."""
     if "global_batch_size" in section:
         given = section["global_batch_size"]
         text = "" if isinstance(given, bool) else str(given)
         if not (text.isascii() and text.isdecimal() and int(text) > 0):
             raise UsageError(f"train: `global_batch_size` must be 1 or more, not {given!r}")
         return int(text)
-    objective = objective_of(plan.target, section.get("objective"))
+    objective = objective_of(target, section.get("objective"))
     return START_VALUES[objective].global_batch_size
 
 

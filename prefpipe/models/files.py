@@ -194,6 +194,11 @@ def require_chat_template(model: ModelFiles) -> None:
         )
 
 
+def holds_config(folder: Path) -> bool:
+    """Return whether a folder is a model or an adapter, whose configuration is written last."""
+    return any((folder / name).is_file() for name in CONFIG_FILES)
+
+
 def is_adapter(folder: Path) -> bool:
     """Return whether a folder holds an adapter and no whole model."""
     return (folder / ADAPTER_CONFIG).is_file() and not has_model_weights(folder)

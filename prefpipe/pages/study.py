@@ -8,6 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from prefpipe.artifacts.finite_json import finite_values
+from prefpipe.stages.study.sentences import p_digits
 from prefpipe.stages.study.wording import (
     budget_title,
     intervals_are,
@@ -188,6 +189,4 @@ def _name(text: str) -> str:
 
 
 def _p_value(value: float | None) -> str:
-    if value is None:
-        return "-"
-    return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
+    return "-" if value is None else p_digits(value)

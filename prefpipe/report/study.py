@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 from prefpipe import __version__
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.configs.study_record import StudyRecord
+from prefpipe.stages.study.sentences import p_digits
 from prefpipe.stages.study.wording import (
     LATER,
     budget_title,
@@ -31,6 +32,8 @@ CHARTED = ("reward", "lowest_decile", "worst_rate")
 """Measures with a chart of all arms, beside the one that the contrasts are of."""
 MARKS = ("●", "◆", "■", "▲", "★", "✕")
 """The symbols of ``study.js`` for the budgets, in order."""
+COUNTS = ("step", "prompts", "response_tokens", "trained_tokens")
+"""Of a run, in the table of all of them."""
 KL, LENGTH, TOKENS, EPOCH = "kl_per_token", "n_tokens", "response_tokens", "epoch"
 AT_BASE = {KL: 0.0, TOKENS: 0.0}
 """Where the base is along such an axis, by definition."""
@@ -426,7 +429,8 @@ def _runs(figures: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict
     for arm in figures["arms"]:
         cells = [_run_cell(by_run.get((arm, seed), [])) for seed in figures["seeds"]]
         grid.append({"arm": arm, "cells": cells})
-    counts = ("step", "prompts", "response_tokens", "trained_tokens")
+    # a column that no run has a number in says nothing
+    counts = [name for name in COUNTS if any(run[name] is not None for run in runs)]
     table = []
     for run in runs:
         state = run["status"] if run["status"] != "failed" else f"failed: {failure(run)}"
@@ -442,10 +446,7 @@ def _runs(figures: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> dict
             "Seed",
             "Judged at",
             "State",
-            "Step",
-            "Prompts",
-            "Response tokens",
-            "Trained tokens",
+            *(_capital(name.replace("_", " ")) for name in counts),
             "Seconds",
         ],
         "table": table,
@@ -525,9 +526,7 @@ def _size(value: float | None, form: str) -> str:
 
 
 def _p_value(value: float | None) -> str:
-    if value is None:
-        return NONE
-    return "< 0.0001" if value < 0.0001 else f"{value:.2g}"
+    return NONE if value is None else p_digits(value)
 
 
 def _seeds(seeds: Sequence[int], figures: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.plan_sections import HUB
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.study import StudyConfig
@@ -18,8 +19,6 @@ from prefpipe.errors import InputError, PrefpipeError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.spelling import did_you_mean
 from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
-
-HUB = "hf:"
 
 
 class Study(NamedTuple):

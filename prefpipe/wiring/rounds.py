@@ -14,6 +14,7 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
+from prefpipe.configs.plan_sections import HUB
 from prefpipe.configs.round_plan import ALL, RoundPlan, plan_error, read_plan
 from prefpipe.configs.round_steps import Step, output_of, steps_of
 from prefpipe.configs.rounds import RoundsConfig
@@ -25,11 +26,10 @@ from prefpipe.errors import InputError, PrefpipeError, UsageError
 from prefpipe.execution.rounds_script import rounds_script
 from prefpipe.execution.step_process import SignalSource, run_step
 from prefpipe.maths.selection.rewards import parse_reward
-from prefpipe.models.files import CONFIG_FILES
+from prefpipe.models.files import holds_config
 from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
 from prefpipe.wiring.step_ends import environment_of_steps, error_of_step, settled_code
 
-HUB = "hf:"
 LONGEST_WAIT_S = 30.0
 """For a step that outlived its `prefpipe rounds`: it ends within its grace."""
 
@@ -237,8 +237,7 @@ def _refuse_missing_files(rounds: Rounds) -> None:
     first = rounds.config.from_round
     for number in range(1, first):
         policy = output_of(rounds.config.output, number, "train")
-        is_model = any((policy / name).is_file() for name in CONFIG_FILES)
-        if not is_model:
+        if not holds_config(policy):
             raise InputError(
                 f"--from-round {first}: round {number} has no policy, {policy}",
                 hint="leave out --from-round: what is finished of earlier rounds is kept",

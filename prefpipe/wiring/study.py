@@ -24,7 +24,7 @@ from prefpipe.configs.study_record import write_study_record
 from prefpipe.configs.study_steps import TRAINER, StudyStep, judged_folders
 from prefpipe.errors import PrefpipeError, UsageError
 from prefpipe.execution.step_process import SignalSource, run_foreign, run_step
-from prefpipe.models.files import CONFIG_FILES
+from prefpipe.models.files import holds_config
 from prefpipe.stages.study.locks import RESULTS, SHARED, lock_of, lock_of_run
 from prefpipe.stages.study.progress import RunProgress, StudyProgress, fingerprint_on_disk
 from prefpipe.stages.study.prompts import refuse_different_prompts, refuse_leaked_prompts
@@ -446,8 +446,7 @@ class _RunningStudy:
 
 
 def _holds_model(folder: Path) -> bool:
-    has_config = any((folder / name).is_file() for name in CONFIG_FILES)
-    return has_config and any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)
+    return holds_config(folder) and any(any(folder.glob(pattern)) for pattern in WEIGHT_FILES)
 
 
 def _failure_line(run: RunProgress) -> str:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,9 @@ def test_a_step_that_outlives_its_command_holds_it_on(tmp_path: Path) -> None:
     assert process.stdout is not None
     process.stdin.close()
     assert process.stdout.read() == ""
+    # what it has open is closed one after another, and its output before the lock
+    while Lock(path).is_held():
+        time.sleep(0.01)
     with Lock(path).tried() as held:
         assert held is not None
         assert not Lock(path).holder().is_gone

@@ -390,7 +390,7 @@ def test_steps_that_processes_and_threads_record_at_once_are_all_in_the_history_
     for one in (*workers, *threads):
         one.start()
     for one in (*workers, *threads):
-        one.join(timeout=30)
+        one.join(timeout=120)
     history = run_record.read_run_record(tmp_path).history
     assert sorted(step["model"] for step in history) == [f"model {i}" for i in range(6)]
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"]

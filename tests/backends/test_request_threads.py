@@ -37,7 +37,7 @@ class Server:
 
 def wait_until(condition):
     __tracebackhide__ = True
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.002)
@@ -147,7 +147,7 @@ def test_a_hopeless_failure_ends_all_calls_with_the_same_error_and_nothing_new_i
 
     def refused(_place):
         server.asked.append(("fails", 0))
-        may_fail.wait(10)
+        may_fail.wait(60)
         raise ModelError("the key is refused")
 
     whole = callers.submit(threads.ask, server.asking("whole"), 1)
@@ -159,14 +159,14 @@ def test_a_hopeless_failure_ends_all_calls_with_the_same_error_and_nothing_new_i
     waits = callers.submit(threads.ask, server.asking("waits"), 2)
     may_fail.set()
 
-    error = fails.exception(timeout=2)
+    error = fails.exception(timeout=60)
     assert isinstance(error, ModelError)
-    assert waits.exception(timeout=2) is error
+    assert waits.exception(timeout=60) is error
     assert not whole.done()
     assert not half.done(), "what is on its way is waited for"
     server.answer(3)
-    assert whole.result(timeout=2) == [("whole", 0)], "a call that has its answers returns them"
-    assert half.result(timeout=2) == [("half", 0), ("half", 1)]
+    assert whole.result(timeout=60) == [("whole", 0)], "a call that has its answers returns them"
+    assert half.result(timeout=60) == [("half", 0), ("half", 1)]
     assert len(server.asked) == 4
     with pytest.raises(ModelError, match="the key is refused"):
         threads.ask(server.asking("late"), 1)
@@ -185,7 +185,7 @@ def test_at_a_stop_what_is_on_its_way_is_waited_for_and_a_call_that_becomes_whol
     not_begun = callers.submit(threads.ask, server.asking("not begun"), 1)
 
     stop.set()
-    assert isinstance(not_begun.exception(timeout=2), StoppedEarly)
+    assert isinstance(not_begun.exception(timeout=60), StoppedEarly)
     assert not whole.done()
     assert not cut.done(), "its answers are on their way"
     server.answer(4)
@@ -215,10 +215,10 @@ def test_the_wait_ends_with_the_grace_or_with_a_further_signal(callers, how):
     if how == "hurried":
         time.sleep(0.5)
         is_hurried.set()
-    assert isinstance(call.exception(timeout=5), StoppedEarly)
-    assert 0.4 < time.monotonic() - started < 2
+    assert isinstance(call.exception(timeout=60), StoppedEarly)
+    assert 0.4 < time.monotonic() - started < 30
     threads.finish()
-    assert time.monotonic() - started < 2, "nor does the end wait"
+    assert time.monotonic() - started < 30, "nor does the end wait"
     assert "answers that are on their way and paid for" in lines[0]
     assert len(lines) == 1
     server.answer(2)
@@ -237,7 +237,7 @@ def test_the_end_waits_for_what_an_interrupted_run_has_on_its_way(callers):
     time.sleep(0.2)
     assert not end.done()
     server.answer(2)
-    end.result(timeout=2)
+    end.result(timeout=60)
     assert call.result() == [("a", 0), ("a", 1)]
 
 
@@ -246,13 +246,13 @@ def test_a_request_between_two_tries_is_given_up_and_is_no_answer(callers):
     threads = opened(1, RunControl(should_stop=stop.is_set))
 
     def ask_one(_place):
-        threads.stop.wait(10)
+        threads.stop.wait(60)
         raise GivenUpError
 
     call = callers.submit(threads.ask, ask_one, 1)
     time.sleep(0.05)
     stop.set()
-    assert isinstance(call.exception(timeout=2), StoppedEarly)
+    assert isinstance(call.exception(timeout=60), StoppedEarly)
 
 
 def test_many_small_calls_are_all_answered():
@@ -261,7 +261,7 @@ def test_many_small_calls_are_all_answered():
     with ThreadPoolExecutor(20) as pool:
         calls = [pool.submit(threads.ask, lambda place: place * 2, 1 + i % 7) for i in range(200)]
         for i, call in enumerate(calls):
-            assert call.result(timeout=20) == [2 * place for place in range(1 + i % 7)]
+            assert call.result(timeout=60) == [2 * place for place in range(1 + i % 7)]
     assert threads._n_taken == 0
     threads.finish()
 

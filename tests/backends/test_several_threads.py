@@ -50,7 +50,7 @@ def from_threads(call, items):
 
     def call_at_once(item):
         if items.index(item) < N_THREADS:
-            barrier.wait(timeout=20)
+            barrier.wait(timeout=60)
         return call(item)
 
     with ThreadPoolExecutor(N_THREADS) as threads:

@@ -157,7 +157,6 @@ def test_the_scripts_commands_make_the_study_and_the_second_script_is_whole(
     evaluations = ["eval-00002", f"eval-{later.step:05d}"]
     assert sorted(path.name for path in run.iterdir()) == [*evaluations, "policy"]
     for name in evaluations:
-        assert "base_reward" not in (run / name / "summary.json").read_text()
         assert json.loads((run / name / "summary.json").read_text())["n_prompts"] == 4
 
 
@@ -258,8 +257,7 @@ def test_held_out_responses_that_were_made_otherwise_are_refused_before_a_traini
     work: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """`eval` would refuse them only when it compares them, after hours."""
-    pool = {key: value for key, value in PLAN["pool"].items() if key != "embed"}
-    write_plan(work, pool=pool, budgets={"prompts": 4})
+    write_plan(work, budgets={"prompts": 4})
     make_tiny_causal_lm(work / "model")
     for step in shared_steps(read_study_plan(Path("plan.yaml")), Path("made"))[2:]:
         command(step.words)

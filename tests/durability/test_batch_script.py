@@ -106,7 +106,7 @@ def test_usr1_ends_the_job_after_the_part_and_queues_it_again(job: Job) -> None:
     process.send_signal(signal.SIGUSR1)
     time.sleep(0.5)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(30) == 75
+    assert process.wait(120) == 75
     assert job.asked == ["requeue 77_1"]
     assert 1 in job.parts
     assert len(job.parts) < 4
@@ -118,8 +118,8 @@ def test_queued_again_it_goes_on_and_ends_with_0(job: Job) -> None:
     wait_for("loading fake", process)
     time.sleep(0.2)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(30) == 75
-    assert job.start().wait(30) == 0
+    assert process.wait(120) == 75
+    assert job.start().wait(120) == 0
     assert job.parts == [1, 3, 5, 7]
     assert job.asked == ["requeue 77_1"]
 
@@ -131,7 +131,7 @@ def test_usr1_in_the_last_part_ends_with_0_and_queues_nothing(job: Job) -> None:
     wait_for("loading fake", process)
     time.sleep(0.3)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(30) == 0
+    assert process.wait(120) == 0
     assert job.parts == [7]
     assert job.asked == []
 
@@ -145,7 +145,7 @@ def test_usr1_while_everything_is_starting_queues_the_task_again(job: Job, momen
         time.sleep(0.001)
     time.sleep(moment_s)
     process.send_signal(signal.SIGUSR1)
-    assert process.wait(30) == 75
+    assert process.wait(120) == 75
     assert job.asked == ["requeue 77_1"]
 
 
@@ -162,7 +162,7 @@ def test_sigterm_finishes_the_part_and_queues_nothing(job: Job) -> None:
     wait_for("loading fake", process)
     time.sleep(0.3)
     os.killpg(process.pid, signal.SIGTERM)
-    assert process.wait(30) == 75
+    assert process.wait(120) == 75
     assert job.asked == []
     assert 1 in job.parts
     assert len(job.parts) < 4
@@ -175,7 +175,7 @@ def test_a_task_is_not_queued_again_for_ever(job: Job) -> None:
         process = job.start(SLURM_RESTART_COUNT=count)
         wait_for("loading fake", process)
         process.send_signal(signal.SIGUSR1)
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=120)
         assert process.returncode == 75
         assert job.asked == asked
     assert "error: queued again 3 times, the limit of --max-requeues" in stderr
@@ -201,7 +201,7 @@ def test_started_without_sbatch_it_does_nothing(job: Job, missing: str) -> None:
 def test_a_line_that_makes_no_prefpipe_available_is_an_error(job: Job) -> None:
     job.print_script(FAKE.format(delay_s=0), "--activate", "PATH=/usr/bin:/bin")
     process = job.start()
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "error: the lines above make no prefpipe available" in stderr
 
@@ -209,7 +209,7 @@ def test_a_line_that_makes_no_prefpipe_available_is_an_error(job: Job) -> None:
 def test_an_error_is_the_jobs_and_queues_nothing(job: Job) -> None:
     job.print_script(FAKE.format(delay_s=0))
     (job.folder / "prompts.jsonl").unlink()
-    assert job.start().wait(30) == 1
+    assert job.start().wait(120) == 1
     assert job.asked == []
 
 

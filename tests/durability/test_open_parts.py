@@ -74,7 +74,7 @@ def test_sigterm_finishes_the_open_parts_and_the_next_run_makes_the_rest(
     time.sleep(0.2)
     n_before = len(identities_of(output))
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 75, told
 
     n_made = len(identities_of(output))
@@ -99,9 +99,9 @@ def test_sigterm_gives_open_parts_up_when_the_grace_is_over(
     time.sleep(0.5)
     started = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    _, told = process.communicate(timeout=20)
+    _, told = process.communicate(timeout=120)
     assert process.returncode == 75, told
-    assert time.monotonic() - started < 8
+    assert time.monotonic() - started < 40
     assert {path.name for path in output.iterdir()} == {"run.json"}
 
     assert stages.run(*words_of("score", candidates, output)).code == 0

@@ -180,7 +180,7 @@ def test_a_signal_waits_for_what_is_paid_and_sends_nothing_more(
         process = started_and_asked(words, folder / "out", server)
         n_asked = len(server.questions)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=20)
+        _, stderr = process.communicate(timeout=120)
         assert process.returncode == code, stderr
         assert (
             "waiting for 8 answers that are on their way and paid for; a second signal drops them"
@@ -213,8 +213,8 @@ def test_a_second_signal_ends_the_wait_for_a_server_that_hangs(
         process.send_signal(number)
         time.sleep(1.0)
         process.send_signal(number)
-        _, stderr = process.communicate(timeout=20)
-    assert time.monotonic() - started < 8
+        _, stderr = process.communicate(timeout=120)
+    assert time.monotonic() - started < 40
     assert process.returncode in (75, 130)
     assert "Exception ignored" not in stderr
     assert "Traceback" not in stderr

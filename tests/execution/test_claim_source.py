@@ -212,5 +212,5 @@ def test_closing_gives_back_what_is_held_and_ends_the_threads(copy_of: CopyOf) -
     first.source.close()
     assert not (first.folder.path / "claims").exists()
     for thread in set(threading.enumerate()) - before:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()

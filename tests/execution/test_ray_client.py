@@ -44,6 +44,6 @@ def test_a_worker_is_gone_whatever_ray_raises(monkeypatch: pytest.MonkeyPatch) -
     channel: Any = SimpleNamespace(send=said.put)
     order = Order("generate", {}, ".", number=1, shard_index=0, num_shards=1)
     ActorWorker(7, order, Client(channel, connection))
-    message = said.get(timeout=5)
+    message = said.get(timeout=60)
     assert (message["type"], message["worker"]) == ("gone", 7)
     assert message["how"].startswith("was lost: GRPC connection failed")

@@ -145,7 +145,7 @@ def test_a_driver_that_ends_leaves_no_worker(
         running.await_workers(2)
         time.sleep(moments.uniform(0.2, 0.9))
         os.kill(running.process.pid, number)
-        ended = running.end(limit_s=20)
+        ended = running.end(limit_s=120)
         assert ended.code in (-number, 75 if number == signal.SIGTERM else 130, 0), ended.stderr
         assert await_true(lambda mark=mark: not processes_marked(mark)), "a worker is left"
         if ended.code == 0:

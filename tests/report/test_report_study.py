@@ -13,7 +13,6 @@ from prefpipe.cli.main import run as prefpipe
 from prefpipe.configs.study_record import read_study_record
 from prefpipe.report.page import render_study
 from prefpipe.report.study import tell_study
-from prefpipe.stages.study.figures import figures_of
 from prefpipe.wiring.report import ReportedStudy, open_study
 
 BUDGETS = ("equal prompts", "equal response tokens")
@@ -33,13 +32,18 @@ def half_done(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def figures(half_done: Path) -> dict[str, Any]:
-    return figures_of(half_done)
+def study(half_done: Path) -> ReportedStudy:
+    return opened(half_done)
 
 
 @pytest.fixture(scope="module")
-def story(half_done: Path) -> dict[str, Any]:
-    return story_of(half_done)
+def figures(study: ReportedStudy) -> dict[str, Any]:
+    return study.figures
+
+
+@pytest.fixture(scope="module")
+def story(study: ReportedStudy) -> dict[str, Any]:
+    return tell_study("study", study.figures, study.runs, study.record)
 
 
 def opened(folder: Path) -> ReportedStudy:
@@ -171,12 +175,20 @@ def test_every_run_is_in_the_grid_and_failures_stand_on_top(story: dict[str, Any
     }
     assert story["runs"]["rows"][0]["cells"][1]["detail"] == "train, exit 1"
     assert len(story["runs"]["table"]) == 3 * 3 * 2
+    assert story["runs"]["head"][4:] == ["Step", "Prompts", "Response tokens", "Trained tokens", "Seconds"]  # fmt: skip
     assert story["unfinished"] == [
         "NOT DONE: 7 of 9 runs are done, 1 failed, 1 waiting. Figures are over the runs that are done.",
         "failed: best, seed 1: train, exit 1",
     ]
     runs = {row[0]: row[1] for row in story["arm_tables"][0]["table"]}
     assert runs == {"base": "", "best": "2 of 3, 1 failed", "same": "3 of 3", "worse": "2 of 3, 1 waiting"}  # fmt: skip
+
+
+def test_what_no_run_has_a_number_of_is_no_column(study: ReportedStudy) -> None:
+    runs = [run | {"trained_tokens": None} for run in study.runs]
+    shown = tell_study("study", study.figures, runs, study.record)["runs"]
+    assert shown["head"][4:] == ["Step", "Prompts", "Response tokens", "Seconds"]
+    assert {len(row) for row in shown["table"]} == {len(shown["head"])}
 
 
 def test_a_study_without_a_finished_run_has_a_page(tmp_path: Path) -> None:
@@ -200,9 +212,8 @@ def test_one_seed_and_no_contrasts_are_said(tmp_path: Path) -> None:
     assert 'data-chart="contrasts"' not in page
 
 
-def test_names_of_others_are_text(half_done: Path) -> None:
+def test_names_of_others_are_text(study: ReportedStudy) -> None:
     """A record may come from elsewhere: no name in it reaches the page as markup."""
-    study = opened(half_done)
     hostile = '<img src=x onerror="window.stolen=1">\u202e'
     text = json.dumps({"figures": study.figures, "runs": study.runs}, default=str)
     renamed = json.loads(text.replace('"best"', json.dumps(hostile)).replace('"by-hand"', '"</script><script>x"'))  # fmt: skip

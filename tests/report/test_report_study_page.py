@@ -48,13 +48,14 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
-@pytest.fixture(params=["few", "many"])
+@pytest.fixture(scope="module", params=["few", "many"])
 def page_file(request: pytest.FixtureRequest, pages: dict[str, Path]) -> Path:
     return pages[request.param]
 
 
-@pytest.fixture(params=["desk", "phone"])
+@pytest.fixture(scope="module", params=["desk", "phone"])
 def opened(request: pytest.FixtureRequest, browser: Any, page_file: Path) -> Iterator[Visit]:
+    """A page with all its charts, which tests look at and leave as it is."""
     visit = Visit(browser, page_file.as_uri(), READY, viewport=SIZES[request.param])
     visit.draw_all()
     yield visit

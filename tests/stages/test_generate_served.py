@@ -280,7 +280,7 @@ def test_a_long_wait_that_the_server_asks_for_is_said_and_a_stop_ends_it(tmp_pat
         with pytest.raises(StoppedEarly):
             client.complete([body], lambda *_: None)
         client.close()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60
     (line,) = lines
     assert "asks for 3600 s of patience, of which 600 s are waited (status 429:" in line
     assert "nothing is sent until" in line

@@ -181,7 +181,7 @@ def running_heavy_tailed_server(mean_s: float = 0.15) -> Iterator[HeavyTailedSer
     try:
         yield server
     finally:
-        server.process.communicate(timeout=20)
+        server.process.communicate(timeout=120)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from support.stage_server import Command, Outcome, StageServer
 from support.tiny_models import make_tiny_causal_lm
 from support.written_groups import row_of, write_groups
 
-LIMIT_S = 60.0
+LIMIT_S = 240.0
 N_PROMPTS = 11
 """Of which 4 make a step: the last one of each epoch has 3."""
 COMMON = ("--learning-rate", 1e-2, "--global-batch-size", 4)

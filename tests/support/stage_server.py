@@ -123,7 +123,7 @@ class StageServer:
 
     def stop(self) -> None:
         """End the server."""
-        self.process.communicate(timeout=20)
+        self.process.communicate(timeout=120)
 
 
 def serve() -> None:
@@ -190,11 +190,13 @@ def _run_children(commands: list[Command], scratch: Path, forks: StepForks | Non
         now = time.monotonic() - started
         for pid, number in list(children.items()):
             command = commands[number]
-            if command.signal_when_said:
-                if command.signal_when_said in (scratch / f"stderr{number}").read_text():
-                    command.signal_when_said = ""
-                    command.signal_after_s = now + (command.signal_after_s or 0.0)
-            elif command.signal_after_s is not None and now >= command.signal_after_s:
+            said = (scratch / f"stderr{number}").read_text() if command.signal_when_said else ""
+            if command.signal_when_said and command.signal_when_said in said:
+                command.signal_when_said = ""
+                command.signal_after_s = now + (command.signal_after_s or 0.0)
+            # in the round in which it was said: before a step that is begun then can be answered for
+            is_due = command.signal_after_s is not None and now >= command.signal_after_s
+            if is_due and not command.signal_when_said:
                 os.kill(pid, command.signal)
                 command.signal_after_s = None
             if command.paused_s is not None and now >= command.paused_s[0]:

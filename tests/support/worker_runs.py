@@ -39,7 +39,7 @@ class Running:
         """Return the process ids of the workers that live."""
         return [pid for pid in processes_marked(self.mark) if is_worker(pid)]
 
-    def await_workers(self, n: int, limit_s: float = 30.0) -> list[int]:
+    def await_workers(self, n: int, limit_s: float = 120.0) -> list[int]:
         """Return the workers once there are so many; fewer when the command has ended."""
         deadline = time.monotonic() + limit_s
         while time.monotonic() < deadline and self.process.poll() is None:
@@ -49,7 +49,7 @@ class Running:
             time.sleep(0.01)
         return self.workers()
 
-    def end(self, limit_s: float = 60.0) -> Ended:
+    def end(self, limit_s: float = 120.0) -> Ended:
         """Wait for its end."""
         try:
             stdout, stderr = self.process.communicate(timeout=limit_s)
@@ -90,7 +90,7 @@ def is_worker(pid: int) -> bool:
         return False
 
 
-def await_true(question: Callable[[], bool], limit_s: float = 15.0) -> bool:
+def await_true(question: Callable[[], bool], limit_s: float = 60.0) -> bool:
     """Return whether a question is answered yes within some time."""
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:

@@ -42,11 +42,7 @@ from prefpipe.stages.shared.partwise import Summary, loop_over_parts, open_stage
 from prefpipe.stages.shared.pool_index import SCORE_COLUMNS, flat, index_pools, pool_rewards
 
 MOST_WORKERS = 8
-"""By default: each worker holds a part in memory.
-
-One more than there are cores: a seventh of its time a part waits for the disk, or for Python's
-global lock.
-"""
+"""By default: each worker holds a part in memory."""
 
 
 def run(config: SelectConfig, runtime: Runtime) -> Summary:
@@ -74,6 +70,8 @@ def run(config: SelectConfig, runtime: Runtime) -> Summary:
     # rewards do not allow (logit of 0), or filters that leave nothing, must not cost it.
     if indices:
         _evaluate_once(pools, indices[0], runtime)
+    # one more than there are cores: a seventh of its time a part waits for the disk, or for
+    # Python's global lock
     n_threads = config.workers or min(MOST_WORKERS, _n_cores() + 1)
     thresholds = _survey(pools, runtime, n_threads)
     sampled_in = sampler_round_of(artifact.record for artifact in inputs.values())

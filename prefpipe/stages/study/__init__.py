@@ -1,1 +1,1 @@
-"""What a study measured of its arms: the tables of its runs, and the figures made of them."""
+"""A study on disk: how far its runs are, where each is judged, its tables and its figures."""

@@ -190,8 +190,7 @@ class MeasuredArms:
     """One measure of all arms at a budget, over the prompts that have a value in every run.
 
     ``seeds``: by arm, of the runs that have a value at all; with the sides of contrasts that are
-    arms at an epoch. ``n_prompts`` count, ``n_missing`` lack
-    a value in one of them.
+    arms at an epoch. ``n_prompts`` count, ``n_missing`` lack a value in one of these runs.
     """
 
     def __init__(self, table: BudgetTable, measure: StudyMeasure, bootstrap: Bootstrap) -> None:

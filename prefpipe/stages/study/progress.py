@@ -35,7 +35,7 @@ from prefpipe.configs.study_steps import (
     shared_steps,
 )
 from prefpipe.errors import PrefpipeError
-from prefpipe.models.files import CONFIG_FILES
+from prefpipe.models.files import holds_config
 from prefpipe.models.location import locate_model
 from prefpipe.stages.study.places import places_of
 
@@ -292,7 +292,7 @@ class StudyProgress:
                 return hash_file(place)
             if (place / RUN_FILE).is_file():
                 return self._content_of(place)
-            if any((place / name).is_file() for name in CONFIG_FILES):
+            if holds_config(place):
                 return locate_model(text).content_hash
         except (OSError, PrefpipeError):
             return text

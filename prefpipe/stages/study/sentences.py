@@ -41,12 +41,18 @@ def sentence_of(contrast: Mapping[str, Any], *, label: str, form: str) -> str:
 
 
 def p_value(p: float | None) -> str:
-    """Return a p value in words, ``p = 0.031``: two digits, and ``p < 0.0001`` below that."""
+    """Return a p value in words, ``p = 0.031``, ``p < 0.0001``."""
     if p is None or isnan(p):
         return "no p"
+    digits = p_digits(p)
+    return f"p {digits}" if digits.startswith("<") else f"p = {digits}"
+
+
+def p_digits(p: float) -> str:
+    """Return a p value as a cell has it: two digits, ``0.031``, and ``< 0.0001`` below that."""
     if p < 1e-4:
-        return "p < 0.0001"
-    return f"p = {p:.2g}" if p < 0.1 else f"p = {p:.2f}"
+        return "< 0.0001"
+    return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"
 
 
 def _equivalence(test: Mapping[str, Any] | None, form: str) -> str:

@@ -8,12 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pyarrow.compute as pc
-
 from prefpipe.artifacts.prompts import load_prompts
-from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.step_ledger import StepEntry
-from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.select import SelectConfig
@@ -22,6 +18,7 @@ from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import PrefpipeError
 from prefpipe.maths.objectives.registry import objective_of
 from prefpipe.maths.selection.registry import STRATEGIES
+from prefpipe.stages.study.step_tokens import tokens_of
 from prefpipe.stages.train.seen_tokens import tokens_by_step
 from prefpipe.training.start_values import START_VALUES
 
@@ -52,7 +49,7 @@ def rates_of(
     sampled_per_s: float | None = None,
     trained_per_s: float | None = None,
 ) -> Rates:
-    """Return the rates that finished steps show, and where they show none those that are given.
+    """Return the rates that are given, and of what is not given those that finished steps show.
 
     Args:
         entries: of the study's ledger.
@@ -67,8 +64,8 @@ def rates_of(
     start_s = min((entry.seconds for entry in done), default=START_S)
     return Rates(
         start_s,
-        _rate(done, SAMPLING, start_s) or sampled_per_s,
-        _rate(done, ("train",), start_s) or trained_per_s,
+        sampled_per_s or _rate(done, SAMPLING, start_s),
+        trained_per_s or _rate(done, ("train",), start_s),
         {stage: sum(seconds) / len(seconds) for stage, seconds in by_stage.items()},
     )
 
@@ -110,7 +107,7 @@ def _sampled_tokens(step: StudyStep) -> int | None:
     """Return the response tokens that a step samples: at most, or as many as the base did."""
     config = step.config
     if isinstance(config, EvalConfig):
-        sampled = _tokens_of_base(Path(str(config.baseline)))
+        sampled = tokens_of("generate", Path(str(config.baseline)))
         if sampled is not None:
             return sampled
     if not isinstance(config, EvalConfig | GenerateConfig) or config.prompts is None:
@@ -124,16 +121,6 @@ def _sampled_tokens(step: StudyStep) -> int | None:
         number, n_shares = (int(text) for text in str(share).split("/"))
         n_prompts = n_prompts * number // n_shares - n_prompts * (number - 1) // n_shares
     return n_prompts * config.n * config.max_tokens
-
-
-def _tokens_of_base(candidates: Path) -> int | None:
-    """Return the tokens of the base's responses to the same prompts, None where there are none."""
-    try:
-        artifact = Artifact(candidates, read_run_record(candidates))
-        column = artifact.read_all(["n_response_tokens"])["n_response_tokens"]
-    except PrefpipeError:
-        return None
-    return int(pc.sum(column).as_py() or 0)
 
 
 def most_tokens_of_groups(

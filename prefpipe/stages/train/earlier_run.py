@@ -13,7 +13,7 @@ from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.training_folders import is_within_training
 from prefpipe.errors import UsageError
-from prefpipe.models.files import CONFIG_FILES
+from prefpipe.models.files import CONFIG_FILES, holds_config
 from prefpipe.training.callbacks import TENSORBOARD_FOLDER
 from prefpipe.training.checkpoints import require_checkpoint, weights_problem
 from prefpipe.training.tables import METRICS_FILE
@@ -111,7 +111,7 @@ def holds_model(folder: Path, log: Callable[[str], None]) -> bool:
     Where it is not, it is saved again from the last checkpoint.
     """
     problem = weights_problem(folder)
-    if not any((folder / name).is_file() for name in CONFIG_FILES):
+    if not holds_config(folder):
         problem = "its configuration is missing"
     if problem is not None:
         log(f"{folder}: the training was finished, but the model is not usable: {problem}")

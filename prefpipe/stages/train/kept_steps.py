@@ -13,7 +13,7 @@ from prefpipe.artifacts import run_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.training_folders import kept_step_folder
 from prefpipe.errors import UsageError
-from prefpipe.models.files import CONFIG_FILES
+from prefpipe.models.files import holds_config
 from prefpipe.training.checkpoints import (
     CHECKPOINT_NAME,
     checkpoint_problem,
@@ -78,8 +78,7 @@ def _is_kept(output: Path, step: int) -> bool:
     folder = kept_step_folder(output, step)
     if not (folder / run_record.FILE_NAME).is_file():
         return False
-    has_config = any((folder / name).is_file() for name in CONFIG_FILES)
-    return has_config and weights_problem(folder) is None
+    return holds_config(folder) and weights_problem(folder) is None
 
 
 def _last_checkpoint_before(output: Path, step: int) -> Path | None:

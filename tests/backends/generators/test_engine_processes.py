@@ -38,7 +38,7 @@ def is_alive(pid):
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_until(holds, seconds=10):
+def wait_until(holds, seconds=60):
     end = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < end
@@ -88,7 +88,7 @@ def test_a_death_is_told_with_its_signal(kill, said):
 
     processes.watch(note)
     os.kill(process.pid, kill)
-    assert noticed.wait(10)
+    assert noticed.wait(60)
     assert said in deaths[0]
     assert str(process.pid) in deaths[0]
     processes.close()
@@ -102,7 +102,7 @@ def test_an_end_that_was_asked_for_is_no_death():
     processes.watch(deaths.append)
     processes.stopping()
     process.kill()
-    process.join(10)
+    process.join(60)
     processes.close()
     time.sleep(0.1)
     assert deaths == []
@@ -115,7 +115,7 @@ def test_children_of_children_end_with_them():
         wait_until(lambda: children_of(process.pid))
         (worker,) = children_of(process.pid)
     process.kill()
-    process.join(10)
+    process.join(60)
     assert is_alive(worker), "orphaned so far"
     processes.stopping()
     processes.close()
@@ -157,6 +157,6 @@ def test_no_process_outlives_a_parent_that_is_killed(tmp_path, kill, method):
     assert all(is_alive(pid) for pid in pids)
 
     os.kill(parent.pid, kill)
-    parent.wait(10)
+    parent.wait(60)
 
     wait_until(lambda: not any(is_alive(pid) for pid in pids))

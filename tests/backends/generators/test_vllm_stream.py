@@ -57,7 +57,7 @@ def stream(engine):
     yield stream
     engine.steps.release(10_000)
     stream.close()
-    stream._thread.join(10)
+    stream._thread.join(60)
     assert not stream._thread.is_alive()
 
 
@@ -84,7 +84,7 @@ class Caller(threading.Thread):
             self.error = error
 
     def ended(self):
-        self.join(10)
+        self.join(60)
         assert not self.is_alive()
         return self
 
@@ -214,7 +214,7 @@ def test_close_ends_the_calls_that_wait(stream, engine):
     for caller in waiting:
         assert caller.ended().error.message == "the vLLM engine was closed"
     engine.steps.release()
-    closer.join(5)
+    closer.join(60)
     assert not stream._thread.is_alive()
     with pytest.raises(EngineDeadError, match="was closed"):
         stream.answer(requests("a"))
@@ -235,7 +235,7 @@ def test_many_threads_with_many_calls_lose_nothing(stream, engine):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
     assert not wrong
     assert len(engine.added) == 10 * sum(number % 7 for number in range(40))

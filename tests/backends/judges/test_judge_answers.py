@@ -112,7 +112,7 @@ def test_an_error_ends_all_calls_that_ask_and_frees_what_they_had_claimed(tmp_pa
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(timeout=10)
+        thread.join(timeout=60)
         assert not thread.is_alive()
     assert len(errors) == 3
     source.error = None

@@ -251,7 +251,7 @@ def test_closing_ends_parts_that_wait_for_a_model() -> None:
 
     def sample(_number: int, _engine: Any, _requests: int) -> None:
         is_asked.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
 
     def ask() -> None:
         models.announce_part()
@@ -266,7 +266,7 @@ def test_closing_ends_parts_that_wait_for_a_model() -> None:
         models._runtime.main_thread.do_what_waits()
     models.close()
     go_on.set()
-    thread.join(10)
+    thread.join(60)
     assert [str(error) for error in errors] == ["the models were closed"]
     assert world.opened == [0]
     assert not world.open
@@ -277,7 +277,7 @@ def test_served_models_stay_open_and_are_asked_at_once() -> None:
     runtime = Runtime()
     models = open_models(world.models, runtime)
     assert isinstance(models, ModelsTogether)
-    both = threading.Barrier(2, timeout=10)
+    both = threading.Barrier(2, timeout=60)
 
     def sample(number: int, _engine: Any, requests: int) -> int:
         both.wait()

@@ -133,7 +133,7 @@ def test_an_interrupt_does_not_wait_for_parts_in_other_threads(
 
     def make(index: int) -> None:
         begun.append(index)
-        assert may_end.wait(20)
+        assert may_end.wait(60)
 
     n_asked = 0
 
@@ -149,7 +149,7 @@ def test_an_interrupt_does_not_wait_for_parts_in_other_threads(
     started = time.monotonic()
     with pytest.raises(interrupt):
         loop(output, make, Runtime(should_stop=asked), n_threads=3)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert sorted(begun) == [0, 1]
     may_end.set()
 

@@ -1,4 +1,4 @@
-"""What a step will take: rates from the ledger before those that are given, and nothing where nothing says it."""
+"""What a step will take: rates that are given before those from the ledger, and nothing where nothing says it."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -37,11 +37,15 @@ def test_tokens_a_second_are_those_behind_the_start() -> None:
     """The quickest step, 2 s, did little beside starting: (400 + 100) / (10 + 5)."""
     second = replace(ENTRY, stage="eval", seconds=7.0, n_tokens=100)
     training = replace(ENTRY, stage="train", seconds=32.0, n_tokens=600)
-    rates = rates_of([ENTRY, QUICK, second, training], sampled_per_s=1.0, trained_per_s=1.0)
+    rates = rates_of([ENTRY, QUICK, second, training])
     assert rates.start_s == 2.0
     assert rates.sampled_per_s == pytest.approx(500 / 15)
     assert rates.trained_per_s == pytest.approx(600 / 30)
     assert rates.of_stages == {"generate": 12.0, "select": 2.0, "eval": 7.0, "train": 32.0}
+
+    # a flag counts before what was found, as everywhere
+    given = rates_of([ENTRY, QUICK, training], sampled_per_s=3.0, trained_per_s=5.0)
+    assert (given.sampled_per_s, given.trained_per_s) == (3.0, 5.0)
 
 
 @pytest.mark.parametrize(

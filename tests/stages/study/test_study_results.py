@@ -42,12 +42,12 @@ def sample_base(folder: Path, prompts: Path, seed: int) -> None:
     command(["score", candidates, "-o", scores, "--scorer", "fake"])
 
 
-def evaluate(output: Path, base: Path, prompts: Path, seed: int) -> None:
+def evaluate(output: Path, base: Path, prompts: Path, seed: int, *flags: str) -> None:
     """Judge a policy against the base's responses."""
     against = ("--baseline", str(base / "candidates"), "--baseline-scores", str(base / "scores"))
     of_policy = ("--policy", "fake", "--prompts", str(prompts), "--seed", str(seed))
     more = ("--scorer", "fake", "--bootstrap-draws", "50")
-    command(["eval", "-o", str(output), *of_policy, *against, *SAMPLING, *more])
+    command(["eval", "-o", str(output), *of_policy, *against, *SAMPLING, *more, *flags])
 
 
 @pytest.fixture(scope="module")
@@ -170,11 +170,10 @@ def test_the_same_runs_write_the_same_bytes(folder: Path) -> None:
 
 
 def test_an_evaluation_by_another_recipe_is_refused(folder: Path) -> None:
-    record = folder / "arms/two/seed-0/eval-00002/run.json"
-    values = json.loads(record.read_text())
-    values["identity"]["policy_candidates"]["max_tokens"] = 9
-    record.write_text(json.dumps(values))
-    with pytest.raises((FingerprintError, InputError)):
+    output = folder / "arms/two/seed-0/eval-00002"
+    shutil.rmtree(output)
+    evaluate(output, folder / "heldout", folder / "heldout.jsonl", 212, "--reward", "2*fake")
+    with pytest.raises(FingerprintError, match="not evaluated alike:\n  reward"):
         write_results(study(folder), folder, runs_of(folder))
 
 
@@ -205,6 +204,13 @@ def test_runs_that_are_not_the_plan_s_are_refused(folder: Path, broken: str) -> 
         "state": [runs[0]._replace(status="finished"), *runs[1:]],
         "no evaluation": [runs[0]._replace(evaluation=None), *runs[1:]],
     }
-    with pytest.raises(UsageError):
+    said = {
+        "missing": "the run of one, seed 0, at prompts is left out",
+        "twice": "the run of one, seed 0, at prompts is there twice",
+        "no arm": "the run of three, seed 0, at prompts is none of the plan's",
+        "state": "a run is done, failed, waiting, not 'finished'",
+        "no evaluation": "the run of one, seed 0, is done and has no evaluation",
+    }
+    with pytest.raises(UsageError, match=said[broken]):
         write_results(study(folder), folder, changed[broken])
     assert not (folder / "results.parquet").exists()

@@ -124,6 +124,7 @@ def _values(flags):
     return values
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_too_long", ["drop", "truncate"])
 @pytest.mark.parametrize("objective", ["dpo", "sft"])
 def test_stored_ids_are_counted_as_training_would_read_them(
