@@ -171,9 +171,10 @@ def test_status_shows_who_makes_what_and_a_plain_run_clears_what_was_left_behind
 ) -> None:
     output = folder / "parts"
     status = ["status", "--quick", "--json", str(output)]
-    words = claiming(inputs, output, delay_s=0.5)
+    words = claiming(inputs, output, delay_s=2)
+    # far apart: the status is over when the other is killed, also on a busy machine
     making, asked = stages.run_at_once(
-        [Command(words, signal_after_s=4.0), Command(status, start_after_s=2.5)]
+        [Command(words, signal_after_s=16.0), Command(status, start_after_s=4.0)]
     )
     assert making.code == -signal.SIGKILL
     [report] = json.loads(asked.stdout)
