@@ -95,16 +95,16 @@ def test_an_evaluation_samples_and_rates_with_workers(prompts: Path, tmp_path: P
 
 
 def test_two_workers_take_half_the_time(prompts: Path, tmp_path: Path) -> None:
-    """160 responses of 50 ms: what is waited for is the engine, not the processor."""
+    """160 responses of 0.1 s: what is waited for is the engine, not the processor."""
     elapsed_s = {}
     for n_workers in (1, 2):
         started = time.monotonic()
-        words = generate(prompts, tmp_path / f"of-{n_workers}", delay_s=0.05)
+        words = generate(prompts, tmp_path / f"of-{n_workers}", delay_s=0.1)
         assert run_command(*words, "--workers", n_workers).code == 0
         elapsed_s[n_workers] = time.monotonic() - started
     saved_s = elapsed_s[1] - elapsed_s[2]
-    # Half of it would be 4 s, and the second worker has to start.
-    assert saved_s > 0.25 * 160 * 0.05, elapsed_s
+    # Half of it would be 8 s, and the second worker has to start, on a busy machine slowly.
+    assert saved_s > 0.15 * 160 * 0.1, elapsed_s
 
 
 def test_killed_workers_cost_only_their_open_parts(
