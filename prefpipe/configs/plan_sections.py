@@ -13,9 +13,15 @@ from typing import Any
 
 import yaml
 
+from prefpipe.configs.embed import EmbedConfig
+from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.options import flag_of, resolved_types, scalar_type, short_flag_of
 from prefpipe.configs.recorded_commands import Word
+from prefpipe.configs.score import ScoreConfig
+from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.stage import StageConfig
+from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
 from prefpipe.surrogates import has_lone_surrogates
@@ -25,6 +31,27 @@ LARGEST_WHOLE = 2**63 - 1
 
 Section = Mapping[str, Any]
 """Values of a command's flags, by field."""
+SECTIONS: dict[str, type[StageConfig]] = {
+    "generate": GenerateConfig,
+    "score": ScoreConfig,
+    "embed": EmbedConfig,
+    "select": SelectConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+}
+"""The stages of a round, in the order in which they run."""
+BY_PLAN = "the plan sets it"
+BY_HAND = "run the step's line by hand with it, then go on"
+REFUSED_OF_THE_POOL: Mapping[str, Mapping[str, str]] = {
+    "score": {
+        "candidates": BY_PLAN,
+        "retry_errors": BY_HAND,
+        "emit_batch": "a batch is waited for outside",
+        "ingest_batch": "a batch is waited for outside",
+    },
+    "embed": {"candidates": BY_PLAN},
+}
+"""Flags that no plan's sections `score` and `embed` have, with the reason."""
 HUB = "hf:"
 """Begins the name of prompts that are a data set of the Hugging Face Hub, and no file."""
 

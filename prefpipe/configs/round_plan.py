@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from prefpipe.configs.embed import EmbedConfig
-from prefpipe.configs.eval import EvalConfig
-from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.options import Bounds
 from prefpipe.configs.plan_sections import (
+    BY_HAND,
+    BY_PLAN,
+    REFUSED_OF_THE_POOL,
+    SECTIONS,
     PlanError,
     Section,
     SectionRules,
@@ -24,23 +25,10 @@ from prefpipe.configs.plan_sections import (
     read_plan_values,
     unfit_texts,
 )
-from prefpipe.configs.score import ScoreConfig
-from prefpipe.configs.select import SelectConfig
-from prefpipe.configs.stage import StageConfig
-from prefpipe.configs.train import TrainConfig
 from prefpipe.spelling import did_you_mean
 
 PAGE = "docs/rounds.md"
 """Of the documentation, with the keys of a plan."""
-SECTIONS: dict[str, type[StageConfig]] = {
-    "generate": GenerateConfig,
-    "score": ScoreConfig,
-    "embed": EmbedConfig,
-    "select": SelectConfig,
-    "train": TrainConfig,
-    "eval": EvalConfig,
-}
-"""The stages of a round, in the order in which they run."""
 OPTIONAL_SECTIONS = ("embed", "eval")
 
 SPLIT, REUSE = "split", "reuse"
@@ -50,36 +38,28 @@ EVERY_ROUNDS = re.compile(r"every-([1-9]\d{0,3})")
 MOST_ROUNDS = 99
 """Folders have two digits, so that they list in order."""
 
-_BY_PLAN = "the plan sets it"
 _SEED = "the plan's `seed` sets it"
 _ALL_PARTS = "a step makes all parts; to share them, use `workers`, or run the step's line by hand"
-_BY_HAND = "run the step's line by hand with it, then go on"
 _OTHER_BY_ROUND = "a file that would have to be another one in each round"
-REFUSED: dict[str, dict[str, str]] = {
+REFUSED: dict[str, Mapping[str, str]] = {
     "generate": {
         "prompts": "the plan's own key `prompts` sets it",
         "model": "the plan's own key `model` sets it, and later rounds sample from their policy",
         "prompt_share": "the plan's `prompt_use` sets it",
         "seed": _SEED,
-        "extend": _BY_HAND,
-        "retry_errors": _BY_HAND,
+        "extend": BY_HAND,
+        "retry_errors": BY_HAND,
     },
-    "score": {
-        "candidates": _BY_PLAN,
-        "retry_errors": _BY_HAND,
-        "emit_batch": "a batch is waited for outside",
-        "ingest_batch": "a batch is waited for outside",
-    },
-    "embed": {"candidates": _BY_PLAN},
+    **REFUSED_OF_THE_POOL,
     "select": {
-        "candidates": _BY_PLAN,
-        "scores": _BY_PLAN,
+        "candidates": BY_PLAN,
+        "scores": BY_PLAN,
         "embeddings": "the section `embed` sets it",
         "earlier": "the plan's `pools` sets it",
         "seed": _SEED,
     },
     "train": {
-        "groups": _BY_PLAN,
+        "groups": BY_PLAN,
         "model": "a round trains what it sampled from",
         "reference_model": "the plan's `reference` sets it",
         "reference": _OTHER_BY_ROUND,
@@ -88,19 +68,19 @@ REFUSED: dict[str, dict[str, str]] = {
         "seed": _SEED,
     },
     "eval": {
-        "policy": _BY_PLAN,
+        "policy": BY_PLAN,
         "baseline": "it is the plan's `model`",
-        "policy_scores": _BY_PLAN,
-        "baseline_scores": _BY_PLAN,
-        "policy_embeddings": _BY_PLAN,
-        "baseline_embeddings": _BY_PLAN,
+        "policy_scores": BY_PLAN,
+        "baseline_scores": BY_PLAN,
+        "policy_embeddings": BY_PLAN,
+        "baseline_embeddings": BY_PLAN,
         "kl_reference": "it is the plan's `model`",
         "seed": _SEED,
     },
 }
 """Flags that no section has, with the reason; beside them those of `REFUSED_EVERYWHERE`."""
 REFUSED_EVERYWHERE = {
-    "output": _BY_PLAN,
+    "output": BY_PLAN,
     "overwrite": "pass --overwrite=stale to `prefpipe rounds`",
     "shard_index": _ALL_PARTS,
     "num_shards": _ALL_PARTS,

@@ -14,9 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.configs.plan_sections import words_of
+from prefpipe.configs.plan_sections import SECTIONS, words_of
 from prefpipe.configs.recorded_commands import Word
-from prefpipe.configs.round_plan import ALL, SECTIONS, SPLIT, RoundPlan, plan_error
+from prefpipe.configs.round_plan import (
+    ALL,
+    SPLIT,
+    RoundPlan,
+    plan_error,
+)
 from prefpipe.configs.sampling import SERVED
 from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import UsageError

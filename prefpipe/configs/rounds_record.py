@@ -1,13 +1,12 @@
 """``rounds.json``: the plan by which the rounds of a folder were run last."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from prefpipe import __version__
-from prefpipe.artifacts.atomic import atomic_write, make_folder
+from prefpipe.configs.plan_record import read_plan_record, write_plan_record
 from prefpipe.configs.round_plan import RoundPlan, read_plan
 from prefpipe.errors import InputError, UsageError
 
@@ -70,10 +69,7 @@ def write_rounds_record(run: Path, plan_path: Path, plan: RoundPlan, *, seed: in
     record = RoundsRecord(
         plan=str(plan_path), folder=str(Path.cwd()), values=plan.to_values(), seed=seed
     )
-    make_folder(run)
-    text = json.dumps(asdict(record), indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_write(run / FILE_NAME) as file:
-        file.write(f"{text}\n".encode())
+    write_plan_record(run / FILE_NAME, asdict(record))
 
 
 def read_rounds_record(run: Path) -> RoundsRecord | None:
@@ -84,18 +80,9 @@ def read_rounds_record(run: Path) -> RoundsRecord | None:
     """
     path = run / FILE_NAME
     hint = "the `prefpipe rounds` command of this folder writes it again"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    values = read_plan_record(path, _KINDS, hint=hint)
+    if values is None:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}", hint=hint) from error
-
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds no object", hint=hint)
-    wrong = [name for name, kinds in _KINDS.items() if not isinstance(values.get(name), kinds)]
-    if wrong:
-        raise InputError(f"{path}: `{wrong[0]}` is missing or no {_KINDS[wrong[0]][0]}", hint=hint)
     record = RoundsRecord(**{name: values[name] for name in _KINDS})
     try:
         record.plan_then()

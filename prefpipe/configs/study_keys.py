@@ -1,26 +1,18 @@
 """What a plan of ``prefpipe study`` can say: its sections, and the flags that stand in none."""
 
 import re
+from collections.abc import Mapping
 
-from prefpipe.configs.embed import EmbedConfig
-from prefpipe.configs.eval import EvalConfig
-from prefpipe.configs.generate import GenerateConfig
-from prefpipe.configs.plan_sections import SectionRules
-from prefpipe.configs.score import ScoreConfig
-from prefpipe.configs.select import SelectConfig
-from prefpipe.configs.stage import StageConfig
-from prefpipe.configs.train import TrainConfig
+from prefpipe.configs.plan_sections import (
+    BY_HAND,
+    BY_PLAN,
+    REFUSED_OF_THE_POOL,
+    SECTIONS,
+    SectionRules,
+)
 
 PAGE = "docs/studies.md"
 """Of the documentation, with the keys of a plan."""
-SECTIONS: dict[str, type[StageConfig]] = {
-    "generate": GenerateConfig,
-    "score": ScoreConfig,
-    "embed": EmbedConfig,
-    "select": SelectConfig,
-    "train": TrainConfig,
-    "eval": EvalConfig,
-}
 OF_POOL = ("generate", "score", "embed")
 """Sections that stand in the pool."""
 OF_ARMS = ("select", "train")
@@ -68,38 +60,30 @@ ROUNDS_KEYS = ("rounds", "prompt_use", "reference", "pools", "changes")
 TRAINER_PLACES = ("groups", "policy", "model", "steps", "seed")
 """What stands in braces in the command of another trainer."""
 
-_BY_PLAN = "the plan sets it"
 _SEEDS = "the plan's `seeds` set it"
 _BY_BUDGETS = "the plan's `budgets` or `epochs` set it"
 _ALL_PARTS = "a step makes all parts; to share the work, start the command several times"
-_BY_HAND = "run the step's line by hand with it, then go on"
 _OTHER_BY_ARM = "a file that would have to be another one for each arm"
-REFUSED: dict[str, dict[str, str]] = {
+REFUSED: dict[str, Mapping[str, str]] = {
     "generate": {
         "prompts": "the pool's own key `prompts` sets it",
         "model": "the plan's own key `model` sets it; responses of others are a pool that is "
         "there, `pool: {candidates: DIR, scores: DIR}`",
         "prompt_share": "all arms select for all prompts of the pool",
         "seed": "a pool is sampled once, with seed 0",
-        "extend": _BY_HAND,
-        "retry_errors": _BY_HAND,
+        "extend": BY_HAND,
+        "retry_errors": BY_HAND,
     },
-    "score": {
-        "candidates": _BY_PLAN,
-        "retry_errors": _BY_HAND,
-        "emit_batch": "a batch is waited for outside",
-        "ingest_batch": "a batch is waited for outside",
-    },
-    "embed": {"candidates": _BY_PLAN},
+    **REFUSED_OF_THE_POOL,
     "select": {
-        "candidates": _BY_PLAN,
-        "scores": _BY_PLAN,
+        "candidates": BY_PLAN,
+        "scores": BY_PLAN,
         "embeddings": "the pool sets it",
         "earlier": "all arms select from one pool",
         "seed": _SEEDS,
     },
     "train": {
-        "groups": _BY_PLAN,
+        "groups": BY_PLAN,
         "model": "all arms train the plan's own key `model`",
         "target": "the plan's own key `target` sets it",
         "reference": _OTHER_BY_ARM,
@@ -113,13 +97,13 @@ REFUSED: dict[str, dict[str, str]] = {
         "seed": _SEEDS,
     },
     "eval": {
-        "policy": _BY_PLAN,
+        "policy": BY_PLAN,
         "baseline": "it is the plan's `model`",
         "prompts": "the key `prompts` of `heldout` sets it",
-        "policy_scores": _BY_PLAN,
-        "baseline_scores": _BY_PLAN,
-        "policy_embeddings": _BY_PLAN,
-        "baseline_embeddings": _BY_PLAN,
+        "policy_scores": BY_PLAN,
+        "baseline_scores": BY_PLAN,
+        "policy_embeddings": BY_PLAN,
+        "baseline_embeddings": BY_PLAN,
         "kl_reference": "it is the plan's `model`",
         "force": "all arms and the model are sampled and rated by one recipe",
         "seed": _SEEDS,
@@ -127,7 +111,7 @@ REFUSED: dict[str, dict[str, str]] = {
 }
 """Flags that no section has, with the reason; beside them those of `REFUSED_EVERYWHERE`."""
 REFUSED_EVERYWHERE = {
-    "output": _BY_PLAN,
+    "output": BY_PLAN,
     "overwrite": "pass --overwrite=stale to `prefpipe study`",
     "shard_index": _ALL_PARTS,
     "num_shards": _ALL_PARTS,

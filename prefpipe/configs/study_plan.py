@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Self
 
 from prefpipe.configs.plan_sections import (
+    SECTIONS,
     PlanError,
     Section,
     by_field,
@@ -25,7 +26,6 @@ from prefpipe.configs.study_keys import (
     POLICY,
     PROMPTS,
     RESPONSE_TOKENS,
-    SECTIONS,
 )
 from prefpipe.configs.study_problems import plan_problems
 

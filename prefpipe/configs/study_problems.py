@@ -9,7 +9,7 @@ from string import Formatter
 from typing import Any
 
 from prefpipe.configs.options import Bounds
-from prefpipe.configs.plan_sections import by_field, is_whole, or_nothing
+from prefpipe.configs.plan_sections import SECTIONS, by_field, is_whole, or_nothing
 from prefpipe.configs.study_keys import (
     ARM_KEYS,
     AT_EPOCH,
@@ -27,7 +27,6 @@ from prefpipe.configs.study_keys import (
     REWARD,
     ROUNDS_KEYS,
     RULES,
-    SECTIONS,
     TOP_LEVEL,
     TRAINER_PLACES,
 )

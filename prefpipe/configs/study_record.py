@@ -1,6 +1,5 @@
 """``study.json``: the plan by which a study was run last, and when its contrasts were declared."""
 
-import json
 import os
 import platform
 from collections.abc import Mapping, Sequence
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe import __version__
-from prefpipe.artifacts.atomic import atomic_write, make_folder
+from prefpipe.configs.plan_record import read_plan_record, write_plan_record
 from prefpipe.configs.study_plan import StudyPlan, read_study_plan
 from prefpipe.errors import InputError, UsageError
 
@@ -141,10 +140,7 @@ def write_study_record(
     tuples = ("declared", "rules", "dropped")
     values = asdict(record)
     values |= {name: [each._asdict() for each in getattr(record, name)] for name in tuples}
-    text = json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False, default=_as_text)
-    make_folder(folder)
-    with atomic_write(folder / FILE_NAME) as file:
-        file.write(f"{text}\n".encode())
+    write_plan_record(folder / FILE_NAME, values, default=_as_text)
     return record
 
 
@@ -159,18 +155,9 @@ def read_study_record(folder: Path) -> StudyRecord | None:
     """
     path = folder / FILE_NAME
     hint = "the `prefpipe study` command of this folder writes it again; move the file away first"
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+    values = read_plan_record(path, _KINDS, hint=hint)
+    if values is None:
         return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: {error}", hint=hint) from error
-
-    if not isinstance(values, dict):
-        raise InputError(f"{path} holds no object", hint=hint)
-    wrong = [name for name, kinds in _KINDS.items() if not isinstance(values.get(name), kinds)]
-    if wrong:
-        raise InputError(f"{path}: `{wrong[0]}` is missing or no {_KINDS[wrong[0]][0]}", hint=hint)
 
     try:
         declared = [_declared(each) for each in values["declared"]]

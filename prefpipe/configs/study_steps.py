@@ -19,14 +19,17 @@ from prefpipe.artifacts.training_folders import kept_step_folder
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.logprobs import LogprobsConfig
-from prefpipe.configs.plan_sections import Section, words_of
+from prefpipe.configs.plan_sections import SECTIONS, Section, words_of
 from prefpipe.configs.recorded_commands import Word
 from prefpipe.configs.round_plan import RoundPlan
 from prefpipe.configs.round_steps import EVAL_SEED, policy_of, steps_of
 from prefpipe.configs.sampling import SERVED
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.stage import StageConfig
-from prefpipe.configs.study_keys import OF_POOL, REWARD, SECTIONS
+from prefpipe.configs.study_keys import (
+    OF_POOL,
+    REWARD,
+)
 from prefpipe.configs.study_plan import Arm, StudyPlan
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import objective_of

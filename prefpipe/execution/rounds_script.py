@@ -8,7 +8,7 @@ from shlex import quote
 from prefpipe.configs.recorded_commands import Word
 from prefpipe.configs.round_plan import ALL, SPLIT, RoundPlan
 from prefpipe.configs.round_steps import Step
-from prefpipe.execution.script_lines import command_lines, comment
+from prefpipe.execution.script_lines import command_lines, comment, flag_and_value
 
 OF_STEPS = re.compile(r"/round-[0-9a-z/-]+")
 """A place in the folder of all rounds, without anything that a shell reads in double quotes."""
@@ -79,9 +79,7 @@ class _Script:
         if argument.value is None:
             return argument.flag
         value = self._value(step, argument.field or "", argument.value)
-        if not argument.flag:
-            return value
-        return f"{argument.flag}{'=' if argument.is_joined else ' '}{value}"
+        return flag_and_value(argument, value)
 
     def _value(self, step: Step, field: str, value: str) -> str:
         if field == "seed":

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
+from prefpipe.configs.recorded_commands import Word
 from prefpipe.text.untrusted import visible_line
 
 WIDTH = 110
@@ -12,6 +13,18 @@ LONGEST_COMMENT = 400
 def comment(text: str) -> str:
     """Return a comment of one line, whatever names and values hold: a second one would be run."""
     return f"# {visible_line(text, LONGEST_COMMENT)}"
+
+
+def flag_and_value(argument: Word, value: str) -> str:
+    """Return a flag with its value, or an argument alone.
+
+    Args:
+        argument: a word of the command that has a value.
+        value: as the shell is to read it.
+    """
+    if not argument.flag:
+        return value
+    return f"{argument.flag}{'=' if argument.is_joined else ' '}{value}"
 
 
 def command_lines(head: str, words: Sequence[str]) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from prefpipe.configs.recorded_commands import Word
 from prefpipe.configs.study_plan import StudyPlan
 from prefpipe.configs.study_steps import TRAINER, Place, StudyStep
-from prefpipe.execution.script_lines import command_lines, comment
+from prefpipe.execution.script_lines import command_lines, comment, flag_and_value
 
 OF_STEPS = re.compile(r"/(pool|heldout|arms)/[0-9A-Za-z._+/-]+")
 """A place in the folder of a study, without anything that a shell reads in double quotes."""
@@ -143,9 +143,7 @@ class _Script:
         if argument.value is None:
             return argument.flag
         value = self._value(step, argument.field or "", argument.value)
-        if not argument.flag:
-            return value
-        return f"{argument.flag}{'=' if argument.is_joined else ' '}{value}"
+        return flag_and_value(argument, value)
 
     def _value(self, step: StudyStep, field: str, value: str) -> str:
         is_model = value == self._plan.model and (field in MODELS or step.stage == TRAINER)

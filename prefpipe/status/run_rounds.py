@@ -9,8 +9,8 @@ from prefpipe.artifacts import run_record
 from prefpipe.artifacts.rounds import round_of, sampler_round_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.store import Artifact
+from prefpipe.configs.plan_sections import SECTIONS
 from prefpipe.configs.recorded_commands import RecordedCommand
-from prefpipe.configs.round_plan import SECTIONS
 from prefpipe.configs.round_steps import number_of_folder, output_of
 from prefpipe.configs.rounds_record import FILE_NAME as RECORD_NAME
 from prefpipe.errors import PrefpipeError

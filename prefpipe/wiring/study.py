@@ -245,11 +245,7 @@ class _RunningStudy:
         if step.stage == TRAINER:
             if _holds_model(step.output) and self._progress().is_finished(step, key):
                 return 0
-            # another trainer may take a folder that a kill left half written for a whole one
-            if step.output.is_symlink():
-                step.output.unlink()
-            shutil.rmtree(step.output, ignore_errors=True)
-            make_folder(step.output.parent)
+            _clear(step.output)
 
         words = list(step.words)
         if self._config.overwrite and step.stage != TRAINER:
@@ -263,11 +259,8 @@ class _RunningStudy:
         seconds = time.monotonic() - began
         asked = self._signals.number
         stop_code = INTERRUPTED if asked == signal.SIGINT else STOPPED
-        if code != 0 and asked is not None and step.stage == TRAINER:
-            code = stop_code  # it has none of its own for a stop
-        if code == 0 and step.stage == TRAINER and not _holds_model(step.output):
-            self._log(f"the trainer of {step.arm} left no model with weights in {step.output}")
-            code = NO_MODEL
+        if step.stage == TRAINER:
+            code = self._code_of_trainer(step, code, stop_code if asked is not None else None)
         code = settled_code(code, self._signals, is_last=True)
 
         n_tokens = tokens_of(step.stage, step.output) if is_new and code == 0 else None
@@ -294,13 +287,26 @@ class _RunningStudy:
         if asked is not None:
             if step.judged_at is not None and code == 0:
                 self._write_results()  # of a run that may be done by it
-            raise _Stopped(
-                self._ending_of(step, INTERRUPTED if asked == signal.SIGINT else STOPPED)
-            )
+            raise _Stopped(self._ending_of(step, stop_code))
         # the study ends with what all arms share, and says it then
         if code != 0 and step.arm is not None:
             self._log(f"{step.name}: {what_code_says(code)}")
         return code
+
+    def _code_of_trainer(self, step: StudyStep, code: int, stop_code: int | None) -> int:
+        """Return what another trainer's exit code means.
+
+        Args:
+            step: that ended.
+            code: with which it ended.
+            stop_code: of a stop that was asked for, None where none was.
+        """
+        if code != 0:
+            return code if stop_code is None else stop_code  # it has none of its own for a stop
+        if _holds_model(step.output):
+            return code
+        self._log(f"the trainer of {step.arm} left no model with weights in {step.output}")
+        return NO_MODEL
 
     def _end_of(self, step: StudyStep, words: Sequence[str], kept_open: Sequence[int]) -> int:
         """Run a command to its end and return its exit code."""
@@ -443,6 +449,14 @@ class _RunningStudy:
             f"warning: the file system of {self._folder} has no locks: two copies of this command "
             "would train the same arm at once, so run one alone"
         )
+
+
+def _clear(folder: Path) -> None:
+    """Make room for another trainer, which may take what a kill left half written for a whole."""
+    if folder.is_symlink():
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
+    make_folder(folder.parent)
 
 
 def _holds_model(folder: Path) -> bool:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs all studies of this folder one after another; about 12 hours for the first three seeds on two
-# cores and 18 for all. Stop it at any time and run it again: what is finished is kept.
+# Runs all studies of this folder one after another; by the plans' own estimates about a day on two
+# cores. Stop it at any time and run it again: what is finished is kept.
 #
 #   nohup bash sample_data/studies/run.sh > study.log 2>&1 &
 #

@@ -12,7 +12,13 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.cli.dataclass_commands import stage_command_of
 from prefpipe.cli.overwrite_flag import spelled_out
 from prefpipe.configs.options import is_list, resolved_types, scalar_type
-from prefpipe.configs.round_plan import REFUSED, REFUSED_EVERYWHERE, SECTIONS, RoundPlan, read_plan
+from prefpipe.configs.plan_sections import SECTIONS
+from prefpipe.configs.round_plan import (
+    REFUSED,
+    REFUSED_EVERYWHERE,
+    RoundPlan,
+    read_plan,
+)
 from prefpipe.configs.round_steps import Step, baseline_round, steps_of
 from prefpipe.configs.rounds_record import read_rounds_record, write_rounds_record
 from prefpipe.errors import InputError, UsageError
