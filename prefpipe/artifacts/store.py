@@ -380,6 +380,10 @@ class Output(Artifact):
         self._written[index] = self.file_version(index), footer
         return footer
 
+    def sweep(self) -> None:
+        """Remove what dead processes left half written in the folder."""
+        atomic.sweep_temporary_files(self.path)
+
 
 def open_output(
     path: Path,

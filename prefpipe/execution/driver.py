@@ -157,6 +157,8 @@ class _DrivenJob:
                     place.link.end()
             self._crew.close()
             self._source.close()
+            # A worker may have been killed in the middle of a file.
+            self._job.output.sweep()
 
         self._raise_what_failed()
 

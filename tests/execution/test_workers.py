@@ -14,6 +14,8 @@ import pytest
 from support.pipelines import assert_same_artifact, rows_of, write_json_lines, write_prompts
 from support.worker_runs import Running, await_true, processes_marked, run_command
 
+from prefpipe.artifacts.atomic import MACHINE
+
 pytestmark = pytest.mark.slow
 
 N_PROMPTS = 40
@@ -129,6 +131,21 @@ def test_killed_workers_cost_only_their_open_parts(
         assert not processes_marked(f"kill-{number}")
     print(f"{n_kills} workers killed")
     assert n_kills >= 12
+
+
+def test_half_a_file_of_a_killed_worker_is_gone_in_the_end(
+    prompts: Path, candidates: Path, tmp_path: Path
+) -> None:
+    """It was killed while it wrote a part; its driver has looked into the folder before."""
+    output = tmp_path / "out"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    running = Running(generate(prompts, output, "--workers", 2, delay_s=0.01), "half-a-file")
+    running.await_workers(2)
+    (output / f".part-00003.parquet.0123abcd.{MACHINE}.{gone.pid}.tmp").write_bytes(b"PAR1")
+    ended = running.end()
+    assert ended.code == 0, ended.stderr
+    assert_same_artifact(output, candidates)
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])

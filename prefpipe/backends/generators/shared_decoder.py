@@ -82,25 +82,34 @@ class SharedDecoder:
             for place, sample in enumerate(samples)
         ]
 
-        with self._lock:
-            self._refuse_if_dead()
-            self._calls[number] = call
-            self._offered.append(rows)
-            if not self._is_running:
-                self._is_running = True
-                self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
-                self._thread.start()
         try:
+            self._offer(number, call, rows)
             call.is_over.wait()
         except BaseException:
-            # A signal in the main thread: nobody wants these rows any more.
+            # A signal in the main thread, perhaps before the call was on offer: nobody wants these
+            # rows any more, and others may count on a thread that was not started.
             with self._lock:
                 self._given_up.append(number)
+                if self._is_running and self._thread is not None and self._thread.ident is None:
+                    self._start_thread()
             raise
 
         if not call.is_answered:
             self._refuse_if_dead()
         return call.answers
+
+    def _offer(self, number: int, call: WaitingCall[Sampled], rows: list[Row]) -> None:
+        with self._lock:
+            self._refuse_if_dead()
+            self._calls[number] = call
+            self._offered.append(rows)
+            if not self._is_running:
+                self._start_thread()
+
+    def _start_thread(self) -> None:
+        self._thread = threading.Thread(target=self._decode, name="decoder", daemon=True)
+        self._is_running = True
+        self._thread.start()
 
     def has_room(self) -> bool:
         """Return whether so few rows wait that slots may be empty before the next call comes."""
@@ -139,7 +148,8 @@ class SharedDecoder:
     def _goes_on(self, decoder: Decoder) -> bool:
         """Hand the decoder new calls and those given up; return whether a row is left."""
         with self._lock:
-            if self._end is not None:
+            # One whose start was cut short may have begun after all, beside its successor.
+            if self._end is not None or self._thread is not threading.current_thread():
                 return False
             for rows in self._offered:
                 decoder.add(rows)

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -256,10 +257,11 @@ def test_closing_in_the_middle_ends_the_calls_and_the_thread(model):
     shared.close()
 
 
-def test_a_call_that_a_signal_ends_is_given_up_and_the_others_go_on(model):
-    class Stop(Exception):  # noqa: N818 - as a handler of ours raises
-        pass
+class Stop(Exception):  # noqa: N818 - as a handler of ours raises
+    """What a signal's handler raises."""
 
+
+def test_a_call_that_a_signal_ends_is_given_up_and_the_others_go_on(model):
     def stop(_number, _frame):
         raise Stop
 
@@ -286,6 +288,67 @@ def test_a_call_that_a_signal_ends_is_given_up_and_the_others_go_on(model):
     wait_until(lambda: not shared._is_running)
     assert sum(gated.n_rows) < 40 * 5, "the rows that were given up were not sampled"
     shared.close()
+
+
+def interrupted_at(line, work):
+    """Call `work` and raise `Stop` at its line-th line in the decoder, as a signal would; return whether it came so far.
+
+    A line that comes again in the same frame does not count: it is the end of a `with` block, where
+    Python handles no signal. A call that waits is ended by an alarm.
+    """
+    seen = set()
+    was_reached = is_over = False
+
+    def trace(frame, event, _argument):
+        nonlocal was_reached, is_over
+        if is_over or Path(frame.f_code.co_filename).name != "shared_decoder.py":
+            return None
+        if event == "line" and (frame, frame.f_lineno) not in seen:
+            seen.add((frame, frame.f_lineno))
+            if len(seen) == line:
+                was_reached = is_over = True
+                raise Stop
+        return trace
+
+    def stop(_number, _frame):
+        nonlocal is_over
+        is_over = True
+        raise Stop
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, 2)
+    try:
+        sys.settrace(trace)
+        with pytest.raises(Stop):
+            work()
+    finally:
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    return was_reached
+
+
+@pytest.mark.slow
+def test_a_signal_at_any_line_of_a_call_leaves_the_decoder_sound(model):
+    """Whatever the call was about to do: other calls are answered, and its own rows are not sampled."""
+    expected = ids_of(SharedDecoder(model, [END_ID], 4).sample(samples_of(1), PARAMS))
+    for line in range(1, 100):
+        gated = Gated(model)
+        shared = SharedDecoder(gated, [END_ID], 4)
+        was_reached = interrupted_at(line, lambda s=shared: s.sample(samples_of(2, n=40), LONG))
+        gated.open.set()
+        other = in_thread(lambda s=shared: s.sample(samples_of(1), PARAMS))
+        other.thread.join(WAIT_S)
+        assert other.error is None, line
+        assert other.value is not None, line
+        assert ids_of(other.value) == expected
+        wait_until(lambda s=shared: not s._is_running)
+        assert not shared._calls
+        assert sum(gated.n_rows) < 40 * 5, line
+        shared.close()
+        if not was_reached:
+            break
+    assert line > 15
 
 
 @pytest.mark.slow
