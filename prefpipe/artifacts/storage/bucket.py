@@ -1,0 +1,314 @@
+"""Storage in a bucket, by fsspec: one PUT a file, exclusive creation by a condition.
+
+A bucket has no rename and needs none: an object appears whole when its PUT, or the last request of
+its multipart upload, succeeds. fsspec's caches of listings are off, for other workers write, too.
+The retries of the libraries below are off as well, for their waits multiply: `call_again` retries.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from threading import Lock
+from typing import Any, TypeVar
+
+from prefpipe.artifacts.storage.location import Url
+from prefpipe.artifacts.storage.protocol import FileVersion
+from prefpipe.artifacts.storage.retries import (
+    MAX_TRIES,
+    ShortReadError,
+    call_again,
+    chain_of,
+    code_of,
+    may_pass,
+    status_of,
+)
+from prefpipe.errors import PrefpipeError, PrefpipeWarning, UsageError
+
+Result = TypeVar("Result")
+
+PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+"""The extra of prefpipe that brings what reads a scheme."""
+STAMPS = ("ETag", "etag", "generation", "md5Hash", "crc32c", "mtime", "LastModified", "created")
+"""Entries of a listing that change when a file is replaced, the surest first."""
+ONE_PUT_BYTES = 2 * 2**30
+"""S3 takes 5 GiB in one request, and a part has some 50 MB. A larger file is sent in pieces."""
+SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+PRECONDITION_FAILED = 412
+GONE = "the bucket does not exist"
+BUSY = "the storage did not answer as it should, {tries} times in a row: "
+
+
+class BucketStorage:
+    """Objects of one bucket; see `Storage`.
+
+    Raises:
+        UsageError: there is no such kind of storage, or its package is not installed.
+    """
+
+    def __init__(self, bucket: Url) -> None:
+        self._bucket = bucket
+        self._files = _open_file_system(bucket.scheme)
+        self._lock = Lock()
+        self._creates_exclusively: bool | None = None
+        """Whether the store obeys the condition of `create`; None before the first one."""
+
+    def read(self, place: Url, n_bytes: int | None = None) -> bytes:
+        """Return all bytes of a file; ``n_bytes``, where a listing told them, saves a request."""
+
+        def read_once() -> bytes:
+            size = self._size_of(place) if n_bytes is None else n_bytes
+            return self._read_range(place, 0, size)
+
+        return self._reading(place, read_once)
+
+    def read_tail(self, place: Url, n_bytes: int) -> tuple[bytes, int]:
+        """Return the last bytes of a file, and how many it has."""
+
+        def read_once() -> tuple[bytes, int]:
+            size = self._size_of(place)
+            return self._read_range(place, max(0, size - n_bytes), size), size
+
+        return self._reading(place, read_once)
+
+    def list(self, folder: Url) -> Mapping[str, FileVersion | None]:
+        """Return what lies under a prefix, up to the next slash."""
+        key = self._key(folder)
+        entries = self._reading(folder, lambda: self._files.ls(key, detail=True, refresh=True))
+        found: dict[str, FileVersion | None] = {}
+        for entry in entries:
+            name = entry["name"].rstrip("/")
+            # consoles create an object of no bytes for the folder itself
+            if name == key.rstrip("/"):
+                if entry["type"] == "file" and len(entries) == 1 and entry["size"]:
+                    raise NotADirectoryError(f"{folder} is a file")
+                continue
+            is_folder = entry["type"] == "directory"
+            found[name.rpartition("/")[2]] = None if is_folder else _version_of(entry)
+        if not found:
+            raise FileNotFoundError(str(folder))
+        return found
+
+    def write(self, place: Url, data: bytes) -> None:
+        """Write a file, over one that is there.
+
+        Raises:
+            PrefpipeError: no bucket, no permission, or a storage that stays busy.
+        """
+        try:
+            call_again(lambda: self._put(place, data))
+        except Exception as error:
+            raise self._write_error(place, error) from error
+
+    def create(self, place: Url, data: bytes) -> bool:
+        """Write a file if there is none.
+
+        Raises:
+            PrefpipeError: as `write`.
+        """
+        try:
+            # a store that ignores the condition would write over what is there
+            if self._creates_exclusively is not True and self._exists(place):
+                return False
+            is_created = self._create(place, data)
+            if self._creates_exclusively is None:
+                self._learn_condition(place, data)
+        except Exception as error:
+            raise self._write_error(place, error) from error
+
+        if is_created and not self._creates_exclusively:
+            # somebody may have come between look and write: whose bytes are there has won
+            return self._read_back(place) == data
+        return is_created
+
+    def delete(self, place: Url) -> None:
+        """Remove a file.
+
+        Raises:
+            PrefpipeError: as `write`.
+        """
+        try:
+            call_again(lambda: self._files.rm_file(self._key(place)))
+        except FileNotFoundError as error:
+            if _is_bucket_gone(error):
+                raise self._write_error(place, error) from error
+        except Exception as error:
+            raise self._write_error(place, error) from error
+
+    def _key(self, place: Url) -> str:
+        return str(self._files._strip_protocol(str(place)))  # noqa: SLF001 - fsspec's own name for it
+
+    def _size_of(self, place: Url) -> int:
+        entry = self._files.info(self._key(place))
+        if entry["type"] == "directory":
+            raise IsADirectoryError(f"{place} is a folder")
+        return int(entry["size"])
+
+    def _exists(self, place: Url) -> bool:
+        try:
+            self._reading(place, lambda: self._size_of(place))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _read_range(self, place: Url, start: int, end: int) -> bytes:
+        # a range of no bytes is none to S3
+        if start == end:
+            return b""
+        data = bytes(self._files.cat_file(self._key(place), start=start, end=end))
+        if len(data) != end - start:
+            raise ShortReadError(f"{len(data):,} of {end - start:,} bytes arrived")
+        return data
+
+    def _put(self, place: Url, data: bytes, *, is_new: bool = False) -> None:
+        options: dict[str, Any] = {"mode": "create"} if is_new else {}
+        if _is_s3(place.scheme):
+            options["chunksize"] = ONE_PUT_BYTES
+        try:
+            self._files.pipe_file(self._key(place), data, **options)
+        except OSError as error:
+            # s3fs knows the answer of AWS alone
+            if any(status_of(cause) == PRECONDITION_FAILED for cause in chain_of(error)):
+                raise FileExistsError(str(place)) from error
+            raise
+
+    def _create(self, place: Url, data: bytes) -> bool:
+        """Write a file on the condition that there is none; return whether its bytes are there."""
+
+        def create_once() -> bool:
+            try:
+                self._put(place, data, is_new=True)
+            except FileExistsError:
+                # A try before this one may have written, and its answer was lost. It need not be
+                # one of ours: aiohttp sends a PUT again when a connection ends.
+                return self._read_back(place) == data
+            return True
+
+        return call_again(create_once)
+
+    def _read_back(self, place: Url) -> bytes:
+        """Return what a file holds that this process and others have just written."""
+
+        def read_once() -> bytes:
+            try:
+                return self._read_range(place, 0, self._size_of(place))
+            except FileNotFoundError as error:
+                # stores without conditions may take a file away while another takes its place
+                raise ShortReadError(f"{place} was written and is not there") from error
+
+        return self._reading(place, read_once)
+
+    def _learn_condition(self, place: Url, data: bytes) -> None:
+        """Find out, on a file just written, whether the store refuses to create it again."""
+        with self._lock:
+            if self._creates_exclusively is not None:
+                return
+            try:
+                call_again(lambda: self._put(place, data, is_new=True))
+            except FileExistsError:
+                self._creates_exclusively = True
+            else:
+                self._creates_exclusively = False
+                warnings.warn(
+                    f"{self._bucket} does not support conditional writes (If-None-Match): two "
+                    "workers that start within the same second may both make the same part. Every "
+                    "part is still written whole",
+                    PrefpipeWarning,
+                    stacklevel=2,
+                )
+
+    def _reading(self, place: Url, read_once: Callable[[], Result]) -> Result:
+        """Return what a reading returns, tried again while its failure may pass.
+
+        Raises:
+            OSError: in words, without credentials; `FileNotFoundError` for what is not there.
+        """
+        try:
+            return call_again(read_once)
+        except FileNotFoundError as error:
+            if _is_bucket_gone(error):
+                raise OSError(GONE) from error
+            raise FileNotFoundError(str(place)) from error
+        except (IsADirectoryError, NotADirectoryError):
+            raise
+        except Exception as error:
+            raise OSError(self._reason(error)) from error
+
+    def _write_error(self, place: Url, error: BaseException) -> PrefpipeError:
+        return PrefpipeError(
+            f"cannot write {place}: {self._reason(error)}",
+            hint="check the bucket's name, your credentials and their permissions, and the "
+            "endpoint (AWS_ENDPOINT_URL), then run the same command again; finished parts are kept",
+        )
+
+    def _reason(self, error: BaseException) -> str:
+        """Return what went wrong, for people, with no secret in it."""
+        if _is_bucket_gone(error):
+            return GONE
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, PermissionError):
+            reason = f"permission denied ({reason})"
+        elif may_pass(error):
+            reason = BUSY.format(tries=MAX_TRIES) + reason
+        options = self._files.storage_options
+        secrets = [
+            str(value) for key, value in options.items() if key in {"key", "secret", "token"}
+        ]
+        secrets += [os.environ.get(name, "") for name in SECRETS]
+        for secret in filter(None, secrets):
+            reason = reason.replace(secret, "***")
+        return reason
+
+
+def _open_file_system(scheme: str) -> Any:
+    import fsspec
+
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if _is_s3(scheme):
+        options["config_kwargs"] = _s3_config(fsspec.config.conf.get("s3", {}))
+    try:
+        files = fsspec.filesystem(scheme, **options)
+    except ImportError as error:
+        extra = PACKAGES.get(scheme)
+        command = f"pip install 'prefpipe[{extra}]'" if extra else f"install it: {error}"
+        raise UsageError(
+            f"{scheme}:// needs a package that is not installed", hint=command
+        ) from error
+    except ValueError as error:
+        raise UsageError(
+            f"{scheme}:// is no storage that fsspec knows",
+            hint="use s3://, gs:// or another of fsspec's protocols",
+        ) from error
+    if _is_s3(scheme):
+        files.retries = 1
+    return files
+
+
+def _is_s3(scheme: str) -> bool:
+    return scheme in {"s3", "s3a"}
+
+
+def _s3_config(user: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of S3's client, the user's first.
+
+    Checksums where the protocol requires them: stores other than AWS return that of the whole
+    object with a part of it. The bytes of parts are compared with a digest of our own.
+    """
+    ours = {
+        "retries": {"total_max_attempts": 1, "mode": "standard"},
+        "response_checksum_validation": "when_required",
+        "request_checksum_calculation": "when_required",
+        "max_pool_connections": 64,
+    }
+    return ours | dict(user.get("config_kwargs", {}))
+
+
+def _version_of(entry: Mapping[str, Any]) -> FileVersion:
+    stamps = [str(entry[name]) for name in STAMPS if entry.get(name) is not None]
+    return FileVersion(int(entry["size"]), stamps[0] if stamps else "")
+
+
+def _is_bucket_gone(error: BaseException) -> bool:
+    return any(
+        code_of(cause) == "NoSuchBucket" or "bucket does not exist" in str(cause).lower()
+        for cause in chain_of(error)
+    )

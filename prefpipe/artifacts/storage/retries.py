@@ -1,0 +1,103 @@
+"""Which failures of a bucket pass, and how long they are waited for."""
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+Result = TypeVar("Result")
+
+FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 20.0
+MAX_TRIES = 8
+"""With waits that double, each shortened at random by up to a half: 26 to 51 s in all."""
+BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509}
+BUSY_CODES = {
+    "SlowDown",
+    "RequestTimeout",
+    "InternalError",
+    "Throttling",
+    "ThrottlingException",
+    # two conditional writes at the same moment
+    "ConditionalRequestConflict",
+    "OperationAborted",
+}
+PASSING_ERRORS = {
+    # botocore: a connection that cannot be made, is cut, or falls silent
+    "HTTPClientError",
+    "EndpointConnectionError",
+    "ConnectTimeoutError",
+    "ResponseStreamingError",
+    # botocore: bytes that arrived are not those that were stored, or too few
+    "IncompleteReadError",
+    "FlexibleChecksumError",
+    "ResponseParserError",
+    # aiohttp, under s3fs and gcsfs
+    "ClientPayloadError",
+    "ClientConnectionError",
+    # fsspec
+    "FSTimeoutError",
+}
+"""Classes by name: their libraries are loaded for a URL of theirs alone."""
+
+
+class ShortReadError(OSError):
+    """Fewer bytes arrived than the file has, or it was replaced meanwhile."""
+
+
+def call_again(call: Callable[[], Result]) -> Result:
+    """Return what a call returns, which is made again while its failure is one that passes.
+
+    Raises:
+        Exception: the last try's.
+    """
+    wait_s = FIRST_WAIT_S
+    for tries_left in reversed(range(MAX_TRIES)):
+        try:
+            return call()
+        except Exception as error:
+            if tries_left == 0 or not may_pass(error):
+                raise
+        # many workers that were refused together do not come back together
+        time.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
+        wait_s = min(2 * wait_s, LONGEST_WAIT_S)
+    raise AssertionError
+
+
+def may_pass(error: BaseException) -> bool:
+    """Return whether the same request may succeed later: a busy store, a network that failed."""
+    for cause in chain_of(error):
+        if isinstance(cause, ShortReadError | TimeoutError | ConnectionError):
+            return True
+        if any(kind.__name__ in PASSING_ERRORS for kind in type(cause).__mro__):
+            return True
+        if status_of(cause) in BUSY_STATUSES or code_of(cause) in BUSY_CODES:
+            return True
+    return False
+
+
+def chain_of(error: BaseException | None) -> Iterator[BaseException]:
+    """Yield an error and what caused it: libraries translate those of others."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def code_of(error: BaseException) -> str:
+    """Return S3's name of an error, ``NoSuchBucket``; "" where it has none."""
+    response = getattr(error, "response", None)
+    if not isinstance(response, dict):
+        return ""
+    return str(response.get("Error", {}).get("Code", ""))
+
+
+def status_of(error: BaseException) -> int | None:
+    """Return the HTTP status of an answer that was an error."""
+    response = getattr(error, "response", None)
+    if isinstance(response, dict):
+        status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+    else:
+        # gcsfs calls it code, aiohttp status
+        status = getattr(error, "code", None) or getattr(error, "status", None)
+    return status if isinstance(status, int) else None

@@ -1,0 +1,151 @@
+"""A proxy between a client and an S3 server that fails in the ways in which networks and stores do."""
+
+import contextlib
+import socket
+import socketserver
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+WAIT_S = 60.0
+SLOW_DOWN = (
+    b'<?xml version="1.0"?><Error><Code>SlowDown</Code>'
+    b"<Message>Please reduce your request rate.</Message></Error>"
+)
+
+
+class Request(NamedTuple):
+    """A whole request, as it arrived."""
+
+    method: str
+    target: str
+    head: bytes
+    body: bytes
+
+
+class Proxy(socketserver.ThreadingTCPServer):
+    """Passes requests on; ``fault(request)`` names what goes wrong with one, None for nothing.
+
+    Faults: ``slow-down`` (503), ``cut-request`` (the connection ends before the server sees all of
+    it), ``forbidden`` (403 with ``refusal``), ``lost-answer`` (the server did it, and the client never hears), ``cut-answer`` (half of the
+    body), ``short-answer`` (half of the body, and headers that say that this is all).
+    """
+
+    allow_reuse_address = True
+    daemon_threads = True
+
+    def __init__(self, target: str) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.target = urlsplit(target)
+        self.fault: Callable[[Request], str | None] = lambda _request: None
+        self.requests: list[Request] = []
+        self.n_faults = 0
+        self.refusal = b""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, *_arguments) -> None:
+        """A client that hangs up is what some tests are about."""
+
+
+class Handler(socketserver.StreamRequestHandler):
+    timeout = WAIT_S
+
+    def handle(self) -> None:
+        request = self._read_request()
+        if request is None:
+            return
+        self.server.requests.append(request)
+        fault = self.server.fault(request)
+        self.server.n_faults += fault is not None
+        if fault == "slow-down":
+            self._answer(request, b"503 Slow Down", SLOW_DOWN)
+            return
+        if fault == "forbidden":
+            self._answer(request, b"403 Forbidden", self.server.refusal)
+            return
+        if fault == "cut-request":
+            return
+        answer = self._ask_server(request)
+        if fault == "lost-answer":
+            return
+        head, _, body = answer.partition(b"\r\n\r\n")
+        if fault == "cut-answer":
+            self.wfile.write(head + b"\r\n\r\n" + body[: len(body) // 2])
+            return
+        if fault == "short-answer" and body:
+            body = body[: len(body) // 2]
+            lines = [
+                line
+                for line in head.split(b"\r\n")
+                if not line.lower().startswith((b"content-length", b"x-amz-checksum"))
+            ]
+            head = b"\r\n".join([*lines, b"Content-Length: %d" % len(body)])
+        self.wfile.write(head + b"\r\n\r\n" + body)
+
+    def _read_request(self) -> Request | None:
+        head = b""
+        while not head.endswith(b"\r\n\r\n"):
+            line = self.rfile.readline()
+            if not line:
+                return None
+            head += line
+        method, target, _ = head.split(b"\r\n", 1)[0].decode().split(" ", 2)
+        headers = {
+            name.strip().lower(): value.strip()
+            for name, _, value in (
+                line.partition(":") for line in head.decode("latin-1").split("\r\n")[1:]
+            )
+        }
+        if headers.get("expect", "").lower() == "100-continue":
+            self.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        if headers.get("transfer-encoding", "").lower() == "chunked":
+            body = self._read_chunks()
+        else:
+            body = self.rfile.read(int(headers.get("content-length", 0)))
+        return Request(method, target, head, body)
+
+    def _read_chunks(self) -> bytes:
+        raw = b""
+        while True:
+            line = self.rfile.readline()
+            size = int(line.split(b";")[0], 16)
+            raw += line + self.rfile.read(size + 2)
+            if size == 0:
+                return raw
+
+    def _ask_server(self, request: Request) -> bytes:
+        # One request a connection: the answer ends where the connection does.
+        lines = request.head.rstrip(b"\r\n").split(b"\r\n")
+        kept = [line for line in lines if not line.lower().startswith((b"connection:", b"expect:"))]
+        head = b"\r\n".join([*kept, b"Connection: close"]) + b"\r\n\r\n"
+        place = (self.server.target.hostname, self.server.target.port)
+        with socket.create_connection(place, timeout=WAIT_S) as server:
+            server.sendall(head + request.body)
+            pieces = []
+            while piece := server.recv(2**16):
+                pieces.append(piece)
+        return b"".join(pieces)
+
+    def _answer(self, request: Request, status: bytes, body: bytes) -> None:
+        self.wfile.write(
+            b"HTTP/1.1 " + status + b"\r\nContent-Type: application/xml\r\nContent-Length: "
+            b"%d\r\nConnection: close\r\n\r\n"
+            % len(body)
+            + (b"" if request.method == "HEAD" else body)
+        )
+
+
+@contextlib.contextmanager
+def running_proxy(target: str) -> Iterator[Proxy]:
+    """Yield a proxy in front of a server."""
+    proxy = Proxy(target)
+    threading.Thread(target=proxy.serve_forever, args=(0.01,), daemon=True).start()
+    try:
+        yield proxy
+    finally:
+        proxy.shutdown()
+        proxy.server_close()
