@@ -222,7 +222,7 @@ def times(pace: Pace) -> list[str]:
     left_s = pace.left_s()
     if pace.is_loading:
         words.append("loading a model")
-    elif left_s is not None:
+    elif left_s is not None and left_s >= 0.5:
         words.append(f"about {_coarse(left_s)} left")
     words.append(f"{duration(pace.elapsed_s)} so far")
 
