@@ -329,10 +329,10 @@ class _RunningStudy:
     def _which(self, step: StudyStep) -> str:
         """Return which step this is, and of which run of how many."""
         runs = [(arm, seed) for seed in self._seeds for arm in self._arms]
-        if (step.arm, step.seed) not in runs:
-            return step.name
-        number = runs.index((step.arm, step.seed)) + 1
-        return f"run {number} of {len(runs)}: {step.name}"
+        for number, run in enumerate(runs, start=1):
+            if run == (step.arm, step.seed):
+                return f"run {number} of {len(runs)}: {step.name}"
+        return step.name
 
     def _unless_finished(
         self, progress: StudyProgress, step: StudyStep, key: str, held: Held | None
