@@ -9,6 +9,9 @@ def merge(config: MergeConfig) -> None:
     from prefpipe.cli import stderr, stdout
     from prefpipe.cli.signals import stop_request
     from prefpipe.execution.runtime import Runtime
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
 
     # before libraries that take seconds to load, and before a base is fetched
     if not config.overwrite:

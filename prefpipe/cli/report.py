@@ -15,6 +15,9 @@ def report(config: ReportConfig) -> None:
     from prefpipe.cli import stdout
     from prefpipe.configs.study_record import read_study_record
     from prefpipe.report.page import refuse_other_file, write_report
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
 
     # before the work, not after it
     refuse_other_file(config.place, overwrite=config.overwrite)

@@ -8,7 +8,10 @@ def savings(config: SavingsConfig) -> None:
     """Print what is saved."""
     from prefpipe.cli import stdout
     from prefpipe.pages.savings import savings_page
+    from prefpipe.wiring.extras import require_extras
     from prefpipe.wiring.savings import savings_of
+
+    require_extras(config)
 
     unfinished = not_done([config.groups], strict=config.strict)
     figures = savings_of(config)
