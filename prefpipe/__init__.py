@@ -15,6 +15,8 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
+    __version__: str
+
     from prefpipe.frames import read
     from prefpipe.maths.selection.pairs import Pair, build_pairs
     from prefpipe.maths.selection.prompt_filters import filter_prompts
@@ -56,7 +58,9 @@ __all__ = [
     "win_rate",
     "win_rate_difference",
 ]
-__version__ = "0.1.0"
+
+UNKNOWN_VERSION = "0.0"
+"""Of a tree on the path that was never installed."""
 
 _PUBLIC = {
     "Bootstrap": "prefpipe.maths.statistics.bootstrap",
@@ -83,6 +87,18 @@ _PUBLIC = {
 
 
 def __getattr__(name: str) -> object:
+    if name == "__version__":
+        return _installed_version()
     if name not in _PUBLIC:
         raise AttributeError(f"module 'prefpipe' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+def _installed_version() -> str:
+    """Return the version that was installed: that of its tag, see pyproject.toml."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("prefpipe")
+    except metadata.PackageNotFoundError:
+        return UNKNOWN_VERSION
