@@ -5,13 +5,14 @@ from prefpipe.configs.merge import MergeConfig
 
 def merge(config: MergeConfig) -> None:
     """Merge, and print the folder or the figures."""
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
+
     from prefpipe.artifacts.atomic import require_free
     from prefpipe.cli import stderr, stdout
     from prefpipe.cli.signals import stop_request
     from prefpipe.execution.runtime import Runtime
-    from prefpipe.wiring.extras import require_extras
-
-    require_extras(config)
 
     # before libraries that take seconds to load, and before a base is fetched
     if not config.overwrite:

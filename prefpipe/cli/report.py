@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 def report(config: ReportConfig) -> None:
     """Write the file."""
-    from prefpipe.cli import stdout
-    from prefpipe.configs.study_record import read_study_record
-    from prefpipe.report.page import refuse_other_file, write_report
     from prefpipe.wiring.extras import require_extras
 
     require_extras(config)
+
+    from prefpipe.cli import stdout
+    from prefpipe.configs.study_record import read_study_record
+    from prefpipe.report.page import refuse_other_file, write_report
 
     # before the work, not after it
     refuse_other_file(config.place, overwrite=config.overwrite)

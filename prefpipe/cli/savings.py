@@ -6,12 +6,13 @@ from prefpipe.configs.savings import SavingsConfig
 
 def savings(config: SavingsConfig) -> None:
     """Print what is saved."""
-    from prefpipe.cli import stdout
-    from prefpipe.pages.savings import savings_page
     from prefpipe.wiring.extras import require_extras
-    from prefpipe.wiring.savings import savings_of
 
     require_extras(config)
+
+    from prefpipe.cli import stdout
+    from prefpipe.pages.savings import savings_page
+    from prefpipe.wiring.savings import savings_of
 
     unfinished = not_done([config.groups], strict=config.strict)
     figures = savings_of(config)

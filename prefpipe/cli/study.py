@@ -11,11 +11,12 @@ from prefpipe.configs.study import StudyConfig
 
 def study(config: StudyConfig) -> None:
     """Run the plan's steps, or print them as a script."""
-    from prefpipe.cli import stderr, stdout
     from prefpipe.wiring.extras import require_extras
-    from prefpipe.wiring.open_study import open_study
 
     require_extras(config)
+
+    from prefpipe.cli import stderr, stdout
+    from prefpipe.wiring.open_study import open_study
 
     opened = open_study(config)
     if config.dry_run:

@@ -4,8 +4,8 @@ The core runs without PyTorch. Each extra of pyproject.toml brings what one kind
 command whose extra is missing ends with one line that says what to install.
 """
 
+import importlib.util
 from collections.abc import Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,7 +99,7 @@ def require(extra: Extra, what: str) -> None:
 
 def is_installed(module: str) -> bool:
     """Return whether a module can be imported, without importing it."""
-    spec = find_spec(module)
+    spec = importlib.util.find_spec(module)
     # a folder of that name is found, too, and has no origin
     return spec is not None and spec.origin is not None
 
