@@ -15,8 +15,6 @@ from importlib import import_module
 TYPE_CHECKING = False
 
 if TYPE_CHECKING:
-    __version__: str
-
     from prefpipe.frames import read
     from prefpipe.maths.selection.pairs import Pair, build_pairs
     from prefpipe.maths.selection.prompt_filters import filter_prompts
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     )
     from prefpipe.maths.statistics.rewardbench import RewardBench, rewardbench_accuracy
     from prefpipe.maths.statistics.winrate import WinRate, win_rate, win_rate_difference
+    from prefpipe.version import __version__
 
 __all__ = [
     "Bootstrap",
@@ -59,10 +58,8 @@ __all__ = [
     "win_rate_difference",
 ]
 
-UNKNOWN_VERSION = "0.0"
-"""Of a tree on the path that was never installed."""
-
 _PUBLIC = {
+    "__version__": "prefpipe.version",
     "Bootstrap": "prefpipe.maths.statistics.bootstrap",
     "LengthControlled": "prefpipe.maths.statistics.length_control",
     "Pair": "prefpipe.maths.selection.pairs",
@@ -87,18 +84,6 @@ _PUBLIC = {
 
 
 def __getattr__(name: str) -> object:
-    if name == "__version__":
-        return _installed_version()
     if name not in _PUBLIC:
         raise AttributeError(f"module 'prefpipe' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
-
-
-def _installed_version() -> str:
-    """Return the version that was installed: that of its tag, see pyproject.toml."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("prefpipe")
-    except metadata.PackageNotFoundError:
-        return UNKNOWN_VERSION
