@@ -12,6 +12,7 @@ from prefpipe.cli.check import check
 from prefpipe.cli.dataclass_commands import add_command, add_stage
 from prefpipe.cli.eval_group import eval_group
 from prefpipe.cli.help_commands import DocumentedGroup, help_all_option
+from prefpipe.cli.init import init
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.launch_config import launch_config
 from prefpipe.cli.launched_processes import speaks_for_the_run
@@ -29,6 +30,7 @@ from prefpipe.cli.study import study
 from prefpipe.cli.worker import worker
 from prefpipe.configs.check import CheckConfig
 from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.init import InitConfig
 from prefpipe.configs.inspect import InspectConfig
 from prefpipe.configs.launch_config import LaunchFileConfig
 from prefpipe.configs.merge import MergeConfig
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from prefpipe.stages.shared.partwise import Summary
 
 HEADINGS = {
+    "Start": ("init",),
     "The pipeline": ("generate", "score", "embed", "select", "train", "eval"),
     "Data in and out": ("import", "export"),
     "Compare and measure": ("judge", "logprobs", "check", "savings"),
@@ -58,6 +61,7 @@ HEADINGS = {
 }
 """Commands by task, as `--help` shows them."""
 EXAMPLES = (
+    "prefpipe init -o my-run --prompts prompts.jsonl",
     "prefpipe generate prompts.jsonl -o run/candidates --model Qwen/Qwen3-4B --n 8",
     "prefpipe status run",
 )
@@ -153,6 +157,7 @@ for _config_class in STAGES:
     else:
         add_stage(app, _config_class, _run_stage)
 
+add_command(app, InitConfig, init)
 add_command(app, RoundsConfig, rounds)
 add_command(app, StudyConfig, study)
 add_command(app, StatusConfig, status)
