@@ -34,7 +34,7 @@ def main(picture: Path, moment: str, words: list[str]) -> None:
         command.close()
 
     drawn = command.text.replace("\r\n", "\n").rpartition("\r" + ERASED)[0]
-    above, _, view = drawn.rpartition(ERASED)
+    view = drawn.rpartition(ERASED)[2]
     n_lines_of_view = view.count("\n") + 1
     lines = Screen(WIDTH).write(drawn).lines[:-n_lines_of_view]
 
