@@ -17,7 +17,7 @@ from rich.text import Text
 from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import NO_FIGURES, NO_ROWS, NO_TALLY, Advance, Task
 from prefpipe.pages.pace import Pace
-from prefpipe.text.numbers import counted
+from prefpipe.text.numbers import counted, per_second
 
 SECONDS_BETWEEN_LINES = 10.0
 """Between two lines of progress where there is no terminal: a log should be readable."""
@@ -229,7 +229,7 @@ def times(pace: Pace) -> list[str]:
 
     tokens_per_s = pace.tokens_per_s()
     if tokens_per_s is not None:
-        words.append(f"{tokens_per_s:,.0f} {TOKENS_PER_S}")
+        words.append(f"{per_second(tokens_per_s)} {TOKENS_PER_S}")
     elif TOKENS_PER_S in pace.figures:
         words.append(f"{pace.figures[TOKENS_PER_S]} {TOKENS_PER_S}")
     return words

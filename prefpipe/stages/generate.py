@@ -69,7 +69,7 @@ from prefpipe.stages.shared.skipped_rows import (
     report_skipped_rows,
 )
 from prefpipe.text.control_text import note_on_server, spells_control_token
-from prefpipe.text.numbers import counted
+from prefpipe.text.numbers import counted, per_second
 from prefpipe.text.thoughts import ThoughtMarkers, without_thoughts
 
 FAILING = ("error", "prompt_too_long")
@@ -468,7 +468,7 @@ class CandidateMaker:
         if n_tokens or self.config.backend != SERVER:
             speed = n_tokens / elapsed_s if elapsed_s else 0.0
             summary.notes.append(
-                f"{n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:,.0f} tokens/s)"
+                f"{n_tokens:,} tokens in {elapsed_s:.0f} s ({per_second(speed)} tokens/s)"
             )
         else:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
