@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
-from prefpipe import __version__
 from prefpipe.cli.check import check
 from prefpipe.cli.dataclass_commands import add_command, add_stage
 from prefpipe.cli.eval_group import eval_group
@@ -88,10 +87,9 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
 
     speaks = speaks_for_the_run(config.stage)
     log = stderr.log if speaks else lambda _line: None
+    stop_request.live_height = lambda: stderr.live_view.height
     config = settled(config, log)
-    runtime = runtime_for(
-        config, log=log, stop=stop_request, progress=stderr.progress, argv=sys.argv
-    )
+    runtime = runtime_for(config, log=log, stop=stop_request, view=stderr.live_view, argv=sys.argv)
     try:
         summary = run_stage(config, runtime)
     except ErrorRateError as error:
@@ -181,5 +179,7 @@ def _version(
     _help_all: Annotated[bool, help_all_option()] = False,
 ) -> None:
     if version:
+        from prefpipe import __version__
+
         print(__version__)  # noqa: T201 - stdout is what --version is for
         raise typer.Exit

@@ -85,7 +85,7 @@ class ExportConfig(StageConfig):
     format: str = option(
         choices=FORMATS,
         common=True,
-        help="tool that will read the file; docs/interchange.md has a row for each",
+        help="tool that will read the file; docs/guides/interchange.md has a row for each",
     )
     whole_groups: bool = option(
         False,

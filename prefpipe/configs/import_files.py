@@ -91,7 +91,7 @@ class ImportConfig(SizedParts, GraceConfig, ConversationsConfig):
     format: str = option(
         choices=FORMATS,
         common=True,
-        help="format of the file; docs/interchange.md shows an example of each",
+        help="format of the file; docs/guides/interchange.md shows an example of each",
     )
     requests: str | None = option(
         None,

@@ -63,7 +63,7 @@ class JudgingConfig(TemplatedConfig):
         identity=False,
         metavar="NAME|FILE",
         common=True,
-        help="judge prompt: a name from docs/judging.md, or your own file; default: the "
+        help="judge prompt: a name from docs/guides/judging.md, or your own file; default: the "
         "command's standard prompt",
     )
     judge_max_tokens: int | None = option(

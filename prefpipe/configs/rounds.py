@@ -26,7 +26,7 @@ class RoundsConfig(CommandConfig):
     plan: Path = option(
         positional=True,
         metavar="PLAN",
-        help="YAML file with a section per stage and what changes by round: docs/rounds.md",
+        help="YAML file with a section per stage and what changes by round: docs/guides/rounds.md",
     )
     output: Path = option(help="folder of all rounds", flag="-o", metavar="DIR")
     dry_run: bool = option(False, help="print the steps as a shell script, and run nothing")

@@ -1,8 +1,8 @@
 """The knobs of ``prefpipe train``.
 
 A knob or learning setting that is not given takes the objective's own start value;
-``docs/objectives.md`` lists them. The knobs of objectives, and what is said of them, come from the
-table in ``prefpipe.maths.objectives.registry``.
+``docs/explanation/objectives.md`` lists them. The knobs of objectives, and what is said of them,
+come from the table in ``prefpipe.maths.objectives.registry``.
 """
 
 from collections.abc import Mapping, Sequence
