@@ -76,5 +76,5 @@ def _show_all(context: typer.Context, value: bool) -> None:
     if not value or context.resilient_parsing:
         return
     command: Any = context.command
-    print(render(command.page(context, is_all=True)))  # noqa: T201 - the page that was asked for
+    typer.echo(render(command.page(context, is_all=True)))
     raise typer.Exit
