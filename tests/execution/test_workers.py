@@ -312,7 +312,7 @@ def test_a_worker_that_nobody_drives_is_an_error(
         monkeypatch.setenv("PREFPIPE_WORKER_CHANNEL", channel)
     ended = run_command("worker")
     assert ended.code == 2
-    assert "run a stage with --workers N" in ended.stderr
+    assert "start workers with `prefpipe generate ... --workers N`" in ended.stderr
 
 
 @pytest.mark.models
