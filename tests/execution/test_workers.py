@@ -232,7 +232,7 @@ def test_an_engine_that_no_worker_can_open_is_no_fault_of_the_parts(
     words = ["generate", prompts, "--backend", "openai", "--model", "gpt-5", "--part-size", 2]
     ended = run_command(*words, "-o", tmp_path / "out", "--workers", 2)
     assert ended.code == 1
-    assert "error: no OPENAI_API_KEY" in ended.stderr, ended.stderr
+    assert "error: OPENAI_API_KEY is not set" in ended.stderr, ended.stderr
     assert ended.stderr.count("loading gpt-5") == 6
     assert "set aside" not in ended.stderr
 
