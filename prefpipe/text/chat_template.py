@@ -50,7 +50,7 @@ Templates are given plain data, and no function of ours.
 """
 PROBES = ("Which seven boats are blue?", "Where do old clocks sleep?")
 PROBE_ANSWERS = ("The boats in the north harbour.", "Under the stairs of the tower.")
-TRIED = "the template was tried on two plain questions, without and with a system turn before them"
+TRIED = "prefpipe tried the template on two plain questions, without and with a system turn"
 
 
 class ChatTemplate:
@@ -166,8 +166,8 @@ class ChatTemplate:
         """
         if self.holds_turn_words(response):
             raise TemplateError(
-                f"the response holds {self.turn_words!r}, and this template writes the same in "
-                "front of a user's turn: the two cannot be told apart"
+                f"the response holds {self.turn_words!r}, which this template also writes "
+                "before a user's turn, so the two cannot be distinguished"
             )
         return self.conversation_ids(turns, response)
 
@@ -245,16 +245,17 @@ class ChatTemplate:
             # a template may write everything in capitals
             if probe.casefold() not in text.casefold():
                 raise ModelError(
-                    f"the chat template of {name} leaves the text of a turn out: of {probe!r} it "
-                    f"makes {text!r}",
-                    hint="a template that loops over a content's parts writes nothing of a plain "
-                    f"text; {hint}",
+                    f"the chat template of {name} drops the text of a turn: it turns "
+                    f"{probe!r} into {text!r}",
+                    hint=f"{hint}: a template that loops over a content's parts writes nothing "
+                    "for plain text",
                 )
 
         ids = {tuple(self.tokenise(text)) for text in texts.values()}
         if len(ids) < len(texts):
             raise ModelError(
-                f"the chat template of {name} makes the same tokens of different turns", hint=hint
+                f"the chat template of {name} produces the same tokens for different turns",
+                hint=hint,
             )
 
     def _probe_texts(self, name: str, *, answered: bool) -> dict[str, str]:
@@ -347,9 +348,8 @@ class ChatTemplate:
             if other == text:
                 name = getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"
                 raise TemplateError(
-                    f"the chat template of {name} writes nothing of {omission.what}, and the model "
-                    "would not know of it; choose a model whose template takes tools, or "
-                    f"{omission.way_out}"
+                    f"the chat template of {name} drops {omission.what}, so the model would "
+                    f"not see it; choose a model whose template takes tools, or {omission.way_out}"
                 )
         self._wholly_written.add(prompt_hash)
 

@@ -37,7 +37,7 @@ def note_on_server(n: int, what: str) -> list[str]:
     """
     if not n:
         return []
-    risk = "a server may take it for the end of a turn, and prefpipe cannot keep it from that"
+    risk = "a server may read it as the end of a turn, and prefpipe cannot prevent that"
     return [f"{n:,} {what} spell a control token, such as <|im_end|>: {risk}"]
 
 

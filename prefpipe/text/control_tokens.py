@@ -38,7 +38,7 @@ class TemplateError(InputError):
     def __init__(self, why: str) -> None:
         super().__init__(
             f"the model's chat template refuses this conversation: {why}",
-            hint="change the turns, or leave out --system-prompt if it is the system turn",
+            hint="change the turns, or leave --system-prompt out if it causes the system turn",
         )
         self.why = why
 
@@ -127,7 +127,7 @@ class ControlTokens:
         n_made = sum(self.spellings.get(token, unknown) != unknown for token in made)
         if n_made != n_written:
             raise TemplateError(
-                "a content holds the text of a control token, and the tokenizer makes one of it"
+                "a content holds the text of a control token, and the tokenizer turns it into one"
             )
         return made
 
@@ -175,8 +175,8 @@ class ControlTokens:
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise TemplateError(
-                "a content holds the text of a control token, which this kind of tokenizer cannot "
-                "keep apart"
+                "a content holds the text of a control token, which this kind of tokenizer "
+                "cannot keep as text"
             )
 
         content = _renamed(json.loads(backend.to_str()), self._private_spellings)
@@ -185,8 +185,8 @@ class ControlTokens:
         for token_id, spelling in self.spellings.items():
             if private.token_to_id(self._private_spellings[spelling]) != token_id:
                 raise TemplateError(
-                    f"a content holds the text of a control token, and {spelling} cannot be "
-                    "spelled anew"
+                    f"a content holds the text of a control token, and {spelling} has no "
+                    "other tokenisation"
                 )
         return private
 

@@ -76,7 +76,7 @@ def read_template_args(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, written = text.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier():
-            problems.append(f"{FLAG} {text}: it is written KEY=VALUE, enable_thinking=false")
+            problems.append(f"{FLAG} {text}: write it as KEY=VALUE, such as enable_thinking=false")
         elif key in SET_BY_PREFPIPE:
             problems.append(f"{FLAG} {text}: `{key}` is set by prefpipe")
         elif key in args:
@@ -107,16 +107,16 @@ def _value(written: str) -> Any:
         raise ValueError("the value is nested too deep") from error
     except ValueError as error:
         if written.startswith(("{", "[", '"')):
-            raise ValueError(f"the value is no JSON ({error})") from error
+            raise ValueError(f"the value is not JSON ({error})") from error
         return written
 
     # `NaN` and 1e999 are numbers to Python, and JSON knows neither, however deep they stand
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
-        raise ValueError("the value is no finite number") from error
+        raise ValueError("the value is not a finite number") from error
     if has_lone_surrogates(text):
-        raise ValueError("the value holds half of a surrogate pair, which is no character")
+        raise ValueError("the value holds half of a surrogate pair, which is not a character")
     return value
 
 
@@ -193,7 +193,7 @@ def refuse_unread(template: str, args: TemplateArgs, name: str) -> None:
     offered = sorted(
         key for key in variables - SET_BY_PREFPIPE - OF_THE_READER if not key.endswith("_token")
     )
-    shown = f"it reads {', '.join(offered)}" if offered else "it reads no argument at all"
+    shown = f"it reads {', '.join(offered)}" if offered else "it reads no arguments"
     raise UsageError(
         f"{FLAG} {unread[0]}: the chat template of {name} never reads `{unread[0]}`"
         f"{did_you_mean(unread[0], offered)}",
@@ -216,5 +216,6 @@ def refuse_contradiction(given: TemplateArgs, recorded: TemplateArgs, candidates
         raise UsageError(
             f"{FLAG} {written_args(given)}: the candidates of {candidates} were sampled with "
             f"{written_args(recorded)}",
-            hint=f"leave {FLAG} out, which takes theirs, or sample again with the other value",
+            hint=f"leave {FLAG} out to use the candidates' value, or sample again with the new "
+            "value",
         )

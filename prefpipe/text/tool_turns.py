@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 CALLS, TOOLS = "tool_calls", "tools"
-NO_TOOLS = "leave the tools out, knowingly, with --leave-out tools"
-NO_ROWS = "take these rows out"
-NO_CALLS = "take these rows out, or leave the calls out, knowingly, with --leave-out tool_calls"
+NO_TOOLS = "drop the tools with --leave-out tools"
+NO_ROWS = "remove these rows"
+NO_CALLS = "remove these rows, or drop the calls with --leave-out tool_calls"
 Turn = Mapping[str, Any]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from prefpipe.errors import ModelError, UsageError
 from prefpipe.models.weights import check_safetensors
 
-HINT = "give a complete checkpoint-N folder, or drop --resume-from"
+HINT = "pass a complete checkpoint-N folder, or leave --resume-from out"
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
@@ -65,7 +65,7 @@ def require_checkpoint(path: Path) -> Path:
         return path
 
     if not path.is_dir():
-        raise UsageError(f"{path}: there is no such folder", hint=HINT)
+        raise UsageError(f"{path} does not exist", hint=HINT)
     skipped: list[str] = []
     last = find_last_checkpoint(path, skipped.append)
     if last is None:
@@ -100,16 +100,16 @@ def require_wrapper(path: Path, wrapper: str) -> None:
     if written_under != wrapper:
         names = {"DDP": "DDP or on one device", "FSDP": "FSDP", "DeepSpeed": "DeepSpeed"}
         raise UsageError(
-            f"{path} was written under {names[written_under]}, and this run is under "
+            f"{path} was written under {names[written_under]}, but this run is under "
             f"{names[wrapper]}",
-            hint="start it as it was started before, or begin again with --overwrite",
+            hint="start the run with the same launcher as before, or begin again with --overwrite",
         )
 
 
 def checkpoint_problem(path: Path) -> str | None:
     """Say what a checkpoint folder lacks, or None when it is complete and its files can be read."""
     if not path.is_dir():
-        return "there is no such folder"
+        return "it does not exist"
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         int(state["global_step"])

@@ -107,9 +107,9 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
                 state.best_model_checkpoint = str(place)
                 return
         raise UsageError(
-            f"{checkpoint} goes on from a run whose best evaluation was at step {step}, "
-            f"and its model, {checkpoint.parent / f'checkpoint-{step}'}, is gone or incomplete",
-            hint="put it back, or start again with --overwrite",
+            f"{checkpoint} continues a run whose best evaluation was at step {step}, but its "
+            f"model,  {checkpoint.parent / f'checkpoint-{step}'}, is gone or incomplete",
+            hint="restore it, or start again with --overwrite",
         )
 
 
@@ -167,8 +167,8 @@ def describe_evaluation(figures: Mapping[str, Any]) -> list[str]:
     )
     if baseline is not None and not is_better(best, baseline):
         lines.append(
-            "no evaluation is better than the one before the first step: training did not help on "
-            "held-out prompts"
+            "no evaluation is better than the one before the first step: training did not "
+            "help on held-out prompts"
         )
     return lines
 

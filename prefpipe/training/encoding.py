@@ -142,7 +142,7 @@ class Encoder:
                 "template_error",
                 f"prompt {prompt_id}: the policy's chat template refuses its conversation: "
                 f"{error.why}",
-                hint="choose a model whose template takes these turns",
+                hint="choose a model whose chat template accepts these turns",
             ) from error
 
         is_apart = whole[: len(prompt)] != prompt
@@ -155,7 +155,7 @@ class Encoder:
                 "not_prefix",
                 f"prompt {prompt_id}: its text is not the beginning of prompt plus response; "
                 "the chat template writes a finished turn differently",
-                hint="train the model that generated the responses, whose token ids are stored",
+                hint="train the model that generated the responses: their token ids are stored",
             )
 
         holds_control_text = any(self.holds_control_text(turn) for turn in whole_turns)
@@ -254,8 +254,8 @@ def notes_on_encoding(tally: Mapping[str, float]) -> list[str]:
     n_encoded, n_apart = int(tally.get(N_TOKENISED, 0)), int(tally.get(N_APART, 0))
     if n_apart:
         notes.append(
-            f"{n_apart:,} of {n_encoded:,} responses are tokenised apart from their prompts: "
-            "tokenised with them, their first letters would change the prompts' last tokens"
+            f"{n_apart:,} of {n_encoded:,} responses are tokenised separately from their "
+            "prompts: tokenised together, their first letters would change the prompts' last tokens"
         )
     return notes + notes_of_control_text(tally, n_encoded)
 

@@ -75,8 +75,7 @@ def split_groups(
         empty = "evaluate" if train else "train"
         raise InputError(
             f"--eval-fraction {fraction:g} of {n_prompts} prompts leaves none to {empty} on",
-            hint="another --eval-fraction or --seed, or hold prompts out yourself with "
-            "--eval-groups",
+            hint="change --eval-fraction or --seed, or pass held-out prompts with --eval-groups",
         )
     return train, evaluation
 
@@ -120,6 +119,6 @@ def refuse_shared_prompts(
     if len(shared) > N_NAMED:
         shown += ", ..."
     raise InputError(
-        f"{len(shared)} of the {len(evaluated)} prompts of {name} are trained on as well: {shown}",
-        hint="evaluate on other prompts, or hold some of these out with --eval-fraction",
+        f"{len(shared)} of the {len(evaluated)} prompts of {name} are also trained on: {shown}",
+        hint="pass other prompts with --eval-groups, or hold some out with --eval-fraction",
     )

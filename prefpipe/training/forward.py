@@ -262,7 +262,7 @@ def _difference(packed: Tensor, plain: Tensor, dtype: torch.dtype) -> str | None
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     if error < tolerance and has_same_nans:
         return None
-    return f"what it says of packed rows differs by {error:.1e} from plain ones"
+    return f"its results for packed rows differ by {error:.1e} from those for plain rows"
 
 
 def shares_prompts(model: nn.Module) -> bool:

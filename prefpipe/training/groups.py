@@ -196,16 +196,16 @@ def with_reference(
             if key not in reference:
                 raise InputError(
                     f"no reference log-probability for {place}",
-                    hint="make the reference again, of these groups",
+                    hint="run `prefpipe logprobs` again on these groups",
                 )
 
             logp, n_tokens = reference[key]
             if n_tokens != len(response.token_ids):
                 raise InputError(
-                    f"the reference log-probability of {place} is a sum over {n_tokens} tokens, "
-                    f"and the response has {len(response.token_ids)}",
-                    hint="the reference was made with another --max-length or --on-too-long; "
-                    "make it again",
+                    f"the reference log-probability of {place} is a sum over {n_tokens} "
+                    f"tokens, but the response has {len(response.token_ids)}",
+                    hint="run `prefpipe logprobs` again with this run's --max-length and "
+                    "--on-too-long",
                 )
             responses.append(response._replace(ref_logp=logp))
         measured.append(group._replace(responses=responses))
@@ -254,12 +254,12 @@ def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
 
     group, winner, loser = without_gap[0]
     raise UsageError(
-        f"{objective} takes the logarithm of the reward gap, and in {len(without_gap)} of "
+        f"{objective} takes the logarithm of the reward gap, but in {len(without_gap)} of "
         f"{n_pairs} pairs the winner is not rated above the loser: "
         f"in prompt {group.prompt_id} response {winner.sample_idx} has reward {winner.reward:g} "
         f"and response {loser.sample_idx} has {loser.reward:g}",
-        hint="leave such pairs out with `prefpipe select --min-margin`, or train with mmpo or rpo, "
-        "which can read them",
+        hint="drop such pairs with `prefpipe select --min-margin`, or train with mmpo or rpo, "
+        "which accept them",
     )
 
 
@@ -273,8 +273,8 @@ def check_group(group: Group, seen: Mapping[Key, ResponseStatus]) -> None:
     has_tokens = any(response.problem is None for response in group.responses)
     if not group.prompt_token_ids and has_tokens:
         raise InputError(
-            f"prompt {group.prompt_id} has no token",
-            hint="nothing would predict a response's first token",
+            f"prompt {group.prompt_id} has no tokens",
+            hint="remove the prompt: nothing would predict a response's first token",
         )
 
     indices: set[int] = set()
@@ -283,15 +283,19 @@ def check_group(group: Group, seen: Mapping[Key, ResponseStatus]) -> None:
         is_in_group = response.sample_idx in indices
         if is_in_group or (group.prompt_id, response.sample_idx) in seen:
             raise InputError(
-                f"{place} comes twice", hint="groups are keyed by prompt_id and sample_idx"
+                f"{place} occurs twice", hint="select again: (prompt_id, sample_idx) must be unique"
             )
         indices.add(response.sample_idx)
 
         if response.reward is None or not isfinite(response.reward):
-            raise InputError(f"{place} has reward {response.reward}", hint="score and select again")
+            raise InputError(
+                f"{place} has reward {response.reward}",
+                hint="run `prefpipe score` and `prefpipe select` again",
+            )
         if response.role not in ROLES:
             raise InputError(
-                f"{place} has role {response.role!r}, not positive or negative", hint="select again"
+                f"{place} has role {response.role!r}, not positive or negative",
+                hint="run `prefpipe select` again",
             )
 
 
@@ -316,7 +320,7 @@ def _require_known(token_ids: Sequence[int], n_vocabulary: int, place: str) -> N
         return
     wrong = next(token for token in token_ids if not 0 <= token < n_vocabulary)
     raise InputError(
-        f"{place} holds the token id {wrong}, and the model has {n_vocabulary} tokens",
+        f"{place} holds the token id {wrong}, but the model has only {n_vocabulary} tokens",
         hint="pass the model that sampled the responses, or generate again; `prefpipe check` lists "
         "them all",
     )
@@ -354,7 +358,7 @@ def fit_length(
             raise UsageError(
                 f"response {response.sample_idx} of prompt {group.prompt_id} is too long: "
                 f"{lengths}",
-                hint="raise --max-length, or choose --on-too-long drop or truncate",
+                hint="raise --max-length, or pass --on-too-long drop or truncate",
             )
         elif room < 1:
             status = ResponseStatus("prompt_too_long", lengths)

@@ -57,7 +57,7 @@ def score_head(model: nn.Module) -> Any:
         if isinstance(getattr(inside, name, None), nn.Module):
             return getattr(inside, name)
     raise ModelError(
-        f"{type(inside).__name__} has no score head: neither `score` nor `classifier`",
+        f"{type(inside).__name__} has no score head named `score` or `classifier`",
         hint="start from a causal language model, or from an encoder of the BERT family",
     )
 

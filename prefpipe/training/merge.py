@@ -114,21 +114,21 @@ def kind_of(files: ModelFiles) -> str:
     """
     if files.base is None:
         raise ModelError(
-            f"{files.path} is no adapter: there is no adapter_config.json, and nothing to merge",
+            f"{files.path} is not an adapter: it has no adapter_config.json",
             hint="pass the folder that `prefpipe train --lora-r N` wrote, or another LoRA adapter",
         )
     config = read_json(files.path / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise ModelError(
-            f"the adapter in {files.path} is of the type {config.get('peft_type')}, "
-            "and LORA is what is merged here",
+            f"the adapter in {files.path} is of the type {config.get('peft_type')}; prefpipe "
+            "merges LORA only",
             hint="merge it with the tool that made it",
         )
     if "quantization_config" in read_json(files.base.path / MODEL_CONFIG):
         raise ModelError(
             f"the base {files.base.requested} is stored quantised: "
-            "adding an adapter to rounded weights loses most of it",
-            hint="pass the base as it was before with --model BASE",
+            "an adapter added to rounded weights would be mostly lost",
+            hint="pass the unquantised base with --model BASE",
         )
 
     task = str(config.get("task_type"))
@@ -136,9 +136,8 @@ def kind_of(files: ModelFiles) -> str:
     loses_head = files.base.kind == "sequence-classification" and kind == "causal-lm"
     if kind not in KINDS or loses_head:
         raise ModelError(
-            f"the adapter in {files.path} is for {task}, its base is a {files.base.kind} model",
-            hint="adapters of causal language models and of one-label sequence classifiers are "
-            "merged",
+            f"the adapter in {files.path} is for {task}, but its base is a {files.base.kind} model",
+            hint="pass an adapter of a causal language model or of a one-label sequence classifier",
         )
     return kind
 
@@ -190,7 +189,7 @@ def load_adapted(files: ModelFiles, *, trust_remote_code: bool = False) -> Adapt
         raise ModelError(
             f"the adapter in {files.path} does not fit the base {base.requested}: "
             f"{' '.join(lines[:3])[:400]}",
-            hint="pass the base that it was trained on with --model BASE",
+            hint="pass the base of its training with --model BASE",
         ) from error
     return Adapted(model.eval().requires_grad_(requires_grad=False), tokenizer, notes)
 
@@ -219,14 +218,14 @@ def _require_one_label(
 
     if not has_head:
         raise ModelError(
-            f"the adapter in {files.path} is of a sequence classifier and brings no head, "
-            "nor does its base",
-            hint="pass the classifier that it was trained on with --model BASE",
+            f"the adapter in {files.path} is for a sequence classifier, but neither it nor "
+            "its base has a head",
+            hint="pass the classifier of its training with --model BASE",
         )
     if n_labels != 1:
         raise ModelError(
-            f"the adapter in {files.path} is of a classifier with {n_labels} labels, "
-            "and a reward model has one",
+            f"the adapter in {files.path} is for a classifier with {n_labels} labels; a "
+            "reward model has one",
             hint="merge it with peft itself",
         )
 
@@ -261,8 +260,8 @@ def _fit_vocabulary(
     is_bases = files.base is not None and files.tokenizer_hash == files.base.tokenizer_hash
     if len(tokenizer) > n_rows and not is_bases:
         raise ModelError(
-            f"the tokenizer in {files.tokenizer_path} has {len(tokenizer):,} tokens and the model "
-            f"{n_rows:,} rows: added tokens were never given embeddings",
+            f"the tokenizer in {files.tokenizer_path} has {len(tokenizer):,} tokens, but the "
+            f"model has {n_rows:,} rows: the added tokens have no embeddings",
             hint="save the adapter with its embeddings (save_embedding_layers=True), or remove the "
             "tokens from its tokenizer",
         )
@@ -327,7 +326,7 @@ def _require_finite(model: Any, dtype: torch.dtype) -> None:
         )
         raise ModelError(
             f"the merged {name} {problem}",
-            hint="look at the adapter, or pass --dtype float32 or bfloat16",
+            hint="check the adapter, or pass --dtype float32 or bfloat16",
         )
 
 

@@ -342,8 +342,8 @@ def _require_causal(files: ModelFiles) -> ModelFiles:
     whole = files.base if files.base is not None else files
     if whole.kind != "causal-lm":
         raise ModelError(
-            f"{whole.path} is a {whole.kind} model, and only causal language models are trained",
-            hint="pass the folder of an instruct model with --model",
+            f"{whole.path} is a {whole.kind} model; a policy is a causal language model",
+            hint="pass a causal language model with --model",
         )
     return whole
 
@@ -362,7 +362,7 @@ def _add_lora(model: Any, lora: LoraSettings, *, low_cpu_mem_usage: bool = False
     except ValueError as error:
         raise UsageError(
             f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
-            hint="leave it out to adapt every linear layer",
+            hint="leave --lora-target-modules out to adapt every linear layer",
         ) from error
 
 
@@ -381,7 +381,7 @@ def _check_same_lora(adapter: Any, lora: LoraSettings, path: Path) -> None:
         differences.append(f"modules are {', '.join(sorted(adapter.target_modules))} there")
     if differences:
         raise UsageError(
-            f"the adapter in {path} is trained further as it is: {'; '.join(differences)}",
-            hint="give the adapter's own --lora-* values; without --lora-r it is merged and all "
-            "weights are trained",
+            f"the adapter in {path} does not match the --lora-* flags: {'; '.join(differences)}",
+            hint="pass the adapter's own --lora-* values, or leave --lora-r out to merge it and "
+            "train all weights",
         )

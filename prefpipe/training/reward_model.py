@@ -62,15 +62,15 @@ def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
     """
     if files.kind not in KINDS:
         raise ModelError(
-            f"{files.requested} is an adapter, and a reward model starts from a whole model",
-            hint="merge the adapter into its base first",
+            f"{files.requested} is an adapter; a reward model starts from a whole model",
+            hint="merge the adapter into its base first with `prefpipe merge`",
         )
     if chat_template is not None:
         read_template(chat_template)
     elif files.chat_template_hash is None:
         raise ModelError(
-            f"{files.requested} has no chat template, and a reward model reads conversations "
-            "through one",
+            f"{files.requested} has no chat template, which a reward model needs to read "
+            "conversations",
             hint="pass --chat-template FILE; docs/reward-models.md has one for encoders of the "
             "BERT family",
         )
@@ -86,11 +86,12 @@ def read_template(path: Path) -> str:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"--chat-template {path} cannot be read: {error}", hint="give a Jinja file"
+            f"--chat-template {path} cannot be read: {error}", hint="pass a Jinja file"
         ) from error
     if not text.strip():
         raise UsageError(
-            f"--chat-template {path} is empty", hint="give a Jinja file, chat_template.jinja"
+            f"--chat-template {path} is empty",
+            hint="pass a Jinja file with --chat-template, such as chat_template.jinja",
         )
     return text
 
@@ -125,7 +126,7 @@ def load_reward_tokenizer(
     example = template.conversation_ids(*_EXAMPLE)
     problem = None
     if not example:
-        problem = "makes no token of a question and its answer"
+        problem = "produces no tokens for a question and its answer"
     elif begins_with_two_bos(example, tokenizer.bos_token_id):
         problem = f"writes {tokenizer.bos_token} twice at the start"
     if problem is not None:
@@ -259,7 +260,7 @@ def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
     if model.config.num_labels != 1:
         raise ModelError(
             f"{files.requested} has {model.config.num_labels} labels; a reward model has one",
-            hint="start from the language model or encoder under it",
+            hint="start from its language model or encoder",
         )
     _start_head(model, files, info)
     return model
@@ -316,7 +317,7 @@ def _add_lora(model: Any, lora: LoraSettings) -> Any:
     except ValueError as error:
         raise UsageError(
             f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
-            hint="leave it out to adapt every linear layer",
+            hint="leave --lora-target-modules out to adapt every linear layer",
         ) from error
 
 
@@ -339,6 +340,6 @@ def check_ends(prompt_id: str, ids: Sequence[int], pad_token_id: int) -> None:
     if ids[-1] == pad_token_id:
         raise InputError(
             f"a conversation of prompt {prompt_id} ends with the pad token",
-            hint="correct the chat template, so that a response's turn ends with a token of its "
-            "own",
+            hint="correct the chat template so that a response's turn ends with a token other than "
+            "the pad token",
         )

@@ -92,7 +92,7 @@ def require_kept_steps(settings: TrainSettings, n_groups: int) -> None:
         raise UsageError(
             f"--keep-step {never[0]} is never reached: the run ends at step {n_steps}, with "
             f"{n_groups} groups and {settings.global_batch_size} of them a step",
-            hint="keep an earlier step, or train for longer with --num-train-epochs or --max-steps",
+            hint="keep an earlier step, or train longer with --num-train-epochs or --max-steps",
         )
 
 
@@ -122,7 +122,7 @@ def require_trackers(names: Iterable[str]) -> None:
         package = name.replace("_", "-")
         raise UsageError(
             f"--report-to {name}: the package {name} is not installed",
-            hint=f"pip install {package}, or leave out --report-to: TensorBoard gets every measure",
+            hint=f"pip install {package}, or leave --report-to out: TensorBoard gets every measure",
         )
 
 
@@ -156,14 +156,15 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         arguments = TrainingArguments(**_translate(settings, folder))
     except (ValueError, ImportError) as error:
         raise UsageError(
-            f"the trainer refuses its settings: {error}", hint="run `prefpipe train --help`"
+            f"the trainer refuses its settings: {error}",
+            hint="see the flags in `prefpipe train --help`",
         ) from error
 
     # A launcher may set a precision of its own, of which the run's identity would not know.
     if arguments.mixed_precision != ("bf16" if settings.bf16 else "no"):
         raise UsageError(
-            f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is "
-            "in float32",
+            f"the launcher sets mixed precision {arguments.mixed_precision}, but this run "
+            "uses float32",
             hint="pass --bf16 to `prefpipe train`, or `--mixed_precision no` to `accelerate "
             "launch`",
         )

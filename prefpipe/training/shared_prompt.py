@@ -191,7 +191,7 @@ def changes_attention(config: Any) -> str | None:
         is_sliding = any("sliding" in kind or "chunked" in kind for kind in layers)
     # Qwen's configurations name a window, and switch it off beside it.
     if is_sliding and getattr(text, "use_sliding_window", True):
-        return f"its attention looks back over a window of {window} tokens only"
+        return f"its attention only covers a window of {window} tokens"
     return None
 
 

@@ -296,8 +296,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         if not bool(torch.isfinite(loss_sum)):
             raise PrefpipeError(
                 f"the loss is {loss_sum.item()} at step {self.state.global_step + 1}",
-                hint="lower --learning-rate or --beta and run again; the last checkpoint is still "
-                "good",
+                hint="lower --learning-rate or --beta and run again; the last checkpoint is intact",
             )
 
         self._measured.append(measured)

@@ -262,7 +262,7 @@ class OpenAIGenerator:
             )
 
     def _say_lost(self, name: str) -> None:
-        self._say(name, f"does not return {name}: {OPTIONAL_FIELDS[name]}")
+        self._say(name, f"returns no {name}: {OPTIONAL_FIELDS[name]}")
 
     def _say(self, name: str, sentence: str) -> None:
         with self._lock:

@@ -91,8 +91,8 @@ def refa_loss(
     """
     if responses.end_probs is None:
         raise UsageError(
-            "refa reads the probability with which responses end, "
-            "and the log-probabilities came without it",
+            "refa needs the probability that each response ends, and the log-probabilities do "
+            "not have it",
             hint="pass ended_S to prefpipe.maths.objectives.logps.sum_response_logps",
         )
     contrast = ampo_loss(scores, targets, alpha=alpha, gamma=gamma, deviation=deviation)

@@ -83,8 +83,8 @@ LOSS_OPTIONS = (
         flag="--sft-weight A",
         formula="L + A * mean over S+ of ( -log pi(y|x) / |y| )",
         source="arXiv 2604.15602, 2404.19733",
-        meaning="fine-tuning on the positives beside the objective: "
-        "they do not lose likelihood together with the negatives",
+        meaning="fine-tuning on the positives beside the objective, so that they do not lose "
+        "likelihood with the negatives",
         trains=("policy",),
         not_with=("sft",),
     ),
@@ -220,7 +220,7 @@ _GROUP = (
         ),
         formula="as ampo, + eos_weight * sum_i P(EOS at n_i) * max(0, L_max - n_i)",
         source="arXiv 2412.16378",
-        summary="ampo, and ending early is charged for",
+        summary="ampo with a penalty for ending early",
         reads_rewards=True,
         monotone=True,
         reads_ends=True,

@@ -43,9 +43,9 @@ def score_responses(
     if objective.needs_reference:
         if reference_logps is None:
             raise UsageError(
-                f"objective {name} compares the policy with a reference, "
-                "and no reference log-probabilities were given",
-                hint="compute them with prefpipe.training.forward.reference_logps",
+                f"objective {name} compares the policy with a reference and needs reference "
+                "log-probabilities",
+                hint="compute them with prefpipe.training.forward.reference_logps and pass them",
             )
         values = values - reference_logps
 
@@ -83,6 +83,6 @@ def group_losses(
 
     if policy is None:
         raise UsageError(
-            f"objective {name} reads how responses end, and no log-probabilities were given"
+            f"objective {name} reads how responses end and needs their log-probabilities"
         )
     return loss(scores, targets, policy, **loss_knobs)

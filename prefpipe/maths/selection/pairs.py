@@ -57,12 +57,12 @@ def build_pairs(
         )
     if (max_pairs is not None and max_pairs < 1) or not min_margin >= 0.0:
         raise UsageError(
-            f"max_pairs is {max_pairs} and min_margin {min_margin}; they are at least 1 and 0"
+            f"max_pairs is {max_pairs} and min_margin {min_margin}; they must be at least 1 and 0"
         )
     if len(rewards) != len(is_positive):
         raise InputError(
-            f"{len(rewards)} rewards and {len(is_positive)} roles: "
-            "one of each a response is expected"
+            f"{len(rewards)} rewards and {len(is_positive)} roles: expected one of each per "
+            "response"
         )
 
     values = [float(reward) for reward in rewards]

@@ -175,8 +175,8 @@ def require_prompts(facts: PoolFacts, filters: PromptFilters, thresholds: Thresh
         f"{name} {values.min():g} to {values.max():g}" for name, values in figures if len(values)
     ]
     raise UsageError(
-        f"the filters leave none of {len(reasons_P)} prompts: {taken}",
-        hint=f"they have {'; '.join(ranges)}: ask for less",
+        f"the filters drop all {len(reasons_P)} prompts: {taken}",
+        hint=f"loosen the filters; these prompts have {'; '.join(ranges)}",
     )
 
 
@@ -207,7 +207,7 @@ def filter_prompts(
     for name, value in filters.items():
         may_be_none = value is None and name != "pass_reward"
         if not may_be_none and (isinstance(value, bool) or not isinstance(value, Real)):
-            raise UsageError(f"{name} is {value!r}; it is a number")
+            raise UsageError(f"{name} is {value!r}; it must be a number")
         try:
             float(value or 0.0)
         except OverflowError as error:
@@ -222,7 +222,7 @@ def filter_prompts(
     if rewards_PR.ndim != 2 or mask_PR.shape != rewards_PR.shape or mask_PR.dtype != bool:
         raise InputError(
             f"rewards have shape {rewards_PR.shape} and mask is {mask_PR.dtype} of shape "
-            f"{mask_PR.shape}; expected (P, R), and bool of the same shape"
+            f"{mask_PR.shape}; expected (P, R) and bool of the same shape"
         )
     if (mask_PR & ~(np.abs(rewards_PR) <= LARGEST_REWARD)).any():
         raise InputError("rewards are not finite", hint="mask candidates without a finite reward")
@@ -231,7 +231,8 @@ def filter_prompts(
         tokens_PR = as_numbers(n_tokens, "n_tokens")
     if tokens_PR.shape != rewards_PR.shape:
         raise InputError(
-            f"n_tokens have shape {tokens_PR.shape} for rewards of shape {rewards_PR.shape}"
+            f"n_tokens have shape {tokens_PR.shape} for rewards of shape {rewards_PR.shape}; "
+            "expected the same shape"
         )
     if n_tokens is None and wanted.min_rejected_tokens is not None:
         raise UsageError("min_rejected_tokens needs n_tokens")
@@ -252,16 +253,16 @@ def filter_problems(filters: PromptFilters) -> list[str]:
     for name in ("min_rejected_reward", "min_rejected_tokens", "max_gap"):
         value = getattr(filters, name)
         if value is not None and not 0.0 < value < 1.0:
-            problems.append(f"{name} is {value}; it is a quantile, above 0 and below 1")
+            problems.append(f"{name} is {value}; it must be a quantile, above 0 and below 1")
     if filters.min_spread is not None and not 0.0 < filters.min_spread < np.inf:
-        problems.append(f"min_spread is {filters.min_spread}; it is above 0")
+        problems.append(f"min_spread is {filters.min_spread}; it must be above 0")
     for name in ("min_pass_rate", "max_pass_rate"):
         value = getattr(filters, name)
         if value is not None and not 0.0 <= value <= 1.0:
-            problems.append(f"{name} is {value}; it is in [0, 1]")
+            problems.append(f"{name} is {value}; it must be in [0, 1]")
 
     if not np.isfinite(filters.pass_reward):
-        problems.append(f"pass_reward is {filters.pass_reward}; it is a finite number")
+        problems.append(f"pass_reward is {filters.pass_reward}; it must be a finite number")
 
     least, most = filters.min_pass_rate, filters.max_pass_rate
     if least is not None and most is not None and least > most:

@@ -85,9 +85,7 @@ class RewardExpression(NamedTuple):
         shape = next(iter(shapes))
         if len(shapes) > 1 or len(shape) not in (1, 2):
             listed = ", ".join(f"{name} {column.shape}" for name, column in values.items())
-            raise InputError(
-                f"scorer columns of one prompt have different or wrong shapes: {listed}"
-            )
+            raise InputError(f"the scorer columns of one prompt must have one shape: {listed}")
 
         with np.errstate(all="ignore"):
             return _evaluate(self.tree, values, shape)
@@ -152,8 +150,7 @@ def logit(values_R: np.ndarray) -> np.ndarray:
     is_bad = (values_R <= 0.0) | (values_R >= 1.0)
     if is_bad.any():
         raise UsageError(
-            f"logit of {values_R[is_bad][0]:g}: "
-            "it is a finite number only strictly between 0 and 1",
+            f"logit of {values_R[is_bad][0]:g}: logit needs a value strictly between 0 and 1",
             hint="clip first, for example logit(clip(x, 0.001, 0.999))",
         )
     return np.asarray(np.log(values_R) - np.log1p(-values_R))
@@ -189,7 +186,7 @@ def bin_values(
     is_outside = (steps < -SAME_STEP) | (steps > levels_R - 1.0 + SAME_STEP)
     if is_outside.any():
         raise UsageError(
-            f"bin of {values_R[is_outside][0]:g}: the scale goes from {low_R.flat[0]:g} to "
+            f"bin of {values_R[is_outside][0]:g}: the scale runs from {low_R.flat[0]:g} to "
             f"{high_R.flat[0]:g}",
             hint="give the ends of the scale, or clip first, for example "
             "bin(clip(x, 1, 10), 5, 1, 10)",
@@ -273,7 +270,7 @@ def _check(node: ast.expr, source: _Source, names: set[str], *, depth: int) -> N
         _check_call(node, source)
         parts = node.args
     else:
-        raise _refuse(source, f"has {ast.unparse(node)!r}, which is no part of the grammar,", node)
+        raise _refuse(source, f"has {ast.unparse(node)!r}, which is not part of the grammar,", node)
     for part in parts:
         _check(part, source, names, depth=depth + 1)
     # Behind its arguments: its numbers are those that can be held.
@@ -284,7 +281,7 @@ def _check(node: ast.expr, source: _Source, names: set[str], *, depth: int) -> N
 def _check_number(node: ast.Constant, source: _Source) -> None:
     # A bool is an int to Python.
     if isinstance(node.value, bool) or not isinstance(node.value, int | float):
-        raise _refuse(source, f"has {node.value!r}, which is no number,", node)
+        raise _refuse(source, f"has {node.value!r}, which is not a number,", node)
 
     # 1e999 reads as infinity, and a long integer as one that no float holds.
     try:
@@ -292,12 +289,12 @@ def _check_number(node: ast.Constant, source: _Source) -> None:
     except OverflowError:
         is_finite = False
     if not is_finite:
-        raise _refuse(source, "has a number too large to hold", node)
+        raise _refuse(source, "has a number that is too large", node)
 
 
 def _check_call(node: ast.Call, source: _Source) -> None:
     if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
-        raise _refuse(source, f"calls {ast.unparse(node.func)!r}, which is no function,", node)
+        raise _refuse(source, f"calls {ast.unparse(node.func)!r}, which is not a function,", node)
 
     name, n_given = node.func.id, len(node.args)
     function = FUNCTIONS[name]
@@ -319,7 +316,7 @@ def _check_settings(node: ast.Call, source: _Source) -> None:
         return
     numbers = _plain_numbers(node.args[1:])
     if numbers is None:
-        raise _refuse(source, f"gives {name} more than one argument that is no number,", node)
+        raise _refuse(source, f"gives {name} more than one argument that is not a number,", node)
     problem = find_problem(*numbers)
     if problem is not None:
         raise _refuse(source, f"gives {name} {problem}", node)

@@ -69,7 +69,7 @@ def screen_candidates(
     lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
         raise InputError(
-            f"columns of {', '.join(map(str, lengths))} rows: one value a candidate is expected"
+            f"columns of {', '.join(map(str, lengths))} rows: expected one value per candidate"
         )
 
     # The last reason first: each line takes precedence over those before it.
@@ -171,7 +171,7 @@ def mask_low_margins(
     out of the negatives. A prompt may be left with positives alone: `prompt_rejections` names it.
     """
     if not min_margin >= 0.0:
-        raise UsageError(f"min_margin is {min_margin}; it is >= 0")
+        raise UsageError(f"min_margin is {min_margin}; it must be >= 0")
     if rewards_PR.size == 0 or min_margin == 0.0:
         return np.zeros(mask_PR.shape, dtype=bool)
 

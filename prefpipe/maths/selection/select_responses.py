@@ -104,8 +104,8 @@ def select_responses(
     needs_cosines = options["near_duplicates"] is not None
     if needs_cosines and (geometry is None or is_distance):
         raise UsageError(
-            "near_duplicates is a cosine similarity, which needs embeddings",
-            hint="pass embeddings, or leave it out",
+            "near_duplicates is a cosine similarity and needs embeddings",
+            hint="pass embeddings, or leave near_duplicates out",
         )
 
     slices = []
@@ -152,7 +152,7 @@ def select_responses(
         if evidence.samplers is not None:
             causes = "inversions, near_duplicates and min_margin"
         raise InputError(
-            f"{causes} leave no candidate to be a negative",
+            f"{causes} leave no candidate for a negative",
             hint="lower them, or drop the prompt",
         )
     return _only_prompt(selection) if is_single else selection

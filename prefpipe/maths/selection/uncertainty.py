@@ -48,8 +48,8 @@ def scorer_spread(scores: Any, rewards: Any = None) -> np.ndarray:
     scores_SPR = as_numbers(scores, "scores").astype(np.float64)
     if scores_SPR.ndim not in (2, 3) or len(scores_SPR) < 2:
         raise InputError(
-            f"scores have shape {scores_SPR.shape}, expected (S, R) or (S, P, R) of two scorers or "
-            "more: one alone has no spread"
+            f"scores have shape {scores_SPR.shape}, expected (S, R) or (S, P, R) of two or "
+            "more scorers: a single scorer has no spread"
         )
     spread_PR = np.asarray(standardise(scores_SPR).std(axis=0))
     if rewards is None:
@@ -58,7 +58,8 @@ def scorer_spread(scores: Any, rewards: Any = None) -> np.ndarray:
     rewards_PR = as_numbers(rewards, "rewards").astype(np.float64)
     if rewards_PR.shape != spread_PR.shape:
         raise InputError(
-            f"rewards have shape {rewards_PR.shape} for scores of shape {scores_SPR.shape}"
+            f"rewards have shape {rewards_PR.shape} for scores of shape {scores_SPR.shape}; "
+            f"expected {scores_SPR.shape[1:]}"
         )
     return np.asarray(spread_PR * _scale(rewards_PR))
 

@@ -100,7 +100,7 @@ def check_rewards(
     array = as_numbers(rewards, "rewards").astype(np.float64)
     if array.ndim not in (1, 2):
         raise InputError(
-            f"rewards have shape {array.shape}, expected (R,) or (P, R): a reward per candidate"
+            f"rewards have shape {array.shape}, expected (R,) or (P, R): one reward per candidate"
         )
 
     is_there = np.ones(array.shape, dtype=bool) if mask is None else np.asarray(mask)
@@ -117,7 +117,7 @@ def check_rewards(
         if len(first) == 2:
             place += f" of prompt {first[0]}"
         raise InputError(
-            f"the reward of {place} is {array[first]}",
+            f"the reward of {place} is {array[first]}, not a finite number",
             hint="mask candidates without a finite reward",
         )
 
@@ -151,15 +151,15 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
     n_positives = STRATEGIES[strategy].n_positives
     if n_positives is not None and given["positives"] != n_positives:
         raise UsageError(
-            f"{strategy} keeps {n_positives} positive, got positives={given['positives']}",
-            hint="use top-bottom for several positives",
+            f"{strategy} keeps {n_positives} positive, but positives is {given['positives']}",
+            hint="use top-bottom to keep several positives",
         )
 
     _check_ranges(k, seed, given)
     if given["min_margin"] > 0.0 and not STRATEGIES[strategy].takes_margin:
         raise UsageError(
             f"min_margin does not apply to {strategy}",
-            hint="drop prompts by their spread of rewards with filter_prompts",
+            hint="to drop prompts by their spread of rewards, use filter_prompts",
         )
 
 
@@ -173,7 +173,7 @@ def _check_kinds(k: int, seed: int, options: SelectOptions) -> None:
     }
     for name, value in whole_numbers.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise UsageError(f"{name} is {value!r}; it is a whole number")
+            raise UsageError(f"{name} is {value!r}; it must be a whole number")
 
     numbers: dict[str, Any] = {
         "min_margin": options["min_margin"],
@@ -186,7 +186,7 @@ def _check_kinds(k: int, seed: int, options: SelectOptions) -> None:
         numbers["near_duplicates"] = options["near_duplicates"]
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, Real):
-            raise UsageError(f"{name} is {number!r}; it is a number")
+            raise UsageError(f"{name} is {number!r}; it must be a number")
         try:
             float(number)
         except OverflowError as error:
@@ -200,37 +200,37 @@ def _check_ranges(k: int, seed: int, options: SelectOptions) -> None:
     if options["positives"] < 1:
         raise UsageError(f"positives is {options['positives']}; at least 1 is needed")
     if not 0 <= seed < 2**64:
-        raise UsageError(f"seed is {seed}; seeds are at least 0 and below 2**64")
+        raise UsageError(f"seed is {seed}; it must be at least 0 and below 2**64")
 
     temperature: Any = options["weight_temperature"]
     if temperature not in ("paper", "auto"):
         is_number = isinstance(temperature, Real) and temperature is not True
         if not is_number or not 0.0 < float(temperature) < np.inf:
             raise UsageError(
-                f"weight_temperature is {temperature!r}; it is paper, auto or a number > 0"
+                f"weight_temperature is {temperature!r}; it must be paper, auto or a number > 0"
             )
     if options["cover"] not in ("negatives", "all"):
-        raise UsageError(f"cover is {options['cover']!r}; it is negatives or all")
+        raise UsageError(f"cover is {options['cover']!r}; it must be negatives or all")
     if not options["time_limit_s"] > 0.0:
-        raise UsageError(f"time_limit_s is {options['time_limit_s']}; it is > 0")
+        raise UsageError(f"time_limit_s is {options['time_limit_s']}; it must be > 0")
 
     n_init = options["n_init"]
     if n_init < 1:
         raise UsageError(f"n_init is {n_init}; at least 1 start is needed")
     if n_init > MOST_STARTS:
-        raise UsageError(f"n_init is {n_init}; at most {MOST_STARTS:,} starts are made")
+        raise UsageError(f"n_init is {n_init}; at most {MOST_STARTS:,} starts are possible")
 
     if not 0.0 <= options["min_margin"] < np.inf:
-        raise UsageError(f"min_margin is {options['min_margin']}; it is >= 0")
+        raise UsageError(f"min_margin is {options['min_margin']}; it must be >= 0")
     threshold = options["near_duplicates"]
     if threshold is not None and not 0.0 < threshold <= 1.0:
-        raise UsageError(f"near_duplicates is {threshold}; it is a cosine in (0, 1]")
+        raise UsageError(f"near_duplicates is {threshold}; it must be a cosine in (0, 1]")
     if not np.isfinite(options["position"]):
-        raise UsageError(f"position is {options['position']}; it is a finite number")
+        raise UsageError(f"position is {options['position']}; it must be a finite number")
     if not 0.0 <= options["spread_weight"] < np.inf:
-        raise UsageError(f"spread_weight is {options['spread_weight']}; it is >= 0")
+        raise UsageError(f"spread_weight is {options['spread_weight']}; it must be >= 0")
     if not 0.0 <= options["quantile"] <= 1.0:
-        raise UsageError(f"quantile is {options['quantile']}; it is in [0, 1]")
+        raise UsageError(f"quantile is {options['quantile']}; it must be in [0, 1]")
 
 
 def as_numbers(values: Any, name: str) -> np.ndarray:
@@ -244,8 +244,8 @@ def as_numbers(values: Any, name: str) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{name} cannot be read as an array: {error}",
-            hint="pass NumPy arrays or lists of equal lengths; "
-            "of a torch tensor, .detach().cpu().float()",
+            hint="pass NumPy arrays or lists of equal lengths; convert a torch tensor with "
+            ".detach().cpu().float()",
         ) from error
     if array.dtype.kind not in "fiub" and array.size:
         raise InputError(f"{name} hold {array.dtype} values, not real numbers")
@@ -269,12 +269,12 @@ def check_geometry(
         InputError: another shape than the rewards ask for.
     """
     if embeddings is not None and distances is not None:
-        raise UsageError("embeddings and distances were both given", hint="give one of them")
+        raise UsageError("embeddings and distances were both given", hint="pass only one of them")
     if embeddings is None and distances is None:
         if STRATEGIES[strategy].needs == "embeddings":
             raise UsageError(
                 f"{strategy} needs embeddings or distances",
-                hint="run prefpipe embed, or use a strategy on rewards such as bottom-k",
+                hint="run `prefpipe embed`, or use a strategy on rewards such as bottom-k",
             )
         return None, False
 
@@ -413,8 +413,8 @@ def _checked_spreads(
 ) -> Evidence:
     if uncertainty is None:
         raise UsageError(
-            f"{strategy} needs uncertainty, the spread of several scorers",
-            hint="uncertainty=prefpipe.scorer_spread(scores, rewards), or use best-worst",
+            f"{strategy} needs uncertainty: the spread of several scorers",
+            hint="pass uncertainty=prefpipe.scorer_spread(scores, rewards), or use best-worst",
         )
     spreads = as_numbers(uncertainty, "uncertainty").astype(np.float64)
     spreads_PR = _like_rewards(spreads, rewards_PR, "uncertainty", is_single=is_single)
@@ -424,8 +424,8 @@ def _checked_spreads(
         p, candidate = (int(axis[0]) for axis in np.nonzero(is_bad_PR))
         place = f"candidate {candidate}" if is_single else f"candidate {candidate} of prompt {p}"
         raise InputError(
-            f"the uncertainty of {place} is {spreads_PR[p, candidate]}; it is finite and >= 0",
-            hint="mask candidates that a scorer gave nothing for",
+            f"the uncertainty of {place} is {spreads_PR[p, candidate]}; it must be finite and >= 0",
+            hint="mask candidates without a score from every scorer",
         )
     return Evidence(spreads=np.where(mask_PR, spreads_PR, 0.0))
 
@@ -442,14 +442,16 @@ def _checked_samplers(
         if options.get(name) is None:
             raise UsageError(
                 f"{strategy} needs {name}",
-                hint="samplers=names, chosen_from=one of them, rejected_from=another",
+                hint="pass samplers=names, chosen_from=one of them, rejected_from=another",
             )
     chosen_from, rejected_from = options["chosen_from"], options["rejected_from"]
     for name, value in (("chosen_from", chosen_from), ("rejected_from", rejected_from)):
         if np.ndim(value) != 0:
-            raise UsageError(f"{name} is {value!r}; it is one sampler")
+            raise UsageError(f"{name} is {value!r}; it must name one sampler")
     if chosen_from == rejected_from:
-        raise UsageError(f"chosen_from and rejected_from are both {chosen_from!r}")
+        raise UsageError(
+            f"chosen_from and rejected_from are both {chosen_from!r}; name two different samplers"
+        )
 
     try:
         names = np.asarray(options["samplers"])
@@ -465,7 +467,7 @@ def _checked_samplers(
         # An empty batch has no sampler, and lacks none.
         if mask_PR.any() and not is_of_it_PR.any():
             known = ", ".join(sorted({str(each) for each in names_PR[mask_PR]}))
-            raise InputError(f"{option} is {name!r}, and the samplers are: {known}")
+            raise InputError(f"{option} is {name!r}, which is not one of the samplers: {known}")
     # names may differ and compare equal to an array's, which holds no 2**53 + 1 and no "a\\0"
     if (is_chosen_PR & is_rejected_PR).any():
         raise UsageError(

@@ -38,7 +38,7 @@ class Bootstrap(NamedTuple):
             UsageError: naming the option and its value.
         """
         if not 0.0 < self.level < 1.0:
-            raise UsageError(f"the interval's level is {self.level}; it is between 0 and 1")
+            raise UsageError(f"the interval's level is {self.level}; it must be between 0 and 1")
         if self.n_draws < 1:
             raise UsageError(f"n_draws is {self.n_draws}; at least 1 resample is needed")
 

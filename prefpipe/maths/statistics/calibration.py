@@ -78,7 +78,7 @@ def preference_probabilities(differences: Values, *, temperature: float = 1.0) -
         UsageError: a temperature that is not above 0.
     """
     if not temperature > 0.0:
-        raise UsageError(f"temperature is {temperature}, and must be above 0")
+        raise UsageError(f"temperature is {temperature}; it must be above 0")
     return np.asarray(expit(np.asarray(differences, dtype=np.float64) / temperature))
 
 
@@ -136,7 +136,7 @@ def preference_log_loss(
     """
     d, y = _checked(differences, outcomes)
     if not temperature > 0.0:
-        raise UsageError(f"temperature is {temperature}, and must be above 0")
+        raise UsageError(f"temperature is {temperature}; it must be above 0")
     scaled = d / temperature
     return float(np.mean(y * np.logaddexp(0.0, -scaled) + (1.0 - y) * np.logaddexp(0.0, scaled)))
 
@@ -178,8 +178,8 @@ def reliability_curve(
     p, y = _checked_probabilities(probabilities, outcomes)
     if n_bins < 2 or n_bins % 2:
         raise UsageError(
-            f"n_bins is {n_bins}: it must be even and at least 2",
-            hint="with an odd number, errors near 1/2 vanish",
+            f"n_bins is {n_bins}; it must be even and at least 2",
+            hint="pass an even number: with an odd one, errors near 1/2 vanish",
         )
     if binning not in BINNINGS:
         raise UsageError(
@@ -341,8 +341,8 @@ def calibration_by_gap(
     sizes = np.abs(d) if gaps is None else np.asarray(gaps, dtype=np.float64)
     if sizes.shape != d.shape or not np.isfinite(sizes).all():
         raise InputError(
-            f"gaps {sizes.shape} and differences {d.shape}: "
-            "one finite number of each a pair is expected"
+            f"gaps {sizes.shape} and differences {d.shape}: expected one finite number of "
+            "each per pair"
         )
 
     edges = np.unique(sizes)
@@ -402,7 +402,7 @@ def scale_temperature(
     if not 0 < n_fitted < len(names):
         raise UsageError(
             f"fit_share {fit_share} of {len(names)} prompts leaves one side of the split empty",
-            hint="a temperature needs at least 2 prompts",
+            hint="choose another share; a temperature needs at least 2 prompts",
         )
 
     fitted = np.random.default_rng(seed).permutation(names)[:n_fitted]
@@ -566,10 +566,10 @@ def _checked(differences: Values, outcomes: Values | float) -> Pairs:
         y = np.full(d.shape, float(y))
     if d.ndim != 1 or d.shape != y.shape:
         raise InputError(
-            f"differences {d.shape} and outcomes {y.shape}: one of each a pair is expected"
+            f"differences {d.shape} and outcomes {y.shape}: expected one of each per pair"
         )
     if not len(d):
-        raise InputError("there is no pair to look at", hint="hold out more prompts")
+        raise InputError("there is no pair to evaluate", hint="hold out more prompts")
 
     is_finite = np.isfinite(d)
     if not is_finite.all():

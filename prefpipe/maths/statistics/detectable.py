@@ -64,8 +64,8 @@ def spread_of_samples(within_prompt: float, n_samples: int) -> float:
     """
     if n_samples < 1 or not within_prompt >= 0.0:
         raise UsageError(
-            f"a spread of {within_prompt} over {n_samples} samples; it is 0 or more, over 1 sample "
-            "or more"
+            f"a spread of {within_prompt} over {n_samples} samples; it must be 0 or more, "
+            "over 1 sample or more"
         )
     return float(within_prompt * np.sqrt(2.0 / n_samples))
 
@@ -104,11 +104,11 @@ def error_before(spreads: Spreads, n_seeds: int, n_prompts: int) -> DifferenceEr
     """
     if n_seeds < 1 or n_prompts < 2:
         raise UsageError(
-            f"{n_seeds} seeds and {n_prompts} prompts; 1 seed and 2 prompts are needed at least"
+            f"{n_seeds} seeds and {n_prompts} prompts; at least 1 seed and 2 prompts are needed"
         )
     counted = spreads[1:] if n_seeds == 1 else spreads
     if not all(spread >= 0.0 for spread in counted):
-        raise UsageError(f"{spreads}: a spread is 0 or more")
+        raise UsageError(f"{spreads}: a spread must be 0 or more")
     rest = spreads.rest**2 / (n_seeds * n_prompts)
     of_prompts = spreads.prompts**2 / n_prompts + rest
     if n_seeds == 1:
@@ -153,8 +153,8 @@ def detectable_difference(
     """
     if not 0.0 < alpha < power < 1.0 or n_tests < 1:
         raise UsageError(
-            f"level {alpha}, power {power} and {n_tests} tests; 0 < level < power < 1, and 1 test "
-            "or more"
+            f"level {alpha}, power {power} and {n_tests} tests; expected 0 < level < power < "
+            "1 and at least 1 test"
         )
     sigma, errors = error
     if np.isnan(sigma):

@@ -23,12 +23,12 @@ def holm(p_values_M: np.ndarray) -> np.ndarray:
     """
     p_values_M = np.asarray(p_values_M, dtype=np.float64)
     if p_values_M.ndim != 1:
-        raise InputError(f"p values of shape {p_values_M.shape}; one a test is expected")
+        raise InputError(f"p values of shape {p_values_M.shape}; expected one per test")
     is_known_M = ~np.isnan(p_values_M)
     known = p_values_M[is_known_M]
     is_outside = (known < 0.0) | (known > 1.0)
     if is_outside.any():
-        raise InputError(f"a p value of {known[is_outside][0]:g}; they lie in [0, 1]")
+        raise InputError(f"a p value of {known[is_outside][0]:g}; p values must be in [0, 1]")
 
     ascending = np.argsort(known, kind="stable")
     factors = len(p_values_M) - np.arange(len(known))

@@ -89,7 +89,7 @@ def bootstrap_interval(
     """
     bootstrap.check()
     if method not in ("percentile", "bca"):
-        raise UsageError(f"the interval's method is {method!r}; it is percentile or bca")
+        raise UsageError(f"the interval's method is {method!r}; it must be percentile or bca")
 
     values_P = np.asarray(values_P, dtype=np.float64)
     known = values_P[~np.isnan(values_P)]
@@ -145,7 +145,7 @@ def paired_difference(
     if a_P.shape != b_P.shape or a_P.ndim != 1:
         raise InputError(
             f"a paired difference of {a_P.shape} and {b_P.shape} values; "
-            "one of each per prompt is expected"
+            "expected one of each per prompt"
         )
 
     mean, se, n, n_missing = estimate_mean(a_P - b_P)
@@ -175,14 +175,14 @@ def ratio_of_means(
     if above_P.shape != below_P.shape or above_P.ndim != 1:
         raise InputError(
             f"a ratio of {above_P.shape} and {below_P.shape} values; "
-            "one of each per prompt is expected"
+            "expected one of each per prompt"
         )
 
     known = ~(np.isnan(above_P) | np.isnan(below_P))
     a, b = above_P[known], below_P[known]
     n, n_missing = len(a), len(above_P) - len(a)
     if (b < 0).any():
-        raise InputError(f"a ratio to {b.min():g}; denominators are counts, 0 or more")
+        raise InputError(f"a ratio to {b.min():g}; denominators must be counts, 0 or more")
     if not b.sum() > 0:
         return Ratio(np.nan, np.nan, np.nan, np.nan, n, n_missing)
 

@@ -72,7 +72,7 @@ def pairs_of_responses(
         InputError: no pair.
     """
     if not gamma > 0.0:
-        raise UsageError(f"gamma of the truth is {gamma}, and must be above 0")
+        raise UsageError(f"gamma of the truth is {gamma}; it must be above 0")
 
     first: list[int] = []
     second: list[int] = []
@@ -82,7 +82,7 @@ def pairs_of_responses(
         first += rows[places].tolist()
         second += rows[others].tolist()
     if not first:
-        raise InputError("no prompt has two responses with a known quality: there is no pair")
+        raise InputError("no prompt has two responses with a known quality, so there is no pair")
 
     firsts, seconds = np.array(first), np.array(second)
     return KnownPairs(

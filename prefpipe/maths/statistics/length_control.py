@@ -187,8 +187,8 @@ def length_controlled_win_rate(
     labels_N = checked_preferences(
         preferences.preferences if is_partly else preferences,
         allow_missing=is_partly,
-        hint="judge these rows again, or pass PartlyJudged(preferences) "
-        "to have them predicted as AlpacaEval does",
+        hint="judge these rows again, or pass PartlyJudged(preferences) to predict them as "
+        "AlpacaEval does",
     )
     rows = rows_of_prompts(prompt_ids, len(labels_N))
     _require_two_prompts(labels_N, rows)
@@ -199,7 +199,7 @@ def length_controlled_win_rate(
     if penalty_c is not None:
         penalty_from = "given"
         if not (np.isfinite(penalty_c) and penalty_c > 0):
-            raise UsageError(f"penalty_c is {penalty_c}; it is a finite number above 0")
+            raise UsageError(f"penalty_c is {penalty_c}; it must be a finite number above 0")
     elif difficulty is None:
         penalty_c, penalty_from = WEAK_PENALTY_C, "default"
     else:
@@ -259,7 +259,7 @@ def length_controlled_difference(
     for name, one, other in must_agree:
         if one != other:
             raise InputError(
-                f"{name}: {one} and {other}; a paired difference needs the same of both"
+                f"{name}: {one} and {other}; a paired difference needs the same on both sides"
             )
 
     influence_P = second.influences - first.influences
@@ -330,8 +330,8 @@ def _regularising(
     if has_difficulty:
         if given.difficulty is None:
             raise InputError(
-                "the regularising rows have no difficulty, and the prompts have",
-                hint="give both or neither",
+                "the prompts have a difficulty and the regularising rows do not",
+                hint="pass difficulties for both or for neither",
             )
         columns.insert(1, _column(given.difficulty, "regularising difficulties", labels_M))
     return np.stack(columns, axis=1), labels_M
@@ -342,12 +342,13 @@ def _column(values: Any, name: str, like: np.ndarray) -> np.ndarray:
     column = as_numbers(values, name)
     if column.shape != like.shape:
         raise InputError(
-            f"{name} of shape {column.shape} for {len(like)} preferences; each row has one of each"
+            f"{name} of shape {column.shape} for {len(like)} preferences; expected one of "
+            "each per row"
         )
     is_finite = np.isfinite(column)
     if not is_finite.all():
         row = int(np.argmin(is_finite))
-        raise InputError(f"{name}: row {row} holds {column[row]}, which is no finite number")
+        raise InputError(f"{name}: row {row} holds {column[row]}, which is not a finite number")
     return column
 
 
@@ -359,7 +360,7 @@ def _standardised(difference_N: np.ndarray) -> np.ndarray:
     if spread <= 1e-12 * float(np.abs(difference_N).max()):
         raise InputError(
             f"the policy's responses differ from the baseline's by {-difference_N[0]:g} in every "
-            "row: what is length and what is the model cannot be told apart"
+            "row: the effects of length and of the model cannot be separated"
         )
     return difference_N / spread
 
@@ -372,7 +373,7 @@ def _cross_validated(design: _Design) -> float:
     if n_prompts < N_FOLDS:
         raise InputError(
             f"{n_prompts} prompts are too few for {N_FOLDS} folds",
-            hint="give the penalty, penalty_c=1e4",
+            hint="pass the penalty, such as penalty_c=1e4",
         )
     number_P = np.maximum(np.cumsum(has_preference_P) - 1, 0)
     number_N = number_P[design.rows.prompt_of_row]

@@ -85,7 +85,7 @@ def fit_penalised_logistic(
 
     raise InputError(
         f"the logistic fit did not converge in {MAX_STEPS} steps from its start, nor from 0",
-        hint="give a stronger penalty, a smaller C",
+        hint="pass a stronger penalty, that is a smaller C",
     )
 
 

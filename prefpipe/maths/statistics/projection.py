@@ -41,7 +41,7 @@ def project(vectors_RD: np.ndarray) -> Projection:
     vectors = np.asarray(vectors_RD, dtype=np.float64)
     if vectors.ndim != 2 or 0 in vectors.shape:
         raise InputError(
-            f"embeddings have shape {vectors.shape}, expected (R, D): a vector for each candidate"
+            f"embeddings have shape {vectors.shape}, expected (R, D): one vector per candidate"
         )
     is_finite = np.isfinite(vectors).all(axis=1)
     if not is_finite.all():

@@ -61,7 +61,7 @@ def rows_of_prompts(prompt_ids: Sequence[Any] | None, n_rows: int) -> PromptRows
         return PromptRows(np.arange(n_rows), n_rows)
     if len(prompt_ids) != n_rows:
         raise InputError(
-            f"{len(prompt_ids)} prompt ids for {n_rows} preferences; each row has one of each"
+            f"{len(prompt_ids)} prompt ids for {n_rows} preferences; expected one of each per row"
         )
 
     numbers: dict[Any, int] = {}

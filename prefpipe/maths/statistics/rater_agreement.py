@@ -76,7 +76,7 @@ def gamma_of_agreement(pairs: RatedPairs) -> AgreedGamma:
 
     Source: the target arXiv 2410.03145; the fit Guo et al., arXiv 1706.04599.
     """
-    hint = "state what a point is worth with --point-wins, or give --gamma as a number"
+    hint = "set the worth of a point with --point-wins, or pass --gamma as a number"
     if not len(pairs.gaps) or not pairs.gaps.any():
         raise UsageError("no two raters rated the same two responses differently", hint=hint)
 
@@ -84,11 +84,11 @@ def gamma_of_agreement(pairs: RatedPairs) -> AgreedGamma:
     agreement = pair_accuracy(pairs.gaps, pairs.outcomes)
     lowest, highest = TEMPERATURES
     if temperature <= lowest:
-        raise UsageError("the raters agree on every pair: no gamma is large enough", hint=hint)
+        raise UsageError("the raters agree on every pair, so no gamma is large enough", hint=hint)
     if temperature >= highest:
         raise UsageError(
-            f"the raters agree on {agreement:.1%} of the pairs, as by chance: their ratings say "
-            "nothing about each other's",
+            f"the raters agree on {agreement:.1%} of the pairs, no more than chance: their "
+            "ratings do not predict each other",
             hint=hint,
         )
     return AgreedGamma(1.0 / temperature, len(pairs.gaps), agreement)

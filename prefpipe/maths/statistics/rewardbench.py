@@ -202,7 +202,7 @@ def rewardbench_accuracy(
     _check_scores(chosen, rejected)
     names_N: list[str | None] = [None] * len(chosen) if subsets is None else list(subsets)
     if len(names_N) != len(chosen):
-        raise InputError(f"{len(names_N)} subsets for {len(chosen)} pairs; each pair has one")
+        raise InputError(f"{len(names_N)} subsets for {len(chosen)} pairs; expected one per pair")
     prompt_N = rows_of_prompts(prompt_ids, len(chosen)).prompt_of_row
 
     n_pairs = Counter(names_N)
@@ -251,8 +251,8 @@ def rewardbench_accuracy(
 def _check_scores(chosen: np.ndarray, rejected: np.ndarray) -> None:
     if chosen.ndim != 1 or chosen.shape != rejected.shape or not len(chosen):
         raise InputError(
-            f"chosen scores {chosen.shape} and rejected scores {rejected.shape}: "
-            "one of each a pair is expected"
+            f"chosen scores {chosen.shape} and rejected scores {rejected.shape}: expected "
+            "one of each per pair"
         )
     for name, values in (("chosen", chosen), ("rejected", rejected)):
         is_finite = np.isfinite(values)

@@ -188,7 +188,7 @@ def rewardbench_two(
         InputError: there is no prompt.
     """
     if not items:
-        raise InputError("no prompt is scored whole, so there is no figure")
+        raise InputError("no prompt has all its responses scored, so there is no figure")
     by_subset: dict[str, list[Completions]] = {}
     for item in items:
         by_subset.setdefault(item.subset or "", []).append(item)

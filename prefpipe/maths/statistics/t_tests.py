@@ -53,9 +53,11 @@ def equivalence(
     """
     # not `<= 0`, which NaN passes
     if not (margin > 0.0 and np.isfinite(margin)):
-        raise UsageError(f"the margin is {margin}; it is a finite number above 0")
+        raise UsageError(f"the margin is {margin}; it must be a finite number above 0")
     if not 0.0 < alpha < 0.5:
-        raise UsageError(f"the level of the one-sided tests is {alpha}; it is between 0 and 0.5")
+        raise UsageError(
+            f"the level of the one-sided tests is {alpha}; it must be between 0 and 0.5"
+        )
     half = errors.half_width(2.0 * alpha)
 
     # of the nearer end: half the two-sided p of its distance, and from there on the other half

@@ -82,10 +82,11 @@ def two_errors(values_SP: np.ndarray) -> TwoErrors:
     values_SP = np.asarray(values_SP, dtype=np.float64)
     if values_SP.ndim != 2 or not len(values_SP):
         raise InputError(
-            f"values of shape {values_SP.shape}; a row a seed and a column a prompt are expected"
+            f"values of shape {values_SP.shape}; expected one row per seed and one column "
+            "per prompt"
         )
     if not np.isfinite(values_SP).all():
-        raise InputError("a value is no finite number: leave out prompts without one")
+        raise InputError("a value is not a finite number; leave out prompts without one")
     n_seeds, n_prompts = values_SP.shape
     of_seeds = of_prompts = np.nan
     if n_prompts > 1:

@@ -83,7 +83,8 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
     values_SP = np.asarray(values_SP, dtype=np.float64)
     if values_SP.ndim != 2 or not len(values_SP):
         raise InputError(
-            f"values of shape {values_SP.shape}; a row a seed and a column a prompt are expected"
+            f"values of shape {values_SP.shape}; expected one row per seed and one column "
+            "per prompt"
         )
 
     is_known_P = ~np.isnan(values_SP).any(axis=0)
@@ -144,13 +145,15 @@ def two_level_ratio(
     above_SP = np.asarray(above_SP, dtype=np.float64)
     below_SP = np.asarray(below_SP, dtype=np.float64)
     if above_SP.shape != below_SP.shape:
-        raise InputError(f"a ratio of {above_SP.shape} and {below_SP.shape} values")
+        raise InputError(
+            f"a ratio of {above_SP.shape} and {below_SP.shape} values; expected the same shape"
+        )
 
     is_known_P = ~(np.isnan(above_SP) | np.isnan(below_SP)).any(axis=0)
     above, below = above_SP[:, is_known_P], below_SP[:, is_known_P]
     n_missing = int((~is_known_P).sum())
     if (below < 0).any():
-        raise InputError(f"a ratio to {below.min():g}; denominators are counts, 0 or more")
+        raise InputError(f"a ratio to {below.min():g}; denominators must be counts, 0 or more")
     if len(above_SP) == 1:
         one = ratio_of_means(above[0], below[0], bootstrap)
         return TwoLevelMean(one.mean, one.se, one.low, one.high, one.n - 1, 1, one.n, n_missing)

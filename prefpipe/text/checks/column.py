@@ -119,7 +119,7 @@ def rate(
         InputError: a user's own function failed. Nothing else does.
     """
     if not checks:
-        raise ValueError("nothing to rate: the prompt carries no checks")
+        raise ValueError("there is nothing to rate: the prompt has no checks")
 
     candidate = CheckedResponse(response, messages, columns or {})
     is_empty = not response.strip()
@@ -220,9 +220,9 @@ def _read_check(
     check = None
     if kind == "python" and ":" in str(function) and not trust_python_checks:
         of_check.append(
-            f"'function' {function!r} names code to run: pass --trust-python-checks if you trust "
-            "this prompts file, or install the function as an entry point of the group "
-            "'prefpipe.checks' and give its name"
+            f"'function' {function!r} names code to run: pass --trust-python-checks if you "
+            "trust this prompts file, or install the function as an entry point of the group "
+            "'prefpipe.checks' and use its name"
         )
     else:
         check = read_parameters(CHECKS[kind], parameters, of_check)

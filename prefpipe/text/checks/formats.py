@@ -196,7 +196,7 @@ class Regex:
             _compile(self.pattern, self.ignore_case)
         except regex.error as error:
             raise ValueError(
-                f"'pattern' {self.pattern!r} is no regular expression: {error}"
+                f"'pattern' {self.pattern!r} is not a regular expression: {error}"
             ) from error
 
     def grade(self, candidate: CheckedResponse) -> Grade:

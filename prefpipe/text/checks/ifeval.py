@@ -59,8 +59,8 @@ def checks_of_instructions(ids: Any, kwargs: Any) -> list[dict[str, Any]]:
     names, arguments = _as_list(ids, IDS_COLUMN), _as_list(kwargs, KWARGS_COLUMN)
     if len(names) != len(arguments):
         raise ValueError(
-            f"`{IDS_COLUMN}` holds {len(names)} and `{KWARGS_COLUMN}` {len(arguments)}: one of "
-            "each belongs together"
+            f"`{IDS_COLUMN}` holds {len(names)} and `{KWARGS_COLUMN}` {len(arguments)}: "
+            "expected the same number"
         )
 
     checks = []
@@ -70,7 +70,7 @@ def checks_of_instructions(ids: Any, kwargs: Any) -> list[dict[str, Any]]:
                 f"no check is known for the instruction {name!r}; known: {', '.join(_MAKERS)}"
             )
         if given is not None and not isinstance(given, Mapping):
-            raise ValueError(f"{name}: its arguments are {given!r}, which is no object")
+            raise ValueError(f"{name}: its arguments are {given!r}, which is not an object")
 
         present = {key: value for key, value in (given or {}).items() if value is not None}
         try:
@@ -102,8 +102,8 @@ def _number(given: _Arguments, name: str, *, least: int = 0) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         shown = "is missing" if value is None else f"is {value!r}"
         raise ValueError(
-            f"`{name}` {shown}, and IFEval would draw one by chance; a whole number from {least} "
-            "is needed"
+            f"`{name}` {shown}, so IFEval would draw one at random; a whole number from "
+            f"{least} is needed"
         )
     return value
 
@@ -112,7 +112,7 @@ def _text(given: _Arguments, name: str) -> str:
     value = given.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"`{name}` is {value!r}, and IFEval would draw one by chance; a text is needed"
+            f"`{name}` is {value!r}, so IFEval would draw one at random; a text is needed"
         )
     return value
 
@@ -122,8 +122,7 @@ def _texts(given: _Arguments, name: str) -> list[str]:
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     if not is_list or not value or not all(isinstance(text, str) for text in value):
         raise ValueError(
-            f"`{name}` is {value!r}, and IFEval would draw some by chance; a list of texts is "
-            "needed"
+            f"`{name}` is {value!r}, so IFEval would draw some at random; a list of texts is needed"
         )
     return list(value)
 
@@ -143,7 +142,7 @@ def _pattern(pattern: str, *, ignore_case: bool = False) -> dict[str, Any]:
     try:
         regex.compile(pattern)
     except regex.error as error:
-        raise ValueError(f"it gives no regular expression: {error}") from error
+        raise ValueError(f"it does not give a valid regular expression: {error}") from error
 
     check: dict[str, Any] = {"type": "regex", "pattern": pattern}
     if ignore_case:
@@ -184,8 +183,8 @@ def _literal(text: str) -> str:
     """
     if set(text) & set(r".^$*+?{}[]\|()"):
         raise ValueError(
-            f"{text!r} is a regular expression to IFEval, and how often one matches is not told "
-            "exactly here"
+            f"{text!r} is a regular expression to IFEval, whose matches prefpipe cannot "
+            "count exactly"
         )
     return re.escape(text)
 
@@ -214,12 +213,12 @@ def _letters(given: _Arguments) -> dict[str, Any]:
     letter = _text(given, "letter")
     if len(letter) > 1:
         raise ValueError(
-            f"`letter` is {letter!r}, and IFEval would draw one by chance; one sign is needed"
+            f"`letter` is {letter!r}, so IFEval would draw one at random; one character is needed"
         )
 
     number = _number(given, "let_frequency")
     if given.get("let_relation") is None:
-        raise ValueError("`let_relation` is missing, and IFEval would draw one by chance")
+        raise ValueError("`let_relation` is missing, so IFEval would draw one at random")
     limits = _limits(given, "let_relation", number)
 
     # IFEval counts in the response's lower case: every sign counts that becomes the letter there
@@ -268,8 +267,8 @@ def _first_word(given: _Arguments) -> dict[str, Any]:
     place = _number(given, "nth_paragraph", least=1)
     if place > number:
         raise ValueError(
-            f"`nth_paragraph` {place} is above `num_paragraphs` {number}, and IFEval would draw "
-            "one by chance"
+            f"`nth_paragraph` {place} is above `num_paragraphs` {number}, so IFEval would "
+            "draw one at random"
         )
 
     word = _text(given, "first_word").lower()
@@ -311,7 +310,7 @@ def _bullets(given: _Arguments) -> dict[str, Any]:
     number = _number(given, "num_bullets")
     # the pattern has a branch for each way to divide the number between the two signs
     if number > 100:
-        raise ValueError(f"`num_bullets` is {number}; more than 100 are not counted here")
+        raise ValueError(f"`num_bullets` is {number}; prefpipe counts 100 at most")
 
     star, dash = rf"^{_SPACE}*+\*[^*][^\n]*+", rf"^{_SPACE}*+-[^\n]*+"
     white = rf"^{_SPACE}++"
@@ -335,7 +334,7 @@ def _highlights(given: _Arguments) -> dict[str, Any]:
     number = _number(given, "num_highlights")
     # a branch for each way to divide the number between single and double asterisks
     if number > 100:
-        raise ValueError(f"`num_highlights` is {number}; more than 100 are not counted here")
+        raise ValueError(f"`num_highlights` is {number}; prefpipe counts 100 at most")
 
     single, double = _at_least_full(r"\*"), _at_least_full(r"\*\*")
     ways = [rf"(?={single(n)})(?={double(number - n)})" for n in range(number + 1)]

@@ -43,9 +43,9 @@ def load_function(name: str) -> UserFunction:
             names = ", ".join(sorted(installed.names)) or "none"
             guess = did_you_mean(name, installed.names, quote="'")
             raise ValueError(
-                f"'function' {name!r} is no entry point of the group "
+                f"'function' {name!r} is not an entry point of the group "
                 f"{ENTRY_POINT_GROUP!r}{guess}; installed: {names}; "
-                "a module's function is written 'package.module:function'"
+                "write a module's function as 'package.module:function'"
             )
         reference = installed[name]
 
@@ -91,8 +91,8 @@ class PythonCheck:
         except Exception as error:
             raise InputError(
                 f"check function {self.function!r} raised {type(error).__name__}: {error}",
-                hint=f"call {self.function!r} on this response by hand, or let it return 0 for "
-                "what it cannot judge",
+                hint=f"call {self.function!r} on this response by hand, or make it return 0 for "
+                "responses that it cannot judge",
             ) from error
 
         score = _read_score(returned)

@@ -112,7 +112,7 @@ def template_problems(text: str, kind: Kind) -> list[str]:
 
     problems = [f"it lacks {{{name}}}" for name in wanted if not counts[name]]
     problems += [
-        f"it holds {{{name}}} {counts[name]} times; once is expected"
+        f"it holds {{{name}}} {counts[name]} times; expected once"
         for name in wanted
         if counts[name] > 1
     ]
