@@ -1,4 +1,4 @@
-"""Which prompts are worth training on, by what their pools look like.
+"""Which prompts are worth training on, judged by their pools.
 
 With y+ and y- the usable responses of the highest and the lowest reward, a prompt is kept where
 
@@ -9,12 +9,11 @@ With y+ and y- the usable responses of the highest and the lowest reward, a prom
 - ``min_pass_rate`` and ``max_pass_rate``: the share of responses with ``r >= pass_reward`` is
   within the two.
 
-The first three are RIP (arXiv 2501.18578), the others are usual for verifiable rewards **(ours)**.
-
-A filter looks at the pool and not at what a strategy chooses from it, so that strategies that are
-compared keep the same prompts (**ours**; RIP pairs best with worst, and there the two are the
-same). Prompts without a group count for no quantile. The idea of RIP: a prompt whose worst answer
-is bad or short, or far from the best, is a bad prompt.
+The first three are RIP (arXiv 2501.18578), the others are common for verifiable rewards **(ours)**.
+A filter reads the pool, not a strategy's choice, so that compared strategies keep the same prompts
+(**ours**; RIP pairs best with worst, where the two are the same). Prompts without a group do not
+count in quantiles. The idea of RIP: a prompt whose worst answer is bad or short, or far from the
+best, is a bad prompt.
 """
 
 from numbers import Real
@@ -28,14 +27,14 @@ from prefpipe.maths.selection.screening import LARGEST_REWARD
 from prefpipe.maths.selection.validation import as_numbers
 
 SAME = 1e-9
-"""Of a limit: what rounding may move a value by. In thirds, 1 - 2/3 is more than 1/3 - 0."""
+"""Relative tolerance at a limit for rounding: in thirds, 1 - 2/3 is more than 1/3 - 0."""
 
 
 class PoolFacts(NamedTuple):
-    """What the filters look at, (P,) each.
+    """The figures that the filters read, (P,) each.
 
     ``rejected_reward`` and ``rejected_tokens`` of the lowest reward, equal ones by index; ``gap``
-    from the highest to the lowest; ``pass_rate``, NaN where nothing was rated.
+    from the highest to the lowest; ``pass_rate``, NaN if nothing was rated.
     """
 
     rejected_reward: np.ndarray
@@ -44,12 +43,12 @@ class PoolFacts(NamedTuple):
     pass_rate: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "PoolFacts":
-        """Return those of some prompts."""
+        """Return the facts of some prompts."""
         return PoolFacts(*(values[chosen] for values in self))
 
 
 class Thresholds(NamedTuple):
-    """The quantiles as numbers; None for a filter that was not asked for."""
+    """The quantiles as numbers; None for a filter that is off."""
 
     rejected_reward: float | None = None
     rejected_tokens: float | None = None
@@ -59,14 +58,14 @@ class Thresholds(NamedTuple):
 def pool_facts(
     rewards_PR: np.ndarray, n_tokens_PR: np.ndarray, usable_PR: np.ndarray, pass_reward: float
 ) -> PoolFacts:
-    """Return what the filters look at, 0 and NaN for a prompt without usable candidates.
+    """Return the figures that the filters read; 0 and NaN for a prompt without usable candidates.
 
     Args:
         rewards_PR: float, NaN where there is none.
-        n_tokens_PR: of each response.
-        usable_PR: bool. The pass rate alone is of all candidates with a reward, also of copies: ten
-            equal right answers of twenty are a rate of a half.
-        pass_reward: from which a response passes.
+        n_tokens_PR: the tokens of each response.
+        usable_PR: bool. Only the pass rate covers all candidates with a reward, including copies:
+            ten equal right answers of twenty are a rate of a half.
+        pass_reward: the reward from which a response passes.
     """
     is_empty_P = ~usable_PR.any(axis=1)
     highest_P = np.where(usable_PR, rewards_PR, -np.inf).max(axis=1, initial=-np.inf)
@@ -112,13 +111,13 @@ def find_thresholds(facts: PoolFacts, filters: PromptFilters) -> Thresholds:
 def filter_reasons(
     facts: PoolFacts, filters: PromptFilters, thresholds: Thresholds
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each prompt why it is left out, and in what words, as objects (P,); None if not.
+    """Return for each prompt the reason for its exclusion and its wording, (P,); None if kept.
 
     The reason is the first of ``low_pass_rate``, ``high_pass_rate``, ``small_spread``,
-    ``low_rejected_reward``, ``short_rejected`` and ``large_gap`` that holds. A value that is within
-    `SAME` of the limit is at it.
+    ``low_rejected_reward``, ``short_rejected`` and ``large_gap`` that holds. A value within `SAME`
+    of the limit counts as at the limit.
     """
-    # What is looked at, in which direction, against what; a limit of None asks nothing.
+    # Figure, direction and limit; a limit of None is off.
     checks = (
         ("low_pass_rate", "pass rate", facts.pass_rate, "below", filters.min_pass_rate),
         ("high_pass_rate", "pass rate", facts.pass_rate, "above", filters.max_pass_rate),
@@ -154,10 +153,10 @@ def filter_reasons(
 
 
 def require_prompts(facts: PoolFacts, filters: PromptFilters, thresholds: Thresholds) -> None:
-    """Refuse filters that leave none of these prompts.
+    """Refuse filters that drop all of these prompts.
 
     Raises:
-        UsageError: how many each filter takes, and what the prompts are like.
+        UsageError: states how many each filter drops, and the ranges of the prompts.
     """
     reasons_P, _ = filter_reasons(facts, filters, thresholds)
     is_left_P = np.fromiter((reason is None for reason in reasons_P), bool, len(reasons_P))
@@ -183,10 +182,10 @@ def require_prompts(facts: PoolFacts, filters: PromptFilters, thresholds: Thresh
 def filter_prompts(
     rewards: Any, n_tokens: Any = None, mask: Any = None, **filters: float | None
 ) -> np.ndarray:
-    """Return for each prompt of a batch why it is left out, None where it is kept: objects (P,).
+    """Return for each prompt of a batch the reason for its exclusion, None if kept: objects (P,).
 
-    What is asked for is named as in `PromptFilters`, and explained at the top of this module. Use
-    it as ``mask & (reasons == None)[:, None]`` for `prefpipe.select_responses`.
+    The filters are named as in `PromptFilters` and explained at the top of this module. Use the
+    result as ``mask & (reasons == None)[:, None]`` for `prefpipe.select_responses`.
 
     Args:
         rewards: (P, R), finite, higher is better.
@@ -196,7 +195,7 @@ def filter_prompts(
 
     Raises:
         UsageError: an unknown filter, a value out of range, or filters that leave no prompt.
-        InputError: shapes that do not agree, or a reward that is no finite number.
+        InputError: shapes that do not agree, or a reward that is not finite.
     """
     unknown = sorted(set(filters) - set(PromptFilters._fields))
     if unknown:
@@ -248,7 +247,7 @@ def filter_prompts(
 
 
 def filter_problems(filters: PromptFilters) -> list[str]:
-    """Return what is wrong with values, each and together."""
+    """Return the problems of values, alone and in combination."""
     problems = []
     for name in ("min_rejected_reward", "min_rejected_tokens", "max_gap"):
         value = getattr(filters, name)

@@ -6,7 +6,7 @@ Grammar: numbers, scorer names, ``+ - * /``, unary minus, parentheses, and `FUNC
     min(logit(judge), 3) - 0.01 * length
     bin((alice + bob) / 2, 5, 1, 10)
 
-A value that is missing (NaN) for a candidate makes the result missing for that candidate alone.
+A missing value (NaN) makes the result missing for that candidate only.
 """
 
 import ast
@@ -18,15 +18,15 @@ import numpy as np
 from prefpipe.errors import InputError, UsageError
 
 MAX_DEPTH = 100
-"""Operators nested within each other; ``a + b + c`` nests one per term."""
+"""Limit of nested operators; ``a + b + c`` nests one per term."""
 
 
 class Function(NamedTuple):
-    """What an expression may call.
+    """A function that an expression may call.
 
-    ``apply`` takes arrays (R,); ``n_arguments`` is the least, and unless variadic the most. All
-    arguments but the first are plain numbers where ``problem`` says what is wrong with these, None
-    for nothing.
+    ``apply`` takes arrays (R,). ``n_arguments`` is the minimum number and, unless variadic, the
+    maximum. If ``problem`` is set, all arguments but the first are plain numbers, and it returns
+    what is wrong with them or None.
     """
 
     apply: Callable[..., np.ndarray]
@@ -36,7 +36,7 @@ class Function(NamedTuple):
 
 
 class Wording(NamedTuple):
-    """What messages call an expression, and what its names stand for."""
+    """The words of messages for an expression and for its names."""
 
     result: str = "reward"
     name: str = "scorer"
@@ -46,7 +46,7 @@ OF_REWARDS = Wording()
 
 
 class _Source(NamedTuple):
-    """What is parsed, for messages."""
+    """The parsed text, for messages."""
 
     text: str
     wording: Wording
@@ -66,10 +66,10 @@ class RewardExpression(NamedTuple):
         by zero gives an infinity or NaN.
 
         Args:
-            columns: by scorer, of shape (R,) or (P, R).
+            columns: one per scorer, of shape (R,) or (P, R).
 
         Raises:
-            UsageError: a scorer that ``columns`` has not; ``logit`` of a number outside (0, 1).
+            UsageError: a scorer missing from ``columns``; ``logit`` of a number outside (0, 1).
             InputError: columns of different shapes.
         """
         missing = [name for name in self.names if name not in columns]
@@ -95,11 +95,11 @@ def parse_reward(text: str, wording: Wording = OF_REWARDS) -> RewardExpression:
     """Parse a reward expression, or another one of the same grammar.
 
     Args:
-        text: as the user wrote it.
+        text: the user's text.
         wording: for messages.
 
     Raises:
-        UsageError: what is not in the grammar, naming the token and its column (from 1).
+        UsageError: a token outside the grammar; the message names it and its column (from 1).
     """
     source = _Source(text, wording)
     stripped = text.strip()
@@ -123,7 +123,7 @@ def standardise(values_R: np.ndarray) -> np.ndarray:
     """Return z-scores within each pool, the last axis: ``(x - mean) / std`` with ddof 0.
 
     Mean and spread are over the finite values. A spread within rounding (1e-12 of the largest
-    value) is none and gives zeros. What is not finite becomes NaN.
+    value) counts as zero and gives zeros. Values that are not finite become NaN.
     """
     is_finite = np.isfinite(values_R)
     finite = np.where(is_finite, values_R, 0.0)
@@ -145,7 +145,7 @@ def logit(values_R: np.ndarray) -> np.ndarray:
     """Return ``log(x / (1 - x))`` for x in (0, 1); NaN stays NaN.
 
     Raises:
-        UsageError: any other number, where SciPy's ``logit`` would answer with an infinity or NaN.
+        UsageError: any other number, for which SciPy's ``logit`` would return infinity or NaN.
     """
     is_bad = (values_R <= 0.0) | (values_R >= 1.0)
     if is_bad.any():
@@ -162,7 +162,7 @@ def clip(values_R: np.ndarray, low_R: np.ndarray, high_R: np.ndarray) -> np.ndar
 
 
 SAME_STEP = 1e-9
-"""Of a step between two levels: what rounding of sums and means may move a value by."""
+"""Tolerance, as a share of a step between levels, for rounding of sums and means."""
 
 
 def bin_values(
@@ -175,12 +175,12 @@ def bin_values(
         d = (high - low) / (L - 1)
         bin(x, L, low, high) = low + d * floor((x - low) / d + 1/2)
 
-    What a rater answers who has only L marks on the same scale: values stay on its units, halfway
-    goes to the higher level, and a scale of L marks stays as it is. NaN stays NaN. The rule is
-    ours; quantiles of the data would not give two runs the same levels.
+    It imitates a rater with only L marks on the same scale: values keep their units, halfway goes
+    to the higher level, and a scale of L marks is unchanged. NaN stays NaN. The rule is ours;
+    quantiles of the data would give two runs different levels.
 
     Raises:
-        UsageError: a value outside the scale: the ends were mistaken, and it would hide in a level.
+        UsageError: a value outside the scale: the ends are wrong, and a level would hide that.
     """
     steps = (values_R - low_R) / (high_R - low_R) * (levels_R - 1.0)
     is_outside = (steps < -SAME_STEP) | (steps > levels_R - 1.0 + SAME_STEP)
@@ -219,7 +219,7 @@ FUNCTIONS: dict[str, Function] = {
     "clip": Function(clip, 3),
     "bin": Function(bin_values, 4, problem=_bin_problem),
 }
-"""What an expression may call: ``z(x)``, ``logit(x)``, ``min(x, y, ...)``, ``max(x, y, ...)``,
+"""The functions of an expression: ``z(x)``, ``logit(x)``, ``min(x, y, ...)``, ``max(x, y, ...)``,
 ``clip(x, low, high)`` and ``bin(x, levels, low, high)``."""
 
 _OPERATORS: dict[type[ast.operator], Callable[..., np.ndarray]] = {
@@ -252,7 +252,7 @@ def _evaluate(
 
 
 def _check(node: ast.expr, source: _Source, names: set[str], *, depth: int) -> None:
-    """Refuse whatever is not in the grammar, and collect the scorer names."""
+    """Refuse anything outside the grammar, and collect the scorer names."""
     if depth > MAX_DEPTH:
         raise _refuse(source, f"is nested deeper than {MAX_DEPTH} operators")
     parts: list[ast.expr] = []
@@ -273,7 +273,7 @@ def _check(node: ast.expr, source: _Source, names: set[str], *, depth: int) -> N
         raise _refuse(source, f"has {ast.unparse(node)!r}, which is not part of the grammar,", node)
     for part in parts:
         _check(part, source, names, depth=depth + 1)
-    # Behind its arguments: its numbers are those that can be held.
+    # After its arguments: their numbers are known to fit a float.
     if isinstance(node, ast.Call):
         _check_settings(node, source)
 
@@ -283,7 +283,7 @@ def _check_number(node: ast.Constant, source: _Source) -> None:
     if isinstance(node.value, bool) or not isinstance(node.value, int | float):
         raise _refuse(source, f"has {node.value!r}, which is not a number,", node)
 
-    # 1e999 reads as infinity, and a long integer as one that no float holds.
+    # 1e999 reads as infinity, and a long integer may not fit a float.
     try:
         is_finite = bool(np.isfinite(float(node.value)))
     except OverflowError:
@@ -308,7 +308,7 @@ def _check_call(node: ast.Call, source: _Source) -> None:
 
 
 def _check_settings(node: ast.Call, source: _Source) -> None:
-    """Refuse settings of a function that are no plain numbers, or not those that it can use."""
+    """Refuse settings of a function that are not plain numbers, or out of range."""
     assert isinstance(node.func, ast.Name)
     name = node.func.id
     find_problem = FUNCTIONS[name].problem
@@ -323,7 +323,7 @@ def _check_settings(node: ast.Call, source: _Source) -> None:
 
 
 def _plain_numbers(nodes: Sequence[ast.expr]) -> list[float] | None:
-    """Return the numbers that these parts are, signs included; None where one is anything else."""
+    """Return these parts as numbers, signs included; None if one is not a number."""
     numbers = []
     for node in nodes:
         sign = 1.0

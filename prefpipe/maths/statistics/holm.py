@@ -1,4 +1,4 @@
-"""Holm's correction: several tests at once, and hardly ever a wrong one among them."""
+"""Holm's correction for several tests at once."""
 
 import numpy as np
 
@@ -15,8 +15,8 @@ def holm(p_values_M: np.ndarray) -> np.ndarray:
     Whatever the dependence between the tests, the probability that one or more true null
     hypotheses has a corrected p of at most alpha is at most alpha.
 
-    A test that has no p value yet (NaN) has none afterwards, and counts in M: of a family that was
-    declared before, the tests that are in are not corrected for less.
+    A test without a p value yet (NaN) stays NaN but counts in M, so that finished tests of a
+    declared family are corrected for the whole family.
 
     Raises:
         InputError: not one axis, or a p value outside [0, 1].
