@@ -24,8 +24,7 @@ from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.text.control_text import CONTROL_TEXT, N_READ
 from prefpipe.text.control_tokens import TemplateError
 
-REMOTE_CODE_HINT: Final = "if the model brings its own code and you trust it, pass "
-"--trust-remote-code"
+REMOTE_CODE_HINT: Final = "pass --trust-remote-code if the model brings code that you trust"
 NO_LIMIT: Final = 1_000_000
 """Tokenizers without a limit say so with an absurd number; anything above this is no limit."""
 READ: Final[Mapping[str, float]] = {N_READ: 1}

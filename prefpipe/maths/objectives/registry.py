@@ -91,8 +91,8 @@ LOSS_OPTIONS = (
         flag="--weight-by EXPR",
         formula="sum_p v_p * L_p / sum_p v_p, v_p the mean over the prompt's pairs of EXPR",
         source="huggingface/trl#5613",
-        meaning="weights each prompt (and each pair, if pairwise) by EXPR: an expression over columns "
-        "of the groups, margin, chosen_COLUMN and rejected_COLUMN",
+        meaning="weights each prompt (and each pair, if pairwise) by EXPR, an expression over "
+        "columns of the groups, margin, chosen_COLUMN and rejected_COLUMN",
         trains=("policy", "reward head"),
     ),
 )
