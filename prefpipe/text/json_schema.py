@@ -1,8 +1,8 @@
-"""Whether a JSON schema is one, before a model is loaded that is to keep to it.
+"""Checks a JSON schema before a model is loaded that must follow it.
 
-What is looked at is the form of the keywords of draft 2020-12 that say what a value may be. Unknown
-keywords are allowed, as the draft has it. Which of them an engine can keep to, it says itself.
-Source: https://json-schema.org/draft/2020-12/json-schema-validation.
+It checks the form of the keywords of draft 2020-12 that constrain values. Unknown keywords are
+allowed, as in the draft. The engine itself reports which keywords it supports. Source:
+https://json-schema.org/draft/2020-12/json-schema-validation.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipl
 
 
 def schema_problem(schema: Any) -> str | None:
-    """Return what is wrong with a schema, the first thing and its place; None if it is one."""
+    """Return the first problem of a schema with its place; None if it is valid."""
     return next(_problems(schema, schema, "the schema"), None)
 
 
@@ -79,7 +79,7 @@ def _type_problems(schema: Mapping[str, Any], place: str) -> Iterator[str]:
 
 
 def _value_problems(schema: Mapping[str, Any], place: str) -> Iterator[str]:
-    """Yield the keywords whose values are of another kind than they must be."""
+    """Yield the keywords whose values have the wrong type."""
     if "enum" in schema and (not isinstance(schema["enum"], list) or not schema["enum"]):
         yield f"{place}, enum is {_words(schema['enum'])}; it must be a list of values"
 
@@ -99,14 +99,14 @@ def _value_problems(schema: Mapping[str, Any], place: str) -> Iterator[str]:
 
 
 def _reference_problems(reference: Any, root: Any, place: str) -> Iterator[str]:
-    """Yield a reference that leads nowhere in this schema; no other file or address is read."""
+    """Yield a reference that leads nowhere in this schema; no other file is read."""
     if not isinstance(reference, str):
         yield f"{place}, $ref is {_words(reference)}; it must be a text"
         return
     if not reference.startswith("#"):
         yield f"{place}, $ref leads to {reference!r}; it must lead to a place in this file, #/..."
         return
-    # an anchor, #name, may stand anywhere
+    # An anchor, #name, may be anywhere.
     if reference != "#" and not reference.startswith("#/"):
         return
 
