@@ -71,8 +71,8 @@ def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
         raise ModelError(
             f"{files.requested} has no chat template, which a reward model needs to read "
             "conversations",
-            hint="pass --chat-template FILE; docs/reward-models.md has one for encoders of the "
-            "BERT family",
+            hint="pass --chat-template FILE; docs/guides/reward-models.md has one for encoders "
+            "of the BERT family",
         )
 
 

@@ -38,6 +38,6 @@ def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
     if problems:
         raise UsageError(
             f"--judge-prompt {reference}: {'; '.join(problems)}",
-            hint="correct the file; docs/judging.md lists the placeholders",
+            hint="correct the file; docs/guides/judging.md lists the placeholders",
         )
     return JudgePrompt(reference, text, kind)
