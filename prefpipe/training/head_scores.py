@@ -38,8 +38,7 @@ def head_scores(model: nn.Module, batch: Mapping[str, Any]) -> HeadScores:
 def share_conversations(model: nn.Module) -> str | None:
     """Prepare a reward model as `share_prompts` prepares a policy."""
     if score_head(model) is getattr(without_adapters(model), "classifier", None):
-        return "an encoder's prompt attends to the response after it, so it differs for each "
-        "response"
+        return "an encoder's prompt attends to the response, so it differs for each response"
     return prepare_packing(
         model,
         lambda batch: head_scores(model, batch).scores,
