@@ -20,7 +20,7 @@ import pytest
 
 INSTALLED = os.environ.get("PREFPIPE_PYTHON")
 HEAVY = [
-    "torch", "transformers", "accelerate", "peft", "tensorboard", "sentence_transformers", "sklearn", "openai", "plotly",
+    "torch", "transformers", "accelerate", "peft", "tensorboard", "sentence_transformers", "sklearn", "openai",
     "ray", "datasets", "bitsandbytes", "vllm", "pandas",
 ]  # fmt: skip
 
@@ -313,7 +313,7 @@ MISSING = [
     ("merge run -o out", "torch", "train"),
     ("check run/groups --model gpt2", "torch", "train"),
     ("savings run/groups --model gpt2 --tflops 1", "torch", "train"),
-    ("report run -o out", "plotly", "report"),
+    ("report run -o out", "sklearn", "report"),
     ("inspect run/groups --prompt-id x --map", "scikit-learn", "embed"),
     ("import hf:org/name --format trl -o out", "datasets", "hub-datasets"),
     ("rounds rounds.yaml -o out", "torch", "generate"),

@@ -53,7 +53,7 @@ GENERATE = Extra("generate", ("torch", "transformers", "peft"))
 VLLM = Extra("vllm", ("vllm",))
 EMBED = Extra("embed", ("torch", "sentence_transformers"))
 MAP = Extra("embed", ("sklearn",))
-REPORT = Extra("report", ("plotly", "sklearn"))
+REPORT = Extra("report", ("sklearn",))
 JUDGE = Extra("judge", ("openai",))
 QLORA = Extra("qlora", ("bitsandbytes",))
 
