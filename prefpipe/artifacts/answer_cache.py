@@ -93,7 +93,7 @@ class AnswerCache:
             (self.folder / "writable").unlink(missing_ok=True)
         except PrefpipeError as error:
             raise UsageError(
-                f"answers cannot be kept in {self.folder}: {error.message}",
+                f"answers cannot be cached in {self.folder}: {error.message}",
                 hint="choose another folder with --cache",
             ) from error
 

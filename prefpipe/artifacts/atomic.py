@@ -152,7 +152,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if source is not None and not Path(source).is_relative_to(temporary):
             raise PrefpipeError(
                 f"{source}: {failure.strerror or failure}",
-                hint="look at the disk, then run the same command again",
+                hint="check the disk, then run the same command again",
             ) from error
         raise disk_error(path, failure) from error
 
@@ -167,7 +167,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def require_free(path: Path, hint: str = "choose a new folder with -o") -> None:
     """Raise a UsageError when a folder that is to be made exists and is not empty."""
     if _is_taken(path):
-        raise UsageError(f"{path} exists already", hint=hint)
+        raise UsageError(f"{path} already exists", hint=hint)
 
 
 def _is_taken(path: Path) -> bool:
@@ -375,5 +375,5 @@ def disk_error(path: Path, error: OSError) -> PrefpipeError:
         hint = "choose another folder with -o"
     else:
         reason = error.strerror or str(error)
-        hint = "look at the disk, then run the same command again"
+        hint = "check the disk, then run the same command again"
     return PrefpipeError(f"cannot write {path}: {reason}", hint=hint)

@@ -109,7 +109,7 @@ class ClaimFolder:
                 return None
             raise InputError(
                 f"{path} cannot be read: {error.strerror or error}",
-                hint="look at the disk and the file's permissions",
+                hint="check the disk and the file's permissions",
             ) from error
 
     def list(self) -> set[int]:
@@ -438,8 +438,8 @@ class HeldClaims:
             return
         del self._held[index]
         self._log(
-            f"part {index}: another worker has taken it over, for its claim was not renewed within "
-            f"{claim.lease_s:g} s; it is finished here all the same"
+            f"part {index}: another worker took it over because this worker's claim was not "
+            f"renewed within {claim.lease_s:g} s; this worker finishes it anyway"
         )
 
     def _mine_on_disk(self, index: int) -> Claim | None:

@@ -58,7 +58,7 @@ class FieldDifference(NamedTuple):
     after: Any
 
     def worded(self, before: str, after: str) -> str:
-        """Return the difference as a line, such as ``temperature: 0.8 on disk, 1.0 asked for``.
+        """Return the difference as a line, such as ``temperature: 0.8 on disk, 1.0 requested``.
 
         Args:
             before: what the first identity is called, such as "on disk".

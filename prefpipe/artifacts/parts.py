@@ -45,7 +45,7 @@ The footer is in Thrift's compact encoding: field header 0x18, length 0x40 = 64.
 TAIL_BYTES = 8
 """The footer's length in four bytes, then `MAGIC`."""
 MAGIC = b"PAR1"
-HINT = "run the command that made it again: only this part is made anew"
+HINT = "run the command that made it again: it rewrites only this part"
 
 
 @dataclass(frozen=True)
@@ -318,7 +318,9 @@ def _read_verified(path: Path) -> tuple[bytes, PartFooter]:
 
 def _footer_length(tail: bytes, path: Path) -> int:
     if len(tail) < TAIL_BYTES or tail[-len(MAGIC) :] != MAGIC:
-        raise CorruptPartError(f"{path} is corrupt: it is cut off, or no Parquet file", hint=HINT)
+        raise CorruptPartError(
+            f"{path} is corrupt: it is truncated or not a Parquet file", hint=HINT
+        )
     return int.from_bytes(tail[:4], "little")
 
 
@@ -348,7 +350,7 @@ def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
         entries = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise CorruptPartError(
-            f"{path} is corrupt: its footer is no Parquet footer", hint=HINT
+            f"{path} is corrupt: its footer is not a Parquet footer", hint=HINT
         ) from error
 
     footer = _footer_from_json(entries.get(FOOTER_KEY.encode()), path)
@@ -377,11 +379,11 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptPartError(
-            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is no JSON", hint=HINT
+            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is not JSON", hint=HINT
         ) from error
     if not isinstance(values, dict):
         raise CorruptPartError(
-            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is no "
+            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is not an "
             "object",
             hint=HINT,
         )
@@ -459,5 +461,5 @@ def _unreadable(path: Path, error: OSError) -> CorruptPartError | InputError:
         return CorruptPartError(f"{path} is missing", hint="run the command that made it again")
     return InputError(
         f"{path} cannot be read: {error.strerror or error}",
-        hint="look at the disk and the file's permissions",
+        hint="check the disk and the file's permissions",
     )

@@ -69,13 +69,13 @@ def _differences(candidates: Artifact, prompts: Prompts) -> list[str]:
     lines = []
     # parts that are missing may hold what looks new
     if n_added and not candidates.missing():
-        lines.append(f"prompts that are new: {n_added:,}")
+        lines.append(f"prompts added: {n_added:,}")
     if n_removed:
-        lines.append(f"prompts that are gone: {n_removed:,}")
+        lines.append(f"prompts removed: {n_removed:,}")
     if n_other_text:
-        lines.append(f"prompts with another text under the same id: {n_other_text:,}")
+        lines.append(f"prompts with a different text under the same id: {n_other_text:,}")
     if not lines and [key for key in new if key in old] != list(old):
-        lines.append("the prompts stand in another order")
+        lines.append("the prompts are in a different order")
     return lines or [
         "the prompts' own columns, or prompts of parts that are missing, are different"
     ]

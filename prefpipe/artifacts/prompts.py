@@ -168,8 +168,8 @@ def _hint_for_last_turns(problems: Sequence[tuple[str, str]]) -> str:
     """Return the hint where answers stand behind prompts: they may be meant as beginnings."""
     if any(f"from the assistant, and {ENDS_WITH_USER}" in problem for _, problem in problems):
         return (
-            "take the answers out; where the last turns are beginnings that the model is to go on "
-            "with, say so with --continue-final-message"
+            "remove the answers; if the last turns are beginnings for the model to continue, "
+            "pass --continue-final-message"
         )
     return DEFAULT_HINT
 
@@ -224,7 +224,7 @@ def _user_columns(
     if clash:
         rest = ",".join(name for name in names if name not in reserved)
         raise InputError(
-            f"{source} has a column `{clash[0]}`, a name that prefpipe's candidates use themselves",
+            f"{source} has a column `{clash[0]}`, a name reserved for prefpipe's own column",
             hint=f"rename it, or leave it out with --columns {rest or 'none'}",
         )
     return table.select(names)
@@ -257,9 +257,9 @@ def _with_system(rows: list[Prompt], system_prompt: str, source: str) -> list[Pr
     for prompt in rows:
         if prompt.messages[0]["role"] == "system":
             raise InputError(
-                f"{source}: prompt {prompt.prompt_id} has a system turn of its own, and "
+                f"{source}: prompt {prompt.prompt_id} has its own system turn, and "
                 "--system-prompt was given",
-                hint="drop --system-prompt, or the system turns of the file",
+                hint="leave out --system-prompt, or remove the system turns from the file",
             )
         messages, _ = with_system(prompt.messages, system_prompt)
         prompts.append(prompt._replace(messages=messages))

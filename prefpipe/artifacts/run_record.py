@@ -163,7 +163,7 @@ def read_run_record(folder: Path) -> RunRecord:
     path = folder / FILE_NAME
     if not folder.exists():
         raise InputError(
-            f"{folder} does not exist", hint="look at the path, or run the stage that makes it"
+            f"{folder} does not exist", hint="check the path, or run the stage that makes it"
         )
     if not path.exists():
         raise InputError(
@@ -176,10 +176,10 @@ def read_run_record(folder: Path) -> RunRecord:
     except OSError as error:
         raise InputError(
             f"{path} cannot be read: {error.strerror or error}",
-            hint="look at the disk and the file's permissions",
+            hint="check the disk and the file's permissions",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: it is no JSON ({error})", hint=HINT) from error
+        raise InputError(f"{path} cannot be read: it is not JSON ({error})", hint=HINT) from error
 
     # people open JSON and change a value, which must not pass for what the run was
     record = _record_from_json(values, path)
@@ -200,7 +200,7 @@ def _record_from_json(values: Any, path: Path) -> RunRecord:
     """
     if not isinstance(values, dict):
         raise InputError(
-            f"{path} cannot be read: it holds {values!r:.40}, which is no object", hint=HINT
+            f"{path} cannot be read: it holds {values!r:.40}, which is not an object", hint=HINT
         )
 
     problem = _problem_of_fields(values)

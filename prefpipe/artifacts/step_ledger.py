@@ -106,7 +106,7 @@ class StepLedger:
         except OSError as error:
             raise InputError(
                 f"{self.path} cannot be read: {error.strerror or error}",
-                hint="look at the disk and the file's permissions",
+                hint="check the disk and the file's permissions",
             ) from error
         return list(_entries(content))
 

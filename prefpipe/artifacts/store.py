@@ -116,8 +116,8 @@ class Artifact:
             raise InputError(
                 f"{self.part_path(index)} was made from another version of "
                 f"{parent.part_path(index)}",
-                hint=f"run the `prefpipe {self.record.stage}` command again: "
-                "it makes this part anew",
+                hint=f"run the `prefpipe {self.record.stage}` command again: it makes this part "
+                "again",
             )
         return footer
 
@@ -159,11 +159,13 @@ class Artifact:
     def _check(self, footer: PartFooter, index: int) -> None:
         path = self.part_path(index)
         if footer.name != path.name:
-            raise CorruptPartError(f"{path} is {footer.name} under another name", hint=parts.HINT)
+            raise CorruptPartError(
+                f"{path} is {footer.name} under a different name", hint=parts.HINT
+            )
         if footer.fingerprint != self.record.fingerprint:
             raise CorruptPartError(
-                f"{path} was made by another run than its {run_record.FILE_NAME} describes",
-                hint="finish the run that made it (the same command again), or start it again with "
+                f"{path} was not made by the run that its {run_record.FILE_NAME} describes",
+                hint="run the command that made it again to finish it, or start again with "
                 "--overwrite",
             )
         if footer.schema != self.record.schema:
@@ -212,7 +214,7 @@ class Artifact:
             if table.schema != tables[0].schema:
                 first = self.part_path(present[0]).name
                 raise InputError(
-                    f"{self.part_path(index)} has other columns or types than {first}",
+                    f"{self.part_path(index)} differs from {first} in columns or types",
                     hint="rerun the stage that made it with --overwrite",
                 )
         return pa.concat_tables(tables)
@@ -515,14 +517,14 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
         return False
     if strangers:
         raise UsageError(
-            f"output {path} already holds files that are not of a prefpipe run (no "
+            f"output {path} already holds files that no prefpipe run wrote (no "
             f"{run_record.FILE_NAME}): {min(strangers)}",
             hint="choose an empty or new folder with -o",
         )
     if others and not is_replaced:
         raise UsageError(
-            f"{path} has lost its {run_record.FILE_NAME}, and {others[0].name} is of another "
-            "configuration",
+            f"{path} has lost its {run_record.FILE_NAME}, and {others[0].name} was made with "
+            "another configuration",
             hint="restore the file, choose another folder with -o, or start again with --overwrite",
         )
     return bool(others)
@@ -530,11 +532,12 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
 
 def _refuse_difference(path: Path, on_disk: RunRecord, wanted: RunRecord) -> None:
     differences = field_differences(on_disk.identity, wanted.identity)
-    lines = [difference.worded("on disk", "asked for") for difference in differences]
+    lines = [difference.worded("on disk", "requested") for difference in differences]
     raise FingerprintError(
-        f"{path} holds the result of another configuration:\n  " + "\n  ".join(lines),
-        hint="choose another folder with -o, give back the old values, or start again with "
-        "--overwrite (--overwrite=stale in a script: only what is of another configuration)",
+        f"{path} holds the result of a different configuration:\n  " + "\n  ".join(lines),
+        hint="choose another folder with -o, restore the old values, or start again with "
+        "--overwrite (in a script use --overwrite=stale, which replaces only results of "
+        "another configuration)",
     )
 
 
@@ -573,6 +576,6 @@ def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:
         holds_source = source.is_relative_to(target) and source.is_dir()
         if target.is_relative_to(source) or holds_source:
             raise UsageError(
-                f"output {output} and input {name} {path} lie inside one another",
-                hint="choose a folder for -o that is beside the input",
+                f"output {output} and input {name} {path} lie inside each other",
+                hint="choose a folder for -o outside the input",
             )

@@ -166,11 +166,11 @@ def read_study_table(path: Path, schemas: Sequence[Schema]) -> pa.Table:
         InputError: there is none, it is damaged, of another schema or version, lacks a column or
             has one of another type.
     """
-    hint = "run the `prefpipe study` command of this folder again: it writes the table anew"
+    hint = "run the `prefpipe study` command of this folder again: it writes the table again"
     try:
         table = pq.read_table(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path} is not there", hint=hint) from error
+        raise InputError(f"{path} does not exist", hint=hint) from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint=hint) from (
             error

@@ -44,7 +44,7 @@ def checked_calls(value: Any) -> tuple[str | None, str | None]:
     if problem is not None:
         return None, problem
     if not isinstance(calls, list) or not calls:
-        return None, f"has `{CALLS}` that are no list of calls: {calls!r:.60}"
+        return None, f"has `{CALLS}` that are not a list of calls: {calls!r:.60}"
 
     checked = []
     for number, call in enumerate(calls):
@@ -58,11 +58,11 @@ def checked_calls(value: Any) -> tuple[str | None, str | None]:
 def _call(call: Any) -> tuple[dict[str, Any], str | None]:
     """Return a call with its name and arguments under ``function``, and what is wrong with it."""
     if not isinstance(call, Mapping):
-        return {}, f"it is {call!r:.60}, which is no object"
+        return {}, f"it is {call!r:.60}, which is not an object"
     # tables give each object of a column the keys of all, with nulls for what it has not
     outer = _without_nulls(call)
     if outer.get("type", "function") != "function":
-        return {}, f"it is of type {outer['type']!r}, and calls of functions are carried alone"
+        return {}, f"it is of type {outer['type']!r}, and only function calls are supported"
 
     # name and arguments may stand in the call itself
     if "function" in outer:
@@ -90,7 +90,7 @@ def _arguments(value: Any) -> tuple[dict[str, Any], str | None]:
         except ValueError as error:
             return {}, f"no JSON ({error})"
     if not isinstance(value, Mapping):
-        return {}, f"{value!r:.60}, which is no object"
+        return {}, f"{value!r:.60}, which is not an object"
     return dict(value), None
 
 
@@ -108,7 +108,7 @@ def checked_tools(value: Any) -> tuple[str | None, str | None]:
     if problem is not None:
         return None, f"the row {problem}"
     if not isinstance(tools, list):
-        return None, f"`{TOOLS}` is {tools!r:.60}, which is no list of tools"
+        return None, f"`{TOOLS}` is {tools!r:.60}, which is not a list of tools"
 
     for number, tool in enumerate(tools):
         if name_of_tool(tool) is None:
@@ -129,7 +129,7 @@ def _parsed(value: Any, name: str) -> tuple[Any, str | None]:
     try:
         return parse_json(value), None
     except ValueError as error:
-        return None, f"has `{name}` that are no JSON ({error})"
+        return None, f"has `{name}` that are not JSON ({error})"
 
 
 def _json_text(value: Any, name: str) -> tuple[str | None, str | None]:
@@ -195,9 +195,7 @@ def refuse_tools(
         names |= turn.keys() - PLAIN_KEYS
     if names:
         shown = ", ".join(f"`{name}`" for name in sorted(names))
-        raise InputError(
-            f"prompt {prompt_id} has {shown}, which {written} is written without", hint=hint
-        )
+        raise InputError(f"prompt {prompt_id} has {shown}, which {written} omits", hint=hint)
 
 
 def with_template_input(turns: Sequence[Mapping[str, str]], text: str) -> list[dict[str, str]]:
@@ -214,7 +212,7 @@ def with_template_input(turns: Sequence[Mapping[str, str]], text: str) -> list[d
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise _corrupt(f"is not what prefpipe writes ({type(error).__name__}: {error})") from error
     if _plain_turns(whole) != _plain_turns(turns):
-        raise _corrupt("is of other turns than `messages`")
+        raise _corrupt("does not match the turns of `messages`")
     return whole
 
 

@@ -161,7 +161,7 @@ class EmbeddingMaker:
         is_finite = np.isfinite(vectors_ND).all(axis=1)
         vectors_ND[~is_finite] = 0
         for place in np.flatnonzero(~is_finite):
-            statuses[place] = ("error", "the embedder gave a vector that is not finite")
+            statuses[place] = ("error", "the embedder returned a vector that is not finite")
 
         is_half = self.config.dtype == "float16"
         if is_half:
@@ -193,7 +193,7 @@ def describe(summary: Summary, elapsed_s: float) -> None:
     )
     share = n_truncated / max(1, n_texts)
     summary.notes.append(
-        f"{n_truncated:,} texts ({share:.1%}) were longer than the embedder reads and were cut"
+        f"{n_truncated:,} texts ({share:.1%}) exceeded the embedder's limit and were cut"
     )
     summary.facts |= {"n_truncated": n_truncated, "elapsed_s": elapsed_s}
 

@@ -188,8 +188,8 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
 def _notes_on_stops(stops: Sequence[str]) -> list[str]:
     """Return which stop texts have a backslash and an n where a newline may be meant."""
     return [
-        f"warning: --stop {stop!r} is taken letter by letter, with its backslash; for a newline "
-        "write --stop $'\\n' in a shell, or \"\\n\" in a YAML file"
+        f"warning: --stop {stop!r} is used literally, with its backslash; for a newline write "
+        "--stop $'\\n' in a shell, or \"\\n\" in a YAML file"
         for stop in stops
         if "\\n" in stop or "\\t" in stop
     ]
@@ -273,8 +273,8 @@ def _refuse_no_text_at_all(
     reasons = ", ".join(f"{count:,} {status}" for status, count in summary.counts.most_common())
     raise ErrorRateError(
         f"{summary.stage} finished, but none of {summary.n_rows:,} rows has a text: {reasons}",
-        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons; a model that "
-        "thinks first needs a larger --max-tokens",
+        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons; raise "
+        "--max-tokens for a model that thinks before it answers",
         summary=summary,
     )
 
@@ -290,25 +290,25 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
         on_disk = run_record.read_run_record(config.output)
     except PrefpipeError as error:
         raise UsageError(
-            f"--extend: there is no run to grow in {config.output}", hint="drop --extend"
+            f"--extend: there is no run to extend in {config.output}", hint="leave out --extend"
         ) from error
     # An extension that was stopped goes on: its record is there already.
     if on_disk.fingerprint == record.fingerprint:
         return on_disk
 
     differences = field_differences(on_disk.identity, record.identity)
-    lines = [each.worded("on disk", "asked for") for each in differences if each.key != "n"]
+    lines = [each.worded("on disk", "requested") for each in differences if each.key != "n"]
     if lines:
         raise FingerprintError(
-            f"--extend grows --n only, and {config.output} differs in more:\n  "
+            f"--extend changes only --n, and {config.output} differs in more:\n  "
             + "\n  ".join(lines),
-            hint="give back the old values, or choose another folder with -o",
+            hint="restore the old values, or choose another folder with -o",
         )
 
     n_before = on_disk.identity["n"]
     if n_before >= config.n:
         raise UsageError(
-            f"--extend: {config.output} has n = {n_before} already, {config.n} was asked for"
+            f"--extend: {config.output} already has n = {n_before}; --n {config.n} is not larger"
         )
 
     step = {
@@ -463,7 +463,7 @@ class CandidateMaker:
             speed = n_tokens / elapsed_s if elapsed_s else 0.0
             summary.notes.append(f"{n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s)")
         else:
-            summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
+            summary.notes.append(f"{elapsed_s:.0f} s; the server reports no token counts")
 
         summary.notes.append(f"{n_duplicates:,} responses repeat another response of their prompt")
         summary.notes += _notes_on_thoughts(counted)
@@ -480,8 +480,8 @@ class CandidateMaker:
         Equal seeds need not give equal samples then.
         """
         line = (
-            f"warning: rows that are kept were sampled by {' and '.join(kept)}, new ones are by "
-            f"{' and '.join(now)}: what a seed gives may differ between them"
+            f"warning: the kept rows were sampled by {' and '.join(kept)}, new rows by "
+            f"{' and '.join(now)}: equal seeds may give different samples"
         )
         with self._lock:
             if line in self._said:
@@ -605,8 +605,9 @@ class CandidateMaker:
             is_dropped = encode(engine, prompt) == encode(engine, prompt._replace(messages=bare))
             if is_dropped:
                 self._say_once(
-                    f"the chat template of {self.names[sampler_idx]} drops the thoughts of earlier "
-                    f"turns, of prompt {prompt.prompt_id} for one: the model does not see them"
+                    f"the chat template of {self.names[sampler_idx]} drops the thoughts of "
+                    f"earlier turns (first in prompt {prompt.prompt_id}): the model does not see "
+                    "them"
                 )
                 return
 
@@ -685,7 +686,7 @@ def _notes_on_thoughts(counted: Mapping[str, float]) -> list[str]:
     if not n_thoughts:
         return []
     n_unfinished = int(counted.get("n_unfinished_thoughts", 0))
-    note = f"{n_thoughts:,} responses have thoughts, in `{REASONING}`; lengths in tokens hold both"
+    note = f"{n_thoughts:,} responses have thoughts, in `{REASONING}`; token lengths count both"
     if n_unfinished:
         note += f"; {n_unfinished:,} ended while thinking and have no answer"
     return [note]

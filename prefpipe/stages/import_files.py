@@ -308,4 +308,4 @@ def _describe(summary: Summary, pool: Pool) -> None:
         summary.notes.append(f"scores of {scorer}: {len(values):,}, {spread}{others}")
     summary.facts["rewards"] = rewards
     if not pool.scorers:
-        summary.notes.append("the file holds no scores: rate the candidates with `prefpipe score`")
+        summary.notes.append("the file has no scores: rate the candidates with `prefpipe score`")

@@ -153,7 +153,7 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
 def _stop_if_asked(runtime: Runtime) -> None:
     if runtime.should_stop():
         raise StoppedEarly(
-            "merge stopped as asked: nothing was written", hint="run the same command again"
+            "merge stopped on request; nothing was written", hint="run the same command again"
         )
 
 
@@ -165,7 +165,7 @@ def _require_replaceable(path: Path) -> None:
     is_model = (path / MODEL_CONFIG).is_file() and not (path / FILE_NAME).exists()
     if not is_model or any(item.is_dir() for item in path.iterdir()):
         raise UsageError(
-            f"{path} is not overwritten: it holds more than a model's files",
+            f"{path} is not overwritten because it holds files that are not part of a model",
             hint="choose a new folder with -o",
         )
 
@@ -183,7 +183,7 @@ def _check_base(
     """
     revision = read_json(adapter.path / ADAPTER_CONFIG).get("revision")
     if None not in (revision, base.revision) and revision != base.revision:
-        merged_into = f"{base.revision} is what it is merged into"
+        merged_into = f"{base.revision} is the one it is merged into"
         return [f"the adapter names revision {revision} of its base, and {merged_into}"]
 
     try:
@@ -192,13 +192,13 @@ def _check_base(
         record = None
     if record is None:
         runtime.log(
-            f"{adapter.path} has no record of the base's content: "
-            "that it is the one trained on is not checked"
+            f"{adapter.path} has no record of the base's content: whether it was trained on this "
+            "base is not checked"
         )
         return []
     if record.identity.get("load_in_4bit"):
         runtime.log(
-            "the adapter was trained over a 4-bit base; it is merged into the base as it is stored"
+            "the adapter was trained on a 4-bit base and is merged into the unquantised base"
         )
 
     # A training that started from an adapter recorded the hash of its base beside the adapter's.
@@ -208,13 +208,13 @@ def _check_base(
         return []
     difference = (
         f"{base.requested} is not the base that the adapter was trained on: its weights or "
-        f"configuration are others (content {content_hash[:12]} then, {base.content_hash[:12]} now)"
+        f"configuration differ (content {content_hash[:12]} then, {base.content_hash[:12]} now)"
     )
     if base_given:
         return [difference]
     raise ModelError(
         difference,
-        hint="bring the base back as it was, or say that this one is meant: --model BASE",
+        hint="restore the original base, or pass --model BASE to merge into this one",
     )
 
 
@@ -225,12 +225,12 @@ def _require_change(adapter: ModelFiles, figures: dict[str, Any], expected: Expe
     if figures["changed_share"] == 0 and not moves_texts:
         raise ModelError(
             f"the adapter in {adapter.path} changes nothing: all {n_matrices} adapted matrices "
-            "stay as they are, as before the first step of a training",
-            hint="look whether it was trained, and whether its weights are those of the last step",
+            "stay the same, as before the first training step",
+            hint="check that it was trained and that its weights are those of the last step",
         )
     if figures["n_changed"] == 0 and n_matrices and figures["changed_share"] > 0:
         raise ModelError(
-            f"rounding to {dtype} swallows the whole adapter: {figures['changed_share']:.1%} of "
+            f"rounding to {dtype} removes the whole adapter: {figures['changed_share']:.1%} of "
             f"the weights change in float32, none in {dtype}",
             hint="pass --dtype float32",
         )
@@ -244,12 +244,11 @@ def _warnings_of_rounding(figures: dict[str, Any]) -> list[str]:
         if len(unchanged) > 3:
             names += " ..."
         warnings.append(
-            f"{len(unchanged)} of {figures['n_matrices']} adapted matrices stay as they are: "
-            f"{names}"
+            f"{len(unchanged)} of {figures['n_matrices']} adapted matrices stay the same: {names}"
         )
     if figures["changed_share_rounded"] < FEW * figures["changed_share"]:
         warnings.append(
-            f"rounding to {figures['dtype']} swallows small updates: "
+            f"rounding to {figures['dtype']} removes small updates: "
             f"{figures['changed_share_rounded']:.1%} of the adapted weights change, "
             f"{figures['changed_share']:.1%} in float32, and {figures['kept_share']:.1%} of the "
             "update is kept; --dtype float32 keeps it all"
@@ -276,8 +275,8 @@ def _read_back(
     )
     if lost:
         raise ModelError(
-            f"{len(lost)} weights do not come back from disk as they were merged, {lost[0]} first",
-            hint="this is a fault of saving this architecture: please report it",
+            f"{len(lost)} weights read back from disk differ from the merged ones, first {lost[0]}",
+            hint="this architecture is not saved correctly: please report it",
         )
     merged = measure(model, expected.texts)
     return compare(expected.base, expected.adapted, merged, len(expected.texts))
@@ -286,9 +285,9 @@ def _read_back(
 def _require_agreement(agreement: Agreement, dtype: str) -> None:
     if agreement.mean_difference <= TOLERANCES[dtype]:
         return
-    hint = "use base and adapter as they are, and report this adapter"
+    hint = "use base and adapter without merging, and report this adapter"
     raise ModelError(
-        f"the merged model is not what base and adapter are: they differ by "
+        "the merged model does not match base and adapter: they differ by "
         f"{agreement.mean_difference:.2e} on average, {agreement.max_difference:.2e} at most, "
         f"and rounding to {dtype} explains {TOLERANCES[dtype]:g}; nothing was written",
         hint=hint if dtype == "float32" else "pass --dtype float32",
@@ -305,7 +304,10 @@ def _warnings_of_tokenizer(adapter: ModelFiles, folder: Path) -> list[str]:
     if is_same_tokenizer and written.chat_template_hash == adapter.chat_template_hash:
         return []
     return [
-        "saving changed the tokenizer or the chat template: compare `prefpipe models show` of both"
+        (
+            "saving changed the tokenizer or the chat template: compare them with `prefpipe models "
+            "show`"
+        )
     ]
 
 

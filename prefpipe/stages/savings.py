@@ -19,7 +19,7 @@ from prefpipe.maths.compute.training_compute import (
     training_work,
 )
 
-AGAIN_HINT = "run the `prefpipe select` command that made it again, with --overwrite"
+AGAIN_HINT = "run again, with --overwrite, the `prefpipe select` command that made it"
 
 
 class TrainedModel(NamedTuple):
@@ -71,11 +71,11 @@ def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
         )
     tally = artifact.tally(present)
     if any(name not in tally for name in TALLIED):
-        raise InputError(f"{artifact.path} has no sums of tokens in its parts", hint=AGAIN_HINT)
+        raise InputError(f"{artifact.path} has no token sums in its parts", hint=AGAIN_HINT)
     if not tally["n_groups"]:
         raise InputError(
             f"no prompt of {artifact.path} has a group: there is nothing to train on",
-            hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for what select rejected",
+            hint=f"run `prefpipe inspect {quote(str(artifact.path))}` to see what select rejected",
         )
 
     source = {
@@ -93,10 +93,10 @@ def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) ->
     """Return what is to be known of sums that parts tallied."""
     notes = ["the full pool is every usable candidate of the prompts that have a group"]
     if n_present < n_parts:
-        notes.append(f"of {n_present} of {n_parts} parts, those on disk")
+        notes.append(f"these figures cover the {n_present} of {n_parts} parts that are on disk")
     n_rejected = tally["n_prompts"] - tally["n_groups"]
     if n_rejected:
-        notes.append(f"{n_rejected:,.0f} prompts without a group are on neither side")
+        notes.append(f"{n_rejected:,.0f} prompts without a group are counted on neither side")
     if tally["usable_estimated"]:
         usable = f"{tally['usable_estimated']:,.0f} of {tally['n_usable']:,.0f} usable candidates"
         kept = f"{tally['kept_estimated']:,.0f} of {tally['n_kept']:,.0f} kept ones"

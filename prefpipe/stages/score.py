@@ -251,9 +251,9 @@ def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
     strangers = ratings.unknown_keys(known)
     if strangers:
         raise InputError(
-            f"{rater.name}: {len(strangers)} ratings are for other candidates than "
-            f"{candidates.path} holds, the first for {strangers[0]}",
-            hint="pass the ratings that were made for these candidates, or remove the rows",
+            f"{rater.name}: {len(strangers)} ratings are for candidates that {candidates.path} "
+            f"does not hold, first {strangers[0]}",
+            hint="pass the ratings that were made for these candidates, or remove those rows",
         )
 
 

@@ -179,7 +179,9 @@ class Standing(NamedTuple):
     @property
     def line(self) -> str:
         """One line for the top of a page: ``run/scores is stale: its candidates ...``."""
-        first = self.reasons[0].rstrip(":") if self.reasons else "see why with prefpipe status"
+        first = (
+            self.reasons[0].rstrip(":") if self.reasons else ("run `prefpipe status` to see why")
+        )
         line = f"{self.path} is {self.state}: {first}"
         n_more = len(self.reasons) - 1
         return f"{line} (and {n_more} more)" if n_more > 0 else line

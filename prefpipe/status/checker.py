@@ -84,7 +84,7 @@ class StatusChecker:
         if lost:
             reason = (
                 f"{path} has {len(lost)} parts and no {run_record.FILE_NAME}: restore it, or run "
-                "the command that made them again, which writes it anew and keeps them"
+                "the command that made the parts again: it rewrites the file and keeps the parts"
             )
             return ArtifactStatus(path, effects={Effect.CORRUPT}, reasons=[reason])
         try:
@@ -96,7 +96,7 @@ class StatusChecker:
         findings: list[StatusFinding] = []
         if KEPT_STEP in record.context:
             step, training = record.context[KEPT_STEP], path.absolute().parent
-            text = f"it is step {step} of the training in {training}, which makes it"
+            text = f"it is step {step} of the training in {training}, whose command makes it"
             findings.append(StatusFinding(Effect.NOTE, text))
         if record.stage == "generate":
             findings += _prompt_findings(artifact)
@@ -187,12 +187,12 @@ class StatusChecker:
             record = run_record.read_run_record(place)
             parent = Artifact(place, record, read_footer=self._footers.read)
         except InputError as error:
-            text = f"its {name} cannot be looked at: {error.message}"
+            text = f"its {name} cannot be read: {error.message}"
             return None, [StatusFinding(Effect.NOTE, text)]
 
         then, now = artifact.record.identity.get(name), parent.record.identity
         if isinstance(then, dict) and then != now:
-            header = f"its {name}, {place}, are of another configuration now:"
+            header = f"its {name}, {place}, have another configuration now:"
             lines = [header, *_difference_lines(then, now)]
             return None, [StatusFinding(Effect.OTHER_RUN, line) for line in lines]
         if status.state == "stale":
@@ -240,7 +240,7 @@ class StatusChecker:
             if standing is not None:
                 yield StatusFinding(Effect.BEHIND, f"{name}, {standing}")
             else:
-                yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+                yield StatusFinding(Effect.NOTE, f"{name} cannot be read: {error.message}")
             return
 
         # what its template was given then is of the run, and no file of the model has it
@@ -288,7 +288,7 @@ class StatusChecker:
         try:
             has_changed = content_hash_of(folder) != part.content_hash
         except PrefpipeError as error:
-            text = f"{name}, was merged: its {part.role} cannot be looked at: {error.message}"
+            text = f"{name}, was merged: its {part.role} cannot be read: {error.message}"
             yield StatusFinding(Effect.NOTE, text)
             return
 
@@ -297,7 +297,7 @@ class StatusChecker:
             why = "has changed since" if has_changed else standing
             yield StatusFinding(
                 Effect.BEHIND,
-                f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",
+                f"{name}, needs to be merged again first: its {part.role}, {part.reference}, {why}",
             )
 
     def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
@@ -308,14 +308,14 @@ class StatusChecker:
             )
             digest = scores.digest()
         except PrefpipeError as error:
-            yield StatusFinding(Effect.NOTE, f"{name}, cannot be looked at: {error.message}")
+            yield StatusFinding(Effect.NOTE, f"{name}, cannot be read: {error.message}")
             return
 
         if digest not in run_record.rater_digests(record):
             yield StatusFinding(
                 Effect.OTHER_RUN,
-                f"{name}, have changed since: train chooses gamma by them again, and keeps the "
-                "model where it is the same",
+                f"{name}, have changed since: train chooses gamma from them again, and keeps the "
+                "model if gamma stays the same",
             )
         if self.check(place, quick=True).state == "stale":
             yield StatusFinding(Effect.BEHIND, f"{name}, are stale themselves")
@@ -327,7 +327,7 @@ class StatusChecker:
         try:
             identity = run_record.read_run_record(place).identity
         except PrefpipeError as error:
-            yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+            yield StatusFinding(Effect.NOTE, f"{name} cannot be read: {error.message}")
             return
 
         measured = identity.get("model")
@@ -335,9 +335,7 @@ class StatusChecker:
         if isinstance(measured, dict):
             now = {**measured, "dtype": identity.get("dtype")}
         if any(now.get(key) != value for key, value in hashes.items()):
-            yield StatusFinding(
-                Effect.OTHER_RUN, f"{name}, is of another model or number format now"
-            )
+            yield StatusFinding(Effect.OTHER_RUN, f"{name}, has another model or number format now")
         if self.check(place, quick=True).state == "stale":
             yield StatusFinding(Effect.BEHIND, f"{name}, is stale itself")
 
@@ -363,7 +361,7 @@ def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
     """Compare the prompts that were sampled with those of the file now."""
     source = artifact.record.parents.get("prompts", "")
     if source.startswith("hf:"):
-        yield StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not looked at")
+        yield StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not checked")
         return
     place = locate_parent(artifact, "prompts")
     if place is None:
@@ -391,7 +389,7 @@ def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:
         if recorded is None:
             continue
         if file_of(recorded) is None:
-            yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, was not looked at")
+            yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, was not checked")
             continue
 
         place = locate_parent(artifact, name)
@@ -420,4 +418,4 @@ def _unfinished(path: Path) -> str:
     steps = [item.name.removeprefix(prefix) for item in path.glob(f"{prefix}*")]
     numbers = [int(step) for step in steps if step.isdigit()]
     reason = f"it has no {SUMMARY_FILE}, which is written last"
-    return f"{reason}; it goes on from {prefix}{max(numbers)}" if numbers else reason
+    return f"{reason}; training resumes from {prefix}{max(numbers)}" if numbers else reason

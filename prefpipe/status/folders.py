@@ -33,7 +33,7 @@ def find_artifacts(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise InputError(
-            f"{path} does not exist", hint="look at the path, or run the stage that makes it"
+            f"{path} does not exist", hint="check the path, or run the stage that makes it"
         )
     if not path.is_dir():
         holds_run = (path.parent / run_record.FILE_NAME).exists()

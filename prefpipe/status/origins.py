@@ -210,5 +210,5 @@ def absence(host: Any, *, are: bool = False) -> str:
     if host == socket.gethostname():
         return "no longer exist" if are else "no longer exists"
     if are:
-        return "are not on this disk and were not looked at"
-    return "is not on this disk and was not looked at"
+        return "are not on this disk and were not checked"
+    return "is not on this disk and was not checked"

@@ -133,7 +133,7 @@ def _of_other_run(record: RunRecord, indices: Sequence[int]) -> str:
     if changes:
         operation = changes[-1].get("operation", "change")
         return f"from before the last {operation}: {_numbered(indices)}"
-    return f"of another run than run.json describes: {_numbered(indices)}"
+    return f"not from the run that run.json describes: {_numbered(indices)}"
 
 
 def _numbered(indices: Sequence[int]) -> str:

@@ -187,7 +187,7 @@ def open_run_plan(run: Path) -> RunPlan | None:
         plan = record.plan_now()
         steps = steps_of(plan, place, name=record.plan)
     except UsageError as error:
-        note = f"the recorded plan counts, that of {run / 'rounds.json'}: {error.message}"
+        note = f"the plan recorded in {run / 'rounds.json'} is used: {error.message}"
         plan = record.plan_then()
         steps = steps_of(plan, place, name=record.plan)
     return RunPlan(place, record, plan, tuple(steps), note)

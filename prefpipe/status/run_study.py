@@ -158,7 +158,10 @@ def status_of_study(folder: Path) -> StudyStatus:
 
     others = _other_arms(folder, plan)
     if others:
-        notes.append(f"in {ARMS}/, but no arm of the plan, and in no table: {', '.join(others)}")
+        notes.append(
+            f"folders in {ARMS}/ that are not arms of the plan and are in no table: "
+            f"{', '.join(others)}"
+        )
     again: list[str] = []
     states = {run.state for run in runs}
     if shared or states - {"done"}:
@@ -194,7 +197,7 @@ def _of_tables(folder: Path, record: StudyRecord) -> StudyStatus:
                 runs.append(RunState(arm, seed, "done"))
             else:
                 runs.append(RunState(arm, seed, "waiting"))
-    note = "a copy of the study's record and results: nothing is run here"
+    note = "this is a copy of the study's record and results; no steps run here"
     return StudyStatus(
         folder, plan.study, None, tuple(plan.arms), plan.seeds, tuple(runs), notes=(note,)
     )
@@ -205,7 +208,7 @@ def _plan_of(record: StudyRecord) -> tuple[StudyPlan, list[str]]:
     try:
         return record.plan_now(), []
     except UsageError as error:
-        return record.plan_then(), [f"the plan counts as it was: {error.message}"]
+        return record.plan_then(), [f"the recorded plan is used: {error.message}"]
 
 
 def _other_arms(folder: Path, plan: StudyPlan) -> list[str]:
@@ -232,7 +235,7 @@ def _shared_steps(progress: StudyProgress, study: Path) -> Iterator[str]:
         else:
             yield f"failed: {ending(failed.name, failed.exit_code)}"
     if missing:
-        made_by = f" ({lock.holder().line} is at it)" if is_held else ""
+        made_by = f" ({lock.holder().line} is making it)" if is_held else ""
         yield f"not made yet: {'; '.join(missing)}{made_by}"
 
 

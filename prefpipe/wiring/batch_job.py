@@ -12,7 +12,7 @@ from prefpipe.errors import UsageError
 ARRAY = "SLURM_ARRAY_TASK_"
 OWN_VARIABLES = ("PREFPIPE_SHARD_INDEX", "PREFPIPE_NUM_SHARDS")
 BY_HAND = f"--shard-index ${ARRAY}ID --num-shards N"
-SWEEP = "where each task is a run of its own, pass --no-shards"
+SWEEP = "pass --no-shards if each task is a separate run"
 
 
 class Worker(NamedTuple):
@@ -34,8 +34,8 @@ class Worker(NamedTuple):
         named = _component_with(self.task_id, output) if self.task_id else None
         if named is not None:
             lines.append(
-                f"warning: -o {output} has this task's number in `{named}`. If every task writes "
-                f"a folder of its own, each of them gets only a share of the parts: {SWEEP}"
+                f"warning: -o {output} contains this task's number in `{named}`. If every task "
+                f"writes its own folder, each gets only a share of the parts: {SWEEP}"
             )
         return lines
 
@@ -99,10 +99,10 @@ def _of_array(environment: Mapping[str, str]) -> Worker:
 
     if count < 1 or step < 1 or (count > 1 and first + (count - 1) * step != last):
         raise UsageError(
-            f"this array has {count} tasks from {first} to {last}, with gaps: which of them is to "
-            "make which parts is not to be seen",
-            hint=f"pass --claim, which needs no numbers, or {BY_HAND} with the number of all "
-            f"shards, finished ones too; {SWEEP}",
+            f"this array has {count} tasks from {first} to {last}, with gaps, so parts cannot be "
+            "assigned to tasks by number",
+            hint=f"pass --claim, which needs no numbers, or {BY_HAND}, where N counts finished "
+            f"shards too; {SWEEP}",
         )
     index, rest = divmod(task - first, step)
     if rest or not 0 <= index < count:
@@ -140,7 +140,7 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
         return default
     if not (text.isascii() and text.isdecimal()):
         raise UsageError(
-            f"{name}={text} is no whole number",
+            f"{name}={text} is not a whole number",
             hint="correct or unset it, or pass --no-shards to make all parts",
         )
     return int(text)

@@ -58,7 +58,7 @@ def sampled_with_args(
     if trained_with is not None and trained_with != args:
         runtime.log(
             f"warning: {model.requested} was trained on prompts with {FLAG} "
-            f"{written_args(trained_with)}, and samples here with {written_args(args)}"
+            f"{written_args(trained_with)}, but samples here with {written_args(args)}"
         )
     return model.given(args)
 
@@ -90,8 +90,8 @@ def trained_with_args(
     if inherited.keys() != recorded.keys():
         unread = {key: value for key, value in recorded.items() if key not in inherited}
         runtime.log(
-            f"the chat template of {model.requested} reads none of {written_args(unread)}, with "
-            "which the candidates were sampled"
+            f"the chat template of {model.requested} ignores {written_args(unread)}, with which "
+            "the candidates were sampled"
         )
     return model.given(inherited)
 

@@ -104,7 +104,7 @@ def _backend(config: GenerateConfig | EvalConfig, runs: Sequence[RunOnDisk], log
     for run in runs:
         on_disk = run.identity.get("backend")
         if on_disk in BACKENDS and on_disk != AUTO:
-            log(f"backend: {on_disk}, with which {run.folder} was made")
+            log(f"backend: {on_disk}, as recorded for {run.folder}")
             return str(on_disk)
 
     lack = _why_not_vllm(config)
@@ -139,7 +139,7 @@ def _why_not_vllm(config: GenerateConfig | EvalConfig) -> str | None:
     if n_installed and visible_gpus(os.environ, n_installed).names:
         return None
     if config.on is not None:
-        return "no NVIDIA GPU is visible here, and no --gpus-per-worker says that workers have any"
+        return "no NVIDIA GPU is visible here, and --gpus-per-worker is not set"
     return "no NVIDIA GPU is visible"
 
 

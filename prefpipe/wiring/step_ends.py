@@ -14,15 +14,15 @@ from prefpipe.wiring.batch_job import ARRAY, OWN_VARIABLES
 
 STOPPED, INTERRUPTED = 75, 130
 WHAT_CODES_SAY = {
-    2: "what it was given cannot be used",
-    3: "more of its rows failed than --max-error-rate allows; what is good is on disk",
+    2: "its settings or inputs are not usable",
+    3: "more rows failed than --max-error-rate allows; the rows that succeeded are on disk",
     4: "its input is incomplete",
-    STOPPED: "stopped early; what is finished is kept",
-    INTERRUPTED: "interrupted; what is finished is kept",
+    STOPPED: "stopped early; finished parts are kept",
+    INTERRUPTED: "interrupted; finished parts are kept",
 }
 WITH_RETRY = ("generate", "score")
 """Stages of plans that make failed rows again only by ``--retry-errors``."""
-ABOVE = ", its error stands above"
+ABOVE = ", its error is printed above"
 
 
 def environment_of_steps(environment: Mapping[str, str]) -> dict[str, str]:
@@ -58,7 +58,7 @@ def what_code_says(code: int) -> str:
     if code >= 0:
         return WHAT_CODES_SAY.get(code, f"it ended with exit code {code}{ABOVE}")
     name = signal.Signals(-code).name
-    why = ", by the system when the memory is full" if -code == signal.SIGKILL else ""
+    why = ", often by the system when memory runs out" if -code == signal.SIGKILL else ""
     return f"was ended by {name}{why}"
 
 
@@ -75,21 +75,21 @@ def error_of_step(
         output: the folder that the step writes.
         may_be_stale: steps were not asked to make again what a change of the plan affects.
     """
-    hint = f"go on with: {go_on}"
+    hint = f"to continue, run: {go_on}"
     if code < 0:
         error = PrefpipeError(f"{place} {what_code_says(code)}", hint=hint)
         return error, error.exit_code
 
     if code == 2 and may_be_stale:
-        hint += "; with --overwrite=stale where the plan was changed on purpose"
+        hint += "; add --overwrite=stale if you changed the plan on purpose"
     if code == 3:
         retried = (
-            "the step's command by hand with --retry-errors makes what failed again, and "
+            "run the step's command with --retry-errors to make the failed rows again, or "
             if stage in WITH_RETRY
             else ""
         )
         hint = (
-            f"look at `prefpipe inspect {quote(str(output))}`; {retried}a higher max_error_rate "
-            f"in the plan's section `{stage}` lets it pass. Then {hint}"
+            f"run `prefpipe inspect {quote(str(output))}`; {retried}raise max_error_rate in "
+            f"section `{stage}` of the plan. Then {hint}"
         )
     return error_with_code(code, f"{place}: {what_code_says(code)}", hint=hint), code

@@ -137,7 +137,7 @@ class _RunningStudy:
             UsageError: arms whose groups are of different prompts, or held-out prompts that are in
                 the pool.
         """
-        with self._waited_for(SHARED, "what all arms share is being made") as held:
+        with self._waited_for(SHARED, "making the steps that all arms share") as held:
             self._write_record()
             progress = self._progress()
             for step, key in progress.shared():
@@ -181,7 +181,7 @@ class _RunningStudy:
         self._held = {name: who for name, who in self._held.items() if name not in done}
         if self._held:
             held = [f"{name} ({who.line})" for name, who in self._held.items()]
-            self._log(f"other copies of this command are at: {_listed(held)}")
+            self._log(f"other copies of this command are running: {_listed(held)}")
         if self._results_error is not None:
             return Ending(self._results_error, self._results_error.exit_code)
 
@@ -192,7 +192,7 @@ class _RunningStudy:
             lines = [_failure_line(run) for run in failed]
             error = PrefpipeError(
                 f"{len(failed)} of {len(chosen)} runs failed: {_listed(lines)}",
-                hint=f"the figures are of the others; try again with: {command_of(self._config)}",
+                hint=f"the figures cover the others; to try again, run: {command_of(self._config)}",
             )
             return Ending(error, error.exit_code)
         if self._refused:
@@ -305,7 +305,7 @@ class _RunningStudy:
             return code if stop_code is None else stop_code  # it has none of its own for a stop
         if _holds_model(step.output):
             return code
-        self._log(f"the trainer of {step.arm} left no model with weights in {step.output}")
+        self._log(f"the trainer of {step.arm} wrote no model weights to {step.output}")
         return NO_MODEL
 
     def _end_of(self, step: StudyStep, words: Sequence[str], kept_open: Sequence[int]) -> int:
@@ -319,7 +319,7 @@ class _RunningStudy:
                 kept_open=kept_open,
             )
         except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
-            self._log(f"{step.name}: go on with: {command_of(self._config)}")
+            self._log(f"{step.name}: to continue, run: {command_of(self._config)}")
             raise
         except OSError as error:
             # a trainer that is not there
@@ -350,10 +350,10 @@ class _RunningStudy:
         lines = [f"{name}: {', '.join(changes)}" for name, changes in self._refused.items()]
         again = command_of(replace(self._config, overwrite=Overwrite.STALE))
         error = UsageError(
-            f"{len(self._refused)} of {n_chosen} runs were made otherwise than the plan says now: "
-            f"{_listed(lines)}",
-            hint=f"where the plan was changed on purpose: {again}; until then their figures are "
-            "left out",
+            f"{len(self._refused)} of {n_chosen} runs were made with other settings than those "
+            f"in the plan: {_listed(lines)}",
+            hint=f"if you changed the plan on purpose, run: {again}; until then their figures "
+            "are left out",
         )
         return Ending(error, error.exit_code)
 
@@ -368,7 +368,7 @@ class _RunningStudy:
 
     def _write_results(self) -> None:
         """Write the tables of all that is done; what is wrong with them ends no run."""
-        with self._waited_for(RESULTS, "another copy writes the results"):
+        with self._waited_for(RESULTS, "another copy is writing the results"):
             runs = self._progress().runs()
             try:
                 write_results(
@@ -437,7 +437,9 @@ class _RunningStudy:
             return False
         if self._gives_up_at is None:
             self._gives_up_at = time.monotonic() + LONGEST_WAIT_S
-            self._log(f"waiting for the end of a step that was left behind: {_listed(gone)}")
+            self._log(
+                f"waiting for a step that is still running without its command: {_listed(gone)}"
+            )
         time.sleep(POLL_S)
         return time.monotonic() < self._gives_up_at
 
@@ -446,8 +448,8 @@ class _RunningStudy:
             return
         self._has_warned = True
         self._log(
-            f"warning: the file system of {self._folder} has no locks: two copies of this command "
-            "would train the same arm at once, so run one alone"
+            f"warning: the file system of {self._folder} has no locks, so two copies of this "
+            "command would train the same arm: run only one"
         )
 
 

@@ -29,7 +29,7 @@ from prefpipe.stages.study.step_seconds import (
 )
 from prefpipe.wiring.open_study import Study, command_of
 
-NOT_PLACED = "where it is judged follows from groups that are not there yet"
+NOT_PLACED = "the step at which it is judged depends on groups that do not exist yet"
 
 
 def script_of(study: Study) -> str:

@@ -90,7 +90,7 @@ def _questions(table: UserTable, problems: Problems, rules: ReadingRules) -> dic
 
         # one with a problem is kept, too, so that a second one of its id is told
         if question_id in questions:
-            row_problems.add(f"question {question_id!r} stands twice")
+            row_problems.add(f"question {question_id!r} occurs twice")
         elif question_id is not None:
             questions[question_id] = _Question(row, place, prompt)
     return questions
@@ -107,9 +107,9 @@ def _answers(
         row_problems = problems.at(place)
         question_id, problem = checked_id(ids[row], "question_id")
         if problem is None and question_id not in known:
-            problem = f"`question_id` {question_id!r} is of no question in {questions}"
+            problem = f"`question_id` {question_id!r} does not match any question in {questions}"
         if problem is None and question_id in answers:
-            problem = f"question {question_id!r} is answered further up already"
+            problem = f"question {question_id!r} is already answered in an earlier row"
         row_problems.add(problem)
         model = row_problems.take(checked_optional_text(models[row], "model_id"))
         several = row_problems.take(checked_list(choices[row], "choices"))

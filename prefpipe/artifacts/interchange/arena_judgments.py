@@ -68,8 +68,8 @@ def of_category(table: UserTable, category: str | None) -> UserTable:
     if category is None:
         if len(counts) > 1:
             raise InputError(
-                f"{table.source} holds {len(counts)} categories, which Arena-Hard scores apart: "
-                f"{shown}",
+                f"{table.source} holds {len(counts)} categories, which Arena-Hard scores "
+                f"separately: {shown}",
                 hint=f"choose one, --category {next(iter(counts))}",
             )
         return table

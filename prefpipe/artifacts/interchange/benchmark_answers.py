@@ -75,7 +75,7 @@ def _alpaca_responses(
         # how an instruction and its input belong together the file does not say
         if inputs[row] not in (None, ""):
             row_problems.add(
-                f"`input` is {shortened(inputs[row])}; join it with the instruction first"
+                f"`input` is {shortened(inputs[row])}; merge it into the instruction first"
             )
         if not row_problems:
             yield ImportedResponse(row, place, turns, text, model=model)

@@ -16,7 +16,7 @@ def checked_text(value: Any, name: str) -> tuple[str, str | None]:
     if value is None:
         return "", f"`{name}` is null"
     if not isinstance(value, str):
-        return "", f"`{name}` is {shortened(value)}, which is no text"
+        return "", f"`{name}` is {shortened(value)}, which is not text"
     return value, surrogate_problem(value, name)
 
 
@@ -51,7 +51,7 @@ def checked_list(value: Any, name: str) -> tuple[list[Any], str | None]:
 
     members = parsed_json(value) if isinstance(value, str) else value
     if not isinstance(members, list):
-        return [], f"`{name}` is {shortened(value)}, which is no list"
+        return [], f"`{name}` is {shortened(value)}, which is not a list"
     return members, None if members else f"`{name}` is an empty list"
 
 
@@ -70,7 +70,7 @@ def checked_index(value: Any, name: str) -> tuple[int | None, str | None]:
         return None, None
     # NaN and infinity fail the bounds, before int() would raise
     if number is None or not 0 <= number <= LONGEST_INDEX or number != int(number):
-        return None, f"`{name}` is {shortened(value)}, which is no whole number from 0"
+        return None, f"`{name}` is {shortened(value)}, which is not a whole number of at least 0"
     return int(number), None
 
 

@@ -132,14 +132,16 @@ def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | 
     last = turns[-1]
     if last["role"] != "assistant":
         return [], (
-            f"`{name}`: its last turn is from the {last['role']}, and a response is the assistant's"
+            f"`{name}`: its last turn is from the {last['role']}, but a response must be an "
+            "assistant turn"
         )
 
     # a turn whose words all stand under keys that are left out holds no response
     says_more = any(not is_blank(value[-1].get(key)) for key in rules.leave_out)
     if says_more and is_blank(value[-1].get("content")):
         return [], (
-            f"`{name}`: the response has no text beside what is left out, and a candidate is a text"
+            f"`{name}`: the response has no text once the rest is left out, and a candidate "
+            "needs text"
         )
     return turns, surrogate_problem(last["content"], name)
 
@@ -155,8 +157,8 @@ def checked_response_text(value: Any, name: str, rules: ReadingRules) -> tuple[s
     assert isinstance(turns, list)
     if len(turns) > 1:
         return "", (
-            f"`{name}` is a conversation of {len(turns)} turns, where the assistant's answer alone "
-            "is needed"
+            f"`{name}` is a conversation of {len(turns)} turns, but only the assistant's answer "
+            "is allowed"
         )
     return turns[0]["content"], None
 

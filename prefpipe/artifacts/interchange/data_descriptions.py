@@ -62,9 +62,9 @@ def other_names(content: bytes) -> list[str]:
     try:
         entries = json.loads(content)
     except ValueError:
-        return ["something that is no JSON"]
+        return ["invalid JSON"]
     if not isinstance(entries, dict):
-        return ["something that is no object"]
+        return ["something other than a JSON object"]
     return [name for name in entries if name != DATASET_NAME]
 
 

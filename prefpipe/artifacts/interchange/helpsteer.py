@@ -118,7 +118,7 @@ def _strength(value: Any, name: str) -> float | None:
     number = needed(checked_number(value, name))
     if number is not None and not -STRONGEST <= number <= STRONGEST:
         raise UnusableRowError(
-            f"`{name}` is {shortened(value)}, which lies not within -{STRONGEST} and {STRONGEST}"
+            f"`{name}` is {shortened(value)}, which is not between -{STRONGEST} and {STRONGEST}"
         )
     return number
 

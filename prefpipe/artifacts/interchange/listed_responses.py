@@ -188,8 +188,8 @@ def refuse_uneven(lists: Mapping[str, Sequence[Any]], first: str) -> None:
     for name, members in lists.items():
         if len(members) != n_responses:
             raise UnusableRowError(
-                f"`{first}` holds {n_responses} and `{name}` {len(members)}: "
-                "one of each belongs together"
+                f"`{first}` holds {n_responses} and `{name}` {len(members)}: both lists must "
+                "have the same length"
             )
 
 
@@ -204,7 +204,7 @@ def note_on_comparisons(pool: Pool) -> list[str]:
     if not n_several:
         return []
     note = (
-        f"prompts with several rows: {n_several:,}; the scores say how a response fared in its own "
+        f"prompts with several rows: {n_several:,}; each score applies only within its own "
         "comparison"
     )
     return [note]

@@ -134,7 +134,9 @@ def _request(row: int, place: str, custom_id: str, body: Any, rules: ReadingRule
     if n is None:
         n = 1
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise UnusableRowError(f"`body.n` is {shortened(n)}, which is no whole number from 1")
+        raise UnusableRowError(
+            f"`body.n` is {shortened(n)}, which is not a whole number of at least 1"
+        )
     return Request(row, place, custom_id, turns, model, n)
 
 
@@ -149,7 +151,7 @@ def _custom_id(value: Any, place: str, places: dict[str, str]) -> str:
     if problem is None and not text:
         problem = "`custom_id` is empty"
     if problem is None and first_place != place:
-        problem = f"`custom_id` {text!r} stands at {first_place} already"
+        problem = f"`custom_id` {text!r} already occurs at {first_place}"
     if problem is not None:
         raise UnusableRowError(problem)
     return text
@@ -173,7 +175,9 @@ def _answers(
         if custom_id in known:
             answers[custom_id] = Answer(place, responses[row], errors[row])
         else:
-            problems.add(place, f"`custom_id` {custom_id!r} is of no request in {requests_file}")
+            problems.add(
+                place, f"`custom_id` {custom_id!r} does not match any request in {requests_file}"
+            )
     return answers
 
 

@@ -133,7 +133,7 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     if needs_texts:
         table.require(TEXTS, hint=HINT)
     elif score_columns is None:
-        raise MissingColumnsError(table, "has no two columns of scores", hint=SCORES_HINT)
+        raise MissingColumnsError(table, "does not have two columns of scores", hint=SCORES_HINT)
 
     # also where nobody reads them: pairs that repeat or contradict another are known by them
     texts = {name: table.values_or_none(name) for name in TEXTS}
@@ -206,7 +206,7 @@ def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] 
         shown = "; ".join(" and ".join(pair.columns) for pair in pairs)
         raise InputError(
             f"{table.source} has several pairs of scores: {shown}",
-            hint="keep the two columns that are meant",
+            hint="keep only the two columns to use",
         )
     return (pairs[0].columns if pairs else None), notes
 

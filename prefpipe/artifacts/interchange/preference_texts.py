@@ -111,20 +111,18 @@ def split_row(
         return turns, list(map(_text_of, checked))
     if len(whole) < len(checked):
         raise UnusableRowError(
-            f"one of {' and '.join(names)} is a whole conversation, and the other is not"
+            f"one of {' and '.join(names)} is a whole conversation, but the other is not"
         )
 
     beginning = whole[0][:-1]
     if any(conversation[:-1] != beginning for conversation in whole):
         raise UnusableRowError(
-            f"`{names[0]}` and `{names[-1]}` differ before their last turn: there is no one prompt "
-            "to both"
+            f"`{names[0]}` and `{names[-1]}` differ before their last turn, so they do not share "
+            "one prompt"
         )
     turns = needed(checked_prompt(beginning, names[0]))
     if prompt is not None and not _is_beginning(prompt, turns, rules):
-        raise UnusableRowError(
-            f"`prompt` is not what `{names[0]}` begins with: {shortened(prompt)}"
-        )
+        raise UnusableRowError(f"`{names[0]}` does not begin with `prompt`: {shortened(prompt)}")
     # after the comparison: the column `prompt` does not hold the row's system prompt
     turns = needed(with_system_and_tools(turns, system_and_tools))
     return turns, [conversation[-1]["content"] for conversation in whole]

@@ -105,8 +105,8 @@ def pairs_of_columns(table: UserTable) -> tuple[list[PairOfColumns], list[str]]:
     if not left_out:
         return pairs, []
     note = (
-        "columns that look like scores and are not taken (a pair is two columns of numbers, as "
-        f"score_chosen and score_rejected): {', '.join(sorted(set(left_out)))}"
+        "columns that look like scores and are not used (a pair needs two numeric columns, such "
+        f"as score_chosen and score_rejected): {', '.join(sorted(set(left_out)))}"
     )
     return pairs, [note]
 

@@ -140,7 +140,8 @@ def _system_texts(values: Sequence[Any], name: str, notes: list[str]) -> list[st
         return None
     if all(A_NAME.fullmatch(value.strip()) for value in given):
         notes.append(
-            f"`{name}` holds names such as {shortened(given[0])}, and is taken for no system prompt"
+            f"`{name}` holds names such as {shortened(given[0])}, and is not used as the system "
+            "prompt"
         )
         return None
 
@@ -169,8 +170,8 @@ def _systems(
     if n_systems:
         shown = " and ".join(f"`{name}`" for name in columns)
         notes.append(
-            f"{shown} is the system turn of {n_systems:,} of {len(systems):,} rows "
-            f"({LEAVE_OUT} {first}: of none)"
+            f"{shown} is the system turn of {n_systems:,} of {len(systems):,} rows (pass "
+            f"{LEAVE_OUT} {first} to use none)"
         )
     return systems
 
@@ -237,7 +238,7 @@ def _tools(
     if n_with_tools:
         notes.append(
             f"`{TOOLS}` defines the tools of {n_with_tools:,} of {len(values):,} rows, which the "
-            f"chat template is given ({LEAVE_OUT} {TOOLS}: of none)"
+            f"chat template receives (pass {LEAVE_OUT} {TOOLS} to use none)"
         )
     return tools
 
@@ -260,7 +261,7 @@ def _notes_of_columns_not_read(
         n_rows = sum(not is_blank(value) for value in table.values(name))
         if n_rows:
             shown.append(f"`{name}` ({n_rows:,} row{'s' if n_rows > 1 else ''})")
-    return [f"columns that are no part of the conversations: {', '.join(shown)}"] if shown else []
+    return [f"columns that are not part of the conversations: {', '.join(shown)}"] if shown else []
 
 
 def _begins_like_tools(value: Any) -> bool:

@@ -175,7 +175,7 @@ def rows_to_keep(
         elif known[place].content is None:
             known[place] = replace(known[place], content=content(number))
     if not kept:
-        raise NoRowsLeftError(f"{source} has no row that can be used")
+        raise NoRowsLeftError(f"{source} has no usable row")
     return kept
 
 

@@ -78,7 +78,7 @@ def column_of(
                 text = json.dumps(value, ensure_ascii=True, default=_as_json)
             except TypeError as error:
                 raise InputError(
-                    f"{source}, {place}: `{name}` {error}", hint="leave the column out of the file"
+                    f"{source}, {place}: `{name}` {error}", hint="remove the column from the file"
                 ) from error
         texts.append(text)
     return pa.field(name, pa.string(), metadata=JSON_TEXT), pa.array(texts, pa.string())
@@ -93,7 +93,7 @@ def _as_json(value: Any) -> Any:
         return str(value)
     if isinstance(value, date | datetime | time):
         return value.isoformat()
-    raise TypeError(f"holds {type(value).__name__} beside JSON, which JSON cannot hold")
+    raise TypeError(f"holds a value of type {type(value).__name__}, which JSON cannot hold")
 
 
 def _refuse_half_characters(
@@ -106,7 +106,7 @@ def _refuse_half_characters(
             bad.append(BadRow(source, place, f"{subject} {reason}"))
     if bad:
         raise BadRowsError(
-            source, bad, hint="correct the row; the text was cut inside an emoji, probably"
+            source, bad, hint="correct the row; the text was probably cut inside an emoji"
         )
 
 

@@ -144,7 +144,7 @@ def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path
     """
     if re.fullmatch(r"sep=.", raw.strip(' "')):
         raise InputError(
-            f"{path}, line 1: `{raw}` is a line of Excel's, and no header",
+            f"{path}, line 1: `{raw}` is a separator line of Excel, not a header",
             hint="remove the line, and save with commas",
         )
     if "\r" in raw:
@@ -179,7 +179,7 @@ def _refuse_repeated_names(header: Sequence[str], path: Path, place: str) -> Non
     if twice is not None:
         raise InputError(
             f"{path}, {place}: two columns are called `{twice}`",
-            hint="name every column differently",
+            hint="give every column a different name",
         )
 
 

@@ -90,7 +90,7 @@ def _broken(path: Path, error: json.JSONDecodeError) -> InputError:
 def _no_list_of_objects(path: Path) -> InputError:
     return InputError(
         f"{path}: a JSON list of objects is needed",
-        hint="for one object a line name the file .jsonl",
+        hint="if the file has one object per line, name it .jsonl",
     )
 
 

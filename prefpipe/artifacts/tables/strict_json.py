@@ -8,7 +8,7 @@ class RepeatedKeyError(ValueError):
     """An object has one key twice; which of the values is meant nobody knows."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the key {json.dumps(key)} stands twice in one object")
+        super().__init__(f"the key {json.dumps(key)} occurs twice in one object")
 
 
 def parse_json(text: str) -> Any:

@@ -34,11 +34,11 @@ def number_of(value: Any) -> tuple[float | None, str | None]:
     if isinstance(value, str):
         text = value.strip()
         if _NUMBER.fullmatch(text) is None:
-            return None, f"is {shortened(value)}, which is no number"
+            return None, f"is {shortened(value)}, which is not a number"
         return float(text), None
 
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        return None, f"is {shortened(value)}, which is no number"
+        return None, f"is {shortened(value)}, which is not a number"
     try:
         return float(value), None
     except OverflowError:
@@ -77,7 +77,7 @@ def half_character_of(text: str) -> str | None:
         text.encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start].encode("unicode_escape").decode()
-        return f"holds half of a surrogate pair ({half}), which is no character"
+        return f"holds half of a surrogate pair ({half}), which is not a character"
     return None
 
 

@@ -49,8 +49,9 @@ def evaluations_by_round(evaluations: Iterable[Artifact]) -> dict[int, Artifact]
             continue
         if number in by_round:
             raise UsageError(
-                f"two evaluations of round {number}, {by_round[number].path} and {evaluation.path}",
-                hint="pass a folder that holds one of each round",
+                f"there are two evaluations of round {number}, {by_round[number].path} and "
+                f"{evaluation.path}",
+                hint="pass a folder that holds one evaluation of each round",
             )
         by_round[number] = evaluation
     return by_round
@@ -110,7 +111,7 @@ def figures_by_round(runs: Sequence[RunEvaluations], bootstrap: Bootstrap) -> di
     if not rounds:
         raise UsageError(
             f"no round is evaluated in each of {', '.join(run.name for run in runs)}",
-            hint="prefpipe status RUN says what is there",
+            hint="run `prefpipe status RUN` to see which rounds are evaluated",
         )
     _check_recipes(runs, rounds)
     _refuse_copies(runs, rounds)
@@ -232,9 +233,8 @@ def _check_recipes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> Non
                     each.worded(f"in {first.path}", f"in {other.path}") for each in differences
                 ]
                 raise FingerprintError(
-                    "rounds are compared that were not evaluated by the same recipe:\n  "
-                    + "\n  ".join(lines),
-                    hint="evaluate them alike, or compare them apart",
+                    "the rounds were not evaluated by the same recipe:\n  " + "\n  ".join(lines),
+                    hint="evaluate them with the same settings, or compare them separately",
                 )
 
 
@@ -250,8 +250,10 @@ def _refuse_copies(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> Non
         other = seen.setdefault(evaluations, run.name)
         if other != run.name:
             raise UsageError(
-                f"{run.name} has the evaluations of {other}: a copy would count as two seeds",
-                hint="name each run once; another seed is prefpipe rounds PLAN -o RUN --seed N",
+                f"{run.name} has the same evaluations as {other}: a copy would count as a second "
+                "seed",
+                hint="name each run once; for another seed run `prefpipe rounds PLAN -o RUN "
+                "--seed N`",
             )
 
 
@@ -272,7 +274,7 @@ def _notes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> list[str]:
         more = sorted(set(run.by_round) - set(rounds))
         if more:
             numbers = ", ".join(map(str, more))
-            notes.append(f"round {numbers} of {run.name} is left out: not every run has it")
+            notes.append(f"round {numbers} of {run.name} is left out because not every run has it")
 
         identities = [run.by_round[number].record.identity for number in rounds]
         samples = {_models(each["baseline_candidates"]) for each in identities}
@@ -280,7 +282,7 @@ def _notes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> list[str]:
             notes.append(f"the rounds of {run.name} are compared with different baselines")
         references = {_models(each.get("reference_logprobs") or {}) for each in identities}
         if len(references) > 1:
-            notes.append(f"the KL of the rounds of {run.name} is to different references")
+            notes.append(f"the KL values of the rounds of {run.name} use different references")
 
     first = read_summary(runs[0].by_round[rounds[0]]) or {}
     divergence = (first.get("health") or {}).get("kl_per_token") or {}

@@ -78,7 +78,7 @@ HEALTH = {
         "embedding distance among a prompt's responses",
         "{:.3f}",
         -1,
-        no_value="no prompt has two embeddings on both sides; give --policy-embeddings and "
+        no_value="no prompt has two embeddings on both sides; pass --policy-embeddings and "
         "--baseline-embeddings",
     ),
 }

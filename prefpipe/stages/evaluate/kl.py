@@ -49,14 +49,14 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
         return "the policy's responses were imported, without log-probabilities"
     if "json_schema" in policy.candidates.record.identity:
         return (
-            "the policy's responses were held to --json-schema, so that their log-probabilities "
-            "are not known"
+            "the policy's responses were constrained by --json-schema, so their "
+            "log-probabilities are not known"
         )
     samplers = policy.candidates.record.identity.get("models", [])
     if not all(sampler.get("tokenizer_hash") for sampler in samplers):
         return (
-            "the policy's responses are not of a model on this disk, so that their token ids are "
-            "not known"
+            "the policy's responses do not come from a model on this disk, so their token ids "
+            "are not known"
         )
 
     if config.kl_reference is None:
@@ -91,7 +91,7 @@ def log_ratios(
         if n_tokens != row["n_response_tokens"]:
             raise InputError(
                 f"the reference's log-probability of response {row['sample_idx']} of prompt "
-                f"{row['prompt_id']} is a sum over {n_tokens} tokens, and the policy's over "
+                f"{row['prompt_id']} sums {n_tokens} tokens, and the policy's sums "
                 f"{row['n_response_tokens']}",
                 hint="remove the folder policy/reference-logprobs and run the same command again",
             )
@@ -188,13 +188,13 @@ def notes_on_kl(figures: Mapping[str, Any], *, n_prompts: int) -> list[str]:
     notes = []
     if figures["sampled_otherwise"] is not None:
         notes.append(
-            f"KL is over responses sampled at {figures['sampled_otherwise']}, and so biased; for "
-            "the policy's own, sample with --temperature 1 and without --top-p, --top-k, --min-p, "
-            "penalties, --min-tokens and --ignore-eos"
+            f"KL is measured on responses sampled at {figures['sampled_otherwise']}, and is "
+            "therefore biased; for an unbiased KL, sample with --temperature 1 and without "
+            "--top-p, --top-k, --min-p, penalties, --min-tokens and --ignore-eos"
         )
     if figures["n_prompts"] < n_prompts:
         notes.append(
-            f"KL is over {figures['n_prompts']} of {n_prompts} prompts: the others have no "
-            "response that both measured"
+            f"KL is over {figures['n_prompts']} of {n_prompts} prompts: on the others, no "
+            "response was measured by both models"
         )
     return notes

@@ -59,8 +59,8 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
     without = figures["name"].partition(" without ")[2]
     if without:
         notes.append(
-            f"without {without}: not AlpacaEval's length-controlled figure, and not to be compared "
-            "with it"
+            f"without {without}: this is not AlpacaEval's length-controlled win rate and is not "
+            "comparable with it"
         )
 
     rare, frequent = "shorter", "longer"
@@ -70,19 +70,20 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
     if share < LEAST_SHARE < figures[f"share_{frequent}"]:
         notes.append(
             f"the policy's response is the {rare} one in {share:.1%} of rows only: the "
-            "length-controlled figure is an extrapolation"
+            "length-controlled win rate is an extrapolation"
         )
 
     if _runs_to_an_end(figures):
         notes.append(
-            "the length-controlled fit runs to an end of its scale, where its standard error says "
-            "nothing: too few prompts, or lengths that part wins from losses"
+            "the length-controlled fit reached a limit of its scale, where its standard error "
+            "means nothing: there are too few prompts, or the lengths alone separate wins from "
+            "losses"
         )
 
     if not figures["model_coefficient"]:
         notes.append(
-            f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says "
-            "nothing here"
+            f"the penalty (C = {figures['penalty_c']:g}) removed every term of the model: the 50 "
+            "% means nothing here"
         )
     return notes
 

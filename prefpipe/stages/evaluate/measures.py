@@ -140,7 +140,7 @@ def compare(
     if not any(row["status"] == "ok" for row in rows):
         raise InputError(
             "no prompt has a rated response on both sides",
-            hint="look at both sides with `prefpipe inspect`",
+            hint="inspect both sides with `prefpipe inspect`",
         )
     return rows
 

@@ -36,7 +36,7 @@ def measure_reference(
         samplers = policy.candidates.record.identity["models"]
         is_same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
         other = "chat template" if is_same else "tokenizer"
-        reason = f"{model.requested} has another {other} than the policy"
+        reason = f"{model.requested} does not have the {other} of the policy"
         return KlReference(model.requested, reason=reason)
 
     runtime.log(f"KL: the policy's responses under {model.requested}")

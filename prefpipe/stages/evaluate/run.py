@@ -166,8 +166,8 @@ def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
     extends = on_disk is not None and _lacks_measures_alone(on_disk.identity, record.identity)
     if extends:
         runtime.log(
-            f"{config.output}: its per-prompt table lacks measures and is made again; responses "
-            "and rewards are kept"
+            f"{config.output}: its per-prompt table lacks measures and is computed again; "
+            "responses and rewards are kept"
         )
 
     return open_output(

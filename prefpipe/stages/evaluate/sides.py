@@ -115,8 +115,9 @@ def check_side(config: EvalConfig, name: str, locate: LocateModel) -> None:
     is_model = not _is_candidates(Path(reference))
     if is_model and config.prompts is None:
         raise UsageError(
-            f"--{name} {reference} is no candidates folder, so a model, and --prompts is needed",
-            hint="pass the held-out prompts file, or correct the folder",
+            f"--{name} {reference} is not a candidates folder, so it is read as a model, which "
+            "needs --prompts",
+            hint="pass the held-out prompts file with --prompts, or correct the path",
         )
     if not config.scorer and getattr(config, f"{name}_scores") is None:
         raise UsageError(

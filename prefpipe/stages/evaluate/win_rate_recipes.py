@@ -79,7 +79,7 @@ def notes_of_folder(annotations: Annotations) -> list[str]:
         recipe = json.loads(path.read_bytes()).get("recipe") or {}
         differences = recipe.get("differences") or ()
         return [
-            f"its sides were compared with --force although not made by the same recipe: {line}"
+            f"its sides were compared with --force although their recipes differ: {line}"
             for line in differences
         ]
     except (OSError, ValueError, AttributeError):
@@ -125,9 +125,7 @@ def _differences_of_prompts(first: Annotations, other: Annotations) -> list[str]
 
     n_alike = len(set(map(_plain, alone)) & set(map(_plain, other_alone)))
     if n_alike:
-        lines.append(
-            f"prompts: {n_alike:,} of these differ in white space or in the form of Unicode alone"
-        )
+        lines.append(f"prompts: {n_alike:,} of these differ only in white space or Unicode form")
 
     texts, other_texts = first.text_of(), other.text_of()
     with_other_text = [key for key, text in texts.items() if other_texts.get(key, text) != text]

@@ -91,8 +91,8 @@ def win_rates(
         lines = differences_of_recipes((first.read, recipes[0]), (file.read, recipe))
         if lines and not force:
             raise FingerprintError(
-                f"{path} and {paths[0]} are not of the same recipe:\n  " + "\n  ".join(lines),
-                hint="compare results of the same prompts, baseline and judge, or pass --force",
+                f"{path} and {paths[0]} were not made by the same recipe:\n  " + "\n  ".join(lines),
+                hint="compare results with the same prompts, baseline and judge, or pass --force",
             )
         differences_to_first.append(lines)
 
@@ -131,8 +131,8 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
         if not sources.allow_missing:
             raise InputError(
                 f"{path}: {read.n_missing:,} of {len(read.preferences):,} rows have no preference",
-                hint="judge them again, or leave them out and have them counted with "
-                "--allow-missing",
+                hint="judge them again, or pass --allow-missing to leave them out and report how "
+                "many",
             )
         notes.append(
             f"{read.n_missing:,} of {len(read.preferences):,} rows have no preference and are left "
@@ -160,8 +160,7 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
     n_again = _n_said_again(judged)
     if n_again:
         notes.append(
-            f"{n_again:,} rows say again what another row says: same prompt, lengths, judge and "
-            "preference"
+            f"{n_again:,} rows repeat another row: same prompt, lengths, judge and preference"
         )
 
     # prefpipe's own folder and difficulties matched row by row keep the order that they have.
@@ -315,7 +314,7 @@ def _difference(
     if not both:
         difference["reason"] = (
             f"{first.source} and {other.source} have no prompt in common; prompts are matched by "
-            "prompt_id where the files have it, else by their text, every character"
+            "prompt_id if both files have it, else by their exact text"
         )
         return difference
 

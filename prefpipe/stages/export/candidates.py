@@ -22,7 +22,7 @@ from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.begun_turns import with_whole_answer
 
-TOOLS_HINT = "take these prompts out, or sample them with --leave-out tools"
+TOOLS_HINT = "remove these prompts, or sample them with --leave-out tools"
 
 
 def run(config: ExportConfig, runtime: Runtime) -> Summary:
@@ -87,9 +87,9 @@ class AnswerRows:
         has_one_name = self.config.format == "arena-hard" or self.config.model_name is not None
         if has_one_name and len(self.models) > 1:
             raise InputError(
-                f"sample {self.config.sample_idx} is of {len(self.models)} models: "
+                f"sample {self.config.sample_idx} comes from {len(self.models)} models: "
                 f"{', '.join(self.models)}",
-                hint="choose a sample that all prompts have from one model with --sample-idx",
+                hint="choose with --sample-idx a sample that comes from one model for all prompts",
             )
 
     def describe(self, summary: Summary) -> None:

@@ -44,8 +44,8 @@ from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.begun_turns import is_begun, with_whole_answer
 
 TOOLS_HINT = (
-    "--format jsonl writes tools and tool calls; or take these prompts out, or sample them with "
-    "--leave-out tools"
+    "use --format jsonl, which writes tools and tool calls; or remove these prompts, or sample "
+    "them with --leave-out tools"
 )
 
 
@@ -79,7 +79,7 @@ def _refuse_existing(config: ExportConfig) -> None:
     path = config.output
     if path.is_file():
         raise UsageError(
-            f"output {path} is a file, and {config.format} gets a folder",
+            f"output {path} is a file, and {config.format} writes a folder",
             hint="choose another name with -o",
         )
 
@@ -88,7 +88,7 @@ def _refuse_existing(config: ExportConfig) -> None:
     for name in names:
         if not name.startswith(".") and name not in (DATA_FILE, label.name):
             raise UsageError(
-                f"output {path} holds {name}, which no export wrote",
+                f"output {path} holds {name}, which was not written by an export",
                 hint="choose an empty or new folder with -o",
             )
 
@@ -97,13 +97,13 @@ def _refuse_existing(config: ExportConfig) -> None:
         return
     if not config.overwrite:
         raise UsageError(
-            f"output {path} holds an export",
+            f"output {path} already holds an export",
             hint="choose another folder with -o, or replace it with --overwrite",
         )
     others = other_names(label.read_bytes()) if config.format == "llama-factory" else []
     if others:
         raise UsageError(
-            f"{label} describes {others[0]} as well, which --overwrite would lose",
+            f"{label} describes {others[0]} as well, and --overwrite would lose that",
             hint="choose another folder with -o",
         )
 
@@ -175,11 +175,11 @@ class GroupRows:
         rule = STRATEGIES.get(self.strategy or "")
         if rule is not None and rule.n_negatives == 0 and self.left_out["no_pairs"]:
             raise InputError(
-                f"{self.config.groups} holds positives alone (--strategy {self.strategy}), and "
-                f"{self.config.format} is of pairs",
+                f"{self.config.groups} holds only positives (--strategy {self.strategy}), and "
+                f"{self.config.format} needs pairs",
                 hint="export them with --format trl-sft or sft",
             )
-        refuse_no_rows(self.config, self.left_out, " for what select rejected")
+        refuse_no_rows(self.config, self.left_out, " to see what select rejected")
 
     def describe(self, summary: Summary) -> None:
         """Add the lines and the facts."""
@@ -235,17 +235,17 @@ class GroupRows:
         """Add how many responses axolotl would not find, or find in the wrong place."""
         if self.n_edged:
             summary.notes.append(
-                f"{self.n_edged:,} responses begin or end with white space: under a chat template "
-                "that strips it, axolotl does not find them in the templated text and loses them"
+                f"{self.n_edged:,} responses begin or end with white space: with a chat template "
+                "that strips it, axolotl does not find them in the formatted text and drops them"
             )
             summary.facts["n_responses_with_outer_white_space"] = self.n_edged
 
         if self.n_lost_in_template:
             summary.notes.append(
-                f"{self.n_lost_in_template:,} responses stand in the text that chat templates "
-                "write before them (ChatML, Qwen, SmolLM2, Llama 3, Gemma, Mistral, Phi), such as "
-                "`user` or `a`: axolotl takes that place for the response's and trains on the "
-                "template's text; leave those prompts out, or train with TRL or LLaMA-Factory"
+                f"{self.n_lost_in_template:,} responses also occur in the text that chat "
+                "templates write before them (ChatML, Qwen, SmolLM2, Llama 3, Gemma, Mistral, "
+                "Phi), such as `user` or `a`: axolotl then trains on the template's text instead "
+                "of the response; leave those prompts out, or train with TRL or LLaMA-Factory"
             )
             summary.facts["n_responses_in_template_text"] = self.n_lost_in_template
 

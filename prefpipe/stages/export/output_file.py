@@ -23,7 +23,7 @@ def refuse_existing_file(config: ExportConfig) -> None:
     path = config.output
     if path.is_dir():
         raise UsageError(
-            f"output {path} is a folder, and {config.format} is a file",
+            f"output {path} is a folder, and {config.format} writes a file",
             hint="choose another name with -o",
         )
     if path.exists() and not config.overwrite:
@@ -50,7 +50,7 @@ def write_parts(
         for index in indices:
             if runtime.should_stop():
                 raise StoppedEarly(
-                    "export stopped as asked; nothing was written",
+                    "export stopped on request; nothing was written",
                     hint="run the same command again",
                 )
             writer.write(rows_of_part(index))

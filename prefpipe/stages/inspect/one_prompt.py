@@ -82,12 +82,12 @@ def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
     if len(alike) == 1:
         return alike[0], parts[alike[0]]
 
-    count, advice = f"{len(alike)} prompts", "give more of the id"
+    count, advice = f"{len(alike)} prompts", "pass more characters of the id"
     if not alike:
-        count, advice = "no prompt", "its ids are, for example"
+        count, advice = "no prompt", "ids in it are, for example"
     examples = [prompt_id[:80] for prompt_id in (alike or list(parts))[:SHOWN_IDS]]
     raise UsageError(
-        f"--prompt-id {wanted}: {artifact.path} has {count} with an id that begins so",
+        f"--prompt-id {wanted}: {artifact.path} has {count} with an id that starts with this",
         hint=f"{advice}: {', '.join(examples)}",
     )
 
@@ -165,7 +165,8 @@ def _reward_expression(
         if reward is None:
             return None
         raise UsageError(
-            "--reward needs scores", hint="pass the folder that score wrote with --scores"
+            "--reward needs the scores of the candidates",
+            hint="pass the folder that `prefpipe score` wrote with --scores",
         )
     if reward is not None:
         return reward

@@ -49,9 +49,7 @@ def overview(
     measure = MEASURES[kind]() if kind in MEASURES else None
     if gamma is not None:
         if kind != "groups":
-            raise UsageError(
-                f"--gamma is for the pairs of groups, and {artifact.path} holds {kind}"
-            )
+            raise UsageError(f"--gamma applies only to groups, and {artifact.path} holds {kind}")
         measure = GroupMeasure(gamma, n_bins or N_BINS)
     present = artifact.present(range(artifact.n_parts), allow_partial=True)
 

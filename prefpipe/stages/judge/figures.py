@@ -140,8 +140,8 @@ def _line_on_missing(figures: Mapping[str, Any]) -> str:
     Verdicts are missing for other reasons, such as a server that failed.
     """
     line = (
-        f"{figures['share_unparsable']:.1%} of {figures['n_verdicts_asked']:,} verdicts "
-        "could not be read"
+        f"{figures['share_unparsable']:.1%} of {figures['n_verdicts_asked']:,} verdicts could "
+        "not be parsed"
     )
     others = figures["share_without_verdict"] - figures["share_unparsable"]
     if others > 1e-12:

@@ -149,8 +149,9 @@ def _shared_messages(prompt_id: str, a: Row, b: Row) -> list[dict[str, str]]:
     of_b = [turn for turn in b["messages"] if turn["role"] != "system"]
     if of_a != of_b:
         raise InputError(
-            f"prompt {prompt_id!r} is another conversation in B than in A, so their responses "
+            f"prompt {prompt_id!r} has different conversations in A and B, so their responses "
             "cannot be compared",
-            hint="sample both sides from the same prompts file, or give the prompts other ids",
+            hint="sample both sides from the same prompts file, or give different prompts "
+            "different ids",
         )
     return of_a

@@ -138,7 +138,7 @@ def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, st
     """
     if config.beta is not None and kind == "reward":
         raise UsageError(
-            "--beta is for policies, and these scores are rewards", hint="leave it out"
+            "--beta applies only to policies, and these scores are rewards", hint="leave out --beta"
         )
     if config.beta is not None:
         return config.beta, "given"
@@ -243,9 +243,9 @@ def _calibration(
     has_ratings = _kind(artifact) != "given" and artifact.record.context.get("score_columns")
     if gamma is not None and not has_ratings:
         raise UsageError(
-            f"--outcome-gamma {gamma:g} needs the raters' scores, and {config.pairs} has no two "
-            "columns of ratings beside what is evaluated",
-            hint="give a file with score_chosen and score_rejected (or chosen-rating and "
+            f"--outcome-gamma {gamma:g} needs the raters' scores, and {config.pairs} has no pair "
+            "of rating columns besides the scores to evaluate",
+            hint="pass a file with score_chosen and score_rejected (or chosen-rating and "
             "rejected-rating), and --model",
         )
 

@@ -75,16 +75,17 @@ def policy_rater(
     """
     if policy.kind == CLASSIFIER:
         raise UsageError(
-            f"--model {policy.requested} is a sequence classifier, and no policy",
-            hint="add --reward-model",
+            f"--model {policy.requested} is a sequence classifier, not a policy",
+            hint="add --reward-model to read it as a reward model",
         )
     require_chat_template(policy)
 
     if config.reference == BASE:
         if policy.base is None:
             raise UsageError(
-                f"--reference base: {policy.requested} is no adapter",
-                hint="name the model that it was trained from; a folder of that name is ./base",
+                f"--reference base: {policy.requested} is not an adapter",
+                hint="name the model that it was trained from; for a folder named base, pass "
+                "./base",
             )
         reference = policy.base
 
@@ -95,8 +96,8 @@ def policy_rater(
         kind = "log_ratio"
         if reference.tokenizer_hash != policy.tokenizer_hash:
             raise UsageError(
-                f"the reference {reference.requested} has another tokenizer than "
-                f"{policy.requested}: the same ids are other texts to it",
+                f"the reference {reference.requested} does not have the tokenizer of "
+                f"{policy.requested}: the same ids mean different texts",
                 hint="pass a --reference with the policy's tokenizer, such as the model that it "
                 "was trained from",
             )

@@ -229,7 +229,7 @@ class PairsOfFolder:
         path = Path(config.pairs)
         if rater is not None:
             raise UsageError(
-                f"{FLAG} {path} holds scores already, and --model would score them again",
+                f"{FLAG} {path} already holds scores, and --model would score the pairs again",
                 hint="leave out --model, or pass the file of pairs",
             )
         refuse_nesting(config.output, {FLAG: path})
@@ -320,7 +320,7 @@ def _sum_up(
     """Add and write the figures when all parts are there."""
     if output.missing():
         summary.notes.append(
-            "other shards' parts are missing: the figures come with the last of them"
+            "parts of other shards are missing: the shard that finishes last writes the figures"
         )
         return
     try:

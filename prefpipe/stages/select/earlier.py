@@ -58,9 +58,9 @@ def open_earlier(
         earlier = seen.setdefault(candidates.record.fingerprint, str(candidates.path))
         if earlier != str(candidates.path) or _is_same_folder(candidates, inputs["candidates"]):
             raise InputError(
-                f"--earlier {folder}: its candidates are those of {earlier}: every response would "
-                "be there twice",
-                hint="name each earlier round once, and not the round that is selected from",
+                f"--earlier {folder}: its candidates are those of {earlier}, so every response "
+                "would occur twice",
+                hint="name each earlier round once, and not the round that you select from",
             )
 
         parts_of: _AlignedParts | _PartsByPrompt
@@ -90,7 +90,7 @@ def _artifacts_in(
     if not pools:
         raise InputError(
             f"--earlier {folder} holds no candidates",
-            hint="pass the folder of a round, in which `prefpipe generate ... -o "
+            hint="pass the folder of a round, where `prefpipe generate ... -o "
             f"{quote(str(folder))}/candidates` wrote its own",
         )
     candidates = _the_only(pools, "candidates", folder)
@@ -108,7 +108,7 @@ def _artifacts_in(
         if not of_them:
             raise InputError(
                 f"--earlier {folder} holds no {kind} of {candidates.path}",
-                hint=f"make them as those of this round were made: prefpipe {stage} "
+                hint=f"make them with the settings of this round: prefpipe {stage} "
                 f"{quote(str(candidates.path))} -o {quote(str(folder / kind))} ...",
             )
 
@@ -118,9 +118,9 @@ def _artifacts_in(
         ]
         if not fitting:
             raise InputError(
-                f"{of_them[0].path} is of another {_MAKER[kind]} than {inputs[kind].path}, "
-                f"{_WHY[kind]}:\n  " + "\n  ".join(differences[0]),
-                hint=f"make both by the same {_MAKER[kind]}: prefpipe {stage} "
+                f"{of_them[0].path} was not made by the same {_MAKER[kind]} as "
+                f"{inputs[kind].path}, {_WHY[kind]}:\n  " + "\n  ".join(differences[0]),
+                hint=f"make both with the same {_MAKER[kind]}: prefpipe {stage} "
                 f"{quote(str(candidates.path))} -o ...",
             )
         artifacts[kind] = _the_only(fitting, kind, folder)
@@ -134,8 +134,8 @@ def _artifacts_in(
 
 _MAKER = {"scores": "rater", "embeddings": "embedder"}
 _WHY = {
-    "scores": "and rewards of different raters are not comparable",
-    "embeddings": "and their distances mean nothing",
+    "scores": "and rewards from different raters are not comparable",
+    "embeddings": "and distances between their embeddings mean nothing",
 }
 
 
@@ -152,8 +152,9 @@ def _folders_in(folder: Path) -> list[Path]:
         )
     if (folder / FILE_NAME).exists():
         raise InputError(
-            f"--earlier {folder} is an artifact, and a round's folder holds several",
-            hint=f"pass the folder that it is in, {folder.parent}",
+            f"--earlier {folder} is one artifact, and --earlier takes the folder of a round, "
+            "which holds several",
+            hint=f"pass its parent folder, {folder.parent}",
         )
     return sorted(path for path in folder.iterdir() if (path / FILE_NAME).exists())
 
@@ -162,9 +163,9 @@ def _the_only(artifacts: Sequence[Artifact], kind: str, folder: Path) -> Artifac
     if len(artifacts) > 1:
         names = ", ".join(str(artifact.path) for artifact in artifacts)
         raise InputError(
-            f"--earlier {folder} holds several {kind} that could be meant: {names}",
-            hint="move all but one to another folder, or pass a folder with links to those of the "
-            "round",
+            f"--earlier {folder} holds several {kind} that fit: {names}",
+            hint="move all but one to another folder, or pass a folder with links to the "
+            "artifacts of the round",
         )
     return artifacts[0]
 
@@ -251,9 +252,9 @@ class _PartsByPrompt:
                 part, text_then = known
                 if text != text_then:
                     raise InputError(
-                        f"--earlier {folder}: prompt {prompt_id} has another text there than in "
-                        f"{candidates.path}: its responses answer something else",
-                        hint="give prompts that differ different `prompt_id`s, and sample each "
+                        f"--earlier {folder}: prompt {prompt_id} has a different text there than "
+                        f"in {candidates.path}, so its responses answer something else",
+                        hint="give different prompts different `prompt_id`s, and sample every "
                         "round with the same --system-prompt",
                     )
                 parts.add(part)
@@ -263,8 +264,8 @@ class _PartsByPrompt:
         if is_whole and not any(self._parts.values()):
             raise InputError(
                 f"--earlier {folder}: none of its prompts is in {candidates.path}",
-                hint="an earlier round adds responses to the same prompts: leave it out where "
-                "rounds have prompts of their own (--prompt-share)",
+                hint="an earlier round adds responses to the same prompts: leave out --earlier "
+                "when each round has its own prompts (--prompt-share)",
             )
 
     def __call__(self, index: int) -> list[int]:

@@ -308,7 +308,7 @@ def _read_embeddings(
     column = flat(table, "embedding")
     if not pa.types.is_fixed_size_list(column.type) or column.null_count:
         raise InputError(
-            f"the vectors in {embeddings.part_path(index)} are null, or not all of one length",
+            f"the vectors in {embeddings.part_path(index)} are null or differ in length",
             hint="run `prefpipe embed` again",
         )
     n_dimensions = column.type.list_size

@@ -109,9 +109,9 @@ def earlier_rounds_of(
             artifact = locate(name)
             if artifact is None:
                 raise InputError(
-                    f"{groups.path} was selected from an earlier round, too, and its {kind} are "
+                    f"{groups.path} was also selected from an earlier round, whose {kind} are "
                     f"not at {groups.record.parents[name]}",
-                    hint=f"put them back, or inspect the {kind} of this round without its groups",
+                    hint=f"restore them, or inspect the {kind} of this round without its groups",
                 )
             artifacts[kind] = artifact
         rounds.append(EarlierRound(number, artifacts, _PartsInFooters(groups, number)))
@@ -208,9 +208,9 @@ def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
     largest = pc.max(samples).as_py()
     if largest is not None and largest >= STRIDE:
         raise InputError(
-            f"{artifact.path} has a sample {largest}: pools of several rounds take sample numbers "
-            f"below {STRIDE:,}",
-            hint="number the samples of each prompt from 0 in the file that was imported",
+            f"{artifact.path} has a sample {largest}: a pool of several rounds allows only "
+            f"sample numbers below {STRIDE:,}",
+            hint="number the samples of each prompt from 0 in the imported file",
         )
 
     numbered = rows
@@ -228,8 +228,8 @@ def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
     ):
         if column in rows.column_names:
             raise InputError(
-                f"{artifact.path} has a column `{column}`, a name that the pools of several rounds "
-                "use themselves",
+                f"{artifact.path} has a column `{column}`, a name reserved for pools of several "
+                "rounds",
                 hint="rename it in the prompts file, or leave it out with --columns",
             )
         numbered = numbered.append_column(pa.field(column, pa.int32()), values)

@@ -295,7 +295,7 @@ class ModelsInTurn(Models):
                     return self._open
                 if self._runtime.should_stop():
                     raise StoppedEarly(
-                        "stopped as asked between two models",
+                        "stopped on request between two models",
                         hint=self._runtime.how_to_go_on,
                     )
                 following = self._following_model()

@@ -144,7 +144,7 @@ def loop_over_parts(
     n_left = sum(index not in made and not files.is_made(index) for index in to_do)
     if n_left:
         raise StoppedEarly(
-            f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, "
+            f"{summary.stage} stopped on request: {summary.n_parts_made} parts made now, "
             f"{n_left} left",
             hint=runtime.how_to_go_on,
         )
@@ -189,8 +189,8 @@ def _nothing_to_do(shard: Shard, output: Output) -> str:
     """Say that a worker has no part, and what would give it one."""
     return (
         f"shard {shard.index} of {shard.count} has no part to make: {output.path} has "
-        f"{output.n_parts} in all. More workers need more parts: a smaller --part-size where the "
-        "prompts are read (generate, import)"
+        f"{output.n_parts} in all. For more parts, pass a smaller --part-size to the command "
+        "that reads the prompts (generate or import)"
     )
 
 
@@ -221,11 +221,11 @@ class PartClock:
         if asked_at is not None and ends_at - asked_at < self.longest_s:
             self._warn(
                 f"the signal came {ends_at - asked_at:.0f} s before the job ends",
-                "one begun just before it would be lost",
+                "a part begun just before it would be lost",
             )
         left_s = ends_at - time.time()
         if not is_last and 0 < left_s < self.longest_s:
-            self._warn(f"the job ends in {left_s:.0f} s", "the next one may be lost")
+            self._warn(f"the job ends in {left_s:.0f} s", "the next part may be lost")
 
     def _warn(self, fact: str, loss: str) -> None:
         if self._has_warned:
@@ -233,8 +233,9 @@ class PartClock:
         self._has_warned = True
         notice_s = ceil(self.longest_s * 1.2 / 60) * 60
         self.runtime.log(
-            f"warning: a part takes {self.longest_s:.0f} s and {fact}: {loss}. Ask for the signal "
-            f"earlier, --signal=B:USR1@{notice_s}, or for smaller parts, --part-size"
+            f"warning: a part takes {self.longest_s:.0f} s and {fact}: {loss}. Request the "
+            f"signal earlier with --signal=B:USR1@{notice_s}, or make smaller parts with "
+            "--part-size"
         )
 
 
@@ -290,8 +291,8 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
 
     raise ErrorRateError(
         f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
-        f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good "
-        f"is in {summary.path}",
+        f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; the rows that "
+        f"succeeded are in {summary.path}",
         hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons, or raise "
         "--max-error-rate",
         summary=summary,

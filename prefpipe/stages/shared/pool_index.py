@@ -87,7 +87,7 @@ def index_pools(prompt_ids: pa.Array, sample_idx: pa.Array, name: str) -> PoolIn
         prompt_id = encoded.dictionary[int(prompts[row])]
         raise InputError(
             f"{name} has two candidates of prompt {prompt_id}, sample {samples[row]}",
-            hint="make the candidates again",
+            hint="run the command that made the candidates again, with --overwrite",
         )
 
     sizes = np.bincount(prompts, minlength=len(encoded.dictionary))

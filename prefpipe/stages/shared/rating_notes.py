@@ -18,7 +18,7 @@ def notes_on_texts(tally: Mapping[str, float]) -> list[str]:
         if name.startswith(NEAR_IFEVAL):
             instruction = name.removeprefix(NEAR_IFEVAL)
             notes.append(
-                f"{instruction}: {int(n):,} prompts; near IFEval's rule, not the same: "
+                f"{instruction}: {int(n):,} prompts; close to IFEval's rule, but not the same: "
                 f"{NEAR[instruction]}"
             )
     return notes

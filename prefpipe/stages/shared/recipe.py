@@ -22,8 +22,8 @@ NOT_COMPARED_OF_PAIRS = ("n", "prompts", "drop_duplicate_prompts", "system_promp
 """Fields in which they may differ as well where pairs are joined, one by one."""
 IMPORT = "import"
 HINT = (
-    "make both sides with the same prompts, sampling and scorers, or pass --force to compare them "
-    "all the same"
+    "make both sides with the same prompts, sampling and scorers, or pass --force to compare "
+    "them anyway"
 )
 
 
@@ -90,16 +90,13 @@ def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
 def _refuse_unless_forced(lines: Sequence[str], *, force: bool) -> None:
     if lines and not force:
         raise FingerprintError(
-            "the two sides were not made by the same recipe:\n  " + "\n  ".join(lines), hint=HINT
+            "the recipes of the two sides differ:\n  " + "\n  ".join(lines), hint=HINT
         )
 
 
 def notes_on_force(differences: Sequence[str]) -> list[str]:
     """Return what a reader of a forced comparison must know."""
-    return [
-        f"compared with --force although not made by the same recipe: {line}"
-        for line in differences
-    ]
+    return [f"compared with --force although the recipes differ: {line}" for line in differences]
 
 
 def _differences_of_identities(
@@ -139,8 +136,8 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
         alone = [prompt_id for prompt_id in prompts if prompt_id not in others]
         if alone:
             lines.append(
-                f"prompts: {len(alone):,} of {len(prompts):,} are the {name}'s alone, "
-                f"the first is {alone[0]}"
+                f"prompts: {len(alone):,} of {len(prompts):,} are only in the {name}, the first "
+                f"is {alone[0]}"
             )
 
     with_other_text = [
@@ -150,8 +147,8 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
     ]
     if with_other_text:
         lines.append(
-            f"prompts: {len(with_other_text):,} have another text on either side (a system "
-            f"prompt?), the first is {with_other_text[0]}"
+            f"prompts: {len(with_other_text):,} differ in text between the sides (check the "
+            f"system prompt), the first is {with_other_text[0]}"
         )
     return lines
 
@@ -168,10 +165,10 @@ def notes_on_recipe(policy: RatedCandidates, baseline: RatedCandidates) -> list[
 
     notes = []
     if imported:
-        notes.append(f"imported, so that the sampling is not known: {', '.join(imported)}")
+        notes.append(f"imported, so the sampling is not known: {', '.join(imported)}")
     if scorers:
         notes.append(
-            "imported, so that the name alone says that both sides have the same rater: "
+            "imported, so only the name shows that both sides have the same rater: "
             + ", ".join(sorted(scorers))
         )
     return notes

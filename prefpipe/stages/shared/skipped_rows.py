@@ -43,7 +43,7 @@ def read_users_rows(config: TablesConfig, read: Callable[[], Read]) -> tuple[Rea
     try:
         return read(), []
     except BadRowsError as error:
-        error.hint = f"{error.hint}; or leave them out with {FLAG}"
+        error.hint = f"{error.hint}; or pass {FLAG} to leave them out"
         raise
 
 

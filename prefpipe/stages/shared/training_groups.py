@@ -44,7 +44,7 @@ CANDIDATE_COLUMNS = tuple(name for name in COLUMNS if name not in ("role", "rewa
 """What is read of candidates, which nothing was selected from."""
 
 AGAIN = (
-    "no token ids of this tokenizer and chat template are stored (imports have none): "
+    "no token ids for this tokenizer and chat template are stored (imports have none): the "
     "conversations are tokenised again"
 )
 
@@ -128,9 +128,10 @@ def refuse_lost_thoughts(groups: Artifact, model: ModelFiles) -> None:
     candidates = identity.get("candidates", identity)
     if any(sampler.get(THOUGHTS) for sampler in candidates.get("models") or []):
         raise InputError(
-            f"{groups.path} holds answers of a model that thought before them, and its token ids "
-            f"are not those of {model.requested}, which has another tokenizer or chat template",
-            hint="take a model with the tokenizer and template that sampled; or sample with "
+            f"{groups.path} holds answers without the thoughts that came before them, and its "
+            f"token ids do not fit {model.requested}, which has another tokenizer or chat "
+            "template",
+            hint="train a model with the tokenizer and template that sampled; or sample with "
             "--thinking-markers none, which leaves the thoughts in the responses",
         )
 
@@ -279,7 +280,7 @@ def _add(
     if prompt_ids is None or response_ids is None:
         raise InputError(
             f"{place} has no stored token ids",
-            hint="generate again with a model whose ids are kept",
+            hint="generate again with a backend that keeps token ids",
         )
 
     group = groups.setdefault(prompt_id, Group(prompt_id, prompt_ids, []))
@@ -287,7 +288,8 @@ def _add(
         group = group._replace(prompt_token_ids=prompt_ids)
     if problem is None and group.prompt_token_ids != prompt_ids:
         raise InputError(
-            f"{place} has other prompt tokens than the responses before it", hint="select again"
+            f"{place} has prompt tokens that differ from those of the responses before it",
+            hint="select again",
         )
     response = Response(row["sample_idx"], response_ids, reward, role, beats=beats, problem=problem)
     groups[prompt_id] = group._replace(responses=[*group.responses, response])

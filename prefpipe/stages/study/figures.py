@@ -211,7 +211,7 @@ def _notes_of_others(design: StudyDesign, runs: pl.DataFrame) -> Iterator[str]:
     )
     if others:
         named = "; ".join(others[:MOST_NAMED]) + ("; ..." if len(others) > MOST_NAMED else "")
-        yield f"{RUNS_FILE} has runs that the plan does not have, which are left out: {named}"
+        yield f"{RUNS_FILE} has runs that are not in the plan and are left out: {named}"
 
 
 def _measure_figures(

@@ -69,9 +69,9 @@ def places_of(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[Place]
         step = seen.first_step_with(n_tokens)
         if step is None:
             raise UsageError(
-                f"arm {arm}, seed {seed}: its groups do not come to {n_tokens:,} response tokens "
-                f"in {MOST_EPOCHS:,} passes",
-                hint="a smaller `response_tokens` in the plan's `budgets`",
+                f"arm {arm}, seed {seed}: {MOST_EPOCHS:,} passes over its groups have fewer than "
+                f"{n_tokens:,} response tokens",
+                hint="lower `response_tokens` in `budgets` of the plan",
             )
         steps[RESPONSE_TOKENS] = step
 

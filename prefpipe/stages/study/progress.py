@@ -190,7 +190,7 @@ class StudyProgress:
         if not entries or self.is_finished(step, key) or not (step.output / RUN_FILE).exists():
             return ()
         changes = self._changed_words(step, entries[-1])
-        return tuple(changes) or ("what its groups are selected from is another now",)
+        return tuple(changes) or ("the inputs that its groups are selected from have changed",)
 
     def _changes(self, keyed: Iterable[tuple[StudyStep, str]]) -> list[str]:
         """Return in what finished evaluations of a run were made otherwise than they are now."""
@@ -203,7 +203,7 @@ class StudyProgress:
             changes += self._changed_words(step, entries[-1])
         if not is_stale:
             return []
-        return changes or ["its groups, its held-out responses or its model are others now"]
+        return changes or ["its groups, its held-out responses or its model have changed"]
 
     def _changed_words(self, step: StudyStep, entry: StepEntry) -> list[str]:
         """Return the flags of a step that have other values than when it was run."""

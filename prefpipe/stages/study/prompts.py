@@ -49,17 +49,17 @@ def refuse_different_prompts(
         _refuse_different(
             _prompts_by_arm(plan, folder, arms, seed),
             f"seed {seed}, have groups of",
-            hint="a filter of the pool, `min_spread` of the shared section `select` say, "
-            "keeps the same prompts in all arms; `allow_different_prompts: true` in the "
-            "plan compares them all the same, with a note in every table",
+            hint="filter the pool in the shared section `select` (with `min_spread`, for "
+            "example) to keep the same prompts in all arms; or set "
+            "`allow_different_prompts: true` in the plan to compare them anyway, with a "
+            "note in every table",
         )
         _refuse_different(
             _trained_by_arm(plan, folder, arms, seed),
             f"seed {seed}, train on",
-            hint="the others are skipped by training, as `prefpipe train` of those groups says: a "
-            "greater `max_length` keeps them; or leave them out of the pool; "
-            "`allow_different_prompts: true` in the plan compares arms all the same, with a note "
-            "in every table",
+            hint="training skips the others, as `prefpipe train` reports: raise `max_length` to "
+            "keep them; or remove them from the pool; or set `allow_different_prompts: "
+            "true` in the plan to compare the arms anyway, with a note in every table",
         )
 
 
@@ -83,8 +83,8 @@ def leaked_prompts(
     if 1 < len(both) <= MOST_NAMED:
         which = f"they are {', '.join(both)}"
     return (
-        f"heldout: {len(both):,} of its {len(heldout):,} prompts are in the pool as well, {which}: "
-        "arms would be judged on what they were trained on"
+        f"heldout: {len(both):,} of its {len(heldout):,} prompts are also in the pool, {which}: "
+        "arms would be judged on their training prompts"
     )
 
 
@@ -104,7 +104,7 @@ def refuse_leaked_prompts(plan: StudyPlan, folder: Path) -> None:
     problem = leaked_prompts(*sampled)
     if problem is not None:
         raise UsageError(
-            problem, hint="take them out of one of the two, and begin in another folder"
+            problem, hint="remove them from one of the two, and start in another folder"
         )
 
 

@@ -23,7 +23,7 @@ def sentence_of(contrast: Mapping[str, Any], *, label: str, form: str) -> str:
     if contrast["verdict"] == "untested":
         return f"{first} minus {second}, {label}: {difference}"
     if contrast["verdict"] == "unknown":
-        return f"{first} and {second}, {label}: {difference}; nothing is known of its error"
+        return f"{first} and {second}, {label}: {difference}; its error is not known"
 
     if contrast["declared"]:
         tested = f"Holm {p_value(contrast['p_holm'])}"

@@ -36,7 +36,7 @@ def intervals_are(figures: Mapping[str, Any]) -> str:
     level = f"{figures['confidence']:.0%} intervals"
     if len(figures["seeds"]) == 1:
         return (
-            f"intervals are {level} over prompts alone, as one seed says nothing of others; "
+            f"intervals are {level} over prompts alone, as one seed says nothing about others; "
             "differences are paired by prompt"
         )
     return (

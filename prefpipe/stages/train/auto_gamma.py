@@ -78,8 +78,8 @@ def _fit(scores: Artifact, path: Path) -> tuple[list[str], AgreedGamma]:
         raise UsageError(
             f"--rater-scores {path} has {len(raters)} rater ({', '.join(raters)}), and agreement "
             "needs two",
-            hint="import the ratings of each rater as a scorer of its own, "
-            "--reward-column alice=COLUMN --reward-column bob=COLUMN",
+            hint="import the ratings of each rater as a separate scorer: --reward-column "
+            "alice=COLUMN --reward-column bob=COLUMN",
         )
 
     wide = rows.pivot(on="scorer", index=["prompt_id", "sample_idx"], values="reward")

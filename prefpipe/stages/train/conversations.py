@@ -72,7 +72,8 @@ def _group(prompt_id: str, conversations: Sequence[_Conversation]) -> Group:
     if readable and n_shared < 1:
         raise InputError(
             f"the conversations of prompt {prompt_id} begin with different tokens",
-            hint="correct the chat template: a conversation begins with its prompt",
+            hint="correct the chat template: every conversation of a prompt must begin with the "
+            "same prompt tokens",
         )
 
     responses = []

@@ -50,8 +50,8 @@ def refuse_checkpoint_of_another_run(
     noted = _read_inputs(checkpoint.resolve().parent)
     if noted is None:
         log(
-            f"{checkpoint}: nothing beside it says which run wrote it, so it is taken for one of "
-            "this run"
+            f"{checkpoint}: no file beside it records which run wrote it, so it is treated as a "
+            "checkpoint of this run"
         )
         return
     if noted == made_from:
@@ -62,7 +62,7 @@ def refuse_checkpoint_of_another_run(
         other = "other groups"
     raise UsageError(
         f"--resume-from {checkpoint} was written by a run with {other}",
-        hint=f"give the settings of that run, or start from its weights: --model {checkpoint}",
+        hint=f"pass the settings of that run, or start from its weights with --model {checkpoint}",
     )
 
 
@@ -114,7 +114,7 @@ def holds_model(folder: Path, log: Callable[[str], None]) -> bool:
     if not holds_config(folder):
         problem = "its configuration is missing"
     if problem is not None:
-        log(f"{folder}: the training was finished, but the model is not usable: {problem}")
+        log(f"{folder}: training finished, but the model is not usable: {problem}")
     return problem is None
 
 

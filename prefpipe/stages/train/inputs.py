@@ -463,10 +463,7 @@ def _check_same_reference(trained: Reference, evaluated: Reference, eval_groups:
     differences = field_differences(trained.identity, evaluated.identity)
     if not differences:
         return
-    problem = (
-        f"{EVAL_FLAG} would be measured under another reference than the groups "
-        "that are trained on:"
-    )
+    problem = f"{EVAL_FLAG} would be measured with another reference than the training groups:"
     lines = [problem]
     lines += [difference.worded("in training", "in evaluation") for difference in differences]
     raise UsageError(

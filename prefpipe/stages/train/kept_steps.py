@@ -48,10 +48,13 @@ def refuse_steps_gone_by(output: Path, settings: TrainSettings, reached: int) ->
     if not gone:
         return
 
-    hint = "begin again with --overwrite, or with -o in another folder"
+    hint = "start again with --overwrite, or with -o in another folder"
     earlier = _last_checkpoint_before(output, gone[0])
     if earlier is not None:
-        hint += f"; from the last step before it: -o NEW --resume-from {quote(str(earlier))}"
+        hint += (
+            "; or continue from the last checkpoint before it: -o NEW --resume-from "
+            f"{quote(str(earlier))}"
+        )
     raise UsageError(
         f"--keep-step {gone[0]}: {output} has trained {reached} steps, and the model of step "
         f"{gone[0]} was not kept",

@@ -101,9 +101,9 @@ def _require_no_pair(name: str, numbers: Sequence[str], text: str) -> None:
     is_of_loser = name not in numbers and name.removeprefix(SIDES[1]) in numbers
     if name == MARGIN or is_of_loser:
         raise UsageError(
-            f"--weight-by {text!r} names {name}, and the objective trains on positives alone: "
+            f"--weight-by {text!r} names {name}, and the objective trains only on positives, so "
             "there are no pairs",
-            hint="name columns of the prompt, or chosen_COLUMN for a positive's own",
+            hint="name columns of the prompt, or chosen_COLUMN for a column of the positive",
         )
 
 
@@ -117,8 +117,8 @@ def _place_of(name: str, numbers: Sequence[str], text: str, source: str) -> tupl
 
     known = [MARGIN, *numbers, *(side + column for side in SIDES for column in numbers)]
     raise UsageError(
-        f"--weight-by {text!r} names {name}, which is no column of numbers of {source}"
-        f"{did_you_mean(name, known)}",
+        f"--weight-by {text!r} names {name}, which is not a numeric column of "
+        f"{source}{did_you_mean(name, known)}",
         hint=f"columns: {', '.join(numbers)}; chosen_COLUMN and rejected_COLUMN are their values "
         f"in a pair, {MARGIN} is its reward difference",
     )
@@ -156,7 +156,7 @@ def weigh_groups(
     if not overall > 0:
         raise UsageError(
             f"--weight-by {weighing.expression.text!r} is 0 for all {len(groups)} prompts",
-            hint="nothing would be learnt; weights are at least 0, and some above",
+            hint="give some prompts a weight above 0: with all weights 0 the model learns nothing",
         )
 
     weighted = []
@@ -227,8 +227,8 @@ def values_of(
         raise InputError(
             f"--weight-by {weighing.expression.text!r} is {values[bad[0]]:g} for {which} of "
             f"prompt {group.prompt_id}",
-            hint="a weight is a finite number of at least 0: max(..., 0) cuts off what is below; "
-            "a missing value gives none, leave such rows out before",
+            hint="a weight must be finite and at least 0: use max(..., 0) to clip negative "
+            "values, and remove rows with a missing value",
         )
     return pairs, values
 
@@ -260,7 +260,7 @@ def _column(
         raise InputError(
             f"--weight-by {weighing.expression.text!r}: {column} is {different[0]} and "
             f"{different[1]} within prompt {group.prompt_id}",
-            hint=f"say whose: {whose}",
+            hint=f"name the column of one response: {whose}",
         )
     return [different[0]] * len(pairs)
 

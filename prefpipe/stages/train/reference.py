@@ -64,7 +64,7 @@ class GivenReference:
         """Return them; the log says so, and whether they are of another model than the start."""
         line = f"the reference is {self.artifact.path}"
         if self.identity["content_hash"] != policy.identity()["content_hash"]:
-            line += f", of another model than the training starts from, {policy.requested}"
+            line += f", which was not made by the starting model {policy.requested}"
         runtime.log(line)
         return self.artifact
 
@@ -104,7 +104,7 @@ class MeasuredReference:
         with state.main_process_first():
             expected = (None, record.fingerprint)
             if state.is_main_process and _fingerprint_on_disk(folder) not in expected:
-                runtime.log(f"{folder} holds another reference: it is measured again")
+                runtime.log(f"{folder} holds a different reference: it is computed again")
                 open_output(folder, record, shard=Shard(), overwrite=Overwrite.ALL)
 
         shard = Shard(state.process_index, state.num_processes)
@@ -129,7 +129,7 @@ class MeasuredReference:
         wanted = groups.present(range(groups.n_parts), allow_partial=self.config.allow_partial)
         if stopped is None and measured.missing(wanted):
             stopped = StoppedEarly(
-                "train stopped as asked before its first step", hint=runtime.how_to_go_on
+                "train stopped on request before its first step", hint=runtime.how_to_go_on
             )
         if stopped is not None:
             raise stopped
@@ -189,13 +189,15 @@ def open_given_reference(
     identity = artifact.record.identity
     if "groups" not in identity:
         raise InputError(
-            f"{flag} {path} is of candidates, and training takes those of its groups", hint=again
+            f"{flag} {path} was made for candidates, and training needs the log-probabilities of "
+            "its groups",
+            hint=again,
         )
     wanted = parent_identity(groups)
     if artifact.n_parts != groups.n_parts or identity["groups"] != wanted:
         differences = field_differences(identity["groups"], wanted)[:4]
         lines = [difference.worded("there", "here") for difference in differences]
-        problem = f"{flag} {path} is of other groups than {groups.path}:"
+        problem = f"{flag} {path} was not made for {groups.path}:"
         raise InputError("\n  ".join([problem, *lines]), hint=again)
 
     # From here on: whether its sums are over the very tokens that are trained on.
@@ -207,14 +209,14 @@ def open_given_reference(
         )
     if on_too_long == "truncate" and not identity["truncates"]:
         raise UsageError(
-            f"{flag} {path} leaves longer responses out, and this run truncates them",
+            f"{flag} {path} leaves out longer responses, and this run truncates them",
             hint=f"{again} --on-too-long truncate",
         )
     for name, noun in (("tokenizer_hash", "tokenizer"), ("chat_template_hash", "chat template")):
         if identity["model"][name] != getattr(policy, name):
             raise UsageError(
-                f"{flag} {path} was made with another {noun} than that of {policy.requested}",
-                hint=f"leave {flag} out and pass --reference-model: the policy's own is used then",
+                f"{flag} {path} was not made with the {noun} of {policy.requested}",
+                hint=f"leave out {flag} and pass --reference-model, which uses the policy's {noun}",
             )
     _check_day(artifact, policy, groups, flag)
     _check_args(artifact, policy, groups, flag)
@@ -242,17 +244,17 @@ def reference_model_of(
     if name == BASE:
         if policy.base is None and not trains_adapter:
             raise UsageError(
-                f"--reference-model base: {policy.requested} is no adapter and all its weights are "
-                "trained",
-                hint="leave it out for the model as it is before its first step; a folder of that "
-                "name is ./base",
+                f"--reference-model base: {policy.requested} is not an adapter, and all its "
+                "weights are trained",
+                hint="leave it out to use the model before its first step; for a folder named "
+                "base, pass ./base",
             )
         reference = policy.base if policy.base is not None else policy
 
     if reference.tokenizer_hash != policy.tokenizer_hash:
         raise UsageError(
-            f"the reference {reference.requested} has another tokenizer than {policy.requested}: "
-            "the same ids are other texts to it",
+            f"the reference {reference.requested} does not have the tokenizer of "
+            f"{policy.requested}: the same ids mean different texts",
             hint="pass a --reference-model with the policy's tokenizer, such as the model that it "
             "was trained from",
         )
@@ -292,9 +294,9 @@ def _check_day(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: s
     hint = f"make it again: prefpipe logprobs {measured} --template-date {policy.template_date} ..."
     if day is not None:
         hint = f"pass --template-date {day}, or {hint}"
-    recorded = "no day that is on record" if day is None else day
+    recorded = "an unrecorded date" if day is None else day
     raise UsageError(
-        f"{flag} {artifact.path}: the chat template was told {recorded}, and in this run it is "
+        f"{flag} {artifact.path}: the chat template used {recorded}, and this run uses "
         f"{policy.template_date}",
         hint=hint,
     )
@@ -312,8 +314,8 @@ def _check_args(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: 
 
     measured = quote(str(artifact.record.parents["groups"]))
     raise UsageError(
-        f"{flag} {artifact.path}: the chat template was given {written_args(args)}, and in this "
-        f"run it is given {written_args(policy.template_args)}",
+        f"{flag} {artifact.path}: the chat template had {written_args(args)}, and in this run it "
+        f"has {written_args(policy.template_args)}",
         hint=f"make it again: prefpipe logprobs {measured} --model REFERENCE ...",
     )
 

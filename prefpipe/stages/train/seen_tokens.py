@@ -105,7 +105,8 @@ def sum_by_step(
     trained, _ = split_groups(prompts, eval_fraction, seed)
     if not trained:
         raise InputError(
-            "no group can be trained on", hint="`prefpipe check` says why, response by response"
+            "no group can be trained on",
+            hint="run `prefpipe check` to see why, response by response",
         )
     n_tokens = np.array([prompt.n_tokens for prompt in trained], np.int64)
 
@@ -150,8 +151,8 @@ def trained_prompts(groups: Path, training: TrainConfig | None = None) -> list[P
         rows = _stored_rows(artifact, ROLES, allow_partial=False)
         if rows is None:
             raise InputError(
-                f"{groups} has responses without stored token ids, as imports have",
-                hint="say which training is meant: its model makes them",
+                f"{groups} has responses without stored token ids (imports have none)",
+                hint="name the model that is trained: its tokenizer makes them",
             )
         return _count(rows, ROLES, max_length=MAX_LENGTH, truncates=False)
 

@@ -297,8 +297,8 @@ def open_trainable(
     limit = longest_conversation(start.model, tokenizer, trust_remote_code=start.trust_remote_code)
     if limit < start.max_length:
         log(
-            f"{start.model.requested} reads {limit} tokens at most: --max-length "
-            f"{start.max_length} is {limit}"
+            f"{start.model.requested} reads at most {limit} tokens: --max-length "
+            f"{start.max_length} is lowered to {limit}"
         )
     return TrainableRewardModel(start, tokenizer, template, min(start.max_length, limit), log)
 

@@ -50,8 +50,8 @@ from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
 
 NOTHING_LEARNT = (
-    "the run has one step, and a warm-up begins at learning rate 0: the policy comes out as it "
-    "went in; pass a smaller --global-batch-size, more --num-train-epochs, or --warmup-ratio 0"
+    "the run has one step, and a warm-up begins at learning rate 0, so the policy does not "
+    "change: pass a smaller --global-batch-size, more --num-train-epochs, or --warmup-ratio 0"
 )
 COMPARED_MEASURES = (
     "loss",
@@ -136,7 +136,7 @@ def train(
         )
 
     if checkpoint is not None:
-        runtime.log(f"going on from {checkpoint}")
+        runtime.log(f"resuming from {checkpoint}")
     # The baseline; a checkpoint has it in its log.
     arguments.eval_on_start = bool(data.eval_groups) and checkpoint is None
 
@@ -171,7 +171,7 @@ def train(
     # The trainer returns all the same; what is on disk is a checkpoint, and no result.
     if stop.stopped:
         is_budget = budget is not None and not runtime.should_stop()
-        why = f"before --max-hours {settings.max_hours:g} are over" if is_budget else "as asked"
+        why = f"before --max-hours {settings.max_hours:g} are over" if is_budget else "on request"
         raise StoppedEarly(
             f"train stopped {why} at step {trainer.state.global_step} of "
             f"{trainer.state.max_steps}, with a checkpoint",
@@ -235,7 +235,7 @@ def _prepare_prompts(
 
     n_each = sum(len(group.prompt_token_ids) * len(group.responses) for group in data.groups)
     if problem is not None:
-        return f"each prompt is computed once a response, {n_each:,} prompt tokens: {problem}"
+        return f"each prompt is computed once per response, {n_each:,} prompt tokens: {problem}"
 
     pieces = pieces_of(data.groups, settings.max_batch_tokens)
     n_once = sum(len(group.prompt_token_ids) for group in pieces)

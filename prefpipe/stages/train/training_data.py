@@ -171,11 +171,11 @@ def _nothing_left(source: OpenedGroups, prepared: PreparedGroups) -> InputError:
     if strategy is not None and strategy.n_negatives == 0:
         return InputError(
             problem,
-            hint=f"groups of {strategy.name} have no negatives and are for supervised training: "
-            f"--objective sft, or `prefpipe export {quote(str(path))} --format trl-sft`",
+            hint=f"groups of {strategy.name} have no negatives: train with --objective sft, or "
+            f"run `prefpipe export {quote(str(path))} --format trl-sft`",
         )
     return InputError(
-        problem, hint=f"run `prefpipe inspect {quote(str(path))}` for what select rejected"
+        problem, hint=f"run `prefpipe inspect {quote(str(path))}` to see what select rejected"
     )
 
 
@@ -193,9 +193,8 @@ def _check_apart(
     n_same = sum(tuple(group.prompt_token_ids) in trained for group in eval_groups)
     if n_same:
         log(
-            f"{n_same} of the {len(eval_groups)} prompts of {flag} have the text of a prompt that "
-            "is trained on, "
-            "under another id"
+            f"{n_same} of the {len(eval_groups)} prompts of {flag} have the text of a training "
+            "prompt under another id"
         )
 
 
