@@ -176,7 +176,7 @@ def _is_taken(path: Path) -> bool:
 
 
 def settle_file(path: Path) -> None:
-    """Make a file that a library wrote durable, and readable for whom a new file is.
+    """Make a file that a library wrote durable, and give it the permissions of a new file.
 
     safetensors leaves 0600.
     """
@@ -238,7 +238,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Let one thread at a time, of all processes of this machine, change a file in this block.
 
     There is no lock file, and a lock goes with its process. Where the file system has none for
-    folders (NFS), or somebody holds it for `LONGEST_LOCK_S`, the block runs all the same: the
+    folders (NFS), or somebody holds it for `LONGEST_LOCK_S`, the block runs anyway: the
     threads of one process keep out of each other's way, and others have to be lucky.
     """
     with _FOLDER_LOCK:
@@ -340,7 +340,7 @@ def _remove_quietly(path: Path) -> None:
 
 
 def disk_failure(error: BaseException) -> OSError | None:
-    """Return the operating system's error behind an exception, None where there is none.
+    """Return the operating system's error behind an exception, None if there is none.
 
     Libraries that write in another language raise classes of their own: safetensors a
     ``SafetensorError`` and tokenizers a bare ``Exception``, both ending in Rust's ``(os error

@@ -1,12 +1,12 @@
-"""Claims: which worker says that it is making which part, in small files beside the parts.
+"""Claims: small files beside the parts that record which worker is making which part.
 
 A worker that takes parts without a driver creates ``claims/part-00003.json`` before it makes part 3
-and renews it until the part is on disk. Whoever finds the file takes another part. A claim that is
-not renewed any more may be taken over.
+and renews it until the part is on disk. Other workers that find the file take another part. A claim
+that is no longer renewed may be taken over.
 
-A claim is advice and no lock. Rows depend on configuration and keys alone and a part appears whole,
-so two workers on one part cost time and give one valid part. All that follows is to keep that rare:
-nothing here has to be right for the rows to be right.
+A claim is advice, not a lock. Rows depend only on configuration and keys, and a part appears
+complete, so two workers on one part cost time and give one valid part. This file only keeps that
+rare: the rows are correct even if a claim is not.
 
 No clock of one machine is compared with that of another. An observer watches the bytes of a claim,
 which every renewal changes, on its own monotonic clock: when they have not changed for the lease
@@ -95,7 +95,7 @@ class ClaimFolder:
         return True
 
     def read(self, index: int) -> bytes | None:
-        """Return the bytes of a claim, None where there is none.
+        """Return the bytes of a claim, None if there is none.
 
         Raises:
             InputError: the file cannot be read.

@@ -1,12 +1,12 @@
 """Rules for a conversation, in one place: text or turns in, checked turns out, problems named.
 
-A turn is a role and a text. What else a turn may hold is sorted in three:
+A turn is a role and a text. Anything else in a turn belongs to one of three classes:
 
-- tool calls, and what says which call a tool's turn answers, are carried, see
+- tool calls, and the fields that link a tool's turn to its call, are kept, see
   `prefpipe.artifacts.tool_calls`;
 - other keys that a chat template reads (thoughts, pictures) are refused by name, because a
-  conversation without them is another conversation;
-- every other key is left out, and the readers count in how many rows.
+conversation without them is a different conversation; - every other key is left out, and readers
+report in how many rows.
 """
 
 import re
@@ -49,7 +49,7 @@ class ReadingRules(NamedTuple):
     """What the user says about a file's conversations.
 
     ``prompts_are_text``: a text that looks like a templated or serialised conversation is a text
-    all the same. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part
+    anyway. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part
     of the conversation. ``on_duplicate``: what several scores of one response come to: ``mean``,
     ``first`` or ``refuse``; None is the format's own rule. ``continue_final_message``: a last turn
     of the assistant's is the beginning of the answer, and no answer that stands there by mistake.
@@ -181,7 +181,7 @@ def problem_of_answer(turns: Turns) -> str | None:
 
 
 def content_text(content: Any) -> tuple[str | None, str | None]:
-    """Return a content as one text, None where there is none, and what is wrong with it.
+    """Return a content as one text, None if there is none, and what is wrong with it.
 
     The text parts of a list are joined as they are, which is what chat templates do with them.
     """
@@ -281,7 +281,7 @@ def _telling_keys(value: Mapping[str, Any]) -> set[str]:
 def hint_for(sentences: Sequence[str], otherwise: str) -> str:
     """Return the hint for problems of conversations.
 
-    It names the flag that reads the file all the same, where there is one.
+    It names the flag that reads the file anyway, if any.
     """
     names: dict[str, None] = {}
     for sentence in sentences:

@@ -1,4 +1,4 @@
-"""What makes two runs the same run: canonical JSON of the identity, and its sha256.
+"""The fingerprint of a run: the sha256 of the canonical JSON of its identity.
 
 The identity of a run holds what can change its rows: stage, stage VERSION, the config's identity
 fields, parents' identities, content hashes of models, tokenizers and chat templates. Batch sizes,

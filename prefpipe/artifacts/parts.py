@@ -6,7 +6,7 @@ the sha256 of the footer itself. So no byte can change unseen, and no byte is gi
 before it has been compared. ``read_footer`` reads the footer alone; ``verify_part`` and
 ``read_part`` read and compare everything.
 
-Own code, where a Parquet library would be the first idea: none proves its bytes.
+This is our own code because no Parquet library verifies the bytes it reads.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from prefpipe.artifacts.plain_vectors import read_plain_vectors
 from prefpipe.errors import CorruptPartError, InputError
 
 SMALL_BYTES = 2**20
-"""A part up to here is decoded where it is asked for: to hand it to threads takes longer."""
+"""A part up to here is decoded where it is requested: to hand it to threads takes longer."""
 WRITTEN_AT_ONCE_BYTES = 2**20
 FOOTER_KEY = "prefpipe"
 CHECKSUM_KEY = "prefpipe.checksum"
@@ -163,7 +163,7 @@ def write_part(
 def _footer_values(footer: PartFooter) -> dict[str, Any]:
     """Return what is written of a footer.
 
-    Engines only where there are any: other parts are what releases before them wrote.
+    Engines only if any: other parts are what releases before them wrote.
     """
     values = asdict(footer)
     if not footer.engines:
@@ -258,7 +258,7 @@ def read_part(
 
     Raises:
         CorruptPartError: see ``verify_part``.
-        InputError: a column that was asked for is not there; the file cannot be read.
+        InputError: a column that was requested is not there; the file cannot be read.
     """
     data, footer = _read_verified(path)
     try:

@@ -1,12 +1,11 @@
-"""A part's column of vectors, copied from its pages as the numbers lie there.
+"""A part's column of vectors, copied directly from its pages.
 
-Parquet has no vectors of a fixed length, only lists, and says of each number whether it begins a
-list and whether it is there. pyarrow looks at all of that: two thirds of what a part of embeddings
-takes to read. Where the sizes of the pages show that no number is missing, nothing of it needs to
-be looked at.
+Parquet has no vectors of a fixed length, only lists, and stores for each number whether it begins a
+list and whether it is present. pyarrow decodes all of that, two thirds of the time to read a part
+of embeddings. If the sizes of the pages show that no number is missing, it can be skipped.
 
-Own code, as no Parquet library hands out pages. What is not as `prefpipe.artifacts.parts` writes it
-is left to pyarrow.
+This is our own code because no Parquet library gives access to pages. Anything that
+`prefpipe.artifacts.parts` did not write in this layout is left to pyarrow.
 """
 
 from collections.abc import Iterable, Iterator
@@ -129,7 +128,7 @@ def _read_struct(data: bytes, position: int) -> tuple[dict[int, Any], int]:
     number = 0
     while head := data[position]:
         position += 1
-        # the difference to the number before it, or a number of its own
+        # the difference to the previous number, or a full number
         if head >> 4:
             number += head >> 4
         else:

@@ -1,4 +1,4 @@
-"""Whether a prompts file still holds what candidates were sampled from, and what is different."""
+"""Whether a prompts file still holds what candidates were sampled from, and what changed."""
 
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
     """Return what has changed in a prompts file since, in sentences; [] when it hashes as it did.
 
     The file is read as ``generate`` reads it, with the settings of the run, and of it the share
-    that the run samples. What changed is told from the parts on disk, so that of a partial run only
+    that the run samples. Changes are found from the parts on disk, so that of a partial run only
     a lower bound can be given.
     """
     identity = candidates.record.identity
@@ -87,7 +87,7 @@ def _messages_by_id(candidates: Artifact) -> dict[str, list[dict[str, str]]]:
         try:
             rows = rows_of(candidates.read(index, ["prompt_id", "messages"])[0])
         except PrefpipeError:
-            continue  # what is wrong with the part is told elsewhere
+            continue  # the problem of the part is reported elsewhere
         for row in rows:
             messages[row["prompt_id"]] = row["messages"]
     return messages

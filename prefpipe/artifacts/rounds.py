@@ -1,10 +1,10 @@
 """Which round of training an artifact belongs to.
 
-A round is one pass of the pipeline whose policy samples the next. A policy says in the context of
-its ``run.json`` the `ROUND` that it comes from: one more than that of the models that sampled its
-candidates and that it started from, which is 0 of a model that prefpipe did not train. Candidates
-and groups say the `SAMPLER_ROUND` of the models that sampled them, an evaluation the `ROUND` of the
-policy that it is of.
+A round is one pass of the pipeline whose policy samples the next. A policy records in the context
+of its ``run.json`` the `ROUND` that it comes from: one more than that of the models that sampled
+its candidates and that it started from, which is 0 for a model that prefpipe did not train.
+Candidates and groups record the `SAMPLER_ROUND` of the models that sampled them, an evaluation the
+`ROUND` of its policy.
 """
 
 from collections.abc import Iterable

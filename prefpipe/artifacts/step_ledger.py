@@ -1,8 +1,8 @@
-"""``steps.jsonl``: the ledger of a study, a line a step that ended, well or not.
+"""``steps.jsonl``: the ledger of a study, one line for each step that ended or failed.
 
 Copies of the command write to one file: each line is written at once, under a lock where the file
-system has one. A line that a kill or a full disk cut off is no line, and the next one begins anew;
-a step without its line is looked at again, and its command keeps what is finished.
+system has one. A line that a kill or a full disk cut off is ignored, and the next one starts on a
+new line; a step without a line is run again, and its command keeps what is finished.
 """
 
 import errno
@@ -62,7 +62,7 @@ class StepEntry:
 
     @property
     def is_done(self) -> bool:
-        """Whether the step did all it was asked for."""
+        """Whether the step did everything."""
         return self.exit_code == 0
 
     @property

@@ -1,7 +1,7 @@
 """Folders of parts: open an input, open an output, know which parts are still to be made.
 
 Resuming has no flag: an output's finished parts are kept when they carry the fingerprint of this
-run and were made from the parent parts that are on disk now; everything else is made.
+run and were made from the parent parts that are on disk now; everything else is made again.
 """
 
 import hashlib
@@ -59,7 +59,7 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Self | None:
-        """Return which file stands at a path; None where there is none."""
+        """Return which file stands at a path; None if there is none."""
         try:
             status = path.stat()
         except OSError:
@@ -129,7 +129,7 @@ class Artifact:
 
         Raises:
             CorruptPartError: as ``footer``, or a column of another type than its schema gives it.
-            InputError: a column that was asked for is not there.
+            InputError: a column that was requested is not there.
         """
         beside = (TEMPLATE_INPUT,) if "messages" in (columns or ()) else ()
         table, footer = parts.read_part(self.part_path(index), columns, if_there=beside)

@@ -1,4 +1,4 @@
-"""``results.parquet`` and ``runs.parquet``: what a study measured, and what became of each run.
+"""``results.parquet`` and ``runs.parquet``: what a study measured, and the outcome of each run.
 
 Both are plain Parquet for other tools' readers. Their footer carries the schema's tag under the key
 ``prefpipe.schema``.

@@ -1,7 +1,7 @@
 """The arguments that the chat template was given when candidates were sampled, by their record.
 
-They stand with each model that sampled, as the template's day does. Later stages that write the
-same prompts take them from there.
+They are recorded with each model that sampled, like the template's date. Later stages that format
+the same prompts take them from there.
 """
 
 from collections.abc import Mapping

@@ -2,13 +2,13 @@
 
 A turn maps names to texts: ``role`` and ``content``, and in some conversations more. ``tool_calls``
 of an assistant's turn is the JSON of its calls; ``tool_call_id`` and ``name`` of a tool's turn say
-what it answers; ``tools`` of the prompt's last turn is the JSON of what the model may call. So
-whatever hands turns on hands these on as well, and conversations that differ in them are different.
+what it answers; ``tools`` of the prompt's last turn is the JSON of what the model may call. So code
+that passes turns on also passes these on, and conversations that differ in them are different.
 `prefpipe.text.tool_turns` turns them into what chat templates and servers take.
 
-In an artifact the column ``messages`` holds role and content alone, for every reader. The whole
-stands beside it, in the column `TEMPLATE_INPUT`, which an artifact has only where one of its
-prompts needs it.
+In an artifact the column ``messages`` holds only role and content, for every reader. The full turns
+are beside it, in the column `TEMPLATE_INPUT`, which an artifact has only if one of its prompts
+needs it.
 """
 
 import json

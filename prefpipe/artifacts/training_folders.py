@@ -1,4 +1,4 @@
-"""The folders that a training makes within its own: checkpoints, and models of steps on the way."""
+"""The folders that a training makes inside its own: checkpoints and intermediate models."""
 
 import re
 from pathlib import Path

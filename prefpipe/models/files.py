@@ -1,4 +1,4 @@
-"""A model folder on disk: what kind it is, whether it is whole, and the hashes that identify it.
+"""A model folder on disk: its kind, whether it is complete, and the hashes that identify it.
 
 Nothing here loads a model. A folder is described by hashes of what decides its answers, so that a
 fingerprint follows the content and not the name: the same weights under another path are the same

@@ -1,8 +1,8 @@
 """A GGUF file, as an ordinary Hugging Face folder.
 
-Only what is understood is converted: the llama architecture with a byte-level BPE tokenizer. What
-is known to be outside of that, and every unknown tensor, is refused by name, because a model that
-is nearly right answers fluently and wrongly.
+Only the llama architecture with a byte-level BPE tokenizer is converted. Anything else, including
+every unknown tensor, is refused by name, because a model that is nearly right answers fluently and
+wrongly.
 
 Layout of the file: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """

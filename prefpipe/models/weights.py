@@ -1,4 +1,4 @@
-"""The weight files of a model folder: which there are, and whether each is whole.
+"""The weight files of a model folder: which exist, and whether each is complete.
 
 Nothing is loaded.
 """

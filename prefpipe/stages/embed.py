@@ -3,7 +3,7 @@
 Reads: ``candidates``.
 Writes: ``embeddings``, one row for every candidate, vectors of fixed size that NumPy reads without
 a copy.
-Promises: rows follow the order of the candidates; a response that was cut by the embedder says so.
+Promises: rows follow the order of the candidates; a response that the embedder truncated is marked.
 """
 
 import time

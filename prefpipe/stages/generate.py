@@ -3,8 +3,8 @@
 Reads: a prompts file.
 Writes: ``candidates``, one row for every prompt and sample index.
 Promises: rows follow the order of the prompts file; a row's seed depends on run seed, prompt_id and
-sample_idx alone, so shards, restarts and a larger ``--n`` give the same rows; every sample asked
-for is a row, with a status when it failed.
+sample_idx only, so shards, restarts and a larger ``--n`` give the same rows; every requested sample
+is a row, with a status if it failed.
 """
 
 import dataclasses
@@ -196,7 +196,7 @@ def _notes_on_stops(stops: Sequence[str]) -> list[str]:
 
 
 def _made_with(config: GenerateConfig) -> dict[str, Any]:
-    """Return the JSON schema, where there is one, so that ``status`` can tell when it changes."""
+    """Return the JSON schema, if any, so that ``status`` can tell when it changes."""
     schema = config.schema
     if schema is None:
         return {}

@@ -1,9 +1,9 @@
-"""Make candidates, and scores where there are any, of a file of another tool.
+"""Make candidates, and scores if any, from a file of another tool.
 
 Reads: a user's file.
 Writes: ``candidates``, one row for every response, and ``scores``, one row for every response and
 scorer, into two folders of the output.
-Promises: prompts stand in the order in which the file first names them; a response without a text
+Promises: prompts keep the order in which the file first names them; a response without a text
 is a row with its reason, and a missing score is a row with a null reward.
 """
 

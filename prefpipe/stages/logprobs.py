@@ -1,12 +1,13 @@
 """Measure the log-probability of responses under a model.
 
-It is the reference of training, or of an evaluation, and is kept.
+The model is usually the reference of a training or an evaluation. Compute its log-probabilities
+once and reuse them across runs.
 
 Reads: ``groups`` or ``candidates``.
 Writes: ``logprobs``, one row for every kept response in the order of the groups, none for rejected
-prompts; of candidates one for each that has a response.
-Promises: the tokens are those that ``train`` takes for the same model and ``--max-length``; a
-number does not depend on batch, device count or resume point, up to the engine's rounding.
+prompts; for candidates, one row for each that has a response.
+Promises: the tokens are those that ``train`` uses for the same model and ``--max-length``; the
+values do not depend on batch size, device count or resume point, up to the engine's rounding.
 """
 
 import math
@@ -256,7 +257,7 @@ class ReferenceModel:
 
 
 class ResponsesToMeasure(NamedTuple):
-    """A part's responses: all keys, the groups that can be measured, and what became of each.
+    """A part's responses: all keys, the groups that can be measured, and the outcome of each.
 
     ``tally``: what was counted while they were tokenised.
     """

@@ -1,11 +1,11 @@
-"""Merge a LoRA adapter into its base: a whole model folder, checked before it takes its name.
+"""Merge a LoRA adapter into its base: a full model folder, checked before it gets its name.
 
 Reads: an adapter folder and its base. Writes: a Hugging Face folder (safetensors, configuration,
 generation configuration, tokenizer, chat template, model card, and ``merged_from.json`` for
-``status``), and no ``run.json``: there is nothing to resume, the folder is a model like any other.
+``status``), but no ``run.json``: there is nothing to resume, and the folder is an ordinary model.
 
 Promises: the merged model differs from its base and, read back from disk, agrees with base and
-adapter on real texts. Until both are shown the folder does not have its name.
+adapter on real texts. The folder gets its name only after both checks pass.
 """
 
 from contextlib import ExitStack
@@ -49,7 +49,7 @@ Below it there is a warning.
 
 
 class MergeRequest(NamedTuple):
-    """What ``prefpipe merge`` is asked for.
+    """The settings of ``prefpipe merge``.
 
     ``base_given``: the base is the user's choice and not the adapter's.
     """
@@ -68,7 +68,7 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
         ModelError: no LoRA adapter, a quantised or changed base, an adapter that changes nothing,
             or a merged model that disagrees with it.
         UsageError: the output exists, or lies in an input.
-        StoppedEarly: a stop was asked for; nothing is left.
+        StoppedEarly: a stop was requested; nothing is left.
     """
     kind = kind_of(adapter)
     base = adapter.base

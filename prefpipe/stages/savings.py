@@ -1,4 +1,4 @@
-"""What training on the kept groups costs beside training on every usable candidate."""
+"""The cost of training on the kept groups, compared with training on every usable candidate."""
 
 from collections.abc import Mapping
 from shlex import quote
@@ -38,7 +38,7 @@ class TrainedModel(NamedTuple):
 class Machine(NamedTuple):
     """A GPU: its peak in 10^12 FLOP a second, and the share of it that training reaches.
 
-    ``price_per_hour`` where there is one.
+    ``price_per_hour`` if any.
     """
 
     name: str

@@ -3,7 +3,8 @@
 Reads: ``candidates``.
 Writes: ``scores``, one row for every candidate and scorer.
 Promises: rows follow the order of the candidates, scorers in the order given; a score is never
-dropped, averaged away or made up: what could not be rated has a null reward, a status and a reason.
+dropped, averaged away or invented: a candidate that could not be rated has a null reward, a status
+and a reason.
 """
 
 import time
@@ -55,7 +56,7 @@ from prefpipe.text.begun_turns import with_whole_answer
 from prefpipe.text.checks.ifeval import IFEVAL_VERSION
 
 NOT_FAILED = ("ok", "no_response")
-"""Statuses that are not the scorer's failure; every scorer has words of its own for the others."""
+"""Statuses that are not the scorer's failure; every scorer has its own words for the others."""
 OF_ONE_KIND = (
     "dtype",
     "max_length",
@@ -66,7 +67,7 @@ OF_ONE_KIND = (
 )
 """Fields that say something of one kind of scorer, whose own identity carries them."""
 TRIED_AGAIN = ("parse_error", "error", "no_logprobs", "not_answered")
-"""Statuses of judges alone, which the next run tries to mend without being told."""
+"""Statuses of judges alone, which the next run retries automatically."""
 
 
 N_RATED, SUM_OF_REWARDS = "n_rated", "sum_of_rewards"
@@ -412,7 +413,7 @@ class ScoreMaker:
     def _kept_scores(self, index: int) -> dict[tuple[str, Key], Score]:
         """Return what a part on disk holds that is made again for its judges' sake.
 
-        Other scorers' ratings stay. It is {} where there is no part of this run and of these
+        Other scorers' ratings stay. It is {} if there is no part of this run and of these
         candidates, or every failed rating is asked for again.
         """
         if self.config.retry_errors or not _have_judge(self.raters):

@@ -1,4 +1,4 @@
-"""The state of an artifact, why it is so, and the commands that finish what is there."""
+"""The state of an artifact, the reasons, and the commands that finish it."""
 
 import shlex
 from collections.abc import Collection, Sequence
@@ -14,10 +14,10 @@ State = Literal["done", "partial", "stale", "corrupt"]
 
 
 class Effect(Enum):
-    """What a finding makes of the whole artifact."""
+    """The effect of a finding on the whole artifact."""
 
     CORRUPT = auto()
-    """It cannot be told what it is."""
+    """Nobody can tell what it is."""
     OTHER_RUN = auto()
     """It was made from something else than what is there now, and all of it is to be made again."""
     BEHIND = auto()

@@ -1,4 +1,4 @@
-"""Artifacts compared with what they were made from, each once."""
+"""Compare artifacts with what they were made from, each once."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -74,7 +74,7 @@ class StatusChecker:
         if not (path / run_record.FILE_NAME).exists() and not parts_without_record(path):
             run_record.read_run_record(path)  # raises the error that names what is wrong
 
-        # what is asked for while it is being looked at is taken for done: no endless circle
+        # an artifact that is requested while it is being checked counts as done: no endless loop
         self._known[key] = ArtifactStatus(path)
         self._known[key] = self._status(path, quick=quick)
         return self._known[key]

@@ -1,7 +1,8 @@
 """What an artifact was made from, and where that is now: parents, models and files.
 
-A run may have been moved or copied, to another folder or another machine. What moved along comes
-before what is still where it was: a copy is judged by its own parents, and the original by its own.
+A run may have been moved or copied to another folder or machine. Files that moved along take
+precedence over files at the old place: a copy is compared with its own parents, and the original
+with its own.
 """
 
 import socket

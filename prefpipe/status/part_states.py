@@ -1,4 +1,4 @@
-"""Which parts of an artifact are missing, damaged, or of other parents than those on disk now."""
+"""Which parts of an artifact are missing, damaged, or not made from the parents on disk now."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple

@@ -1,7 +1,6 @@
-"""The plan of a run of several rounds, and in what an artifact differs from what it wants.
+"""The plan of a run of several rounds, and how an artifact differs from it.
 
-The plan counts as its file is now: a knob that was changed there makes the steps that it belongs to
-stale before anything is run again.
+The current plan file counts: a changed setting makes its steps stale before anything is run again.
 """
 
 import json
@@ -230,7 +229,7 @@ def _identity_of(config: StageConfig, record: RunRecord) -> dict[str, Any]:
 
 
 def _is_as_made(name: str, planned: Any, config: StageConfig, record: RunRecord) -> bool:
-    """Return whether an artifact has a value all the same: as it was settled when it was made.
+    """Return whether an artifact has a value anyway, because it was settled when it was made.
 
     A learning rate that was left to the objective is that of its table, and a reward that was left
     to the scores that of their only scorer.

@@ -29,7 +29,7 @@ class StepState:
     """How far a step of a round is.
 
     ``state``: of its artifact; ``missing`` where the plan has the step and it has not begun, ``-``
-    where there is no such step. ``detail``: how many parts there are of a partial one, or why it is
+    if there is no such step. ``detail``: how many parts there are of a partial one, or why it is
     stale. ``paths``: its artifacts, usually one.
     """
 
@@ -71,7 +71,7 @@ class RunRounds:
         stages: the columns, in order.
         rows: a round each.
         notes: what could not be looked at.
-        again: the command that goes on, as its words; [] where there is none to say or to do.
+        again: the command that goes on, as its words; [] if there is none to say or to do.
     """
 
     run: Path
@@ -269,7 +269,7 @@ def _step(
 
 
 def _learning_rate(statuses: Sequence[ArtifactStatus]) -> float | None:
-    """Return the learning rate of a round's policy, None where there is none or there are two."""
+    """Return the learning rate of a round's policy, None if there is none or there are two."""
     rates = set()
     for status in statuses:
         try:

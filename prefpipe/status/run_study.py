@@ -55,7 +55,7 @@ class StudyStatus:
         runs: all of them, arm by arm.
         shared: what all runs need and is not made: names of steps, how one failed, or who is at it.
         notes: what could not be looked at.
-        again: the command that goes on, as its words; [] where there is none to say or to do.
+        again: the command that goes on, as its words; [] if there is none to say or to do.
     """
 
     folder: Path

@@ -1,4 +1,4 @@
-"""What a batch system says in the environment: which worker this is, and when the job ends."""
+"""What a batch system sets in the environment: which worker this is, and when the job ends."""
 
 import re
 from collections.abc import Mapping

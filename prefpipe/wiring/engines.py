@@ -1,4 +1,4 @@
-"""What runs a model here: vLLM, transformers or a reward model, opened as a configuration says."""
+"""The engines that run a model here: vLLM, transformers or a reward model."""
 
 from typing import TYPE_CHECKING
 

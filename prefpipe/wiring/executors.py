@@ -1,4 +1,4 @@
-"""Who makes the parts of a stage, as its flags say."""
+"""The executor of a stage, chosen by its flags."""
 
 import os
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The files of a model that a configuration names, and what its chat template is given."""
+"""The files of a model that a configuration names, and the settings of its chat template."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def locate(reference: str, *, trust_remote_code: bool = False) -> "ModelFiles":
 
 
 def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
-    """Return the day that a run's chat templates are told; a run that goes on has it on record.
+    """Return the date that a run's chat templates use; a resumed run has it on record.
 
     A run that may be out of date asks its parents first: where they were made again on another day,
     so is it. Its own record comes after them, because a day that has passed alone makes nothing out

@@ -1,4 +1,4 @@
-"""Rewards and weights that a plan names, held against the scorers that its commands will have."""
+"""Rewards and weights that a plan names, checked against the scorers of its commands."""
 
 from collections.abc import Sequence
 

@@ -162,7 +162,8 @@ def _is_replaced(stage: ShardedConfig, status: ArtifactStatus) -> bool:
     """Return whether the command makes all parts anew.
 
     Raises:
-        FingerprintError: it would have to, and was not told to. Each task would say so, later.
+        FingerprintError: it would have to, but ``--overwrite=stale`` was not given. Each task would
+        fail later.
     """
     on_disk = run_record.read_run_record(stage.output)
     asked_for = {"stage": stage.stage, "version": stage.VERSION, **stage.identity()}
@@ -248,7 +249,7 @@ def _window(config: SlurmConfig, shards: Sequence[int]) -> range:
 
 
 def _max_array_size() -> int:
-    """Return the cluster's MaxArraySize, Slurm's default where there is no cluster to ask."""
+    """Return the cluster's MaxArraySize, Slurm's default if there is no cluster to ask."""
     try:
         answer = subprocess.run(
             ["scontrol", "show", "config"],

@@ -1,4 +1,4 @@
-"""How a step ended that a plan's command ran in a process of its own, and what to say of it.
+"""How a step of a plan, run in its own process, ended, and the message for it.
 
 `prefpipe rounds` and `prefpipe study` read exit codes and signals in the same way.
 """

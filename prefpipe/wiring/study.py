@@ -1,7 +1,7 @@
-"""A study, run: one process after another makes its steps, and its ledger says which are made.
+"""Run a study: one process after another makes its steps, and its ledger records which are made.
 
-Any number of copies of the command share a study. What all runs need is made by one copy, and the
-others wait for it; after that each copy takes an arm and seed that no other holds.
+Any number of copies of the command share a study. One copy makes what all runs need, and the others
+wait for it; then each copy takes an arm and seed that no other copy holds.
 """
 
 import shlex
@@ -62,7 +62,7 @@ class Ending(NamedTuple):
 
 
 class _Stopped(Exception):  # noqa: N818 - it is no error
-    """A stop was asked for; nothing more is run."""
+    """A stop was requested; nothing more is run."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__()
@@ -168,7 +168,8 @@ class _RunningStudy:
             self._held = {}
             taken = [run for run in left if self._take(*run)]
             left = [run for run in left if run not in taken]
-            # what another copy left behind is free in a moment, and what others are at is theirs
+            # what another copy left behind is free in a moment, and runs of other copies are left
+            # to them
             if not taken and not self._are_left_behind():
                 break
         self._write_results()
@@ -240,7 +241,7 @@ class _RunningStudy:
         """Run a step to its end and note how it ended; return its exit code.
 
         Raises:
-            _Stopped: a stop was asked for.
+            _Stopped: a stop was requested.
         """
         if step.stage == TRAINER:
             if _holds_model(step.output) and self._progress().is_finished(step, key):
@@ -299,10 +300,10 @@ class _RunningStudy:
         Args:
             step: that ended.
             code: with which it ended.
-            stop_code: of a stop that was asked for, None where none was.
+            stop_code: of a requested stop, None where none was.
         """
         if code != 0:
-            return code if stop_code is None else stop_code  # it has none of its own for a stop
+            return code if stop_code is None else stop_code  # it has no code for a stop
         if _holds_model(step.output):
             return code
         self._log(f"the trainer of {step.arm} wrote no model weights to {step.output}")

@@ -1,4 +1,4 @@
-"""The script of ``prefpipe study --dry-run``: the steps that are known now, and how to go on."""
+"""The script of ``prefpipe study --dry-run``: the steps that are known now, and how to continue."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,8 +1,8 @@
 """Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, or a table.
 
-Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are
-turned from 1..2 (0 is a draw in old files) to 0..1; of every other file they are 0..1 unless the
-user says otherwise, and what does not fit is refused.
+Rows name their prompt by a key, never by their place. Preferences in AlpacaEval's format are
+converted from 1..2 (0 is a draw in old files) to 0..1; in every other file they are 0..1 unless the
+user says otherwise, and other values are refused.
 """
 
 import hashlib
@@ -297,7 +297,7 @@ def key_of(value: Any) -> str:
 
 
 def _keys(table: UserTable, name: str | None, problems: Problems) -> list[str] | None:
-    """Return a column's values as texts, None where there is no column; nulls are problems."""
+    """Return a column's values as texts, None if there is no column; nulls are problems."""
     if name is None:
         return None
     keys = []

@@ -88,7 +88,7 @@ def _questions(table: UserTable, problems: Problems, rules: ReadingRules) -> dic
         if problem is None:
             prompt = row_problems.take(checked_prompt(text, "turns[0].content", rules=rules))
 
-        # one with a problem is kept, too, so that a second one of its id is told
+        # one with a problem is also kept, so that a second one of its id is reported
         if question_id in questions:
             row_problems.add(f"question {question_id!r} occurs twice")
         elif question_id is not None:

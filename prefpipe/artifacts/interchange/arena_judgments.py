@@ -54,7 +54,7 @@ def is_judgment_file(table: UserTable) -> bool:
 def of_category(table: UserTable, category: str | None) -> UserTable:
     """Return the lines of one category.
 
-    v2.0 has several in a file, each with a baseline of its own.
+    v2.0 has several in a file, each with its own baseline.
 
     Raises:
         InputError: several categories and none is chosen.
@@ -113,7 +113,7 @@ def read_games(table: UserTable, problems: Problems) -> Judgments:
 def _verdict(game: Any, row_problems: RowProblems) -> tuple[float, float] | None:
     """Return the preference for A and its weight.
 
-    None where there is no label, or one that the tool does not know.
+    None if there is no label, or one that the tool does not know.
     """
     if game is None:  # v2.0 writes null where the judge could not be reached
         return None

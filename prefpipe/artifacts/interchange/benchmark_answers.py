@@ -1,7 +1,7 @@
-"""``alpaca-eval`` and ``arena-hard``: answers to a benchmark's prompts, one a prompt.
+"""``alpaca-eval`` and ``arena-hard``: answers to a benchmark's prompts, one per prompt.
 
-As those tools read and write them. AlpacaEval's ``model_outputs.json`` is a JSON list of
-``instruction``, ``output`` and ``generator``; Arena-Hard's ``model_answer/<model>.jsonl`` has a
+In the formats that those tools read and write. AlpacaEval's ``model_outputs.json`` is a JSON list
+of ``instruction``, ``output`` and ``generator``; Arena-Hard's ``model_answer/<model>.jsonl`` has a
 line for each ``uid``, whose ``messages`` end with the answer, in an object.
 """
 
@@ -123,7 +123,7 @@ def _arena_responses(
         row_problems = problems.at(place)
         prompt_id = row_problems.take(checked_id(ids[row], "uid"))
 
-        # every problem of a line is told, so that a bad answer does not hide a bad model
+        # every problem of a line is reported, so that a bad answer does not hide a bad model
         turns: Turns = []
         answer = None
         try:

@@ -1,6 +1,6 @@
-"""Checks of single values: each returns the value, and the sentence on what is wrong with it.
+"""Checks of single values: each returns the value and a sentence about its problem, if any.
 
-Where something is wrong the value is an empty one of its type, so that reading can go on.
+If there is a problem, the value is an empty one of its type, so that reading can continue.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ def checked_text(value: Any, name: str) -> tuple[str, str | None]:
 
 
 def checked_optional_text(value: Any, name: str) -> tuple[str | None, str | None]:
-    """Return a text, None where there is none, and what is wrong with it."""
+    """Return a text, None if there is none, and what is wrong with it."""
     if value is None or value == "":
         return None, None
     return checked_text(value, name)
@@ -84,5 +84,5 @@ def checked_number(value: Any, name: str) -> tuple[float | None, str | None]:
 
 
 def word_of(value: Any) -> str | None:
-    """Return a name of any type as text, None where there is none."""
+    """Return a name of any type as text, None if there is none."""
     return None if value is None or value == "" else str(value)

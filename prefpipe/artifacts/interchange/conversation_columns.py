@@ -104,7 +104,7 @@ def checked_prompt(
 def _turns_in_text(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
     """Return the turns that were written into a text, and why they cannot be read.
 
-    The text itself where there are none.
+    The text itself if there are none.
     """
     # lists first: a turn of one may hold a template's markers, and is read as it stands
     turns, problem = serialised_turns(text)

@@ -1,4 +1,4 @@
-"""What stands beside a data file so that a trainer finds it.
+"""Description files beside a data file, by which a trainer finds it.
 
 ``dataset_info.json`` for LLaMA-Factory, a piece of a config for axolotl.
 """

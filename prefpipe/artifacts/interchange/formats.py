@@ -1,6 +1,6 @@
 """Which reader reads which format, and what a file is in a fingerprint.
 
-A new format is a function ``(source, options) -> Pool`` in a file of its own and an entry in
+A new format is a function ``(source, options) -> Pool`` in its own file and an entry in
 ``FORMATS``; its name also goes into the choices of ``--format`` (``configs/import_files.py``).
 """
 

@@ -1,6 +1,6 @@
 """The step behind every reader: responses, one by one, become prompts with numbered candidates.
 
-Rows of one prompt need not be adjacent. What two of them say differently is refused.
+Rows of one prompt need not be adjacent. Contradictions between them are refused.
 """
 
 from collections import Counter
@@ -44,7 +44,7 @@ def gather(
         options: what the user says about the file.
         used: columns that the reader has used, and that do not pass through.
         on_duplicate: what several rows with scores of one response come to, ``mean``, ``first`` or
-            ``refuse``; None where every row is a sample of its own.
+            ``refuse``; None if every row is a separate sample.
 
     Raises:
         InputError: two texts for one prompt, two responses under one key, and the reader's
@@ -165,7 +165,7 @@ def _user_columns(
         names = list(wanted)
         _refuse_names(table, names, reserved)
 
-    # what varies is left out with a note, but a column that was asked for must not vanish
+    # what varies is left out with a note, but a column that was requested must not vanish
     kept, varying = [], []
     for name in names:
         place = _place_of_difference(table, name, members)

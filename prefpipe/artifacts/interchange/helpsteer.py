@@ -36,7 +36,7 @@ def read_helpsteer2(source: str, options: ReadOptions) -> Pool:
     Raises:
         InputError: missing columns, and every row that cannot be used.
     """
-    # answers of a CSV file that are numbers are texts all the same
+    # answers of a CSV file that look like numbers are still texts
     table = read_user_table(source, text_columns=HELPSTEER2_PREFERENCES[:3], hint=HELPSTEER2_HINT)
     if table.has(HELPSTEER2_PREFERENCES):
         return _pool_of_preferences(table, HELPSTEER2_PREFERENCES, options)

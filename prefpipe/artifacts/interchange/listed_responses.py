@@ -80,8 +80,7 @@ def gather_items(
         options: what the user says about the file.
         used: columns that the format uses, beside the prompt and ``prompt_id``.
         is_strict: see `checked_prompt`.
-        on_duplicate: what several rows of one response come to; None where each is a sample of its
-            own.
+        on_duplicate: what several rows of one response come to; None where each is its own sample.
 
     Raises:
         InputError: every row that cannot be used.

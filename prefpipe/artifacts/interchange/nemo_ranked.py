@@ -50,7 +50,7 @@ def read_ranked(source: str, options: ReadOptions) -> Pool:
         items = []
         for number, member in enumerate(members):
             item = _item(member, f"completions[{number}]", scorer)
-            # what is wrong with it is told when the item is checked
+            # its problem is reported when the item is checked
             sample_idx, _ = checked_index(item.sample_idx, "sample_idx")
             if sample_idx is not None:
                 # what differs under its key stays, and is refused when responses are numbered

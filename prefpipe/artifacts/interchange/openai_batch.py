@@ -240,7 +240,7 @@ def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResp
             # half a character costs that character, and not the answer
             blank = blank._replace(model=replace_lone_surrogates(model))
 
-    # some servers give more choices than were asked for
+    # some servers give more choices than were requested
     n_choices = max(request.n, max(choices, default=-1) + 1)
     for index in range(n_choices):
         if index in choices:

@@ -1,8 +1,8 @@
 """Pairs of a chosen and a rejected response, row by row, to be scored.
 
-RewardBench's files, TRL's, or one's own. Nothing vanishes: a row whose texts cannot be used stays,
-with what is wrong with it. What is wrong with a whole column (numbers that are texts, preferences
-beyond 1) is an error.
+The files are RewardBench's, TRL's, or the user's own. Nothing vanishes: a row whose texts cannot be
+used stays, with its problem. A problem of a whole column (numbers that are texts, preferences above
+1) is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,7 +101,7 @@ class ScoredTexts(NamedTuple):
 class PairFile(NamedTuple):
     """The pairs of a file.
 
-    ``score_columns``: the names of the two numbers, None where there are none. ``notes``: of how
+    ``score_columns``: the names of the two numbers, None if there is none. ``notes``: of how
     the file was read.
     """
 
@@ -114,9 +114,9 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     """Read pairs from Parquet, JSONL, JSON, CSV, a datasets folder or ``hf:``.
 
     Columns: ``chosen`` and ``rejected``, texts or lists of turns; ``prompt``, a text or turns,
-    unless they hold the whole conversation; ``subset``, ``prompt_id`` and ``id`` where there are
-    any; ``preference`` in [0, 1]; and two numbers of scores, ``score_chosen`` and
-    ``score_rejected`` however they are spelled.
+    unless they hold the whole conversation; ``subset``, ``prompt_id`` and ``id`` if any;
+    ``preference`` in [0, 1]; and two numbers of scores, ``score_chosen`` and ``score_rejected``
+    however they are spelled.
 
     Args:
         source: path or ``hf:`` reference.

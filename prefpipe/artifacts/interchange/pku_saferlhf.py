@@ -38,7 +38,7 @@ def read_pku(source: str, options: ReadOptions) -> Pool:
         InputError: missing columns, and every row that cannot be used.
     """
     sources = [f"{name}_source" for name in RESPONSES]
-    # answers of a CSV file that are numbers are texts all the same
+    # answers of a CSV file that look like numbers are still texts
     table = read_user_table(source, text_columns=[*RESPONSES, *sources], hint=HINT)
     table.require(["prompt", *RESPONSES], hint=HINT)
     scorers = {name: scorer for name, scorer in SCORERS.items() if table.has(scorer.columns)}

@@ -15,7 +15,7 @@ class ImportedResponse(NamedTuple):
         row: the number of its row, from 0.
         place: the row's name in messages.
         messages: the prompt.
-        text: the response; None where there is none, and then ``failure`` says why.
+        text: the response; None if there is none, and then ``failure`` says why.
         prompt_id: None for the messages' hash.
         sample_idx: None for the order within the prompt.
         model: who wrote it.

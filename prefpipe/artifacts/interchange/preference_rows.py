@@ -3,8 +3,8 @@
 The same response in several rows of a prompt is one candidate. Where the file has scores they are
 the rewards; where it has none, the reward is the share of its comparisons that a response won.
 
-A row repeats a response's score rather than adding one, so that two rows which differ are refused
-unless the user says what they come to.
+A row repeats a response's score rather than adding one, so two rows with different scores are
+refused unless the user says how to combine them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -101,7 +101,7 @@ def read_preferences(source: str, options: ReadOptions) -> Pool:
     """
     rules = options.rules
     table = read_user_table(source, text_columns=("chosen", "rejected", "completion"), hint=HINT)
-    # a file of neither kind is told what pairs need
+    # the error for a file of neither kind names what pairs need
     is_paired = "chosen" in table.names or "completion" not in table.names
     names = ["chosen", "rejected"] if is_paired else ["completion"]
     table.require(names if is_paired else ["prompt", *names], hint=HINT)

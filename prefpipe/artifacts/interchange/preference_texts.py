@@ -1,6 +1,6 @@
-"""The prompt and the responses of a preference row, however they are split over its columns.
+"""The prompt and the responses of a preference row, however its columns split them.
 
-The prompt stands in a column of its own, or every response is the whole conversation.
+The prompt stands in its own column, or every response is the whole conversation.
 """
 
 from collections.abc import Sequence

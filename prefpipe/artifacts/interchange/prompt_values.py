@@ -50,7 +50,7 @@ class Matched(NamedTuple):
 
 
 class Regularising(NamedTuple):
-    """AlpacaEval's gamed baselines, column by column; ``difficulty`` None where there is none."""
+    """AlpacaEval's gamed baselines, column by column; ``difficulty`` None if there is none."""
 
     preferences: list[float]
     std_length_difference: list[float]

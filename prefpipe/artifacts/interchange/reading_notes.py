@@ -1,4 +1,4 @@
-"""What a user should know of how the conversations of a file were read, with numbers of rows."""
+"""Notes for the user on how the conversations of a file were read, with numbers of rows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

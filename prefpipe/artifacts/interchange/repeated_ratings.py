@@ -146,7 +146,7 @@ def _joined(rows: Sequence[ImportedResponse], on_duplicate: str) -> ImportedResp
             # fsum is exact: the order of the ratings decides nothing
             scores[scorer] = fsum(finite) / len(finite)
         else:
-            # a NaN or an infinity that stands alone is told by the row's status
+            # a single NaN or infinity is reported in the row's status
             scores[scorer] = given[0] if given else None
     return first._replace(scores=scores)
 

@@ -144,7 +144,7 @@ def read_ultrafeedback(source: str, options: ReadOptions) -> Pool:
 
 
 def _notes_of_system_prompts(table: UserTable) -> list[str]:
-    """Return how many responses had a system prompt of their own.
+    """Return how many responses had their own system prompt.
 
     It is no part of the prompt that all of them share.
     """

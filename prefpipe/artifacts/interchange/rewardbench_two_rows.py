@@ -2,8 +2,8 @@
 
 They are scored as pairs like any others: as few pairs as hold every completion at least once, so
 that a correct completion stands against each of three wrong ones, and seven correct ones against
-four wrong ones make seven pairs. What each pair is of stands beside it, so that the prompt's scores
-can be put together again.
+four wrong ones make seven pairs. Each pair records its completions, so that the prompt's scores can
+be reassembled.
 """
 
 from collections.abc import Mapping

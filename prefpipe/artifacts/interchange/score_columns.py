@@ -1,8 +1,8 @@
-"""Which columns hold scores, by their names: one rule for every way in which people spell them.
+"""Which columns hold scores, by their names: one rule for all spellings.
 
 A name is its words: ``chosen-rating``, ``chosen_ratings``, ``ChosenRating`` and ``rating_chosen``
-are all *chosen* and *rating*. A pair of columns that differ in *chosen* and *rejected* alone, and
-speak of a score, are the scores of the two responses.
+are all *chosen* and *rating*. A pair of columns that differ only in *chosen* and *rejected*, and
+name a score, are the scores of the two responses.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""System prompts and tools, which stand in columns beside a table's prompts."""
+"""System prompts and tools, which are in separate columns beside a table's prompts."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -99,7 +99,7 @@ def read_system_and_tools(
     """
     problems: list[str | None] = [None] * table.n_rows
     notes: list[str] = []
-    # of several problems of a row the first one is told
+    # only the first of several problems of a row is reported
     system_columns = _system_columns(table, rules, taken, notes)
     systems = _systems(system_columns, problems, notes)
     _note_columns_not_carried(table, rules, taken, problems, notes)

@@ -1,4 +1,4 @@
-"""A user's file as a table whose rows know their place."""
+"""A user's file as a table that records the place of each row."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

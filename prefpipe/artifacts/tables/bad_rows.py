@@ -1,8 +1,7 @@
 """Rows of a user's file that cannot be used: refused together, or left out and counted.
 
 A reader refuses with ``BadRowsError``. ``read_without_bad_rows`` calls it again without the rows
-that it named, until it has none to name: what comes out is what the file would give if somebody had
-deleted those rows.
+that it named, until it names none: the result is that of a file from which those rows were deleted.
 """
 
 import re

@@ -1,7 +1,7 @@
 """Columns of users' rows: types where the values agree, JSON text where they do not.
 
-And the way back to values. Nothing is dropped or padded: what has no one type is kept as JSON text,
-marked in the field's metadata.
+Also the way back to values. Nothing is dropped or padded: values without a common type are kept as
+JSON text, marked in the field's metadata.
 """
 
 import json

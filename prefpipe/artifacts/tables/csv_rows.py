@@ -1,7 +1,8 @@
 """CSV and TSV, strictly: RFC 4180 with a header, every row of as many fields.
 
 Each row has the line on which it begins. An empty field is a missing value, a quoted empty one
-(``""``) a text without characters. Python's ``csv`` tells neither, and repairs what is broken.
+(``""``) a text without characters. Python's ``csv`` distinguishes neither, and silently repairs
+what is broken.
 """
 
 import re

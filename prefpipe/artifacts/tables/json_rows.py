@@ -65,7 +65,7 @@ def read_json(path: Path) -> TextRows:
         # JSON lines under the name of a JSON file
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _lines(text, path)
-        # a damaged byte explains more than what the parser makes of it
+        # a damaged byte explains more than the parser's message
         refuse_damaged_text(text, path)
         raise _broken(path, error) from error
     except ValueError as error:

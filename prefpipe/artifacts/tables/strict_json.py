@@ -1,4 +1,4 @@
-"""JSON of users, strictly: a key that stands twice in one object is refused, at any depth."""
+"""JSON of users, strictly: a key that occurs twice in one object is refused, at any depth."""
 
 import json
 from typing import Any, Final

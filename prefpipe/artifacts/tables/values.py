@@ -1,11 +1,11 @@
-"""What is a number and what is an id in users' tables: one rule for every entrance.
+"""Which values are numbers and which are ids in users' tables: one rule for every reader.
 
 A number is a whole number, a number with a point, a decimal, or a text that reads as one (`7.5`,
 `-1e3`, `nan`, `inf`): CSV holds nothing but texts, and other tools write numbers as texts into JSON
-and Parquet. A boolean is none.
+and Parquet. A boolean is not a number.
 
-An id is a text, a whole number, or a number with a point that is whole: `7.0`, which is what tables
-make of 7 beside a missing value, is `7`.
+An id is a text, a whole number, or a number with a point that is whole: `7.0`, which tables write
+for 7 beside a missing value, is `7`.
 """
 
 import re

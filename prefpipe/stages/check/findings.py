@@ -1,10 +1,10 @@
 """What the facts of ``prefpipe check`` mean: findings with a severity, in sentences.
 
-- ``error``: ``train`` would stop, or what it trained on would not be what one thinks;
-- ``warning``: it trains, and one should look first;
+- ``error``: ``train`` would stop, or would train on something unintended;
+- ``warning``: ``train`` runs, but look at it first;
 - ``note``: worth knowing.
 
-The thresholds are prefpipe's own.
+The thresholds are chosen by prefpipe.
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Groups as preferences: ties, copies, lengths, and what the length limit leaves of them."""
+"""Groups as preferences: ties, copies, lengths, and what remains under the length limit."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

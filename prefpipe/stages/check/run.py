@@ -1,9 +1,9 @@
-"""Look at groups as training data for a model, before a GPU is asked for.
+"""Check groups as training data for a model, before you request a GPU.
 
-Reads: ``groups``, and a model's tokenizer, chat template and configuration. Writes: nothing, and
-loads no weight. Returns JSON values.
+Reads: ``groups``, and a model's tokenizer, chat template and configuration. Writes: nothing; it
+loads no weights. Returns JSON values.
 
-The same code makes the tokens, applies the length limit and leaves responses out as in ``train``.
+Tokens, length limit and left-out responses come from the same code as in ``train``.
 """
 
 from collections import Counter
@@ -89,7 +89,7 @@ class _OpenedModel(NamedTuple):
 
 
 def planned_training(config: CheckConfig) -> PlannedTraining:
-    """Return the training that a command asks about, its gamma chosen where that is asked for.
+    """Return the training that a command asks about, its gamma chosen where that is requested.
 
     Raises:
         InputError: no scores to choose gamma by.
@@ -139,7 +139,7 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
             open_weighing(training.weight_by, groups, "GROUPS", of_pairs=objective.compares)
         )
 
-    # The template is told what the candidates have on record, so that cannot differ.
+    # The template uses the settings recorded for the candidates, so they cannot differ.
     model = _open_model(
         training.model,
         date_for_run(None, None, [groups.path]),

@@ -1,6 +1,6 @@
-"""What is wrong with the token ids that training would take.
+"""Problems of the token ids that training would use.
 
-Counted row by row, with the first example of each problem.
+They are counted row by row, with the first example of each problem.
 """
 
 from collections import Counter
@@ -74,7 +74,7 @@ class TokenCheck:
         self.n_looks = self.n_encoded = 0
 
     def ids_of(self, row: Row) -> TokenIds | None:
-        """Return the ids of a row, None where there are none at all; every problem is counted."""
+        """Return the ids of a row, None if there is none at all; every problem is counted."""
         place = f"response {row['sample_idx']} of prompt {row['prompt_id']}"
         ids = None
         if row["prompt_token_ids"] is not None and row["response_token_ids"] is not None:

@@ -1,4 +1,4 @@
-"""How unevenly ``--weight-by`` would have prompts count, and what it has no weight for."""
+"""How unevenly ``--weight-by`` would weight prompts, and which prompts get no weight."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What evaluations say of one round's policy after another, over one run or several.
+"""Evaluations of one round's policy after another, over one run or several.
 
 Reads: evaluations, each of the policy of a round.
 
@@ -148,7 +148,7 @@ class _Frames:
         self.prompts = self._by_round[rounds[0]]["prompt_id"].to_list()
 
     def column(self, number: int, name: str | None, prompts: Sequence[str]) -> np.ndarray:
-        """Return a column of a round by prompt (P,), NaN where there is no value."""
+        """Return a column of a round by prompt (P,), NaN if there is no value."""
         frame = self._by_round[number]
         if name is None or name not in frame.columns:
             return np.full(len(prompts), np.nan)
@@ -239,7 +239,7 @@ def _check_recipes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> Non
 
 
 def _refuse_copies(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> None:
-    """Refuse runs whose evaluations are all the same: intervals would narrow by nothing new.
+    """Refuse runs with identical evaluations: intervals would narrow without new data.
 
     Raises:
         UsageError: naming two such runs.

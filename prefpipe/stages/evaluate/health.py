@@ -1,6 +1,6 @@
-"""Whether training has harmed the policy in ways that a reward does not show.
+"""Whether training harmed the policy in ways that the reward does not show.
 
-Here are the rows for the table, and notes on what to look at.
+This file makes the rows of the table, and notes on what to look at.
 """
 
 from collections.abc import Iterator, Mapping

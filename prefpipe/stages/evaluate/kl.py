@@ -1,6 +1,6 @@
 """KL divergence from the policy to a reference, or why there is none.
 
-It is of log-probabilities that are on disk.
+It uses log-probabilities that are on disk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -73,7 +73,7 @@ def log_ratios(
 ) -> tuple[float, float]:
     """Return a prompt's mean log ratio in nats a response, and the mean tokens of a response.
 
-    Both are over the responses that both models measured; NaN where there is none.
+    Both are over the responses that both models measured; NaN if there is none.
 
     Args:
         rows: the prompt's candidates, with ``logp`` and ``n_response_tokens``.

@@ -1,4 +1,4 @@
-"""The length-controlled win rate of an evaluation, and what a reader should know of it."""
+"""The length-controlled win rate of an evaluation, and its caveats."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -11,7 +11,7 @@ from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 
 MAX_FITS = 1_000
-"""Resamples of the length-controlled fit, at most: each is a fit of its own."""
+"""Resamples of the length-controlled fit, at most: each needs a separate fit."""
 LEAST_SHARE = 0.1
 """Below this share of rows that are longer, or shorter, the figure is an extrapolation."""
 MOST_SES_WIDE = 8.0

@@ -1,6 +1,6 @@
 """What an evaluation measures of each prompt, on both sides.
 
-Some measures are of responses one by one, others of a prompt's set of them.
+Some measures cover single responses, others the set of a prompt's responses.
 
 Nulls stay null: a response that was never written is not a short, clean, unrefused one.
 """
@@ -56,7 +56,7 @@ OF_A_SET = (
 class MeasuredResponses(NamedTuple):
     """A side's responses to one prompt.
 
-    ``values``: each measure of `OF_A_RESPONSE` by response (n,), NaN where there is none.
+    ``values``: each measure of `OF_A_RESPONSE` by response (n,), NaN if there is none.
     ``texts``: of the responses that were written. ``vectors``: (N, D) embeddings of those that have
     one, or None. ``log_ratio``: see `log_ratios`.
     """
@@ -180,7 +180,7 @@ def _compare_prompt(sides: Mapping[str, MeasuredResponses | None], tie_tolerance
 
 
 def compare_sets(sides: Mapping[str, MeasuredResponses]) -> dict[str, float | None]:
-    """Return the measures of a prompt's set of responses as columns, None where there is no value.
+    """Return the measures of a prompt's set of responses as columns, None if there is no value.
 
     These depend on how many responses there are. Of a side that has more than the other, the first
     of them count, so that both have as many; and ``distinct_2_equal`` is over as many word pairs as

@@ -1,6 +1,6 @@
 """The reference's log-probabilities of the policy's responses.
 
-An evaluation makes them by the stage ``logprobs``.
+An evaluation makes them with the stage ``logprobs``.
 """
 
 from transformers import AutoConfig

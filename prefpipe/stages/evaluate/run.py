@@ -1,7 +1,7 @@
 """Compare a policy with a baseline.
 
-Reads: ``candidates`` and ``scores`` of both sides; where there are any, their ``embeddings``, and
-the reference's ``logprobs`` of the policy's responses.
+Reads: ``candidates`` and ``scores`` of both sides; their ``embeddings`` and the reference's
+``logprobs`` of the policy's responses, if any.
 Writes: ``evaluation``, one row for every prompt, and ``summary.json`` with the figures and their
 intervals.
 Promises: sides are joined by prompt_id, never by position; a prompt or response without a reward is

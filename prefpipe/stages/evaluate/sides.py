@@ -1,6 +1,6 @@
-"""The two sides of an evaluation: what is a model is sampled and rated first, by the usual stages.
+"""The two sides of an evaluation: a model is sampled and rated first, by the usual stages.
 
-What would fail is refused before an hour of sampling, not after it.
+Errors are raised before an hour of sampling, not after it.
 """
 
 from collections.abc import Callable
@@ -181,7 +181,7 @@ def _score_config(config: EvalConfig, candidates: Path, output: Path) -> ScoreCo
 
 
 def _template_date(config: EvalConfig) -> str:
-    """Return the one day that both sides are told: that of a side that has been sampled, if any."""
+    """Return the date for the chat templates of both sides: that of a sampled side, if any."""
     sampled = [Path(getattr(config, name)) for name in SIDES]
     if not config.overwrite.replaces_this_run:
         sampled += [config.output / name / "candidates" for name in SIDES]

@@ -1,6 +1,6 @@
-"""What a win rate was made of, and in what two of them differ.
+"""The recipe of a win rate, and how two recipes differ.
 
-That is prompts, baseline, judge, and how the judge was asked.
+A recipe is prompts, baseline, judge, and the judge's prompt and settings.
 """
 
 import json

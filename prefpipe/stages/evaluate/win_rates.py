@@ -1,4 +1,4 @@
-"""Win rates of one or several files of preferences, raw beside length-controlled."""
+"""Win rates of one or several files of preferences, raw and length-controlled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -179,7 +179,7 @@ def _in_order_of_their_own(rows: Annotations, place_of_prompt: Mapping[str, int]
 
     Args:
         rows: to be sorted.
-        place_of_prompt: in the table of difficulties, which decides first; {} where there is none.
+        place_of_prompt: in the table of difficulties, which decides first; {} if there is none.
             Then the prompts do, as texts.
     """
     preferences = rows.preferences

@@ -1,4 +1,4 @@
-"""Write candidates as a file that a benchmark judges: one response a prompt.
+"""Write candidates as a file for a benchmark's judge: one response per prompt.
 
 Reads: ``candidates``.
 Writes: one file.

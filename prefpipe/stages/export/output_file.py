@@ -1,6 +1,6 @@
-"""What every export does with its output.
+"""The rules for the output of every export.
 
-It replaces nothing unasked, is written part by part, and is not empty.
+It never replaces a file unasked, is written part by part, and is never empty.
 """
 
 from collections import Counter
@@ -43,7 +43,7 @@ def write_parts(
     """Write the rows that parts become, one part after another.
 
     Raises:
-        StoppedEarly: a stop was asked for; the file takes its name at the end alone, so that there
+        StoppedEarly: a stop was requested; the file takes its name at the end alone, so that there
             is none yet.
     """
     with runtime.progress(f"{config.stage}: part", len(indices)) as advance:

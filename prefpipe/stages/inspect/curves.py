@@ -1,4 +1,4 @@
-"""What a stage logged in ``metrics.parquet``: each measure at first, at last, and on the way."""
+"""The measures that a stage logged in ``metrics.parquet``: first, last, and in between."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,7 +1,7 @@
-"""What is worth knowing of each kind of artifact, gathered part by part.
+"""The measures shown for each kind of artifact, collected part by part.
 
 Only numbers and short names are kept between parts, never texts. Prompts do not span parts, so
-whatever is within a prompt is finished with its part.
+measures within a prompt are complete after its part.
 """
 
 from collections import Counter

@@ -1,4 +1,4 @@
-"""One prompt with all its candidates, put together from the artifacts that know something of it."""
+"""One prompt with all its candidates, assembled from the artifacts that hold data about it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -150,7 +150,7 @@ def prompt_of_part(
 def _rows_of_prompt(
     artifact: Artifact | None, part: int, prompt_id: str, columns: Sequence[str]
 ) -> list[Row]:
-    """Return a prompt's rows; none where there is no artifact, or not this part of it."""
+    """Return a prompt's rows; none if there is no artifact, or not this part of it."""
     if artifact is None or artifact.missing([part]):
         return []
     table, _ = artifact.read(part, columns)

@@ -19,7 +19,7 @@ SCHEMAS: dict[str, Schema] = {
     schema.name: schema for schema in (*ALIKE_EVERYWHERE, embeddings_schema(1, half=False))
 }
 MAX_REASONS = 20
-"""Reasons listed for each status: many carry a number of their own, one for each row."""
+"""Reasons listed for each status: many carry their own number, one for each row."""
 
 
 def overview(
@@ -107,7 +107,7 @@ def run_facts(artifact: Artifact) -> dict[str, Any]:
 
 
 def read_summary(artifact: Artifact) -> dict[str, Any] | None:
-    """Return the ``summary.json`` that some stages leave, None where there is none to read."""
+    """Return the ``summary.json`` that some stages leave, None if there is none to read."""
     path = artifact.path / SUMMARY_FILE
     try:
         summary = json.loads(path.read_bytes())

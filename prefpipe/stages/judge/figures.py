@@ -1,6 +1,6 @@
-"""What the verdicts of a run come to.
+"""The figures of a run's verdicts.
 
-That is win rate, ties, position bias, what could not be read, tokens and cost.
+They are win rate, ties, position bias, unparsable verdicts, tokens and cost.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""The rows of ``verdicts``: two presentation orders, and the preference that they come to."""
+"""The rows of ``verdicts``: two presentation orders, and the preference computed from them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any

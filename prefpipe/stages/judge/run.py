@@ -4,8 +4,8 @@ Reads: ``candidates`` of A and of B.
 Writes: ``verdicts``, one row for every pair with both presentation orders, and ``summary.json``
 once all parts are there.
 Promises: sides are joined by prompt_id, never by position; a response without a partner is a row; a
-verdict that could not be read is null with the judge's words, and asked for again on the next run;
-no answer is paid for twice.
+verdict that could not be parsed is null, keeps the judge's words, and is requested again on the
+next run; no answer is paid for twice.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""What scored pairs come to: accuracy by subset and section, and calibration."""
+"""The figures of scored pairs: accuracy by subset and section, and calibration."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

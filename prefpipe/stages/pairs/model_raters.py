@@ -2,8 +2,8 @@
 
 A reward model rates each response in its own chat template, as ``score`` does. A policy gives
 log-ratios to its reference, or mean log-probabilities a token. Its tokens are those that ``train``
-and ``logprobs`` take of the same texts: the policy's own chat template, the response with the end
-of its turn. A prompt is computed once for both responses where the model allows.
+and ``logprobs`` use for the same texts: the policy's own chat template, the response with the end
+of its turn. A prompt is computed once for both responses if the model allows it.
 """
 
 from collections.abc import Callable, Sequence

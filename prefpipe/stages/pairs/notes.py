@@ -1,6 +1,6 @@
-"""What a reader of scored pairs should know, in sentences.
+"""Notes on scored pairs, in sentences.
 
-That is rows left out, ties, and what RewardBench's figures lack.
+They cover rows left out, ties, and what RewardBench's figures lack.
 """
 
 from collections.abc import Mapping

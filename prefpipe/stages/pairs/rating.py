@@ -1,9 +1,9 @@
-"""What rates pairs, and the two scores of a pair as a row.
+"""The raters of pairs, and the two scores of a pair as a row.
 
 Raters of ``--model`` are in `prefpipe.stages.pairs.model_raters`.
 
-A pair is scored whole or not at all: a response that is too long, or that the template refuses,
-costs the other its score too, for half a pair compares nothing.
+A pair is scored completely or not at all: if one response is too long, or the template refuses it,
+the other gets no score either, because half a pair compares nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -5,8 +5,8 @@
 Reads: a file of pairs, or a folder that one of the two wrote.
 Writes: ``pair_scores``, one row for every pair of the file in its order, and ``summary.json`` with
 all figures of both commands once all parts are there.
-Promises: a pair is scored whole or kept with its reason, never cut; the same folder is scored once,
-whichever of the two commands goes on.
+Promises: a pair is scored completely or kept with its reason, never truncated; a folder is scored
+once, whichever of the two commands continues it.
 """
 
 import time

@@ -1,8 +1,7 @@
-"""``--earlier``: the artifacts of earlier rounds, found in their folders and held against this one.
+"""``--earlier``: the artifacts of earlier rounds, found in their folders and checked.
 
-Rewards are compared across rounds, so that every round must have been rated by the same scorers,
-and embedded by the same model. How it was sampled, and by which policy, may differ: that is what
-rounds are for.
+Rewards are compared across rounds, so every round must be rated by the same scorers and embedded by
+the same model. Sampling settings and policy may differ: that is the purpose of rounds.
 """
 
 import hashlib

@@ -175,7 +175,7 @@ def _represents(rows: _GroupRows, screened: ScreenedPart, selection: Selection) 
 
 
 def _beats(rows: _GroupRows, screened: ScreenedPart, config: SelectConfig) -> pa.Array:
-    """Return each row's pairs; null throughout unless pairs were asked for."""
+    """Return each row's pairs; null throughout unless pairs were requested."""
     beats: list[Any] = [None] * len(rows.prompts)
     if config.pairs is None and config.max_pairs is None:
         return pa.array(beats, BEATS)

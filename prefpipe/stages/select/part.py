@@ -1,4 +1,4 @@
-"""One part of ``select``: columns in, groups out, no row touched by itself."""
+"""One part of ``select``: columns in, groups out, no loop over single rows."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple

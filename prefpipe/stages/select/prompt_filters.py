@@ -1,8 +1,8 @@
-"""The filters of prompts over a whole run: their thresholds, and which prompts of a part they take.
+"""The filters of prompts over a whole run: their thresholds, and which prompts of a part they keep.
 
-A quantile is over all prompts, whichever part is made by whom: so every worker looks at all pools
-before its first part. What would leave no prompt is refused there, before an older result is
-touched.
+A quantile covers all prompts, whichever worker makes which part, so every worker reads all pools
+before its first part. Filters that would leave no prompt are refused there, before an older result
+is touched.
 """
 
 from collections.abc import Callable, Sequence

@@ -79,7 +79,7 @@ class ScreenedPart(NamedTuple):
     """A part's pools, of P prompts with up to R candidates, and what screening said of them.
 
     - ``table``: the N candidates, in the order of ``pools``;
-    - ``rewards`` (P, R): NaN where there is none;
+    - ``rewards`` (P, R): NaN if there is none;
     - ``distances`` (P, R, R): None without embeddings;
     - ``reasons`` (N,): objects, None for a usable candidate;
     - ``unflawed`` (P, R): without a flaw; ``usable`` (P, R): of them, those that the margin leaves;
@@ -112,7 +112,7 @@ def screen_part(
     """Read a part and screen its candidates.
 
     Args:
-        inputs: ``candidates``, ``scores`` and, where there are any, ``embeddings``.
+        inputs: ``candidates``, ``scores`` and, if any, ``embeddings``.
         expression: the reward.
         flags: what decides which candidates can be selected from.
         index: of the part.
@@ -302,7 +302,7 @@ def _embedding_rows(table: pa.Table, pools: PoolIndex) -> tuple[np.ndarray, np.n
 def _read_embeddings(
     embeddings: Artifact, index: int, pools: PoolIndex
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return embeddings (P, R, D), 0 where there is none, and (N,) which candidates have one."""
+    """Return embeddings (P, R, D), 0 if there is none, and (N,) which candidates have one."""
     table, _ = embeddings.read(index, ["prompt_id", "sample_idx", "embedding", "status"])
     rows, has_one_N = _embedding_rows(table, pools)
     column = flat(table, "embedding")

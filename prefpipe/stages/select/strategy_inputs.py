@@ -1,4 +1,4 @@
-"""What a strategy asks of candidates beside rewards, and whether these inputs have it."""
+"""What a strategy needs of candidates besides rewards, and whether the inputs have it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -111,7 +111,7 @@ def _models_of(candidates: Artifact) -> dict[str, Any]:
     record = candidates.record
     names, identities = record.context.get("models"), record.identity.get("models")
     if names and identities and len(names) == len(identities):
-        # the day that a template was told makes no other model
+        # another template date does not make another model
         return {
             name: {key: each for key, each in identity.items() if key != TEMPLATE_DATE}
             for name, identity in zip(names, identities, strict=True)

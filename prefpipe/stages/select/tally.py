@@ -1,7 +1,7 @@
-"""What the selection of one part came to: sums that its footer carries.
+"""The sums of one part's selection, which its footer carries.
 
-As they lie in the footers, the summary covers every part of the run, those that were kept from an
-earlier run included.
+Because they are in the footers, the summary covers every part of the run, including parts kept from
+an earlier run.
 """
 
 import numpy as np
@@ -75,7 +75,7 @@ def _of_earlier_rounds(screened: ScreenedPart, groups: pa.Table) -> dict[str, fl
 
 
 def _counts(reasons: np.ndarray, prefix: str) -> dict[str, float]:
-    """Return how often each reason stands in an array of objects, None where there is none."""
+    """Return how often each reason stands in an array of objects, None if there is none."""
     names, counts = np.unique(reasons[~is_none(reasons)].astype(str), return_counts=True)
     return {prefix + str(name): int(n) for name, n in zip(names, counts, strict=True)}
 
@@ -159,7 +159,7 @@ def _spread(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def _costs(selection: Selection, has_group_P: np.ndarray) -> dict[str, float]:
     """Return sums of costs in units of what k random candidates cost.
 
-    The costs themselves are on a scale of their own for every prompt.
+    The costs themselves are on their own scale for every prompt.
     """
     is_measured = has_group_P & ~np.isnan(selection.cost)
     if not is_measured.any():

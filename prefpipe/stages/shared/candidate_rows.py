@@ -1,6 +1,6 @@
-"""What the stages that make or read candidates share.
+"""Code shared by the stages that make or read candidates.
 
-That is rows, keys, duplicates, and the status of a row without a response.
+It covers rows, keys, duplicates, and the status of a row without a response.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ Null where there was none.
 """
 
 OF_RESPONSES = (REASONING,)
-"""Columns beside the schema's that a response has of its own; all others are of its prompt."""
+"""Columns beyond the schema's that belong to a response; all others belong to its prompt."""
 
 
 def key_of(row: Row) -> Key:

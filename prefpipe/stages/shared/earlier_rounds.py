@@ -1,14 +1,14 @@
 """Responses of earlier rounds to the same prompts, read as rows of this round's artifacts.
 
-``select --earlier run/round-01`` selects from the pools of several rounds. Whoever reads such pools
-(select, inspect, report) reads a `JoinedArtifact`: of each part the rows of this round, and behind
-them those of the earlier ones to the same prompts.
+``select --earlier run/round-01`` selects from the pools of several rounds. Stages that read such
+pools (select, inspect, report) read a `JoinedArtifact`: for each part, the rows of this round,
+followed by those of the earlier rounds for the same prompts.
 
-Sample numbers of two rounds are the same numbers, so that a joined row has one of its own: that of
-its round, plus `STRIDE` times the number of the round. This round is number 0 and keeps its own,
-the first ``--earlier`` is number 1: its sample 3 is 100003. So ``(prompt_id, sample_idx)`` is a key
-of the joined pool, which stays as it is when a round is extended, and which no row of one round's
-own artifacts has by chance. Two columns of the joined candidates say it in plain numbers.
+Two rounds use the same sample numbers, so a joined row gets a new one: that of its round, plus
+`STRIDE` times the number of the round. This round is number 0 and keeps its own, the first
+``--earlier`` is number 1: its sample 3 is 100003. So ``(prompt_id, sample_idx)`` is a key of the
+joined pool, which does not change when a round is extended, and which no row of a single round has
+by chance. Two columns of the joined candidates hold round and sample as plain numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -180,7 +180,7 @@ class JoinedArtifact(Artifact):
             InputError: scores or embeddings of candidates that were made again since, or too many
                 samples of a prompt.
         """
-        # by the key rows are joined, whether or not it was asked for
+        # by the key rows are joined, whether or not it was requested
         beside = [name for name in KEY if columns is not None and name not in columns]
         if columns is not None:
             columns = [*columns, *beside]

@@ -110,7 +110,7 @@ class Models(ABC):
 
         Raises:
             Exception: what one of the two, or loading a model, raised.
-            StoppedEarly: a stop was asked for, and a model that is not open is needed.
+            StoppedEarly: a stop was requested, and a model that is not open is needed.
         """
         part = _Part(numbers, n_rows)
         with self._changed:
@@ -284,7 +284,7 @@ class ModelsInTurn(Models):
         """Return the number of the open model, once it is one that the part needs.
 
         Raises:
-            StoppedEarly: another would have to be opened, and a stop was asked for.
+            StoppedEarly: another would have to be opened, and a stop was requested.
         """
         while True:
             with self._changed:

@@ -1,4 +1,4 @@
-"""A stage that makes parts: which are left to make, what came of them, and what it hands back."""
+"""A stage that makes parts: which are left to make, what became of them, and what it hands back."""
 
 import time
 from collections import Counter
@@ -109,7 +109,7 @@ def loop_over_parts(
         redo: parts to make again although they are finished.
 
     Raises:
-        StoppedEarly: a stop was asked for and parts are left.
+        StoppedEarly: a stop was requested and parts are left.
         WorkerIsDone: this process is a worker. What follows is its driver's.
         Exception: what ``maker`` raised, once the parts begun beside it are finished.
     """

@@ -50,7 +50,7 @@ def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: 
     Sides differ that were given other prompts, sampling settings or scorers.
 
     Raises:
-        FingerprintError: they differ, and are not to be compared all the same.
+        FingerprintError: they differ, and ``--force`` was not given.
     """
     names = ("the policy", "the baseline")
     if policy.is_imported or baseline.is_imported:
@@ -77,7 +77,7 @@ def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
     it. Of imported candidates nobody knows how they were sampled.
 
     Raises:
-        FingerprintError: it differs, and they are not to be compared all the same.
+        FingerprintError: it differs, and ``--force`` was not given.
     """
     if IMPORT in (a.record.stage, b.record.stage):
         return []

@@ -81,14 +81,14 @@ def ids_fit(
 ) -> bool:
     """Return whether every model that sampled the candidates had this tokenizer and chat template.
 
-    A template that reads the clock must have been told the same day; of candidates that were
+    A template that reads the clock must have used the same date; of candidates that were
     sampled before days were recorded nobody knows it, and what was sampled is taken.
 
     Args:
         groups: groups, or candidates themselves.
         tokenizer_hash: of the model at hand.
         chat_template_hash: of the model at hand.
-        template_date: the day that its template is told, where it reads the clock.
+        template_date: the date that its chat template uses, if it reads the clock.
         template_args: what its template is given beside the conversation; None where that is to
             be as it was.
     """
@@ -241,7 +241,7 @@ def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
 def groups_of_candidates(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
     """Return every candidate that has a response, a group a prompt, to be measured and not trained.
 
-    Rewards and roles, which candidates have none of, are all the same and say nothing.
+    Candidates have no rewards and roles; all get the same placeholder.
 
     Raises:
         InputError: as `groups_of`.

@@ -34,7 +34,7 @@ What `figures_of` returns, NaN where a number is not known::
                 first, second       arms: the difference is first - second; an arm at an epoch,
                                     ``bt@6``, is compared at the epoch of the first
                 declared            True: before the first run was judged
-                seeds               that both arms have; [] where there is nothing to compare, and
+                seeds               that both arms have; [] if there is nothing to compare, and
                                     then the numbers below are None
                 FIGURE's keys, by_seed
                 detectable          difference found with power 0.8 by this test alone

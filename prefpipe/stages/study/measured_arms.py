@@ -22,7 +22,7 @@ from prefpipe.maths.statistics.two_level_figures import (
 from prefpipe.stages.study.design import StudyDesign, arm_and_budget
 
 MOST_RESAMPLED_DECILES, MOST_FITS = 2_000, 1_000
-"""Resamples, at most, of figures that are made anew in each: a sort, or a fit of its own."""
+"""Resamples, at most, of figures that are computed again in each: a sort or a fit."""
 SAME_BASE = 1e-9
 """By how much the base's reward of a prompt may differ from run to run: rounding."""
 OF_RUNS = ("step", "prompts", "response_tokens", "trained_tokens", "seconds")
@@ -84,7 +84,7 @@ class BudgetTable:
                 )
 
     def values(self, arm: str, seeds: Sequence[int], column: str) -> np.ndarray:
-        """Return a column by seed and prompt (S, P), NaN where there is no value.
+        """Return a column by seed and prompt (S, P), NaN if there is no value.
 
         The arm may be one at another epoch, ``bt@2``.
         """

@@ -1,10 +1,10 @@
-"""What a run of a study with a known truth says of held-out pairs.
+"""Held-out pairs of a study with a known truth, as a run scores them.
 
 Reads: the held-out ``candidates`` and ``scores``, of which the truth is made, and a run's own
 ``scores`` of the candidates (a reward model), or its ``logprobs`` and the reference's (a policy).
 
-Promises: what a run is judged by was made from these candidates, or it is refused; a prompt's
-values are means over the same pairs in every run; nothing is joined by position.
+Promises: the scores that judge a run were made from these candidates, or they are refused; a
+prompt's values are means over the same pairs in every run; nothing is joined by position.
 """
 
 from collections.abc import Mapping

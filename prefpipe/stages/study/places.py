@@ -1,7 +1,7 @@
-"""Where in its training an arm is judged: after how many optimizer steps a budget is used up.
+"""Where in its training an arm is judged: the optimizer step at which a budget is used up.
 
-Of a budget of prompts alone they are known at once, of others as soon as the groups are there:
-which prompts a step sees follows from the seed.
+With only a budget of prompts, these steps are known at once; with other budgets, as soon as the
+groups exist, because the seed decides which prompts a step sees.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The smallest difference that a study can tell from none, as far as it is known before the run."""
+"""The smallest difference that a study can detect, as far as it is known before the run."""
 
 from dataclasses import fields
 from pathlib import Path

@@ -1,11 +1,11 @@
-"""How far a study is: which runs are done, which failed, and of what each step is made.
+"""The progress of a study: which runs are done, which failed, and what each step is made from.
 
-A run is an arm with a seed. It is done when each of its evaluations stands in the ledger under the
-key that it would have now, and its artifact is on disk; its weights may be gone by then.
+A run is an arm with a seed. It is done when each of its evaluations is in the ledger under its
+current key and the artifact is on disk; its weights may be removed by then.
 
-The key of a step is a hash of what can change what it makes: the groups and the held-out responses
-by their content, the model, and of its command and those before it what is in their fingerprints.
-Where the folder lies, how many workers there are and the order of flags are not in it.
+The key of a step is a hash of everything that can change its result: the content of the groups and
+held-out responses, the model, and the fingerprint settings of its command and of those before it.
+The place of the folder, the number of workers and the order of flags are not in it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,6 +1,6 @@
-"""Arms of different prompts, which are no comparison of how they choose and train.
+"""Refuse arms with different prompts, which do not compare how arms select and train.
 
-And held-out prompts that arms train on, which are no comparison at all.
+Refuse held-out prompts that arms train on, which compare nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -158,7 +158,7 @@ def _trained_by_arm(
 
 
 def _prompts_of(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[str] | None:
-    """Return the prompts that an arm has groups of, None where there are no groups."""
+    """Return the prompts that an arm has groups of, None if there are no groups."""
     groups = groups_folder(plan, folder, arm, seed)
     if groups is None:
         return None

@@ -1,10 +1,10 @@
-"""The two tables of a study, made of what its finished runs wrote.
+"""The two tables of a study, made from the results of its finished runs.
 
-Reads: the evaluation of each finished run, and the scores that it was made from; with ``truth``
-what judges its held-out pairs (`prefpipe.stages.study.pair_results`).
+Reads: the evaluation of each finished run, and the scores that it was made from; with ``truth``,
+the scores of its held-out pairs (`prefpipe.stages.study.pair_results`).
 Writes: ``results.parquet``, ``runs.parquet`` and ``summary.json``, each as a whole.
 
-Promises: every run that the plan asks for has its rows in ``runs.parquet``, whatever became of it;
+Promises: every run that the plan asks for has its rows in ``runs.parquet``, whatever its outcome;
 evaluations by another recipe, or against another base, are refused and never mixed.
 """
 

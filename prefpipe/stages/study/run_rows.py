@@ -1,4 +1,4 @@
-"""What became of each run at each budget, as ``runs.parquet`` has it."""
+"""The outcome of each run at each budget, as rows of ``runs.parquet``."""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""What a contrast says, in a sentence."""
+"""The result of a contrast as a sentence."""
 
 from collections.abc import Mapping
 from math import isnan

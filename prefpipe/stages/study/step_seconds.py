@@ -1,7 +1,7 @@
-"""How long a step of a study will take, by what steps of it have taken.
+"""How long a step of a study will take, estimated from its finished steps.
 
-A step takes as long as its command needs to start, and its tokens at the rate at which this machine
-samples or trains. Steps without tokens take as long as others of their stage took.
+A step takes the start-up time of its command, plus its tokens at the rate at which this machine
+samples or trains. Steps without tokens take as long as other steps of their stage.
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""How many tokens a step has sampled or trained on: what its seconds are a rate of."""
+"""How many tokens a step sampled or trained on, to compute its tokens per second."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path

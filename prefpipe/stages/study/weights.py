@@ -1,7 +1,7 @@
-"""Weights of a run that was judged: removed, as nothing reads them any more.
+"""Remove the weights of a judged run, which nothing reads any more.
 
-A study of nine runs of a small model writes tens of gigabytes. What a training says of itself
-stays: its record, metrics and rows.
+A study of nine runs of a small model writes tens of gigabytes. The training's record, metrics and
+rows stay.
 """
 
 import shutil
@@ -18,7 +18,7 @@ def remove_weights(steps: Sequence[StudyStep]) -> int:
     """Remove the weights that a run's trainings wrote; return how many bytes that freed.
 
     A kill in between leaves what the next call removes. What is removed first is what a training
-    goes on from, so that one which is run again all the same begins at its beginning.
+    goes on from, so a training that is run again anyway starts from its beginning.
 
     Args:
         steps: of a run, all of whose evaluations are finished.

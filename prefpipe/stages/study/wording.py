@@ -1,4 +1,4 @@
-"""What the pages of a study call its budgets, and what they say of runs that are not done."""
+"""Words that the pages of a study share: names of budgets, and lines on runs that are not done."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""``--gamma auto``: what MMPO's gamma is chosen by."""
+"""``--gamma auto``: how MMPO's gamma is chosen."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,9 +1,9 @@
 """Rows of ``groups`` as whole conversations: what a reward model is trained on.
 
-Each response goes through the reward model's own chat template with its prompt, as `score` renders
-it, so stored token ids, which are a policy's, do not matter. What the conversations of a prompt
-begin with in common is the group's prompt, computed once; the rest, the end of the turn included,
-is the response.
+Each response is formatted with its prompt by the reward model's own chat template, as `score` does,
+so the stored token ids of the policy do not matter. The common beginning of a prompt's
+conversations is the group's prompt, computed once; the rest, including the end of the turn, is the
+response.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,6 @@
-"""What an earlier run has left in an output folder, and whether it may be gone on from.
+"""What an earlier run left in an output folder, and whether training can resume from it.
 
-A run notes in ``inputs.json`` what it is made from. Checkpoints beside that note are of that run
-and of no other.
+A run records its inputs in ``inputs.json``. Checkpoints beside that file belong to that run only.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What a training run is given: opened, checked, and signed with the run's fingerprint."""
+"""The inputs of a training run: opened, checked, and included in the run's fingerprint."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -141,7 +141,7 @@ def open_training(
     Args:
         config: the stage's knobs.
         model: what the training starts from.
-        reference_model: the files of ``--reference-model`` where it names a model of its own.
+        reference_model: the files of ``--reference-model`` if it names a separate model.
         runtime: the surroundings.
 
     Raises:
@@ -237,7 +237,7 @@ def _is_to_be_made_again(
 ) -> bool:
     """Return whether ``--overwrite=stale`` throws a run away that has not kept what it now should.
 
-    Its configuration is the same, and yet it is not the run that is asked for.
+    Its configuration is the same, and yet it is not the run that is requested.
     """
     if config.overwrite is not Overwrite.STALE:
         return False
@@ -276,7 +276,7 @@ def settings_of(
 
     Args:
         config: the stage's knobs.
-        say: takes a line that says what was chosen where ``auto`` was asked for.
+        say: takes a line that says what was chosen where ``auto`` was requested.
 
     Raises:
         InputError: no scores to choose gamma by.
@@ -334,7 +334,7 @@ def _weighing_of(
 
     Raises:
         UsageError: what is not in the grammar, or a name that is no column of numbers, or of a pair
-            where there are none.
+            if there are none.
     """
     if config.weight_by is None:
         return None
@@ -371,7 +371,7 @@ def _open_references(
     """Return the references of what is trained and of what is evaluated on.
 
     They are given, or to be measured by the run. None for an objective without one, unless it is
-    asked for, for what is logged.
+    requested, for what is logged.
 
     Args:
         config: the stage's knobs.

@@ -1,7 +1,7 @@
-"""Models of steps on the way (``--keep-step``), and what of them can not be had any more.
+"""Models of intermediate steps (``--keep-step``), and which of them can no longer be made.
 
-A training passes each step once. One that is asked for when it has gone by is refused, before
-anything is loaded: to train all of it again without being asked may cost days.
+A training passes each step once. A step that has already passed is refused before anything is
+loaded: training everything again unasked may cost days.
 """
 
 import json

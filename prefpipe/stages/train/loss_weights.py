@@ -9,7 +9,7 @@ of all prompts'::
     loss = (1 / N) * sum_p w_p * L_p = sum_p v_p * L_p / sum_p v_p
 
 Under objectives of pairs L_p is the mean over the prompt's pairs weighted with v, so that with one
-pair a prompt this is ``sum v * L / sum v`` over pairs, what trl#5613 asks for. Weights are divided
+pair a prompt this is ``sum v * L / sum v`` over pairs, which trl#5613 requests. Weights are divided
 by their mean over all prompts, not over a batch **(ours)**: a prompt counts the same whatever the
 batch it comes in, and a constant factor, or a constant alone, changes nothing.
 
@@ -145,7 +145,7 @@ def weigh_groups(
 
     Raises:
         InputError: a weight that is no finite number of at least 0; a value that differs within a
-            prompt where the prompt's is asked for.
+            prompt where the prompt's is requested.
         UsageError: all weights are 0; ``logit`` of a number outside (0, 1).
     """
     by_key: dict[Key, Row] = {(row["prompt_id"], row["sample_idx"]): row for row in rows}
@@ -199,7 +199,7 @@ def values_of(
 
     Raises:
         InputError: a value that is no finite number of at least 0, or differs within the prompt
-            where the prompt's is asked for.
+            where the prompt's is requested.
         UsageError: ``logit`` of a number outside (0, 1).
     """
     if weighing.of_pairs:

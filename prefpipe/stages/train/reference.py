@@ -1,9 +1,9 @@
 """The reference of a training run: which model it is, and where its log-probabilities come from.
 
-Either a ``logprobs`` artifact that is given, checked to be of these groups, or one of the run's own
-in ``OUTPUT/reference``, made by the stage itself: part by part, resumed by itself, and kept
-whatever becomes of the run beside it. What the reference is belongs to the run's identity; where it
-lies does not.
+They come either from a given ``logprobs`` artifact, checked to fit these groups, or from the run's
+own in ``OUTPUT/reference``, which the stage makes part by part, resumes automatically, and keeps
+whatever happens to the run. The reference model is part of the run's identity; the place of its
+log-probabilities is not.
 """
 
 from collections.abc import Mapping
@@ -93,7 +93,7 @@ class MeasuredReference:
         """Measure what is missing, each process its share of the parts.
 
         Raises:
-            StoppedEarly: a stop was asked for, of this process or another.
+            StoppedEarly: a stop was requested, of this process or another.
         """
         state = processes()
         folder = self.config.output
@@ -150,7 +150,7 @@ def measure_reference(
 
     Raises:
         InputError: a part was made from another version of the groups' part.
-        StoppedEarly: a stop was asked for while they were measured.
+        StoppedEarly: a stop was requested while they were measured.
     """
     logps = reference.open_logprobs(groups, policy, runtime)
     indices = groups.present(range(groups.n_parts), allow_partial=allow_partial)
@@ -177,7 +177,7 @@ def open_given_reference(
         groups: what they must have been made for, token by token.
         policy: what the training starts from.
         max_length: longest prompt plus response, in tokens.
-        on_too_long: what becomes of a longer response.
+        on_too_long: what happens to a longer response.
         flag: what gave them, for messages.
 
     Raises:
@@ -228,7 +228,7 @@ def reference_model_of(
 ) -> ModelFiles:
     """Return the model that is the reference.
 
-    That is what the training starts from, unless another one is asked for.
+    That is what the training starts from, unless another one is requested.
 
     Args:
         name: ``--reference-model``.
@@ -284,7 +284,7 @@ def _check_day(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: s
     Stored ids are the same whatever the day.
 
     Raises:
-        UsageError: the chat template was told another day than in this run.
+        UsageError: the chat template used another date than this run.
     """
     day = artifact.record.identity["model"].get(FIELD)
     if day == policy.template_date or stored_ids_fit(groups, policy):

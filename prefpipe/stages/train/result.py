@@ -1,6 +1,6 @@
 """A training run's result on disk: the model, the record of every response, and the summary.
 
-The model of a step on the way (``--keep-step``) has the same, in a folder of its own.
+The model of an intermediate step (``--keep-step``) has the same files, in its own folder.
 """
 
 import json

@@ -1,7 +1,7 @@
 """How many response tokens a training has seen after each step, known before it begins.
 
-Which prompts a step takes follows from the seed; how long their responses are is on disk. So a
-study can say at which step one training has seen as much as another, without running either.
+The seed decides which prompts a step uses, and the lengths of their responses are on disk. So a
+study knows at which step one training has seen as many tokens as another, without running either.
 """
 
 from collections.abc import Sequence
@@ -62,7 +62,7 @@ def tokens_by_step(
         groups: folder written by select.
         seed: of the training, its ``--seed``.
         global_batch_size: prompts a step.
-        n_steps: as many as are asked for; epochs follow each other without end.
+        n_steps: as many as are requested; epochs follow each other without end.
         training: what else decides which responses are trained on: objective, lengths, model. None:
             an objective that compares positives with negatives, on stored token ids.
 
@@ -96,7 +96,7 @@ def sum_by_step(
         prompts: what `trained_prompts` returned.
         seed: of the training.
         global_batch_size: prompts a step.
-        n_steps: as many as are asked for.
+        n_steps: as many as are requested.
         eval_fraction: share of the prompts that is held out.
 
     Raises:
@@ -301,7 +301,7 @@ def _count_as_trained(groups: Artifact, training: TrainConfig) -> list[PromptTok
 
 
 def _model_of(training: TrainConfig, groups: Artifact) -> ModelFiles:
-    """Return the model, its template told what that of the candidates was."""
+    """Return the model, with the template settings of the candidates."""
     day = date_for_run(training.template_date, None, [groups.path])
     model = locate_model(training.model, trust_remote_code=training.trust_remote_code).dated(day)
     if training.chat_template is not None:

@@ -125,7 +125,7 @@ class TrainablePolicy:
 
     @property
     def max_length(self) -> int:
-        """The length that was asked for."""
+        """The length that was requested."""
         return self.start.max_length
 
     def missing(self, group: Group) -> str | None:

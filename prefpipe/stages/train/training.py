@@ -97,7 +97,7 @@ def train(
 
     Raises:
         InputError: no group is left to train on, or what the model cannot read.
-        StoppedEarly: a stop was asked for; what was measured is kept, and a checkpoint is on disk
+        StoppedEarly: a stop was requested; what was measured is kept, and a checkpoint is on disk
             if there was a step.
         UsageError: a step is to be kept that has gone by, or never comes.
     """
@@ -168,7 +168,7 @@ def train(
         )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
-    # The trainer returns all the same; what is on disk is a checkpoint, and no result.
+    # The trainer returns normally, but what is on disk is a checkpoint, not a result.
     if stop.stopped:
         is_budget = budget is not None and not runtime.should_stop()
         why = f"before --max-hours {settings.max_hours:g} are over" if is_budget else "on request"
@@ -190,10 +190,10 @@ def train(
 
 
 def _checkpoint_to_go_on_from(inputs: TrainInputs, runtime: Runtime) -> Path | None:
-    """Return the checkpoint that was asked for, or the last one; the same on every process.
+    """Return the checkpoint that was requested, or the last one; the same on every process.
 
     Raises:
-        UsageError: the one that was asked for is none, or a step is to be kept that has gone by.
+        UsageError: the one that was requested is none, or a step is to be kept that has gone by.
     """
     output = inputs.output.path
     checkpoint: Path | None

@@ -1,4 +1,4 @@
-"""Groups to train and to evaluate on: prepared alike, kept apart, each with its reference."""
+"""Groups to train and to evaluate on: prepared alike, kept separate, each with its reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -36,7 +36,7 @@ ReferenceLogps = dict[Key, tuple[float, int]]
 class TrainingData:
     """What a run trains and evaluates on.
 
-    ``rows``: of the groups, rejected prompts among them; ``statuses``: what became of each
+    ``rows``: of the groups, rejected prompts among them; ``statuses``: the outcome of each
     response, by key; ``ref_logps``: under the reference, {} without one. ``eval_counts``: responses
     of ``--eval-groups`` by status. ``weights``: what is to be recorded of ``--weight-by``, {}
     without it.
@@ -75,7 +75,7 @@ def read_training_data(
             finite number of at least 0.
         UsageError: a pair without a reward gap, for an objective that takes its logarithm; weights
             that are all 0; a step that is to be kept and never comes.
-        StoppedEarly: a stop was asked for, or the budget is nearly over; what is measured is kept.
+        StoppedEarly: a stop was requested, or the budget is nearly over; what is measured is kept.
     """
     read = read_groups(inputs.groups, trainable, inputs.on_too_long, runtime.log)
     trained, eval_groups = hold_out(read.prepared, inputs.eval_fraction, inputs.settings.seed)
@@ -203,10 +203,10 @@ def _measure_references(
 ) -> tuple[ReferenceLogps | None, ReferenceLogps | None]:
     """Return the reference's log-probabilities of what is trained and of what is evaluated on.
 
-    None where there is no reference.
+    None if there is no reference.
 
     Raises:
-        StoppedEarly: a stop was asked for, or the budget is nearly over.
+        StoppedEarly: a stop was requested, or the budget is nearly over.
     """
     measuring = runtime
     if budget is not None:
