@@ -58,7 +58,7 @@ class AnswerLog:
             PrefpipeError: the disk is full or the folder cannot be written to.
         """
         text = canonical_json({"key": request_key(request), "answer": answer}).encode()
-        # behind a line that was cut off, this one begins anew
+        # behind a line that was cut off, this one begins again
         line = b"\n" + _checksum(text) + b" " + text
         try:
             with self._appending:

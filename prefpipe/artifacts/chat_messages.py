@@ -37,7 +37,7 @@ class NoCompletionError(ValueError):
 class Message(NamedTuple):
     """What a choice holds.
 
-    ``text`` is None where the message has none, and ``problem`` says why what it has is no text.
+    ``text`` is None if the message has none, and ``problem`` says why what it has is no text.
     ``thoughts`` is what the server returned apart from the text, ``""`` where there are some that
     it does not show, None if there is none. ``tools`` are the names of the tools that it calls.
     """

@@ -185,7 +185,7 @@ class Claim:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self | None:
-        """Return the claim in a file's content, None where it is damaged.
+        """Return the claim in a file's content, None if it is damaged.
 
         Anybody can edit the file.
         """
@@ -282,7 +282,7 @@ _VALID: Mapping[str, Callable[[Any], bool]] = {
 class SeenClaim(NamedTuple):
     """A claim of another worker.
 
-    ``claim`` is None where the file is damaged. ``is_expired``: it may be taken over.
+    ``claim`` is None if the file is damaged. ``is_expired``: it may be taken over.
     """
 
     part: int

@@ -52,7 +52,7 @@ class ReadingRules(NamedTuple):
     anyway. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part
     of the conversation. ``on_duplicate``: what several scores of one response come to: ``mean``,
     ``first`` or ``refuse``; None is the format's own rule. ``continue_final_message``: a last turn
-    of the assistant's is the beginning of the answer, and no answer that stands there by mistake.
+    of the assistant's is the beginning of the answer, and no answer that is there by mistake.
     """
 
     prompts_are_text: bool = False

@@ -66,7 +66,7 @@ class Lock:
         """Take the lock if nobody has it, and give it back at the end of the block.
 
         Yields:
-            What was taken; None where another process has it.
+            What was taken; None if another process has it.
 
         Raises:
             PrefpipeError: the folder cannot be written to.
@@ -135,7 +135,7 @@ def try_lock(descriptor: int) -> bool | None:
     """Lock an open file or folder for as long as it is open; do not wait.
 
     Returns:
-        True; False where another process has the lock; None where the file system has none.
+        True; False where another process has the lock; None if the file system has none.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

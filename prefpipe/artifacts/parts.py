@@ -196,7 +196,7 @@ def _paths_without_fractions(schema: pa.Schema) -> tuple[str, ...]:
 def _checksum_place(footer: bytes | bytearray) -> int | None:
     """Return where the checksum starts.
 
-    It is the last match, for statistics of the user's texts stand before it.
+    It is the last match, for statistics of the user's texts are before it.
     """
     matches = list(CHECKSUM_PATTERN.finditer(footer))
     return matches[-1].start(1) if matches else None
@@ -212,7 +212,7 @@ def read_footer(path: Path) -> PartFooter:
     """
     try:
         with path.open("rb") as file:
-            # the footer's length stands behind it, at the end of the file
+            # the footer's length is behind it, at the end of the file
             size = file.seek(0, io.SEEK_END)
             file.seek(max(0, size - TAIL_BYTES))
             footer_bytes = _footer_length(file.read(), path) + TAIL_BYTES

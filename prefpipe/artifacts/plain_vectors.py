@@ -59,7 +59,7 @@ def read_plain_vectors(
 
 
 def _only_chunk(metadata: pq.FileMetaData, name: str) -> pq.ColumnChunkMetaData | None:
-    """Return where a column of lists lies; None where it is in several places, or in none."""
+    """Return where a column of lists lies; None if it is in several places, or in none."""
     if metadata.num_row_groups != 1:
         return None
     group = metadata.row_group(0)
@@ -110,7 +110,7 @@ def _pages(data: bytes, chunk: pq.ColumnChunkMetaData, width_bytes: int) -> Iter
 
 
 def _levels_bytes(page: pa.Buffer) -> int:
-    """Return how many bytes stand before the numbers of a page: two blocks with their sizes."""
+    """Return how many bytes are before the numbers of a page: two blocks with their sizes."""
     position = 0
     for _ in range(LIST_LEVELS):
         size = page[position : position + LEVELS_SIZE_BYTES].to_pybytes()

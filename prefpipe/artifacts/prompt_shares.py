@@ -16,7 +16,7 @@ from typing import NamedTuple
 from prefpipe.errors import InputError, UsageError
 
 SALT = "prefpipe prompt share"
-"""Hashed with an id, so that ids which are hashes of other things are sorted anew."""
+"""Hashed with an id, so that ids which are hashes of other things are sorted again."""
 
 
 class PromptShare(NamedTuple):

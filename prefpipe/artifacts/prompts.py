@@ -128,7 +128,7 @@ def load_prompts(
         keep_columns: the user's columns to pass through; None for all.
         drop_duplicates: keep the first of prompts with the same id instead of refusing.
         reserved: column names that the artifact uses itself.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
 
     Raises:
         InputError: no rows, broken rows, duplicate ids, prompts without a user turn; lists the
@@ -165,7 +165,7 @@ def load_prompts(
 
 
 def _hint_for_last_turns(problems: Sequence[tuple[str, str]]) -> str:
-    """Return the hint where answers stand behind prompts: they may be meant as beginnings."""
+    """Return the hint where answers are behind prompts: they may be meant as beginnings."""
     if any(f"from the assistant, and {ENDS_WITH_USER}" in problem for _, problem in problems):
         return (
             "remove the answers; if the last turns are beginnings for the model to continue, "

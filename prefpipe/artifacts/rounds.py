@@ -17,14 +17,14 @@ SAMPLER_ROUND = "sampler_round"
 
 
 def round_of(record: RunRecord) -> int | None:
-    """Return the round of a policy or of an evaluation, None where its record does not say."""
+    """Return the round of a policy or of an evaluation, None if its record does not say."""
     return _number(record, ROUND)
 
 
 def sampler_round_of(records: Iterable[RunRecord]) -> int | None:
     """Return the latest round whose models sampled what the records are of.
 
-    None where none of them says: imports, and artifacts of an earlier release.
+    None if none of them says: imports, and artifacts of an earlier release.
     """
     known = [_number(record, SAMPLER_ROUND) for record in records]
     return max((number for number in known if number is not None), default=None)
@@ -36,7 +36,7 @@ def describe_sampler(number: int) -> str:
 
 
 def context_of_round(key: str, number: int | None) -> dict[str, Any]:
-    """Return the entry of a record's context, {} where the round is not known."""
+    """Return the entry of a record's context, {} if the round is not known."""
     return {} if number is None else {key: number}
 
 

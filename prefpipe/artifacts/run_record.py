@@ -77,12 +77,12 @@ class RunRecord:
 
     @property
     def command(self) -> list[str]:
-        """The words of the command that made it, [] where none is recorded."""
+        """The words of the command that made it, [] if none is recorded."""
         return [str(word) for word in self.context.get("command") or []]
 
     @property
     def folder(self) -> str:
-        """The folder that the command was run in, "" where none is recorded."""
+        """The folder that the command was run in, "" if none is recorded."""
         return self.context.get("folder") or ""
 
     def to_bytes(self) -> bytes:

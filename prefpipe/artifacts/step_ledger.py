@@ -37,11 +37,11 @@ class StepEntry:
         seconds: it took, start-up included.
         ended_at: on the clock of its machine.
         host: that machine.
-        n_tokens: sampled or trained on in this call, None where nothing says it.
+        n_tokens: sampled or trained on in this call, None if nothing says it.
         arm: None of a step that all arms share.
         seed: None of a step that all seeds share.
         judged_at: the training step whose weights an evaluation judged.
-        fingerprint: of the artifact that it made, None where it made none.
+        fingerprint: of the artifact that it made, None if it made none.
         keeps_weights: the weights that it judged are to stay (``--keep-policies``).
     """
 
@@ -72,7 +72,7 @@ class StepEntry:
 
     @classmethod
     def from_line(cls, line: bytes) -> Self | None:
-        """Return the entry of a line, None where the line is none."""
+        """Return the entry of a line, None if the line is invalid."""
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
@@ -94,7 +94,7 @@ class StepLedger:
         self.path = study / FILE_NAME
 
     def read(self) -> list[StepEntry]:
-        """Return all entries, the oldest first; [] where no step has ended yet.
+        """Return all entries, the oldest first; [] if no step has ended yet.
 
         Raises:
             InputError: the file is there and cannot be read.
@@ -139,7 +139,7 @@ def _append(descriptor: int, line: bytes) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
     size = os.fstat(descriptor).st_size
-    # behind a line that was cut off, this one begins anew
+    # after a line that was cut off, start on a new line
     if size and os.pread(descriptor, 1, size - 1) != b"\n":
         line = b"\n" + line
     try:

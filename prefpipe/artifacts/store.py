@@ -184,7 +184,7 @@ class Artifact:
         return {int(match[1]) for match in matches if int(match[2]) == self.n_parts}
 
     def file_version(self, index: int) -> "FileVersion | None":
-        """Return which file a part is; None where it is not on disk."""
+        """Return which file a part is; None if it is not on disk."""
         return FileVersion.of(self.part_path(index))
 
     def missing(self, indices: Sequence[int] | None = None) -> list[int]:
@@ -467,7 +467,7 @@ def _read_or_none(path: Path) -> RunRecord | None:
 def parts_without_record(path: Path) -> dict[Path, PartFooter]:
     """Return the parts of a prefpipe run in a folder whose ``run.json`` was lost.
 
-    {} where it is there. What other tools wrote under such names is none.
+    {} if it is there. What other tools wrote under such names is none.
     """
     if not path.is_dir() or (path / run_record.FILE_NAME).exists():
         return {}

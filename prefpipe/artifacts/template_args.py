@@ -17,7 +17,7 @@ FIELD = "template_args"
 def recorded_args(identity: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return what templates were given when candidates were sampled.
 
-    None where no model of ours sampled them, as of imported files.
+    None if no model of ours sampled them, as of imported files.
 
     Args:
         identity: of candidates, or of what was made of them.
@@ -36,7 +36,7 @@ def recorded_args(identity: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def args_of_parent(folder: Path) -> dict[str, Any] | None:
-    """Return `recorded_args` of an artifact; None where none can be read, which its reader says."""
+    """Return `recorded_args` of an artifact; None if none can be read, which its reader says."""
     try:
         return recorded_args(read_run_record(folder).identity)
     except PrefpipeError:

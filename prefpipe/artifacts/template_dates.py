@@ -32,7 +32,7 @@ def date_for_run(given: str | None, output: Path | None, parents: Sequence[Path]
 
     Args:
         given: ``--template-date``.
-        output: the run's folder, which names the day where the run goes on; None where it starts
+        output: the run's folder, which names the day where the run is resumed; None if it starts
             again.
         parents: what the run is made from, in the order in which it is asked.
     """

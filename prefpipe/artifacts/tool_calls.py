@@ -64,7 +64,7 @@ def _call(call: Any) -> tuple[dict[str, Any], str | None]:
     if outer.get("type", "function") != "function":
         return {}, f"it is of type {outer['type']!r}, and only function calls are supported"
 
-    # name and arguments may stand in the call itself
+    # name and arguments may be in the call itself
     if "function" in outer:
         function = outer["function"]
     else:
@@ -117,7 +117,7 @@ def checked_tools(value: Any) -> tuple[str | None, str | None]:
 
 
 def name_of_tool(tool: Any) -> str | None:
-    """Return the name of a tool, None where it has none."""
+    """Return the name of a tool, None if it has none."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     return name if isinstance(name, str) and name else None
@@ -150,7 +150,7 @@ def holds_tools(turns: Sequence[Mapping[str, str]]) -> bool:
 
 
 def template_input_of(turns: Sequence[Mapping[str, str]]) -> str | None:
-    """Return what stands in the column `TEMPLATE_INPUT`.
+    """Return what is in the column `TEMPLATE_INPUT`.
 
     None for a conversation that is roles and contents alone.
     """

@@ -56,7 +56,7 @@ class ModelFiles:
     text. ``base`` is the model under an adapter.
 
     ``reads_clock``: the template asks for the date. ``template_date`` is the date that it gets;
-    None where it does not ask, or where nobody has settled it yet. ``template_args`` are the
+    None if it does not ask, or where nobody has settled it yet. ``template_args`` are the
     arguments that the template is given beside the conversation. ``thoughts`` are the markers
     around what the model thinks, where the two are to be kept apart.
     """

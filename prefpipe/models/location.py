@@ -49,7 +49,7 @@ def locate_model(
         reference: a folder, a ``.gguf`` file, ``bundled:<name>`` or ``org/name[@revision]``; a
             folder of that name wins over the hub.
         trust_remote_code: fetch Python files, too.
-        base: stands in for the base that an adapter names; that one is located in the same way.
+        base: replaces the base that an adapter names; it is located in the same way.
 
     Raises:
         ModelError: nothing is there, the hub says no, or the folder fails ``inspect_model``.
@@ -77,7 +77,7 @@ def _locate_named_base(adapter: Path, named: AdapterBase, *, trust_remote_code: 
         return locate_model(named.pinned, trust_remote_code=trust_remote_code)
     except ModelError as error:
         hint = merge_hint(adapter)
-        # a name of the hub may be fetched; a folder that is gone can only be named anew
+        # a name of the hub may be fetched; a folder that is gone can only be named again
         if error.hint and HUB_NAME.fullmatch(named.reference):
             hint = f"{error.hint}; or {hint}"
         raise ModelError(

@@ -87,7 +87,7 @@ class Sampler(NamedTuple):
     """A model that can be opened: its name, its fingerprint's entry, and how to load it.
 
     ``runs_here``: it takes memory of this machine's device, which two models may not share.
-    ``round``: of training that it comes from, None where its files are not on this disk.
+    ``round``: of training that it comes from, None if its files are not on this disk.
     """
 
     name: str
@@ -205,7 +205,7 @@ def _made_with(config: GenerateConfig) -> dict[str, Any]:
 
 
 def _latest_round(samplers: Sequence[Sampler]) -> int | None:
-    """Return the latest round of training of the models, None where none is known."""
+    """Return the latest round of training of the models, None if none is known."""
     known = [sampler.round for sampler in samplers if sampler.round is not None]
     return max(known, default=None)
 

@@ -129,7 +129,7 @@ def run(
 
 
 def open_responses(path: Path) -> Artifact:
-    """Open what is to be measured: groups or candidates.
+    """Open what to measure: groups or candidates.
 
     Raises:
         InputError: as `open_input`.
@@ -208,7 +208,7 @@ class ReferenceModel:
             config: the stage's knobs.
             model: whose weights.
             encode_as: whose tokenizer and chat template.
-            groups: what is to be measured: whether it holds these token ids decides on the encoder.
+            groups: what to measure: whether it holds these token ids decides on the encoder.
             log: where to say what is loaded.
         """
         self.config = config

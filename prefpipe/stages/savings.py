@@ -23,7 +23,7 @@ AGAIN_HINT = "run again, with --overwrite, the `prefpipe select` command that ma
 
 
 class TrainedModel(NamedTuple):
-    """The model as it was named, its shape, and what is to be known of the count.
+    """The model's name as given, its shape, and notes on the count.
 
     ``n_parameters`` are all it has.
     """
@@ -49,7 +49,7 @@ class Machine(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """What is compared, where it comes from, and what is to be known of it."""
+    """What is compared, where it comes from, and notes on it."""
 
     sums: PoolAndKept
     source: Mapping[str, Any]
@@ -90,7 +90,7 @@ def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
 
 
 def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) -> list[str]:
-    """Return what is to be known of sums that parts tallied."""
+    """Return notes on sums that parts tallied."""
     notes = ["the full pool is every usable candidate of the prompts that have a group"]
     if n_present < n_parts:
         notes.append(f"these figures cover the {n_present} of {n_parts} parts that are on disk")

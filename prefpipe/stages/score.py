@@ -286,7 +286,7 @@ class CandidatesToRate(NamedTuple):
     """What is read of a part.
 
     ``requests`` are the ratings to ask for, ``places`` of which candidate each is. ``kept``: what
-    the part on disk holds, by scorer and candidate, {} where that is of no use.
+    the part on disk holds, by scorer and candidate, {} if that is of no use.
     """
 
     candidates: Sequence[Row]

@@ -19,17 +19,17 @@ class Effect(Enum):
     CORRUPT = auto()
     """Nobody can tell what it is."""
     OTHER_RUN = auto()
-    """It was made from something else than what is there now, and all of it is to be made again."""
+    """It was not made from what is there now, and must be made again completely."""
     BEHIND = auto()
-    """Something that it was made from is to be made again first."""
+    """An input must be made again first."""
     UNFINISHED = auto()
     """Its parts are there, and what is written last is not."""
     NOTE = auto()
-    """Nothing: something could not be looked at."""
+    """No effect: something could not be checked."""
 
 
 class StatusFinding(NamedTuple):
-    """One thing that was found out about an artifact, with a line that says so."""
+    """A finding about an artifact, with a line for the user."""
 
     effect: Effect
     text: str
@@ -40,7 +40,7 @@ class ArtifactStatus:
     """The state of one artifact.
 
     ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts. ``reasons`` say why the
-    state is not ``done``, ``notes`` what could not be looked at. ``claims`` are the parts that
+    state is not ``done``, ``notes`` what could not be checked. ``claims`` are the parts that
     workers are making. ``round``: of training, of a policy or an evaluation. ``words`` are the
     command that made it, as it was typed, and ``folder`` is where it was run. ``by_plan``: the
     command of a run of several rounds, where its plan wants the artifact otherwise.

@@ -63,7 +63,7 @@ class StatusChecker:
         """Return the status of the artifact in a folder.
 
         Every byte of every part is verified, unless ``quick``: then the footers alone. Parents are
-        looked at quickly in any case.
+        checked quickly in any case.
 
         Raises:
             InputError: the folder holds no ``run.json``.
@@ -137,14 +137,14 @@ class StatusChecker:
             notes=[*notes, *states.notes],
             claims=claimed_parts(path, record.fingerprint, states.to_make),
             round=round_of(record),
-            # a step on the way is made by its training, into a folder of that one's
+            # an intermediate step is made by its training, into a folder of that one's
             words=[] if KEPT_STEP in record.context else record.command,
             folder=record.folder,
             by_plan=plan.command(replaces_other_runs=True) if plan and of_plan else (),
         )
 
     def plan_of_run(self, run: Path) -> RunPlan | None:
-        """Return the plan by which the rounds of a folder are run, None where no plan is noted.
+        """Return the plan by which the rounds of a folder are run, None if no plan is noted.
 
         Raises:
             InputError: ``rounds.json`` cannot be read.
@@ -156,7 +156,7 @@ class StatusChecker:
         return self._plans[place]
 
     def _plan_of(self, path: Path) -> RunPlan | None:
-        """Return the plan of the rounds that an artifact belongs to, None where that says nothing.
+        """Return the plan of the rounds that an artifact belongs to, None if that says nothing.
 
         What is wrong with ``rounds.json`` itself is said of the run, and not of each artifact.
         """
@@ -169,9 +169,9 @@ class StatusChecker:
             return None
 
     def _parent(self, artifact: Artifact, name: str) -> tuple[Artifact | None, list[StatusFinding]]:
-        """Return a parent that is still the one this artifact was made from, and what was found.
+        """Return a parent that is still the one this artifact was made from, and the findings.
 
-        It is None where it is not on disk, or is of another configuration now.
+        It is None if it is not on disk or has another configuration now.
         """
         place = locate_parent(artifact, name)
         if place is not None and parts_without_record(place):
@@ -204,9 +204,9 @@ class StatusChecker:
     def _ingredient_findings(
         self, artifact: Artifact, ingredient: Ingredient
     ) -> Iterator[StatusFinding]:
-        """Compare a model or a file with what it was then.
+        """Compare a model or a file with its recorded hashes.
 
-        Where it is an artifact itself, that it is stale is passed on.
+        If it is an artifact itself, its staleness is passed on.
         """
         place = locate_ingredient(artifact, ingredient.reference)
         name = f"its {ingredient.role}, {ingredient.reference}"
@@ -225,25 +225,25 @@ class StatusChecker:
     def _model_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
     ) -> Iterator[StatusFinding]:
-        """Compare a model folder with its hashes of then.
+        """Compare a model folder with its recorded hashes.
 
         Args:
             name: of the model in the run, for the lines.
             place: its folder.
-            hashes: those that it had.
+            hashes: those that were recorded.
         """
         standing = self._standing_of_model(place)
         try:
             now = locate_model(str(place)).identity()
         except PrefpipeError as error:
-            # of a training that is to go on, its own lines say what is missing
+            # the lines of an unfinished training say what is missing
             if standing is not None:
                 yield StatusFinding(Effect.BEHIND, f"{name}, {standing}")
             else:
                 yield StatusFinding(Effect.NOTE, f"{name} cannot be read: {error.message}")
             return
 
-        # what its template was given then is of the run, and no file of the model has it
+        # template settings belong to the run; no file of the model has them
         of_run = (TEMPLATE_DATE, TEMPLATE_ARGS, THOUGHTS)
         then = {key: value for key, value in hashes.items() if key not in of_run}
         if any(now.get(key) != value for key, value in then.items()):
@@ -252,7 +252,7 @@ class StatusChecker:
                 f"{name}, has changed since: it has other weights, tokenizer or template",
             )
 
-        # a model of ours may be out of date although its weights are those of then
+        # a model of ours may be out of date although its weights are unchanged
         if standing is not None:
             yield StatusFinding(Effect.BEHIND, f"{name}, {standing}")
         record = read_merge_record(place)
@@ -261,10 +261,10 @@ class StatusChecker:
                 yield from self._merged_part_findings(name, place, record, part)
 
     def _standing_of_model(self, place: Path) -> str | None:
-        """Return what is to be done first about a model of ours, None where it stands.
+        """Return why a model made by prefpipe is out of date, None if it is up to date.
 
-        It is stale, the checkpoint of a stale training, or of a training that is not finished. A
-        checkpoint is whole before its training is.
+        It is stale, a checkpoint of a stale training, or from a training that is not finished. A
+        checkpoint is complete before its training is.
         """
         is_checkpoint = place.name.startswith("checkpoint-")
         folder = place.parent if is_checkpoint else place
@@ -278,7 +278,7 @@ class StatusChecker:
     def _merged_part_findings(
         self, name: str, place: Path, record: MergeRecord, part: MergedPart
     ) -> Iterator[StatusFinding]:
-        """Pass on that a merged model is out of date: its adapter or base is another, or stale."""
+        """Report that a merged model is out of date: its adapter or base changed or is stale."""
         folder = locate_merged_part(record, part, place)
         if folder is None:
             gone = absence(record.host)
@@ -301,7 +301,7 @@ class StatusChecker:
             )
 
     def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
-        """Compare the scores that a training chose its gamma by with those of then."""
+        """Compare the scores from which a training chose gamma with the recorded ones."""
         try:
             scores = Artifact(
                 place, run_record.read_run_record(place), read_footer=self._footers.read
@@ -323,7 +323,7 @@ class StatusChecker:
     def _reference_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
     ) -> Iterator[StatusFinding]:
-        """Compare the log-probabilities that a training was given with those of then."""
+        """Compare the log-probabilities of a training's reference with the recorded ones."""
         try:
             identity = run_record.read_run_record(place).identity
         except PrefpipeError as error:
@@ -347,7 +347,7 @@ def standing_of(
 
     Args:
         path: the artifact's folder.
-        checker: one that has looked at others of the run, so that none is looked at twice.
+        checker: one that has looked at others of the run, so that none is checked twice.
         quick: look at the footers of parts alone, and not at every byte.
     """
     try:
@@ -358,7 +358,7 @@ def standing_of(
 
 
 def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
-    """Compare the prompts that were sampled with those of the file now."""
+    """Compare the sampled prompts with the current file."""
     source = artifact.record.parents.get("prompts", "")
     if source.startswith("hf:"):
         yield StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not checked")
@@ -377,13 +377,13 @@ def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
 
 
 def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
-    """Compare how a step of a run was made with what its plan says."""
+    """Compare the settings of a step with its plan."""
     differences = plan.differences(artifact)
     return [StatusFinding(Effect.OTHER_RUN, difference.line) for difference in differences]
 
 
 def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:
-    """Compare the files that were imported with what they were then, by their hash."""
+    """Compare imported files with their recorded hashes."""
     for name in SOURCES:
         recorded = artifact.record.parents.get(name)
         if recorded is None:

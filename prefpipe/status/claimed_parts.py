@@ -1,4 +1,4 @@
-"""Parts that workers say they are making, as ``prefpipe status`` shows them."""
+"""Parts that workers have claimed, as ``prefpipe status`` shows them."""
 
 import time
 from collections.abc import Collection

@@ -14,7 +14,7 @@ WHOLE_PARENTS = {"train": None, "eval": None, "judge": ("b",)}
 
 
 class PartStates(NamedTuple):
-    """The parts of an artifact by their state, as numbers, and the lines that say so."""
+    """The numbers of an artifact's parts by state, with lines for the user."""
 
     n_rows: int
     missing: list[int]
@@ -25,7 +25,7 @@ class PartStates(NamedTuple):
 
     @property
     def to_make(self) -> set[int]:
-        """The parts that are to be made, or made again."""
+        """The parts to make, or to make again."""
         return {*self.missing, *self.outdated, *self.corrupt}
 
 
@@ -85,7 +85,7 @@ def part_states(
 
 
 class _ParentDigests:
-    """The digests of the parents' parts on disk now; what is not there is counted, not judged."""
+    """The digests of the parents' parts on disk now; missing ones are counted, not compared."""
 
     def __init__(self, stage: str, parents: Mapping[str, Artifact]) -> None:
         self._whole_names = WHOLE_PARENTS.get(stage, ())
@@ -94,7 +94,7 @@ class _ParentDigests:
         self._whole: dict[str, str | None] = {}
 
     def of(self, name: str, index: int) -> str | None:
-        """Return the digest of what a part was made from, None where it cannot be known.
+        """Return the digest of what a part was made from, None if it cannot be known.
 
         A name may say which part of the parent it is, ``earlier_1_scores:3``; else that of the same
         number.

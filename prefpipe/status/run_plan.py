@@ -33,7 +33,7 @@ INPUTS = {
     "train": ("groups", "model", "reference_model", "eval_groups", "rater_scores", "chat_template"),
     "eval": ("policy", "baseline", "baseline_scores", "prompts", "scorer", "kl", "kl_reference"),
 }
-"""What a step is made from, which stands in its identity by its content and not by its name."""
+"""What a step is made from, which its identity holds by content and not by name."""
 SETTLED_BY_THE_RUN = ("part_size", "backend", "template_date")
 """Fields that a run on disk keeps where they are not given."""
 
@@ -69,7 +69,7 @@ class RunPlan:
         record: its ``rounds.json``.
         plan: as the file is now, or as it was recorded where that cannot be read.
         steps: in order.
-        note: why the file's plan was not taken, None where it was.
+        note: why the file's plan was not taken, None if it was.
     """
 
     run: Path
@@ -79,12 +79,12 @@ class RunPlan:
     note: str | None
 
     def step_of(self, path: Path) -> Step | None:
-        """Return the step that writes a folder, None where none does."""
+        """Return the step that writes a folder, None if none does."""
         place = path.resolve()
         return next((step for step in self.steps if step.output == place), None)
 
     def command(self, *, replaces_other_runs: bool) -> list[str]:
-        """Return the command that goes on with the rounds, to paste where one stands.
+        """Return the command that continues the rounds, ready to paste.
 
         Args:
             replaces_other_runs: steps that are stale are made again, and not refused.
@@ -132,7 +132,7 @@ class RunPlan:
                 yield name, planned, before
 
         for name in INPUTS[step.stage]:
-            # flags of a later release are not looked at
+            # flags of a later release are not checked
             if not hasattr(then, name):
                 continue
             planned, before = getattr(step.config, name), getattr(then, name)
@@ -170,7 +170,7 @@ class RunPlan:
 
 
 def open_run_plan(run: Path) -> RunPlan | None:
-    """Return the plan by which the rounds of a folder are run, None where no plan is noted.
+    """Return the plan by which the rounds of a folder are run, None if no plan is noted.
 
     Raises:
         InputError: ``rounds.json`` cannot be read.
@@ -199,7 +199,7 @@ def as_seen_from_here(path: Path) -> Path:
 
 
 def run_of(path: Path) -> Path | None:
-    """Return the folder of the rounds that an artifact is of, None where it is of none."""
+    """Return the folder of the rounds that an artifact is of, None if it is of none."""
     place = path.resolve()
     return None if number_of_folder(place.parent.name) is None else place.parent.parent
 

@@ -21,7 +21,7 @@ from prefpipe.status.run_plan import RunPlan, as_seen_from_here, run_of
 
 CellState = State | Literal["missing", "-"]
 GRAVITY: tuple[CellState, ...] = ("-", "done", "missing", "partial", "stale", "corrupt")
-"""Of what can stand in the table, the least grave first."""
+"""The states in the table, the least severe first."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class RunRounds:
         plan: the path of its plan, None of a run without one.
         stages: the columns, in order.
         rows: a round each.
-        notes: what could not be looked at.
-        again: the command that goes on, as its words; [] if there is none to say or to do.
+        notes: what could not be checked.
+        again: the command that continues it, as its words; [] if there is none to say or to do.
     """
 
     run: Path
@@ -215,7 +215,7 @@ def _placed(
 
 
 def _is_output(record: RunRecord) -> bool:
-    """Whether an artifact is what its command wrote, and not a side of an evaluation."""
+    """Whether an artifact is a command's own output, and not a side of an evaluation."""
     try:
         return RecordedCommand(record.command).stage == record.stage
     except ValueError:
@@ -223,7 +223,7 @@ def _is_output(record: RunRecord) -> bool:
 
 
 def _round_by_lineage(artifact: Artifact) -> int | None:
-    """Return the round that an artifact is part of, None where nothing says it."""
+    """Return the round that an artifact is part of, None if nothing says it."""
     if artifact.record.stage in ("train", "eval"):
         return round_of(artifact.record)
     sampled_by = sampler_round_of([artifact.record])
@@ -241,7 +241,7 @@ def _round_by_lineage(artifact: Artifact) -> int | None:
 
 
 def _round_by_folder(run: Path, path: Path) -> int | None:
-    """Return the round in whose folder an artifact is, None where it is in none."""
+    """Return the round in whose folder an artifact is, None if it is in none."""
     if not path.is_relative_to(run):
         return None
     for name in path.relative_to(run).parts[:-1]:

@@ -54,8 +54,8 @@ class StudyStatus:
         seeds: of the plan.
         runs: all of them, arm by arm.
         shared: what all runs need and is not made: names of steps, how one failed, or who is at it.
-        notes: what could not be looked at.
-        again: the command that goes on, as its words; [] if there is none to say or to do.
+        notes: what could not be checked.
+        again: the command that continues it, as its words; [] if there is none to say or to do.
     """
 
     folder: Path
@@ -180,7 +180,7 @@ def status_of_study(folder: Path) -> StudyStatus:
 
 
 def _of_tables(folder: Path, record: StudyRecord) -> StudyStatus:
-    """Return the runs as a copy of record and results has them."""
+    """Return the runs of a copied record with its results."""
     plan = record.plan_then()
     at_budgets: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in read_study_table(folder / RUNS_FILE, [RUNS]).to_pylist():
@@ -204,7 +204,7 @@ def _of_tables(folder: Path, record: StudyRecord) -> StudyStatus:
 
 
 def _plan_of(record: StudyRecord) -> tuple[StudyPlan, list[str]]:
-    """Return the plan as its file is now, or as it was, and why it is not the former."""
+    """Return the current plan, or else the recorded one with the reason."""
     try:
         return record.plan_now(), []
     except UsageError as error:
@@ -212,7 +212,7 @@ def _plan_of(record: StudyRecord) -> tuple[StudyPlan, list[str]]:
 
 
 def _other_arms(folder: Path, plan: StudyPlan) -> list[str]:
-    """Return the folders of arms that the plan has no more, or names otherwise."""
+    """Return the folders of arms that are not in the plan, or have another name there."""
     arms = folder / ARMS
     if not arms.is_dir():
         return []
@@ -222,7 +222,7 @@ def _other_arms(folder: Path, plan: StudyPlan) -> list[str]:
 
 
 def _shared_steps(progress: StudyProgress, study: Path) -> Iterator[str]:
-    """Yield what all runs need and is not made, and who is at it."""
+    """Yield the missing steps that all runs need, and who is making them."""
     lock = lock_of(study, SHARED)
     is_held = lock.is_held()
     missing: list[str] = []
@@ -240,9 +240,9 @@ def _shared_steps(progress: StudyProgress, study: Path) -> Iterator[str]:
 
 
 def _run_state(run: RunProgress, study: Path, *, has_shared: bool) -> RunState:
-    """Return how far a run is: who is at it counts before how it ended last.
+    """Return the state of a run; a running process counts before the last result.
 
-    Until what all runs need is made again, nobody knows whether it is what they were made from.
+    Until the shared steps are made again, it is unknown whether runs are made from them.
     """
     if run.state == "done":
         return RunState(run.arm, run.seed, "done")
@@ -262,7 +262,7 @@ def _run_state(run: RunProgress, study: Path, *, has_shared: bool) -> RunState:
 
 
 def _command(folder: Path, record: StudyRecord, *, replaces_other_runs: bool) -> list[str]:
-    """Return the command that goes on, to paste where one stands."""
+    """Return the command that continues it, ready to paste."""
     plan = str(as_seen_from_here(record.path))
     # `Path` forgets the ./ by which it is no flag
     words = ["prefpipe", "study", f"./{plan}" if plan.startswith("-") else plan]

@@ -65,7 +65,7 @@ def worker_of(config: ShardedConfig, environment: Mapping[str, str]) -> Worker:
 
 
 def end_of_job(environment: Mapping[str, str]) -> float | None:
-    """Return when Slurm ends this job, in seconds since the epoch; None where it does not say."""
+    """Return when Slurm ends this job, in seconds since the epoch; None if it does not say."""
     text = environment.get("SLURM_JOB_END_TIME", "")
     return float(text) if text.isdecimal() and int(text) > 0 else None
 

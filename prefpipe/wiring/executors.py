@@ -32,7 +32,7 @@ def executor_for(config: StageConfig) -> "Executor":
 
 
 def _source_of(config: StageConfig) -> OpenSource:
-    """Return where parts are taken from: a fixed share, or what nobody has claimed."""
+    """Return where parts are taken from: a fixed share, or what no worker has claimed."""
     if isinstance(config, ShardedConfig) and config.claim:
         return claimed(config.lease_seconds)
     return listed

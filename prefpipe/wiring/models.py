@@ -112,7 +112,7 @@ def with_thoughts(model: "ModelFiles", thinking_markers: str) -> "ModelFiles":
 
 
 def _template_of(model: "ModelFiles") -> str:
-    """Return the source of a model's chat template, "" where it has none."""
+    """Return the source of a model's chat template, "" if it has none."""
     from prefpipe.models.tokenizer import read_chat_template
 
     return read_chat_template(model.tokenizer_path) or ""

@@ -122,7 +122,7 @@ def _reserves_gpus(config: WorkersConfig) -> bool:
 
 
 def _why_not_vllm(config: GenerateConfig | EvalConfig) -> str | None:
-    """Return why vLLM is not the engine to take, None where it is."""
+    """Return why vLLM is not the engine to take, None if it is."""
     from prefpipe.backends.generators.vllm_support import find_version
     from prefpipe.backends.visible_gpus import n_installed_gpus, visible_gpus
 

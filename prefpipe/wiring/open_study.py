@@ -57,7 +57,7 @@ def open_study(config: StudyConfig) -> Study:
 
 
 def command_of(config: StudyConfig, *, dry_run: bool = False) -> str:
-    """Return the command that goes on, or with ``dry_run`` the one that prints the script."""
+    """Return the command that continues it, or with ``dry_run`` the one that prints the script."""
     plan, output = str(config.plan), str(config.output)
     # `Path` forgets the ./ by which it is no flag
     words = ["prefpipe", "study", f"./{plan}" if plan.startswith("-") else plan]
@@ -81,7 +81,7 @@ def command_of(config: StudyConfig, *, dry_run: bool = False) -> str:
 
 
 def _chosen(plan: StudyPlan, config: StudyConfig) -> tuple[list[str], list[int]]:
-    """Return the arms and seeds that are to be run.
+    """Return the arms and seeds to run.
 
     Raises:
         UsageError: one that the plan does not have.
@@ -134,7 +134,7 @@ def _refuse_missing_files(plan: StudyPlan, config: StudyConfig) -> None:
 
 
 class _Folders:
-    """The artifacts that a plan names and that are there; None where the study makes them."""
+    """The artifacts that a plan names and that are there; None if the study makes them."""
 
     def __init__(self, plan: StudyPlan) -> None:
         """Open them.

@@ -35,7 +35,7 @@ LONGEST_WAIT_S = 30.0
 
 
 class Rounds(NamedTuple):
-    """A plan, and the steps of it that are to be run."""
+    """A plan, and the steps of it to run."""
 
     plan: RoundPlan
     steps: Sequence[Step]
@@ -85,7 +85,7 @@ def run_rounds(
     log: Callable[[str], None],
     environment: Mapping[str, str],
 ) -> StepFailure | None:
-    """Run the steps; return the one that did not end well, None where all did.
+    """Run the steps; return the one that did not end well, None if all did.
 
     Args:
         rounds: of `open_rounds`.
@@ -137,7 +137,7 @@ def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
 
 
 def _command(config: RoundsConfig) -> str:
-    """Return the command that goes on."""
+    """Return the command that continues it."""
     plan = str(config.plan)
     # `Path` forgets the ./ by which it is no flag
     words = ["prefpipe", "rounds", f"./{plan}" if plan.startswith("-") else plan]
@@ -249,7 +249,7 @@ def _alone(run: Path, log: Callable[[str], None]) -> Iterator[int | None]:
     """Hold a folder, so that no two trainings write one policy; a lock goes with its processes.
 
     Yields:
-        What steps inherit, so that one which outlives this process holds it on; None where the
+        What steps inherit, so that one which outlives this process holds it on; None if the
         file system has no locks.
 
     Raises:

@@ -44,7 +44,7 @@ class PartsToMake(NamedTuple):
 def slurm_array(
     config: SlurmConfig, stage: StageConfig, log: Callable[[str], None]
 ) -> SlurmArray | None:
-    """Return the array that makes what is missing; None where nothing is.
+    """Return the array that makes what is missing; None if nothing is.
 
     Args:
         config: the flags of ``prefpipe slurm``.
@@ -138,7 +138,7 @@ def _parts_to_make(stage: ShardedConfig, log: Callable[[str], None], *, quick: b
 
     Raises:
         FingerprintError: the output is of another configuration, and is not to be replaced.
-        InputError: it cannot be looked at.
+        InputError: it cannot be read.
     """
     if not (stage.output / run_record.FILE_NAME).exists():
         n_parts = _count_parts(stage, log)
@@ -159,7 +159,7 @@ def _parts_to_make(stage: ShardedConfig, log: Callable[[str], None], *, quick: b
 
 
 def _is_replaced(stage: ShardedConfig, status: ArtifactStatus) -> bool:
-    """Return whether the command makes all parts anew.
+    """Return whether the command makes all parts again.
 
     Raises:
         FingerprintError: it would have to, but ``--overwrite=stale`` was not given. Each task would

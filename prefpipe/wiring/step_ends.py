@@ -54,7 +54,7 @@ def settled_code(code: int, signals: SignalSource, *, is_last: bool) -> int:
 
 
 def what_code_says(code: int) -> str:
-    """Return how a step ended, to stand behind its name: ``was ended by SIGKILL``."""
+    """Return how a step ended, to print after its name: ``was ended by SIGKILL``."""
     if code >= 0:
         return WHAT_CODES_SAY.get(code, f"it ended with exit code {code}{ABOVE}")
     name = signal.Signals(-code).name
@@ -70,7 +70,7 @@ def error_of_step(
     Args:
         place: names the step, ``round 1, train``.
         code: of `settled_code`.
-        go_on: the command that goes on.
+        go_on: the command that continues it.
         stage: whose section of the plan is meant.
         output: the folder that the step writes.
         may_be_stale: steps were not asked to make again what a change of the plan affects.

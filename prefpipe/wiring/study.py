@@ -75,7 +75,7 @@ def run_study(
     log: Callable[[str], None],
     environment: Mapping[str, str],
 ) -> Ending | None:
-    """Run the steps of a study that are not finished; return why it is not done, None where it is.
+    """Run the steps of a study that are not finished; return why it is not done, None if it is.
 
     A run that fails ends no other: it is counted, and tried again by the next call.
 
@@ -131,7 +131,7 @@ class _RunningStudy:
         """Make what all runs need: the pool, the held-out responses and the selections.
 
         Returns:
-            Why no run can begin; None where they can. A selection that fails is its arm's alone.
+            Why no run can begin; None if they can. A selection that fails is its arm's alone.
 
         Raises:
             UsageError: arms whose groups are of different prompts, or held-out prompts that are in
@@ -300,7 +300,7 @@ class _RunningStudy:
         Args:
             step: that ended.
             code: with which it ended.
-            stop_code: of a requested stop, None where none was.
+            stop_code: of a requested stop, None if none was.
         """
         if code != 0:
             return code if stop_code is None else stop_code  # it has no code for a stop

@@ -381,7 +381,7 @@ def _numbers(
         table: the file.
         name: the column.
         problems: where what is wrong is noted.
-        preferences: of the rows; None where every row needs a number.
+        preferences: of the rows; None if every row needs a number.
     """
     numbers = []
     for row, (place, value) in enumerate(zip(table.places, table.values(name), strict=True)):

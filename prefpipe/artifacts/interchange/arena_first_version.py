@@ -36,7 +36,7 @@ class _Question(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """One choice; ``text`` is None where the tool got none."""
+    """One choice; ``text`` is None if the tool got none."""
 
     place: str
     text: str | None
@@ -49,7 +49,7 @@ def read_first_version(source: str, questions: str, options: ReadOptions) -> Poo
     Args:
         source: path or ``hf:`` reference of the answers.
         questions: that of the questions, whose columns pass through.
-        options: what the user says about the files.
+        options: the user's options for the files.
 
     Raises:
         InputError: missing columns, a question or an answer that stands twice, an answer to no

@@ -139,7 +139,7 @@ def _arena_responses(
 
 
 def _prompt_and_answer(messages: Any, rules: ReadingRules) -> tuple[Turns, str | None]:
-    """Return the prompt's turns, and the answer, None where the tool got none.
+    """Return the prompt's turns, and the answer, None if the tool got none.
 
     Raises:
         UnusableRowError: the messages are no prompt with an answer behind it.

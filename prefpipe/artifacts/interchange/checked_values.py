@@ -34,9 +34,9 @@ def surrogate_problem(text: str, name: str) -> str | None:
 
 
 def parsed_json(text: str) -> Any:
-    """Return what a JSON text holds, None where it is none.
+    """Return what a JSON text holds, None if it is none.
 
-    Lists stand in CSV, and often in Parquet, as JSON.
+    Lists are in CSV, and often in Parquet, as JSON.
     """
     try:
         return parse_json(text)

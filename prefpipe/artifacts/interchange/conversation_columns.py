@@ -71,14 +71,14 @@ def checked_prompt(
         name: the column, for messages.
         is_strict: take a marker of a template anywhere for a templated text, and not at its
             beginning or around a turn alone.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
         system_and_tools: of the row.
     """
     if system_and_tools.problem is not None:
         return [], system_and_tools.problem
 
     if name == "messages" and isinstance(value, str):
-        value = parsed_text(value)  # turns that stand in CSV or Parquet as text
+        value = parsed_text(value)  # turns that are in CSV or Parquet as text
     elif isinstance(value, str) and not rules.prompts_are_text:
         value, problem = _turns_in_text(value, is_strict=is_strict)
         if problem is not None:

@@ -96,7 +96,7 @@ def read_pool(source: str, kind: str, options: ReadOptions) -> Pool:
     Args:
         source: path or ``hf:`` reference.
         kind: the format's name.
-        options: what the user says about the file.
+        options: the user's options for the file.
 
     Raises:
         InputError: the file lacks columns of its format, with the format that it is of in the hint,

@@ -41,7 +41,7 @@ def gather(
         problems: of the rows, to which the reader adds while it yields; all are raised together.
         scorers: names of the scores.
         table: where the user's columns are.
-        options: what the user says about the file.
+        options: the user's options for the file.
         used: columns that the reader has used, and that do not pass through.
         on_duplicate: what several rows with scores of one response come to, ``mean``, ``first`` or
             ``refuse``; None if every row is a separate sample.

@@ -321,7 +321,7 @@ ROWS: Mapping[str, Callable[[ExportedGroup], Iterator[Row]]] = {
 def alternates(messages: Turns) -> bool:
     """Return whether user and assistant speak in turn, the user first and last.
 
-    A system turn may stand before them.
+    A system turn may be before them.
     """
     roles = [turn["role"] for turn in messages]
     spoken = roles[1:] if roles[:1] == ["system"] else roles

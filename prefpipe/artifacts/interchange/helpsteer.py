@@ -95,7 +95,7 @@ def _pool_of_preferences(
     if individual is not None:
         scorers.append("mean_preference")
         used.add(individual)
-    # a response stands in several rows where it was compared with several others
+    # a response is in several rows where it was compared with several others
     pool = gather_items(
         table,
         prompt,
@@ -124,7 +124,7 @@ def _strength(value: Any, name: str) -> float | None:
 
 
 def _mean_strength(value: Any, name: str) -> float | None:
-    """Return the mean of the raters' preferences, None where none gave one.
+    """Return the mean of the raters' preferences, None if none gave one.
 
     Raises:
         UnusableRowError: one of them is no number from -3 to 3.

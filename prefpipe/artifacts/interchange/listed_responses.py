@@ -77,10 +77,10 @@ def gather_items(
         prompt_column: where its prompts are.
         items_of: reads the responses of a row.
         scorers: names of the scores.
-        options: what the user says about the file.
+        options: the user's options for the file.
         used: columns that the format uses, beside the prompt and ``prompt_id``.
         is_strict: see `checked_prompt`.
-        on_duplicate: what several rows of one response come to; None where each is its own sample.
+        on_duplicate: what several rows of one response come to; None if each is its own sample.
 
     Raises:
         InputError: every row that cannot be used.
@@ -169,7 +169,7 @@ def _items_or_problem(items_of: RowReader, row: int) -> tuple[list[Item], str | 
 
 
 def objects_in(values: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the objects in the lists of a column, whatever else stands beside them."""
+    """Return the objects in the lists of a column, whatever else is beside them."""
     objects: list[dict[str, Any]] = []
     for value in values:
         members, _ = checked_list(value, "")

@@ -41,7 +41,7 @@ def read_ranked(source: str, options: ReadOptions) -> Pool:
     elif any(item.get("reward") is not None for item in objects):
         scorer = "reward"
 
-    # a response of several pairs stands in several rows: it is read once
+    # a response of several pairs is in several rows: it is read once
     seen: dict[tuple[str, int], Any] = {}
 
     def items_of(row: int) -> list[Item]:

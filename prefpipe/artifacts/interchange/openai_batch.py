@@ -196,7 +196,7 @@ def _keyed_responses(
 
 
 def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
-    """Return prompt id and sample index by ``custom_id``; {} where the ids are not made of them.
+    """Return prompt id and sample index by ``custom_id``; {} if the ids are not made of them.
 
     They are when every one reads ``<prompt_id>_<sample_idx>``, and prompt ids and messages belong
     to each other one to one.
@@ -251,7 +251,7 @@ def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResp
 
 
 def _failure(answer: Answer) -> str | None:
-    """Return why a request failed, None where it has an answer."""
+    """Return why a request failed, None if it has an answer."""
     response = answer.response
     if answer.error is not None:
         return f"the request failed: {_message(answer.error)}"
@@ -319,7 +319,7 @@ def _why_no_response(message: Message) -> str | None:
     if message.problem is not None:
         return message.problem
 
-    # a refusal may stand beside an empty text
+    # a refusal may be beside an empty text
     if message.text is None or (message.refusal and not message.text):
         instead = ""
         if message.refusal:

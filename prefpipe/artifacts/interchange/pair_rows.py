@@ -65,7 +65,7 @@ class ScoredTexts(NamedTuple):
             ``chosen`` and ``rejected``.
         chosen: the better response.
         rejected: the other one.
-        scores: numbers of chosen and rejected that the file has, None where a field is null.
+        scores: numbers of chosen and rejected that the file has, None if a field is null.
         preference: for the chosen response, in [0, 1].
         has_preference_column: whether a missing preference is one that nobody knows.
         duplicate_of: the first row with the same prompt, responses and subset.
@@ -121,7 +121,7 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     Args:
         source: path or ``hf:`` reference.
         needs_texts: whether a model is to read the texts; else two numbers are needed.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
 
     Raises:
         InputError: missing columns, numbers that are none, preferences outside [0, 1], a pair of

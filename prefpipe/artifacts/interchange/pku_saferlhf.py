@@ -62,7 +62,7 @@ def read_pku(source: str, options: ReadOptions) -> Pool:
         return items
 
     of_responses = {name for name in table.names if name.startswith(("response_", "is_response_"))}
-    # a response stands in several rows where it was compared with several others
+    # a response is in several rows where it was compared with several others
     pool = gather_items(
         table,
         "prompt",

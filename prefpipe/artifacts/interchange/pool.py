@@ -21,7 +21,7 @@ class ImportedResponse(NamedTuple):
         model: who wrote it.
         finish_reason: how it ended.
         failure: why there is no text.
-        scores: by scorer; None where the file has no score.
+        scores: by scorer; None if the file has no score.
     """
 
     row: int
@@ -38,7 +38,7 @@ class ImportedResponse(NamedTuple):
 
 @dataclass(frozen=True)
 class Pool:
-    """All prompts of a file, in the order in which they first stand there, and their responses.
+    """All prompts of a file, in the order in which they first appear, and their responses.
 
     ``responses`` has one list a prompt, by ``sample_idx``. ``notes`` say how the file was read.
     """

@@ -69,7 +69,7 @@ OWN_COLUMNS = (
 class ResponseColumns(NamedTuple):
     """The columns of one response of each row: its text, index and model, and scores by scorer.
 
-    ``wins``: whether it is the better one; None where the column ``label`` says so.
+    ``wins``: whether it is the better one; None if the column ``label`` says so.
     """
 
     text: str
@@ -106,7 +106,7 @@ def read_preferences(source: str, options: ReadOptions) -> Pool:
     names = ["chosen", "rejected"] if is_paired else ["completion"]
     table.require(names if is_paired else ["prompt", *names], hint=HINT)
     texts = response_columns(table, names, rules)
-    # without it, what `chosen` and `rejected` answer can stand in conversations alone
+    # without it, what `chosen` and `rejected` answer can be in conversations alone
     if is_paired and all(isinstance(value, str) for value in texts["chosen"]):
         table.require(["prompt"], hint=PROMPT_HINT)
 
@@ -227,7 +227,7 @@ def _candidates(
             if wins is not None:
                 candidate.wins.append(wins)
 
-            # what contradicts an earlier row stands before what is wrong with this one alone
+            # what contradicts an earlier row is before what is wrong with this one alone
             row_problems = problems.at(place)
             for problem in (index_problem, model_problem, label_problem):
                 row_problems.add(problem)

@@ -40,7 +40,7 @@ class Matched(NamedTuple):
         values: one a row.
         by: how they were matched, in words.
         n_unused: how many prompts of the file no annotation is of.
-        place: where each key stands in the file; None where rows were matched by number.
+        place: where each key is in the file; None if rows were matched by number.
     """
 
     values: list[float]

@@ -22,7 +22,7 @@ def notes_of_keys_left_out(
 
     Args:
         columns: the values of each column that can hold turns.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
     """
     counts: Counter[str] = Counter()
     n_templated = 0
@@ -69,7 +69,7 @@ def notes_of_texts_read_back(
 
     Args:
         prompts: the values of the column of prompts.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
         responses: the values of the columns of responses.
     """
     if rules.prompts_are_text:

@@ -25,7 +25,7 @@ RATER_WORDS = {
 
 
 def raters_of_rows(table: UserTable | None, reserved: Collection[str | None]) -> list[str]:
-    """Return for each row who rated it; [] where no column says so."""
+    """Return for each row who rated it; [] if no column says so."""
     if table is None:
         return []
     names = [name for name in table.names if RATER_WORDS & set(words_of(name))]

@@ -161,9 +161,9 @@ def holds_lists_of_numbers(values: Sequence[Any]) -> bool:
 
 
 def numbers_of(value: Any) -> list[Any] | None:
-    """Return a list of numbers, nulls among them, also one that stands in a text.
+    """Return a list of numbers, nulls among them, also one that is in a text.
 
-    None where a value is none.
+    None if a value is none.
     """
     if isinstance(value, str) and value.startswith("["):
         value = parsed_json(value)

@@ -94,7 +94,7 @@ def read_system_and_tools(
 
     Args:
         table: the file.
-        rules: what the user says about its conversations.
+        rules: the user's options for its conversations.
         taken: columns that hold something else, as the user or the format says.
     """
     problems: list[str | None] = [None] * table.n_rows
@@ -134,7 +134,7 @@ def _system_columns(
 
 
 def _system_texts(values: Sequence[Any], name: str, notes: list[str]) -> list[str | None] | None:
-    """Return a column of system prompts; None where it holds no texts, or the names of systems."""
+    """Return a column of system prompts; None if it holds no texts, or the names of systems."""
     given = [value for value in values if not is_blank(value)]
     if not given or not all(isinstance(value, str) for value in given):
         return None

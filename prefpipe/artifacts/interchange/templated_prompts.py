@@ -187,7 +187,7 @@ def _holds_header(text: str) -> bool:
 
 
 def script_of(text: str) -> Script | None:
-    """Return the script that a text begins as, None where it is none.
+    """Return the script that a text begins as, None if it is none.
 
     It has the user's name first and then the assistant's.
     """

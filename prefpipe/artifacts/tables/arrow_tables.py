@@ -107,7 +107,7 @@ def _decoded(
 
 
 def _decoder(field: pa.Field) -> Decode | None:
-    """Return what makes values of a field's Python objects, None where these are the values."""
+    """Return what makes values of a field's Python objects, None if these are the values."""
     kind = field.type
     name = (field.metadata or {}).get(EXTENSION_NAME)
     if isinstance(kind, pa.BaseExtensionType):

@@ -34,7 +34,7 @@ class BadRow:
 
     Attributes:
         source: its file.
-        place: where it stands in it, such as ``line 7``.
+        place: where it is in it, such as ``line 7``.
         reason: why it cannot be used.
         content: what it holds.
         contradicted: places of the rows that say otherwise. Which of them is right nobody knows:

@@ -85,7 +85,7 @@ def column_of(
 
 
 def _as_json(value: Any) -> Any:
-    """Return what stands beside JSON in a Parquet column as JSON.
+    """Return what is beside JSON in a Parquet column as JSON.
 
     Decimals keep their digits, dates are ISO texts.
     """
@@ -111,7 +111,7 @@ def _refuse_half_characters(
 
 
 def _scalar_type(values: Sequence[Any]) -> pa.DataType | None:
-    """Return the type of a column of Python values, None where they have no one type."""
+    """Return the type of a column of Python values, None if they have no one type."""
     types = {type(value) for value in values if value is not None}
     if types <= {str}:  # a column of nulls alone among them
         return pa.string()

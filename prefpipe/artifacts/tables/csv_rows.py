@@ -222,7 +222,7 @@ def _typed(values: Sequence[str | None]) -> pa.Array:
 
 
 def _with_missing(values: Sequence[str | None], converted: Sequence[Any]) -> list[Any]:
-    """Return converted values with None where the column has no value."""
+    """Return converted values with None if the column has no value."""
     if len(converted) == len(values):
         return list(converted)
     rest = iter(converted)

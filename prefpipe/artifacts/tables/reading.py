@@ -148,7 +148,7 @@ def _from_saved_dataset(path: Path) -> pa.Table:
     library = _datasets()
     damaged = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
     try:
-        # by rows, and not the table: which were chosen, and their order, stand beside it
+        # by rows, and not the table: which were chosen, and their order, are beside it
         return library.load_from_disk(str(path)).with_format("arrow")[:]
     except damaged as error:
         raise InputError(

@@ -55,7 +55,7 @@ def read_text(path: Path) -> str:
 
 
 def damage_of(text: str) -> str | None:
-    """Return what is wrong with the characters of a line, None where they are fine."""
+    """Return what is wrong with the characters of a line, None if they are fine."""
     if text.isascii() and "\0" not in text:
         return None
     if "\0" in text:

@@ -72,7 +72,7 @@ def id_of(value: Any) -> tuple[str | None, str | None]:
 
 
 def half_character_of(text: str) -> str | None:
-    """Return what is wrong with a text that UTF-8 cannot hold, None where it can."""
+    """Return what is wrong with a text that UTF-8 cannot hold, None if it can."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -79,7 +79,7 @@ class PairCheck:
         """Take in a group, its responses' texts beside it.
 
         Returns:
-            The group as it is left to train on; [] where nothing is.
+            The group as it is left to train on; [] if nothing is.
         """
         try:
             check_group(group, self.statuses)  # keys of other parts too, as for train

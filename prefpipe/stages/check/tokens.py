@@ -177,7 +177,7 @@ class TokenCheck:
         bos, ends = self.encoder.tokenizer.bos_token_id, self.encoder.eos_token_ids
         if begins_with_two_bos(ids.prompt, bos):
             self.count("double_bos", place)
-        # Where one token both begins and ends a text, as GPT-2's, it may stand there.
+        # Where one token both begins and ends a text, as GPT-2's, it may be there.
         if bos is not None and bos not in ends and bos in ids.response:
             self.count("bos_in_response", place)
         if row["finish_reason"] == "stop" and ids.response and ids.response[-1] not in ends:

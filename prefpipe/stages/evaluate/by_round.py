@@ -60,7 +60,7 @@ def evaluations_by_round(evaluations: Iterable[Artifact]) -> dict[int, Artifact]
 class RoundMeasure(NamedTuple):
     """A measure by round: its name in a sentence, the form of its numbers, and its columns.
 
-    ``policy`` and ``baseline`` are columns of an evaluation, ``baseline`` None where the baseline
+    ``policy`` and ``baseline`` are columns of an evaluation, ``baseline`` None if the baseline
     has none. ``below``: the column that it is a ratio to.
     """
 
@@ -160,7 +160,7 @@ class _Frames:
 def _figures_of(
     measure: RoundMeasure, runs: Sequence[_Frames], rounds: Sequence[int], bootstrap: Bootstrap
 ) -> dict[str, Any] | None:
-    """Return a measure by round, None where it has no value that all rounds and runs share."""
+    """Return a measure by round, None if it has no value that all rounds and runs share."""
     prompts = runs[0].prompts
 
     def values(name: str | None, number: int) -> np.ndarray:

@@ -42,7 +42,7 @@ class KlReference(NamedTuple):
 
 
 def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandidates) -> str | None:
-    """Return why there can be no divergence from this policy, None where there can."""
+    """Return why there can be no divergence from this policy, None if there can."""
     if not config.kl:
         return "--no-kl"
     if policy.candidates.record.stage == IMPORT:
@@ -145,7 +145,7 @@ def kl_figures(
 
 
 def sampled_otherwise(policy: RatedCandidates) -> str | None:
-    """Return how the responses were sampled, None where that is from the policy itself.
+    """Return how the responses were sampled, None if that is from the policy itself.
 
     From the policy itself means temperature 1 and the whole distribution.
     """
@@ -163,7 +163,7 @@ def sampling_otherwise(identity: Mapping[str, Any]) -> str | None:
     if identity.get("top_k", 0) > 0:
         settings.append(f"top-k {identity['top_k']}")
 
-    # In an identity only where they were given. A stop text is not among them: what stands before
+    # In an identity only where they were given. A stop text is not among them: what is before
     # it is the policy's own.
     given = [name for name in SHAPING if name in identity]
     settings += [f"{name.replace('_', '-')} {identity[name]:g}" for name in given]

@@ -56,8 +56,8 @@ class Drawing(NamedTuple):
 class Fits(NamedTuple):
     """A file's length-controlled fits, or why there is none.
 
-    ``everyone`` is over all rows, as AlpacaEval's; ``judged`` over those with a preference, None
-    where all have one.
+    ``everyone`` is over all rows, as AlpacaEval's; ``judged`` over those with a preference, None if
+    all have one.
     """
 
     everyone: LengthControlled | str
@@ -76,7 +76,7 @@ def win_rates(
     """
     files = [_read(path, sources) for path in paths]
 
-    # Resamples are shared by files of the same prompts, so these stand in one order.
+    # Resamples are shared by files of the same prompts, so these are in one order.
     as_read = files[0]
     for number, file in enumerate(files):
         files[number] = file._replace(

@@ -58,7 +58,7 @@ class AnswerRows:
 
     def of_part(self, index: int) -> list[Row]:
         """Return the rows that a part of the candidates becomes."""
-        # the wanted sample of each prompt, None where it has none
+        # the wanted sample of each prompt, None if it has none
         wanted: dict[str, Row | None] = {}
         for candidate in rows_of(self.candidates.read(index)[0]):
             wanted.setdefault(candidate["prompt_id"], None)

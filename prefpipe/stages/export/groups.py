@@ -212,7 +212,7 @@ class GroupRows:
             self._describe_losses_of_axolotl(summary)
 
     def _why_left_out(self, group: ExportedGroup) -> str | None:
-        """Return why the format cannot hold a group, None where it can."""
+        """Return why the format cannot hold a group, None if it can."""
         if self.config.format == "llama-factory" and not alternates(group.messages):
             return "turns_do_not_alternate"  # LLaMA-Factory skips such a row
         needs_pairs = self.config.format not in WITHOUT_PAIRS

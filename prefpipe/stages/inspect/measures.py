@@ -484,5 +484,5 @@ def first_rows(table: pa.Table, columns: list[str]) -> pl.DataFrame:
 
 
 def value_counts(column: pa.ChunkedArray) -> dict[Any, int]:
-    """Return how often each value stands in a column, in the order in which they come."""
+    """Return how often each value is in a column, in the order in which they come."""
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}

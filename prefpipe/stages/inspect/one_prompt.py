@@ -160,7 +160,7 @@ def _rows_of_prompt(
 def _reward_expression(
     sources: PromptSources, scores: Sequence[Row], reward: str | None
 ) -> str | None:
-    """Return the expression to rank by; None where nothing is scored."""
+    """Return the expression to rank by; None if nothing is scored."""
     if not scores:
         if reward is None:
             return None
@@ -182,7 +182,7 @@ def _reward_expression(
 def _rewards(
     expression: str, rows: Sequence[Row], scores: Sequence[Row]
 ) -> dict[int, float | None]:
-    """Return each candidate's reward by sample, None where it is not a finite number."""
+    """Return each candidate's reward by sample, None if it is not a finite number."""
     by_scorer: dict[str, dict[int, float]] = {}
     for row in scores:
         scorer, sample_idx = row["scorer"], row["sample_idx"]
@@ -212,7 +212,7 @@ def _entry(
 
     Args:
         row: of ``candidates``, or of ``groups`` where the candidates are not there.
-        kept: its row of ``groups``, None where it was not kept.
+        kept: its row of ``groups``, None if it was not kept.
         scores: its rows of ``scores``.
         reward: that it is ranked by.
     """

@@ -25,7 +25,7 @@ MAX_REASONS = 20
 def overview(
     artifact: Artifact, *, gamma: float | None = None, n_bins: int | None = None
 ) -> dict[str, Any]:
-    """Return what is to be known of an artifact.
+    """Return notes on an artifact.
 
     Args:
         artifact: of any kind.

@@ -141,7 +141,7 @@ def _pair(prompt_id: str, a: Row | None, b: Row | None) -> ResponsePair:
 def _shared_messages(prompt_id: str, a: Row, b: Row) -> list[dict[str, str]]:
     """Return the conversation that both answer.
 
-    Of two with different system prompts it is what stands behind them.
+    Of two with different system prompts it is what is behind them.
     """
     if a["messages"] == b["messages"]:
         return list(a["messages"])

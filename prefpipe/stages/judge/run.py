@@ -225,7 +225,7 @@ class VerdictMaker:
         return self.judge.has_room(n_open)
 
     def prepare(self, index: int) -> PairsToJudge:
-        """Read and join the pairs of a part; find what is to be asked about them."""
+        """Read and join the pairs of a part; find what to ask about them."""
         pairs = self._pairs(index)
         rows = [blank_row(pair) for pair in pairs]
         earlier = self._earlier(index)

@@ -182,7 +182,7 @@ def _accuracies(table: pa.Table, scored: pa.Table, bootstrap: Bootstrap) -> dict
 
 
 def _completions(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """Return RewardBench 2's figures, None where no prompt counts.
+    """Return RewardBench 2's figures, None if no prompt counts.
 
     A prompt counts where every one of its completions is scored.
     """
@@ -209,7 +209,7 @@ def _completions(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any] | None
 
 
 def _completions_of(rows: Sequence[Mapping[str, Any]]) -> Completions:
-    """Put the scores of a prompt's completions together again; each stands in one pair at least."""
+    """Put the scores of a prompt's completions together again; each is in one pair at least."""
     correct: dict[int, float] = {}
     wrong: dict[int, float] = {}
     for row in rows:
@@ -280,7 +280,7 @@ def _calibration(
 def _share_longer(scored: pa.Table) -> float | None:
     """Return how often the longer response, in tokens, is the chosen one.
 
-    Equal lengths count half; None where nobody counted tokens.
+    Equal lengths count half; None if nobody counted tokens.
     """
     n_chosen = scored["chosen_n_tokens"].cast(pa.float64()).to_numpy()
     n_rejected = scored["rejected_n_tokens"].cast(pa.float64()).to_numpy()

@@ -185,7 +185,7 @@ class PolicyRater:
         return model
 
     def _too_long(self, group: Group) -> Rated | None:
-        """Return why a pair cannot be read whole, None where both of its responses fit."""
+        """Return why a pair cannot be read whole, None if both of its responses fit."""
         fitting, statuses = fit_length(group, max_length=self.max_length, on_too_long="drop")
         if len(fitting) == len(RESPONSES):
             return None

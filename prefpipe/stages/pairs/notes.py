@@ -72,7 +72,7 @@ def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _notes_on_completions(bench: Mapping[str, Any] | None) -> list[str]:
-    """Return what to know of RewardBench 2's figures, None where no prompt has any."""
+    """Return what to know of RewardBench 2's figures, None if no prompt has any."""
     notes = [RULE_OF_REWARDBENCH_TWO]
     if bench is None:
         return [*notes, "no prompt has all of its completions scored"]

@@ -78,7 +78,7 @@ class ScorerRater:
 
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
         """Return rewards; both of a pair, or neither."""
-        # A completion that stands in several pairs of its row is scored once.
+        # A completion that is in several pairs of its row is scored once.
         requests: list[ScoreRequest] = []
         place_of: dict[tuple[int, str | int], int] = {}
         places_of_pairs: list[list[int]] = []
@@ -150,7 +150,7 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
 
     Args:
         pair: what the file has.
-        rated: what was said of it; None where its texts cannot be used.
+        rated: what was said of it; None if its texts cannot be used.
         kind: of the scores.
     """
     if rated is None:
@@ -201,7 +201,7 @@ def _checked(rated: Rated) -> Rated:
 def _outcome(pair: ScoredTexts) -> float | None:
     """Return 1 where chosen is chosen, or the preference.
 
-    None where the file has preferences and none for this pair.
+    None if the file has preferences and none for this pair.
     """
     if pair.preference is None and not pair.has_preference_column:
         return 1.0

@@ -72,7 +72,7 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
 
     Args:
         config: the knobs.
-        rater: the model; None where the file has the scores, or a folder is read.
+        rater: the model; None if the file has the scores, or a folder is read.
         runtime: the surroundings.
     """
     with ExitStack() as stack:
@@ -127,7 +127,7 @@ class PairsOfFile:
 
         Args:
             config: the knobs.
-            rater: the model; None where the file has the scores.
+            rater: the model; None if the file has the scores.
             runtime: where to log, and whether to stop.
             stack: closes the model, where it was opened.
         """

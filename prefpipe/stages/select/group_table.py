@@ -90,7 +90,7 @@ def group_table(
         columns.append(column if column.type == field.type else column.cast(field.type))
     groups = pa.Table.from_arrays(columns, schema=schema)
 
-    # The user's own columns stand behind; where rounds were joined, whose a row is before them.
+    # The user's own columns are behind; where rounds were joined, whose a row is before them.
     further = further_columns(screened.table)
     whose = [column.name for column in EARLIER_COLUMNS if column.name in further.column_names]
     for name in whose:

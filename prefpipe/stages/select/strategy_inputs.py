@@ -107,7 +107,7 @@ def _samplers(
 
 
 def _models_of(candidates: Artifact) -> dict[str, Any]:
-    """Return the models that sampled candidates, with what they are; None where nobody knows."""
+    """Return the models that sampled candidates, with what they are; None if nobody knows."""
     record = candidates.record
     names, identities = record.context.get("models"), record.identity.get("models")
     if names and identities and len(names) == len(identities):

@@ -75,7 +75,7 @@ def _of_earlier_rounds(screened: ScreenedPart, groups: pa.Table) -> dict[str, fl
 
 
 def _counts(reasons: np.ndarray, prefix: str) -> dict[str, float]:
-    """Return how often each reason stands in an array of objects, None if there is none."""
+    """Return how often each reason is in an array of objects, None if there is none."""
     names, counts = np.unique(reasons[~is_none(reasons)].astype(str), return_counts=True)
     return {prefix + str(name): int(n) for name, n in zip(names, counts, strict=True)}
 
@@ -142,7 +142,7 @@ def _spreads(
         return {}
     rewards = screened.rewards[has_group_P]
     chosen = np.concatenate([selection.positives, selection.negatives], axis=1)[has_group_P]
-    # -1 is no candidate: whose reward it takes is not looked at.
+    # -1 is no candidate: whose reward it takes is not checked.
     kept_rewards = np.take_along_axis(rewards, np.maximum(chosen, 0), axis=1)
     with np.errstate(over="ignore"):
         pool_spread = float(_spread(rewards, screened.usable[has_group_P]).sum())

@@ -97,13 +97,13 @@ def table_of_rows(
 ) -> pa.Table:
     """Return the part's table, each row with its prompt's user columns.
 
-    Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` stands behind prefpipe's
+    Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` is behind prefpipe's
     own columns.
 
     Args:
         rows: rows with the columns of ``candidates``, and `REASONING` where they are to keep it.
         prompts: the prompts that the rows answer.
-        keeps_reasoning: whether `REASONING` stands behind prefpipe's own columns as well.
+        keeps_reasoning: whether `REASONING` is behind prefpipe's own columns as well.
     """
     schema = CANDIDATES.arrow()
     if keeps_reasoning:

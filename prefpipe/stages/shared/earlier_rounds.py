@@ -93,7 +93,7 @@ def earlier_rounds_of(
 
     Args:
         groups: whose footers say which parts were joined.
-        locate: opens a parent by its name in the record, None where it is not to be found.
+        locate: opens a parent by its name in the record, None if it is not to be found.
 
     Raises:
         InputError: a parent is not to be found: a part of the pool would be missing.

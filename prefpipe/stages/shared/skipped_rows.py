@@ -95,5 +95,5 @@ def report_skipped_rows(config: TablesConfig, rows: Sequence[BadRow], summary: S
 
 
 def context_of_skipped_rows(rows: Sequence[BadRow]) -> dict[str, Any]:
-    """Return what ``run.json`` says of the rows that were left out, {} where none were."""
+    """Return what ``run.json`` says of the rows that were left out, {} if none were."""
     return {CONTEXT_KEY: dict(count_by_reason(rows))} if rows else {}

@@ -89,7 +89,7 @@ def ids_fit(
         tokenizer_hash: of the model at hand.
         chat_template_hash: of the model at hand.
         template_date: the date that its chat template uses, if it reads the clock.
-        template_args: what its template is given beside the conversation; None where that is to
+        template_args: what its template is given beside the conversation; None if that is to
             be as it was.
     """
     samplers: list[dict[str, Any]] = []
@@ -117,7 +117,7 @@ def ids_fit(
 
 
 def refuse_lost_thoughts(groups: Artifact, model: ModelFiles) -> None:
-    """Refuse to make tokens anew of responses that began with thoughts.
+    """Refuse to make tokens again of responses that began with thoughts.
 
     The texts are the answers alone: a model that is trained on them learns not to think.
 

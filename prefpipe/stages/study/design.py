@@ -38,7 +38,7 @@ def arm_and_budget(side: str) -> tuple[str, str | None]:
 class StudyDesign(NamedTuple):
     """What of a study's record the figures need; the names are those of the plan.
 
-    ``sampled_otherwise``: how held-out responses are sampled, None where that is from the policy
+    ``sampled_otherwise``: how held-out responses are sampled, None if that is from the policy
     itself, or where none are: with it a divergence is biased.
     """
 

@@ -26,7 +26,7 @@ What `figures_of` returns, NaN where a number is not known::
                         measure without a value is left out:
             label, form, better
             n_prompts, n_missing    prompts that count, and those that lack a value in some run
-            base                    FIGURE of the base, or None where it has none
+            base                    FIGURE of the base, or None if it has none
             arms        one entry an arm that has a value: arm, seeds, FIGURE's keys, by_seed
                         (values in the order of seeds), to_base (FIGURE and by_seed of the paired
                         difference to the base) or None
@@ -217,7 +217,7 @@ def _notes_of_others(design: StudyDesign, runs: pl.DataFrame) -> Iterator[str]:
 def _measure_figures(
     table: BudgetTable, key: str, measure: StudyMeasure, bootstrap: Bootstrap
 ) -> dict[str, Any] | None:
-    """Return a measure of all arms, None where no run has a value."""
+    """Return a measure of all arms, None if no run has a value."""
     arms = MeasuredArms(table, measure, bootstrap)
     if not any(arms.seeds[arm] for arm in table.seeds):
         return None
@@ -313,7 +313,7 @@ def _contrast_entry(
     n_tests: int,
     bootstrap: Bootstrap,
 ) -> tuple[dict[str, Any], TwoLevelFigure | None]:
-    """Return a contrast without its tests, and the difference; None where no seed has both arms."""
+    """Return a contrast without its tests, and the difference; None if no seed has both arms."""
     first, second = contrast.first, contrast.second
     seeds = arms.shared_seeds(first, second)
     entry: dict[str, Any] = {

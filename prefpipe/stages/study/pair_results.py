@@ -145,7 +145,7 @@ def judge_policy(
     Args:
         heldout: the pairs.
         logprobs: what ``logprobs`` wrote of the candidates under the policy.
-        reference: likewise under the reference; None where the objective has none.
+        reference: likewise under the reference; None if the objective has none.
         policy: the folder of the training, whose record says objective and knobs.
 
     Raises:

@@ -113,7 +113,7 @@ def trained_on(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[str] 
 def trained_tokens(plan: StudyPlan, folder: Path, arm: str, seed: int, n_steps: int) -> int | None:
     """Return the tokens that a training of so many steps computes: each prompt once a group.
 
-    None where nothing says it: of another trainer, of rounds, and of imported conversations.
+    None if nothing says it: of another trainer, of rounds, and of imported conversations.
 
     Raises:
         InputError: the groups cannot be read.
@@ -133,7 +133,7 @@ def trained_tokens(plan: StudyPlan, folder: Path, arm: str, seed: int, n_steps: 
 
 
 def _prompt_lengths(groups: Path) -> dict[str, int | None]:
-    """Return the tokens of each prompt, None where they are not stored."""
+    """Return the tokens of each prompt, None if they are not stored."""
     artifact = open_input(groups, schema="groups", name="groups")
     table = artifact.read_all(["prompt_id", "n_prompt_tokens"])
     prompt_ids, lengths = (table[name].to_pylist() for name in table.column_names)
@@ -163,7 +163,7 @@ class _Seen(NamedTuple):
         return n_epochs * len(self.prompts) + rest * self.global_batch_size
 
     def first_step_with(self, n_tokens: int) -> int | None:
-        """Return the first step after which so many tokens are seen, None where none comes."""
+        """Return the first step after which so many tokens are seen, None if none comes."""
         n_steps = self.steps_an_epoch
         while n_steps <= MOST_EPOCHS * self.steps_an_epoch:
             seen = self.tokens(n_steps)
@@ -215,7 +215,7 @@ def _steps_of_rounds(plan: StudyPlan, arm: str, seed: int) -> int:
 
 
 def _token_budget(plan: StudyPlan, folder: Path, seed: int) -> int | None:
-    """Return the response tokens that an arm may see, None where the plan has no such budget."""
+    """Return the response tokens that an arm may see, None if the plan has no such budget."""
     like = plan.budgets.like
     if like is None:
         return plan.budgets.response_tokens

@@ -95,7 +95,7 @@ def _found(folder: Path) -> Expected | None:
 
 
 def _assumed(plan: StudyPlan, folder: Path) -> Expected | None:
-    """Return spreads in proportion to that of rewards within a prompt; None where none are known.
+    """Return spreads in proportion to that of rewards within a prompt; None if none are known.
 
     Of pairs that are judged by a truth nothing is assumed.
     """
@@ -111,7 +111,7 @@ def _assumed(plan: StudyPlan, folder: Path) -> Expected | None:
 
 
 def _held_out_prompts(plan: StudyPlan) -> int | None:
-    """Return how many held-out prompts there are, None where they cannot be read."""
+    """Return how many held-out prompts there are, None if they cannot be read."""
     if plan.heldout.prompts is None:
         return None
     try:
@@ -121,7 +121,7 @@ def _held_out_prompts(plan: StudyPlan) -> int | None:
 
 
 def _spread_within_prompts(plan: StudyPlan, folder: Path) -> float | None:
-    """Return by how much rewards of one prompt differ; None where nothing is rated yet.
+    """Return by how much rewards of one prompt differ; None if nothing is rated yet.
 
     Those of the held-out responses, or of the pool where the same scorer rated it.
     """

@@ -56,11 +56,11 @@ class RunProgress:
         places: where it is judged; none where its groups are not there.
         steps: in order, with the keys that they have now.
         finished: names of the steps that need not run again.
-        failed: how the step ended that failed last, None where none did.
-        changes: in what the run on disk was made otherwise, [] where it was not.
+        failed: how the step ended that failed last, None if none did.
+        changes: in what the run on disk was made otherwise, [] if it was not.
         seconds: that its steps took so far, those of calls that were killed left out.
         keeps_weights: the weights that were judged are to stay.
-        problem: why there are no steps, "" where there are.
+        problem: why there are no steps, "" if there are.
     """
 
     arm: str
@@ -299,7 +299,7 @@ class StudyProgress:
         return text
 
     def _content_of(self, folder: Path) -> list[str] | None:
-        """Return what tells the content of an artifact from any other, None where it is not whole.
+        """Return what tells the content of an artifact from any other, None if it is not whole.
 
         It is looked at once.
         """
@@ -312,7 +312,7 @@ class StudyProgress:
 
 
 def fingerprint_on_disk(folder: Path) -> str | None:
-    """Return the fingerprint of an artifact all whose parts are there, None where it is none."""
+    """Return the fingerprint of an artifact all whose parts are there, None if it is none."""
     try:
         artifact = Artifact(folder, read_run_record(folder))
         return None if artifact.missing() else artifact.record.fingerprint
@@ -321,7 +321,7 @@ def fingerprint_on_disk(folder: Path) -> str | None:
 
 
 def _by_flag(words: Sequence[str], study: Path) -> dict[str, list[str]]:
-    """Return the values of a command by flag; "" is what stands before the first one."""
+    """Return the values of a command by flag; "" is what is before the first one."""
     values: dict[str, list[str]] = {}
     flag = ""
     for word in words[1:]:

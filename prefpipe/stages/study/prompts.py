@@ -67,7 +67,7 @@ def leaked_prompts(
     pool: Mapping[str, Sequence[Mapping[str, str]]],
     heldout: Mapping[str, Sequence[Mapping[str, str]]],
 ) -> str | None:
-    """Return what is wrong with held-out prompts that are in the pool too, None where none is.
+    """Return what is wrong with held-out prompts that are in the pool too, None if none is.
 
     System turns, case and white space make no other prompt.
 

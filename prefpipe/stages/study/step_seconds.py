@@ -32,8 +32,8 @@ class Rates(NamedTuple):
 
     Attributes:
         start_s: seconds before the first token of a command.
-        sampled_per_s: response tokens; None where nothing says it.
-        trained_per_s: response tokens; None where nothing says it.
+        sampled_per_s: response tokens; None if nothing says it.
+        trained_per_s: response tokens; None if nothing says it.
         of_stages: mean seconds of a step by stage.
     """
 
@@ -73,7 +73,7 @@ def rates_of(
 def estimated_seconds(
     step: StudyStep, rates: Rates, *, most_of_group: int | None = None
 ) -> float | None:
-    """Return how long a step takes from its beginning, None where nothing says it.
+    """Return how long a step takes from its beginning, None if nothing says it.
 
     What is not sampled yet counts as long as ``max_tokens`` lets it get.
 
@@ -94,7 +94,7 @@ def estimated_seconds(
 
 
 def _rate(entries: Iterable[StepEntry], stages: Sequence[str], start_s: float) -> float | None:
-    """Return tokens a second over all steps of some stages, None where none tells."""
+    """Return tokens a second over all steps of some stages, None if none tells."""
     n_tokens, seconds = 0, 0.0
     for entry in entries:
         if entry.stage in stages and entry.n_tokens:

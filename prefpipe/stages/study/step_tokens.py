@@ -13,7 +13,7 @@ from prefpipe.training.tables import METRICS_FILE
 
 
 def tokens_of(stage: str, output: Path) -> int | None:
-    """Return the response tokens of a finished step, None where nothing says it.
+    """Return the response tokens of a finished step, None if nothing says it.
 
     Those that `generate` and `eval` have sampled, and those that `train` has trained on, once an
     epoch.

@@ -41,7 +41,7 @@ def has_weights(steps: Sequence[StudyStep]) -> bool:
 
 
 def _weights_in(folder: Path) -> Iterator[Path]:
-    """Yield checkpoints, then the model's own weights, then the models of steps on the way.
+    """Yield checkpoints, then the model's own weights, then the models of intermediate steps.
 
     Behind a link lies what somebody else keeps: the link itself is yielded.
     """

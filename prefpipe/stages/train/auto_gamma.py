@@ -25,7 +25,7 @@ def gamma_of(
     rater_scores: Path | None,
     say: Callable[[str], None],
 ) -> float | None:
-    """Return gamma as it was given, or chosen as ``--gamma auto`` asks; None where none was given.
+    """Return gamma as it was given, or chosen as ``--gamma auto`` asks; None if none was given.
 
     Args:
         gamma: a number or ``auto``, checked.

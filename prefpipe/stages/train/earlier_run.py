@@ -118,7 +118,7 @@ def holds_model(folder: Path, log: Callable[[str], None]) -> bool:
 
 
 def _read_inputs(folder: Path) -> dict[str, str] | None:
-    """Return what the run in a folder was made from, None where nothing says it."""
+    """Return what the run in a folder was made from, None if nothing says it."""
     try:
         noted: dict[str, str] = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -76,7 +76,7 @@ EVAL_FLAG = "--eval-groups"
 
 @dataclass(frozen=True)
 class OpenedGroups:
-    """Groups to train or to evaluate on, and their reference, None where the run has none.
+    """Groups to train or to evaluate on, and their reference, None if the run has none.
 
     ``flag``: what gave them, "" for the command's own. ``allow_partial``: whether parts may be
     missing. ``weighing``: how much each counts in the loss, None: all alike.
@@ -237,7 +237,7 @@ def _is_to_be_made_again(
 ) -> bool:
     """Return whether ``--overwrite=stale`` throws a run away that has not kept what it now should.
 
-    Its configuration is the same, and yet it is not the run that is requested.
+    Its configuration is the same, but it is not the requested run.
     """
     if config.overwrite is not Overwrite.STALE:
         return False
@@ -330,7 +330,7 @@ def settings_of(
 def _weighing_of(
     config: TrainConfig, objective: Objective, groups: Artifact, flag: str
 ) -> Weighing | None:
-    """Return what ``--weight-by`` reads of the groups, None where all count alike.
+    """Return what ``--weight-by`` reads of the groups, None if all count alike.
 
     Raises:
         UsageError: what is not in the grammar, or a name that is no column of numbers, or of a pair

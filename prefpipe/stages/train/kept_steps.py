@@ -26,11 +26,11 @@ from prefpipe.training.settings import TrainSettings
 
 
 def steps_gone_by(output: Path, settings: TrainSettings, reached: int) -> list[int]:
-    """Return the steps that are to be kept, are not on disk, and lie before where the run stands.
+    """Return the steps to keep that are not on disk and lie before the current step.
 
     Args:
         output: of the run.
-        settings: with the steps that are to be kept.
+        settings: with the steps to keep.
         reached: the step after which it goes on, or that it ended with.
     """
     passed = [step for step in settings.keep_steps if step <= reached]

@@ -131,7 +131,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def weigh_groups(
     groups: Sequence[Group], rows: Sequence[Row], weighing: Weighing
 ) -> tuple[list[Group], dict[str, Any]]:
-    """Return the groups with their weights, and what is to be recorded of these.
+    """Return the groups with their weights, and what to record about these.
 
     Args:
         groups: what is left to train on, or to evaluate on.
@@ -205,7 +205,7 @@ def values_of(
     if weighing.of_pairs:
         pairs = pairs_in(group) or _pairs_of_roles(group)
     else:
-        # A positive stands in both places: the loser's is not read.
+        # A positive is in both places: the loser's is not read.
         pairs = [(each, each) for each in group.responses if each.role == "positive"]
 
     columns = {}
@@ -240,7 +240,7 @@ def _column(
     by_key: Mapping[Key, Row],
     weighing: Weighing,
 ) -> list[float | None]:
-    """Return what a name stands for in each pair, None where a value is missing."""
+    """Return what a name stands for in each pair, None if a value is missing."""
     side, column = weighing.places[name]
     of_sample = {}
     for response in group.responses:

@@ -100,7 +100,7 @@ class MeasuredReference:
         record = logprobs.record_of(self.config, self.model, groups, runtime, encode_as=policy)
 
         # One process at a time: whoever starts again must not throw away what others have made
-        # anew.
+        # again.
         with state.main_process_first():
             expected = (None, record.fingerprint)
             if state.is_main_process and _fingerprint_on_disk(folder) not in expected:

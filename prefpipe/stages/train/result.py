@@ -32,10 +32,10 @@ CARD_FIGURES = ("objective", "knobs", "learning_rate", "n_groups", "n_steps")
 
 
 def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
-    """Return what an earlier run of the same inputs has finished, None where it has not.
+    """Return what an earlier run of the same inputs has finished, None if it has not.
 
     Raises:
-        UsageError: it is finished, and a step that is to be kept was not.
+        UsageError: it is finished without the model of a step to keep.
     """
     folder = inputs.output.path
     is_done = (
@@ -76,7 +76,7 @@ def write_result(inputs: TrainInputs, result: TrainResult) -> Summary:
 
 
 def keep_step(inputs: TrainInputs, result: TrainResult) -> None:
-    """Write the model of a step on the way: whole or not at all, over one of that step before.
+    """Write the model of an intermediate step: whole or not at all, over one of that step before.
 
     The first process writes, and the others go on to where they wait for it.
     """

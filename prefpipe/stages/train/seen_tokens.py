@@ -198,7 +198,7 @@ class _StoredRows:
 def _stored_rows(
     groups: Artifact, roles: Sequence[str], *, allow_partial: bool
 ) -> _StoredRows | None:
-    """Return the rows with stored token ids, None where a response has none."""
+    """Return the rows with stored token ids, None if a response has none."""
     table = groups.read_all(COLUMNS, allow_partial=allow_partial)
     table = table.filter(pc.is_in(table["role"], pa.array(roles)))
     column = {name: pa.concat_arrays(table[name].chunks) for name in COLUMNS}
@@ -275,7 +275,7 @@ def _bytes_of(rows: _StoredRows, row: int, n_tokens: int) -> bytes:
 
 
 def _takes_stored_ids(groups: Artifact, training: TrainConfig) -> bool:
-    """Return whether training takes the ids as they are stored; weights are not looked at."""
+    """Return whether training takes the ids as they are stored; weights are not checked."""
     tokenizer = folders_on_disk(training.model).tokenizer
     template = read_chat_template(tokenizer)
     template_hash = None if template is None else sha256(template.encode()).hexdigest()

@@ -47,7 +47,7 @@ from prefpipe.training.trainer import GroupTrainer
 class StartSettings:
     """What the training starts from, and what of it is trained.
 
-    ``target``: ``policy`` or ``reward``. ``lora``: the adapters, None where all weights are
+    ``target``: ``policy`` or ``reward``. ``lora``: the adapters, None if all weights are
     trained. ``max_length``: longest prompt plus response, in tokens.
     """
 
@@ -96,7 +96,7 @@ class Trainable(Protocol):
         """Return how the trainer makes scores, losses and measures of the model's output."""
 
     def calibration(self, trainer: GroupTrainer) -> dict[str, Any] | None:
-        """Return the trained model's calibration on the evaluated pairs, None where it has none."""
+        """Return the trained model's calibration on the evaluated pairs, None if it has none."""
 
     def save(
         self,

@@ -67,10 +67,10 @@ COMPARED_MEASURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A trained model that is not saved yet, and what is to be recorded of the run.
+    """A trained model that is not saved yet, and what to record about the run.
 
     ``weights``: all of the model's, on the first process, where its own are cut over several
-    devices. ``best_step``: of the evaluation whose model this is, None where the last one is taken.
+    devices. ``best_step``: of the evaluation whose model this is, None if the last one is taken.
     """
 
     trainable: Trainable
@@ -93,13 +93,14 @@ def train(
         inputs: what `prefpipe.stages.train.inputs.open_training` returned.
         runtime: the surroundings.
         finishing: from the first step on, a stop waits until this is closed.
-        keep: writes the model of a step on the way, and leaves it as it is; every process calls it.
+        keep: writes the model of an intermediate step, and leaves it as it is; every process calls
+        it.
 
     Raises:
         InputError: no group is left to train on, or what the model cannot read.
         StoppedEarly: a stop was requested; what was measured is kept, and a checkpoint is on disk
             if there was a step.
-        UsageError: a step is to be kept that has gone by, or never comes.
+        UsageError: a step to keep has already passed, or never comes.
     """
     settings = inputs.settings
     checkpoint = _checkpoint_to_go_on_from(inputs, runtime)
@@ -193,7 +194,7 @@ def _checkpoint_to_go_on_from(inputs: TrainInputs, runtime: Runtime) -> Path | N
     """Return the checkpoint that was requested, or the last one; the same on every process.
 
     Raises:
-        UsageError: the one that was requested is none, or a step is to be kept that has gone by.
+        UsageError: the one that was requested is none, or a step to keep has already passed.
     """
     output = inputs.output.path
     checkpoint: Path | None

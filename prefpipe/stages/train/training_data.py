@@ -38,7 +38,7 @@ class TrainingData:
 
     ``rows``: of the groups, rejected prompts among them; ``statuses``: the outcome of each
     response, by key; ``ref_logps``: under the reference, {} without one. ``eval_counts``: responses
-    of ``--eval-groups`` by status. ``weights``: what is to be recorded of ``--weight-by``, {}
+    of ``--eval-groups`` by status. ``weights``: what to record about ``--weight-by``, {}
     without it.
     """
 
@@ -74,7 +74,7 @@ def read_training_data(
         InputError: no group is left, a prompt is both trained and evaluated on, or a weight is no
             finite number of at least 0.
         UsageError: a pair without a reward gap, for an objective that takes its logarithm; weights
-            that are all 0; a step that is to be kept and never comes.
+            that are all 0; a step to keep that never comes.
         StoppedEarly: a stop was requested, or the budget is nearly over; what is measured is kept.
     """
     read = read_groups(inputs.groups, trainable, inputs.on_too_long, runtime.log)
