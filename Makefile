@@ -2,6 +2,7 @@
 # make test-fast    what runs in a minute and a half: neither slow nor on real models
 # make test         lint, types and the whole suite
 # make test-vllm    the vLLM back-end, for real, in an environment of its own
+# make docs         the site of docs/, in site/; fails on a broken link
 # make test-slurm   arrays in a real Slurm of one node; installs slurm-wlm and munge of Debian where they are not, as root
 # make test-deepspeed  DeepSpeed's ZeRO-2 and ZeRO-3 with two processes on a CPU, in an environment of its own; needs a C++ compiler
 #
@@ -21,7 +22,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification evidence bench-overhead bench-select bench-train clean
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs clean
 
 install: $(installed)
 
@@ -61,6 +62,10 @@ test-deepspeed: $(installed)
 	$(VENV_DEEPSPEED)/bin/python -m pip install $(PIP_FLAGS) --upgrade setuptools wheel
 	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(VENV_DEEPSPEED)/bin/python -m pip install $(PIP_FLAGS) --no-build-isolation --no-deps deepspeed==0.19.8 hjson py-cpuinfo msgpack einops
 	PYTHONPATH="$(CURDIR)" OMP_NUM_THREADS=1 $(VENV_DEEPSPEED)/bin/python -m pytest -q tests/several_devices/test_deepspeed.py
+
+# To read it: .venv/bin/mkdocs serve, or python3 -m http.server -d site.
+docs: $(installed)
+	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict
 
 reference: $(installed)
 	$(bin)/prefpipe reference

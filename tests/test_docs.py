@@ -97,7 +97,7 @@ def test_links_resolve(path: Path) -> None:
 
 @each_document
 def test_files_that_are_named_exist(path: Path) -> None:
-    """``docs/checks.md`` and the like, in backquotes, name files of this repository."""
+    """``docs/guides/checks.md`` and the like, in backquotes, name files of this repository."""
     named = [
         span
         for span in CODE_SPAN.findall(without_code_blocks(path))

@@ -65,10 +65,9 @@ def _run_stage(config: StageConfig, as_json: bool) -> None:
 
     speaks = speaks_for_the_run(config.stage)
     log = stderr.log if speaks else lambda _line: None
+    stop_request.live_height = lambda: stderr.live_view.height
     config = settled(config, log)
-    runtime = runtime_for(
-        config, log=log, stop=stop_request, progress=stderr.progress, argv=sys.argv
-    )
+    runtime = runtime_for(config, log=log, stop=stop_request, view=stderr.live_view, argv=sys.argv)
     try:
         summary = run_stage(config, runtime)
     except ErrorRateError as error:

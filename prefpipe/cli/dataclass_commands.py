@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import MISSING, Field, fields
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -10,6 +11,7 @@ import typer
 
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.tables.locations import refuse_scheme
+from prefpipe.cli.launched_processes import speaks_for_the_run
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import flag_of, is_list, resolved_types, scalar_type, short_flag_of
 from prefpipe.configs.stage import StageConfig
@@ -34,7 +36,9 @@ def command_of(
 
     def command(**values: Any) -> None:
         _refuse_addresses(config_class, values)
-        handler(config_class.from_values(_given(config_class, values)))
+        config = config_class.from_values(_given(config_class, values))
+        with _libraries_heard(config_class.command):
+            handler(config)
 
     return _with_signature(command, config_class, _parameters(config_class))
 
@@ -53,8 +57,9 @@ def stage_command_of(
     def command(**values: Any) -> None:
         _refuse_addresses(config_class, values)
         as_json, yaml_path = bool(values.pop("json")), values.pop("config")
-        given = _given(config_class, values)
-        handler(config_class.from_sources(given, yaml_path), as_json)
+        config = config_class.from_sources(_given(config_class, values), yaml_path)
+        with _libraries_heard(config_class.stage):
+            handler(config, as_json)
 
     config_option = typer.Option(
         "--config",
@@ -71,6 +76,21 @@ def stage_command_of(
         _keyword("json", Annotated[bool, json_option], False),
     ]
     return _with_signature(command, config_class, parameters)
+
+
+def _libraries_heard(command: str) -> AbstractContextManager[None]:
+    """Return a section in which libraries print through the log of the command.
+
+    Of several processes that a launcher started, one prints the warnings that all have.
+    """
+    from prefpipe.execution.library_output import library_output
+
+    def log(line: str) -> None:
+        from prefpipe.cli import stderr  # which loads more than some commands need
+
+        stderr.log(line)
+
+    return library_output(log, only_errors=not speaks_for_the_run(command))
 
 
 def help_text(item: "Field[Any]") -> str:

@@ -64,7 +64,7 @@ def stage_of(words: Sequence[str]) -> StageConfig:
         raise UsageError(
             f"`{name}` is one piece of work, and an array divides parts",
             hint=f"an array makes the parts of {', '.join(each.stage for each in PARTWISE)}; "
-            "docs/scaling.md has scripts for train",
+            "docs/guides/scaling.md has scripts for train",
         )
 
     read: list[StageConfig] = []

@@ -67,7 +67,8 @@ class ExportConfig(StageConfig):
         help="folder written by select; for alpaca-eval and arena-hard one of candidates",
     )
     format: str = option(
-        choices=FORMATS, help="which tool is to read it; docs/interchange.md has a row of each"
+        choices=FORMATS,
+        help="which tool is to read it; docs/guides/interchange.md has a row of each",
     )
     whole_groups: bool = option(
         False,

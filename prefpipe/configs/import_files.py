@@ -62,7 +62,8 @@ class ImportConfig(SizedParts, GraceConfig, ConversationsConfig):
         "hf:org/name[@revision][:split]",
     )
     format: str = option(
-        choices=FORMATS, help="what the file holds; docs/interchange.md has two lines of each"
+        choices=FORMATS,
+        help="what the file holds; docs/guides/interchange.md has two lines of each",
     )
     requests: str | None = option(
         None,

@@ -44,7 +44,7 @@ class JudgingConfig(TemplatedConfig):
         None,
         identity=False,
         metavar="NAME|FILE",
-        help="judge prompt: a name from docs/judging.md or a file of yours",
+        help="judge prompt: a name from docs/guides/judging.md or a file of yours",
     )
     judge_max_tokens: int | None = option(
         None,

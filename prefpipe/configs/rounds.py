@@ -22,7 +22,7 @@ class RoundsConfig(CommandConfig):
     plan: Path = option(
         positional=True,
         metavar="PLAN",
-        help="YAML file with a section a stage, and what changes by round: docs/rounds.md",
+        help="YAML file with a section a stage, and what changes by round: docs/guides/rounds.md",
     )
     output: Path = option(help="folder of all rounds", flag="-o", metavar="DIR")
     dry_run: bool = option(

@@ -46,7 +46,7 @@ class ScoreConfig(JudgingConfig, PartwiseConfig, WorkersConfig, ErrorRateConfig,
         identity=False,
         metavar="[NAME=]KIND[:TARGET]",
         help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL (from 1 to 10, see "
-        "docs/judging.md); NAME= names its rows; repeat for several scorers",
+        "docs/guides/judging.md); NAME= names its rows; repeat for several scorers",
     )
     rating_column: str = option("rating", help="column of the ratings file that holds the rating")
     on_duplicate: str | None = option(

@@ -22,7 +22,7 @@ class StudyConfig(CommandConfig):
     plan: Path = option(
         positional=True,
         metavar="PLAN",
-        help="YAML file with the arms, and with what they share: docs/studies.md",
+        help="YAML file with the arms, and with what they share: docs/guides/studies.md",
     )
     output: Path = option(help="folder of the study", flag="-o", metavar="DIR")
     arms: str | None = option(

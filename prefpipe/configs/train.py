@@ -1,8 +1,8 @@
 """The knobs of ``prefpipe train``.
 
 A knob or learning setting that is not given takes the objective's own start value;
-``docs/objectives.md`` lists them. The knobs of objectives, and what is said of them, come from the
-table in ``prefpipe.maths.objectives.registry``.
+``docs/explanation/objectives.md`` lists them. The knobs of objectives, and what is said of them,
+come from the table in ``prefpipe.maths.objectives.registry``.
 """
 
 from dataclasses import dataclass, fields
@@ -136,8 +136,8 @@ class TrainConfig(PolicyTemplateConfig):
     objective: str | None = option(
         None,
         choices=OFFERED,
-        help="what is optimised: `prefpipe objectives` lists them, docs/objectives.md says which "
-        f"when; default {_DEFAULT_OBJECTIVES}",
+        help="what is optimised: `prefpipe objectives` lists them, docs/explanation/objectives.md "
+        f"says which when; default {_DEFAULT_OBJECTIVES}",
     )
     chat_template: Path | None = option(
         None,

@@ -89,6 +89,7 @@ class Driver:
     """
 
     is_worker = False
+    has_workers = True
 
     def __init__(self, crew: Crew, open_source: OpenSource = listed) -> None:
         self._crew, self._open_source = crew, open_source

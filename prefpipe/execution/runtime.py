@@ -16,42 +16,77 @@ from prefpipe.errors import EngineNotOpenedError
 from prefpipe.execution.main_thread import MainThread
 from prefpipe.execution.part_maker import PartMade, PartMaker, Tally
 
+NO_TALLY: Tally = {}
+NO_ROWS: Mapping[str, int] = {}
+NO_FIGURES: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a command shows the progress of.
+
+    ``stage`` writes ``output``. ``unit`` is what is counted, ``part`` or ``step``: ``total`` of
+    them are left to do, and ``n_kept`` were finished before. ``in_bunches``: many units end
+    together after a long time without one, so that their pace says nothing about the time left.
+    ``first_is_slow``: the first unit takes the time of what comes once, too, such as models that
+    workers load.
+    """
+
+    stage: str
+    unit: str
+    total: int
+    output: str = ""
+    n_kept: int = 0
+    in_bunches: bool = False
+    first_is_slow: bool = False
+
 
 class Advance(Protocol):
-    """What moves a progress bar on."""
-
-    def __call__(self, n: int, tally: Tally = ..., /) -> None:
-        """Count ``n`` more units as done, in which ``tally`` was counted."""
-        ...
-
-
-class ShowProgress(Protocol):
-    """What shows how far something is."""
+    """Moves the progress of a task on."""
 
     def __call__(
-        self, description: str, total: int, /, *, in_bunches: bool = ...
-    ) -> AbstractContextManager[Advance]:
-        """Show progress until the context is left.
+        self,
+        n: int,
+        tally: Tally = ...,
+        /,
+        *,
+        rows: Mapping[str, int] = ...,
+        figures: Mapping[str, str] = ...,
+    ) -> None:
+        """Count units as done.
 
         Args:
-            description: what is done and the unit it is counted in, ``generate: part``.
-            total: units to do.
-            in_bunches: many units end together after a long time without one, so that their pace
-                says nothing of the time left.
+            n: how many more.
+            tally: what was counted in them, ``n_tokens`` among it.
+            rows: how many rows of each status they have.
+            figures: the newest figures to show, by name: ``{"loss": "0.412"}``.
         """
         ...
 
 
+class ShowProgress(Protocol):
+    """Shows how far a task is."""
+
+    def __call__(self, task: Task, /) -> AbstractContextManager[Advance]:
+        """Show progress until the context is left."""
+        ...
+
+
 @contextmanager
-def no_progress(
-    _description: str,
-    _total: int,
-    /,
-    *,
-    in_bunches: bool = False,  # noqa: ARG001
-) -> Iterator[Advance]:
-    """Stand in for a progress bar where there is no terminal."""
-    yield lambda _n, _tally=None: None
+def no_progress(_task: Task, /) -> Iterator[Advance]:
+    """Show nothing."""
+
+    def advance(
+        _n: int,
+        _tally: Tally = NO_TALLY,
+        /,
+        *,
+        rows: Mapping[str, int] = NO_ROWS,  # noqa: ARG001
+        figures: Mapping[str, str] = NO_FIGURES,  # noqa: ARG001
+    ) -> None:
+        return
+
+    yield advance
 
 
 def no_section(*, however_long: bool = False) -> AbstractContextManager[None]:  # noqa: ARG001
@@ -77,7 +112,12 @@ class Job(NamedTuple):
 
 
 class Executor(Protocol):
-    """Decides who makes which part. Rows depend on configuration and keys alone."""
+    """Decides who makes which part. Rows depend on configuration and keys alone.
+
+    ``has_workers``: other processes make the parts, and this one hands them out.
+    """
+
+    has_workers: bool
 
     @property
     def is_worker(self) -> bool:
@@ -109,6 +149,9 @@ class Runtime:
     ``grace_s``: how long what is being finished may take after SIGTERM. ``is_hurried()``: a second
     signal came, or the grace is over, and nothing is waited for any more.
 
+    ``progress`` shows how far a task is; what runs within ``loading()`` says nothing about its
+    pace.
+
     ``executor``: who makes the parts, None for this process. ``main_thread`` opens engines on
     behalf of the threads that make parts.
     """
@@ -122,6 +165,7 @@ class Runtime:
     grace_s: float = 20.0
     ends_at: float | None = None
     progress: ShowProgress = no_progress
+    loading: Callable[[], AbstractContextManager[None]] = nullcontext
     context: Mapping[str, Any] = field(default_factory=dict)
     shard: Shard = Shard()
     how_to_go_on: str = "run the same command again to go on"
@@ -143,7 +187,7 @@ class Runtime:
                 for the fault of a part.
         """
         try:
-            with self.interruptible():
+            with self.interruptible(), self.loading():
                 yield
         except Exception as error:
             if self.is_worker:

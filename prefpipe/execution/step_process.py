@@ -15,6 +15,8 @@ from typing import IO, Protocol
 
 from prefpipe.execution.processes import module_command
 
+STEP_VARIABLE = "PREFPIPE_STEP"
+"""Says a step's process which step of a plan it is, to show it above its own progress."""
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.1
 SENT_TO_ALL_S = 1.0

@@ -24,6 +24,7 @@ class ThisProcess:
     """
 
     is_worker = False
+    has_workers = False
 
     def __init__(self, open_source: OpenSource = listed) -> None:
         self._open_source = open_source

@@ -87,6 +87,7 @@ class Worker:
     """
 
     is_worker = True
+    has_workers = False
 
     def __init__(self, channel: Channel, on_lost_driver: Callable[[], None]) -> None:
         self._channel, self._on_lost_driver = channel, on_lost_driver

@@ -11,8 +11,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+from contextlib import AbstractContextManager, suppress
 from shlex import quote
 from typing import Any, NamedTuple
 
@@ -46,7 +45,7 @@ from prefpipe.errors import (
     UsageError,
 )
 from prefpipe.execution.part_maker import Tally
-from prefpipe.execution.runtime import Runtime
+from prefpipe.execution.runtime import Advance, Runtime, Task
 from prefpipe.stages.shared.candidate_rows import (
     REASONING,
     Key,
@@ -154,7 +153,12 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     started = time.perf_counter()
     with open_models(samplers, runtime) as models:
         maker = CandidateMaker(config, prompts, output, samplers, models, runtime.log)
-        progress = partial(runtime.progress, in_bunches=models.finish_parts_in_bunches)
+
+        def progress(task: Task) -> AbstractContextManager[Advance]:
+            return runtime.progress(
+                dataclasses.replace(task, in_bunches=models.finish_parts_in_bunches)
+            )
+
         loop_over_parts(
             config,
             output,

@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics, TensorBoard, a progress bar, stopping when asked."""
+"""What happens beside the steps: metrics, TensorBoard, progress, stopping when asked."""
 
 import time
 import warnings
@@ -12,7 +12,7 @@ from torch.utils.tensorboard import SummaryWriter
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from prefpipe.errors import PrefpipeWarning
-from prefpipe.training.measures import N_FIRST_ROWS
+from prefpipe.training.measures import N_FIRST_ROWS, shown_figures
 from prefpipe.training.tables import METRICS, METRICS_FILE, write_table
 
 TENSORBOARD_FOLDER = "tensorboard"
@@ -28,8 +28,8 @@ Every token of a good answer has become e times less likely then. Falls of a few
 for contrastive objectives.
 """
 
-Progress = Callable[[str, int], Any]
-"""``progress("train: step", total)``: a context manager that gives ``advance(n)``."""
+Progress = Callable[[int, int], Any]
+"""``progress(n_left, n_taken)``: a context manager that gives an ``Advance`` of steps."""
 
 
 class MetricsFile(TrainerCallback):  # type: ignore[misc]
@@ -177,28 +177,36 @@ class KeepSteps(TrainerCallback):  # type: ignore[misc]
             self._keep()
 
 
-class ProgressBar(TrainerCallback):  # type: ignore[misc]
-    """Advance a progress bar by optimizer steps."""
+class ShownSteps(TrainerCallback):  # type: ignore[misc]
+    """Show how many optimizer steps are taken, and the newest row of the log."""
 
     def __init__(self, progress: Progress) -> None:
-        self.progress = progress
+        self._progress = progress
         self._stack = ExitStack()
+        self._advance: Any = None
 
     def on_train_begin(
         self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any
     ) -> None:
-        """Open the bar with the steps that are left."""
+        """Begin with the steps that are left."""
         if state.is_world_process_zero:
             n_left = state.max_steps - state.global_step
-            self._advance = self._stack.enter_context(self.progress("train: step", n_left))
+            self._advance = self._stack.enter_context(self._progress(n_left, state.global_step))
 
     def on_step_end(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
         """Advance by one step."""
         if state.is_world_process_zero:
             self._advance(1)
 
+    def on_log(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
+        """Show the row; those of evaluations are of other prompts, and are not shown."""
+        row = state.log_history[-1] if state.log_history else {}
+        if self._advance is None or "loss" not in row:
+            return
+        self._advance(0, figures=shown_figures(row))
+
     def on_train_end(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
-        """Close the bar."""
+        """Show nothing any more."""
         self._stack.close()
 
 

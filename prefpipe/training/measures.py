@@ -214,6 +214,17 @@ def describe_accuracy(figures: Mapping[str, float], *, digits: int = 0) -> str:
     return f"{figures['rewards/accuracy']:.{digits}%}"
 
 
+def shown_figures(row: Mapping[str, float]) -> dict[str, str]:
+    """Return the figures of a log row that are shown while training, in words."""
+    figures = {"loss": f"{row['loss']:.3f}"}
+    # An objective that compares nothing has neither.
+    if "rewards/margins" in row:
+        figures |= {"margin": f"{row['rewards/margins']:.3f}", "accuracy": describe_accuracy(row)}
+    if "tokens_per_s" in row:
+        figures["tokens/s"] = f"{row['tokens_per_s']:,.0f}"
+    return figures
+
+
 def describe_progress(figures: Mapping[str, Any]) -> str:
     """Return in words how the measures moved from the first steps of a run to the last."""
     first, last = figures["first"], figures["last"]

@@ -71,8 +71,8 @@ def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
         raise ModelError(
             f"{files.requested} has no chat template, and a reward model reads conversations "
             "through one",
-            hint="pass --chat-template FILE; docs/reward-models.md has one for encoders of the "
-            "BERT family",
+            hint="pass --chat-template FILE; docs/guides/reward-models.md has one for encoders "
+            "of the BERT family",
         )
 
 

@@ -24,7 +24,7 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, UsageError
 from prefpipe.execution.rounds_script import rounds_script
-from prefpipe.execution.step_process import SignalSource, run_step
+from prefpipe.execution.step_process import STEP_VARIABLE, SignalSource, run_step
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import holds_config
 from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
@@ -105,12 +105,13 @@ def run_rounds(
     with _alone(config.output, log) as lock:
         write_rounds_record(config.output, config.plan, plan, seed=config.seed)
         for place, step in enumerate(steps, start=1):
-            log(f"\nround {step.number} of {plan.rounds}, step {place} of {len(steps)}")
+            which = f"round {step.number} of {plan.rounds}, step {place} of {len(steps)}"
+            log(f"\n{which}")
             log(f"$ {shlex.join(['prefpipe', *step.words])}")
             try:
                 code = run_step(
                     step.words,
-                    environment=of_steps,
+                    environment={**of_steps, STEP_VARIABLE: which},
                     signals=signals,
                     kept_open=[] if lock is None else [lock],
                 )

@@ -23,7 +23,7 @@ from prefpipe.artifacts.step_ledger import STOPPED_CODES, StepEntry, StepLedger
 from prefpipe.configs.study_record import write_study_record
 from prefpipe.configs.study_steps import TRAINER, StudyStep, judged_folders
 from prefpipe.errors import PrefpipeError, UsageError
-from prefpipe.execution.step_process import SignalSource, run_foreign, run_step
+from prefpipe.execution.step_process import STEP_VARIABLE, SignalSource, run_foreign, run_step
 from prefpipe.models.files import holds_config
 from prefpipe.stages.study.locks import RESULTS, SHARED, lock_of, lock_of_run
 from prefpipe.stages.study.progress import RunProgress, StudyProgress, fingerprint_on_disk
@@ -315,7 +315,7 @@ class _RunningStudy:
         try:
             return run(
                 words,
-                environment=self._environment,
+                environment={**self._environment, STEP_VARIABLE: self._which(step)},
                 signals=self._signals,
                 kept_open=kept_open,
             )
@@ -326,6 +326,14 @@ class _RunningStudy:
             # a trainer that is not there
             self._log(f"{words[0]} cannot be run: {error.strerror or error}")
             return NOT_FOUND
+
+    def _which(self, step: StudyStep) -> str:
+        """Return which step this is, and of which run of how many."""
+        runs = [(arm, seed) for seed in self._seeds for arm in self._arms]
+        for number, run in enumerate(runs, start=1):
+            if run == (step.arm, step.seed):
+                return f"run {number} of {len(runs)}: {step.name}"
+        return step.name
 
     def _unless_finished(
         self, progress: StudyProgress, step: StudyStep, key: str, held: Held | None

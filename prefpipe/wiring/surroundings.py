@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from prefpipe import __version__
 from prefpipe.artifacts.store import Shard
 from prefpipe.configs.stage import GraceConfig, ShardedConfig, StageConfig
-from prefpipe.execution.runtime import Runtime, ShowProgress
+from prefpipe.execution.runtime import Advance, Runtime, Task
 from prefpipe.wiring.batch_job import end_of_job, worker_of
 from prefpipe.wiring.executors import executor_for
 
@@ -55,12 +55,24 @@ class StopSource(Protocol):
         ...
 
 
+class View(Protocol):
+    """What shows how far the command is: see `Runtime`."""
+
+    def progress(self, task: Task, /) -> AbstractContextManager[Advance]:
+        """Show a task's progress until the context is left."""
+        ...
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Return a section in which a model is loaded."""
+        ...
+
+
 def runtime_for(
     config: StageConfig,
     *,
     log: Callable[[str], None],
     stop: StopSource,
-    progress: ShowProgress,
+    view: View,
     argv: Sequence[str],
 ) -> Runtime:
     """Return the stage's surroundings; the shard comes from the flags, or from the environment."""
@@ -85,7 +97,8 @@ def runtime_for(
         is_hurried=stop.is_hurried,
         grace_s=stop.grace_s,
         ends_at=end_of_job(os.environ),
-        progress=progress,
+        progress=view.progress,
+        loading=view.loading,
         context=context_of(argv),
         shard=shard,
         how_to_go_on=how_to_go_on,

@@ -549,7 +549,7 @@ def test_a_mistake_is_said_once_and_with_all_others() -> None:
     ]
     with pytest.raises(UsageError, match=r"the plan p cannot be run:\n  a\n  b") as raised:
         raise study_plan_error("p", ["a", "b"])
-    assert "docs/studies.md" in str(raised.value.hint)
+    assert "docs/guides/studies.md" in str(raised.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -483,7 +483,7 @@ def test_the_key_of_a_prompt_does_not_depend_on_the_format(tmp_path: Path) -> No
     assert rows_of(tmp_path / "a" / "candidates")[0]["prompt_id"] == prompt_id_of(SKY)
 
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "interchange.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "guides" / "interchange.md"
 IMPORTS = DOCUMENT.read_text(encoding="utf-8").partition("\n## Export\n")[0]
 EXAMPLES = [
     (name, line)

@@ -30,12 +30,12 @@ STRATEGY_SOURCES = {
     "delta-quantile": f"public code of {ULTRA}",
     "best-of-n": "arXiv 2304.06767",
 }
-"""As in docs/methods.md; the others are the plain rules of their names."""
+"""As in docs/explanation/methods.md; the others are the plain rules of their names."""
 
 HEAD = """# Verification: what each strategy and objective is compared with
 
 For whoever asks whether a number can be trusted. `make verification` measures and writes this page again; `tests/test_verification.py` fails where a row is
-missing or a figure has grown. Formulas and sources: [methods.md](methods.md#3-selection), [objectives.md](objectives.md).
+missing or a figure has grown. Formulas and sources: [methods.md](explanation/methods.md#3-selection), [objectives.md](explanation/objectives.md).
 
 ## Strategies
 

@@ -37,6 +37,6 @@ def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
     if problems:
         raise UsageError(
             f"--judge-prompt {reference}: {'; '.join(problems)}",
-            hint="docs/judging.md tells the placeholders",
+            hint="docs/guides/judging.md tells the placeholders",
         )
     return JudgePrompt(reference, text, kind)

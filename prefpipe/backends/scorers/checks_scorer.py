@@ -1,4 +1,4 @@
-"""The rater that runs no model: a prompt's own verifiable constraints (docs/checks.md)."""
+"""The rater that runs no model: a prompt's own verifiable constraints (docs/guides/checks.md)."""
 
 import json
 import threading

@@ -22,7 +22,7 @@ offers them: ``mmpo`` of a reward model is ``mmpo-reward`` here.
 
 The functions stand in ``losses.LOSSES``, by the same names: flags and checks read this table
 without loading PyTorch. A new objective is a function there, a row here, and a row in
-docs/objectives.md.
+docs/explanation/objectives.md.
 """
 
 from collections.abc import Mapping

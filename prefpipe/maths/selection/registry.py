@@ -4,7 +4,8 @@ Flags, checks and docs read this table. The functions stand in `strategies.RULES
 the same names: they need arrays and compiled loops, which ``prefpipe select --help`` should not
 wait for.
 
-A new strategy is a row here, a function of `Pools` in `strategies`, and a row in docs/methods.md.
+A new strategy is a row here, a function of `Pools` in `strategies`, and a row in
+docs/explanation/methods.md.
 """
 
 from typing import Literal, NamedTuple

@@ -10,7 +10,7 @@ from shlex import quote
 from prefpipe.artifacts.interchange.row_writers import RowWriter
 from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import InputError, StoppedEarly, UsageError
-from prefpipe.execution.runtime import Runtime
+from prefpipe.execution.runtime import Runtime, Task
 from prefpipe.stages.shared.candidate_rows import Row
 
 
@@ -46,7 +46,8 @@ def write_parts(
         StoppedEarly: a stop was requested; the file takes its name at the end alone, so that there
             is none yet.
     """
-    with runtime.progress(f"{config.stage}: part", len(indices)) as advance:
+    task = Task(config.stage, "part", len(indices), output=str(config.output))
+    with runtime.progress(task) as advance:
         for index in indices:
             if runtime.should_stop():
                 raise StoppedEarly(

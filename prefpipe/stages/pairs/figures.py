@@ -54,7 +54,7 @@ TIE_RULES = {
 def figures_of(config: PairsConfig, artifact: Artifact) -> dict[str, Any]:
     """Return all figures of a finished ``pair_scores`` as JSON values.
 
-    ``docs/evaluation.md`` says which.
+    ``docs/guides/pair-benchmarks.md`` says which.
 
     Raises:
         InputError: no pair was scored.

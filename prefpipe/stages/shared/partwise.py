@@ -23,7 +23,7 @@ from prefpipe.artifacts.store import (
 from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, StoppedEarly
 from prefpipe.execution.part_maker import PartMaker, Prepared
-from prefpipe.execution.runtime import Job, Runtime
+from prefpipe.execution.runtime import Job, Runtime, Task
 from prefpipe.execution.this_process import ThisProcess
 
 
@@ -130,13 +130,21 @@ def loop_over_parts(
     made: set[int] = set()
     counted: list[Mapping[str, float]] = []
     if to_do or runtime.is_worker:
-        with runtime.progress(f"{summary.stage}: part", len(to_do)) as advance:
+        task = Task(
+            summary.stage,
+            "part",
+            len(to_do),
+            output=str(output.path),
+            n_kept=summary.n_parts_kept,
+            first_is_slow=executor.has_workers,
+        )
+        with runtime.progress(task) as advance:
             job = Job(config, output, maker, to_do, files.is_made, runtime, made_by_others=advance)
             for part in executor.make_parts(job):
                 made.add(part.index)
                 counted.append(part.tally)
                 clock.look(part.elapsed_s, is_last=len(made) == len(to_do))
-                advance(1, part.tally)
+                advance(1, part.tally, rows=_rows_of(output, part.index))
     summary.n_parts_made = len(made)
     summary.counted_now = add_tallies(counted)
 
@@ -158,6 +166,14 @@ def loop_over_parts(
     summary.engines = sorted({engine for footer in footers for engine in footer.engines})
     for footer in footers:
         summary.counts.update(footer.counts)
+
+
+def _rows_of(output: Output, index: int) -> Mapping[str, int]:
+    """Return the rows of a new part by status, to be shown; the sum at the end says what fails."""
+    try:
+        return output.footer(index).counts
+    except CorruptPartError:
+        return {}
 
 
 class _PartFiles:

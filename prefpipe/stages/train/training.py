@@ -1,7 +1,7 @@
 """The training itself: from opened inputs to a trained model and the figures of the run."""
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from transformers import TrainerCallback
 
 from prefpipe.artifacts.rounds import ROUND, context_of_round
 from prefpipe.errors import StoppedEarly
-from prefpipe.execution.runtime import Runtime
+from prefpipe.execution.runtime import Advance, Runtime, Task
 from prefpipe.stages.train.inputs import TrainInputs
 from prefpipe.stages.train.kept_steps import refuse_steps_gone_by
 from prefpipe.stages.train.trainable import Trainable, open_trainable
@@ -22,7 +22,7 @@ from prefpipe.training.callbacks import (
     KeepSteps,
     LogWithCheckpoints,
     MetricsFile,
-    ProgressBar,
+    ShownSteps,
     StopWhenAsked,
     TensorBoard,
 )
@@ -256,7 +256,13 @@ def _callbacks(
 ) -> list[TrainerCallback]:
     """Return what happens beside the steps, in the order in which it must be asked."""
     folder = inputs.output.path
-    callbacks = [MetricsFile(folder), CollapseWarning(), ProgressBar(runtime.progress)]
+
+    def progress(n_left: int, n_taken: int) -> AbstractContextManager[Advance]:
+        # before its first step a run may evaluate
+        task = Task("train", "step", n_left, output=str(folder), n_kept=n_taken, first_is_slow=True)
+        return runtime.progress(task)
+
+    callbacks = [MetricsFile(folder), CollapseWarning(), ShownSteps(progress)]
     if budget is not None:
         callbacks.append(budget)  # before `stop`: it measures a step before it is asked
     callbacks.append(stop)

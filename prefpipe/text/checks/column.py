@@ -5,7 +5,7 @@
 ``type`` names one of ``CHECKS``. ``weight`` (1.0) is its share in the weighted mean. ``strict``
 (false) counts anything short of full marks as 0, and ``not_empty`` (false) gives a response of
 white space alone 0; IFEval does both. Every other key is a parameter of that type. See
-docs/checks.md.
+docs/guides/checks.md.
 """
 
 import json
@@ -161,7 +161,7 @@ def parse_checks(
             text = "\n  ".join([f"{len(problems)} problems", *problems])
         raise InputError(
             f"{where}: column 'checks': {text}",
-            hint="docs/checks.md lists every check with its parameters",
+            hint="docs/guides/checks.md lists every check with its parameters",
         )
     return checks
 

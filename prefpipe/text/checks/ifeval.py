@@ -1,4 +1,4 @@
-r"""IFEval's instructions as checks, with the parameters of docs/checks.md.
+r"""IFEval's instructions as checks, with the parameters of docs/guides/checks.md.
 
     {"instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}]}
     [{"type": "regex", "pattern": "\\A[^,]*+\\Z", "strict": true, "not_empty": true}]

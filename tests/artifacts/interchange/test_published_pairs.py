@@ -337,7 +337,9 @@ def test_a_file_of_another_command_gets_that_command(
 def test_every_format_has_its_signs_and_its_lines_on_the_page() -> None:
     known = {name for name, form in READERS.items() if form.known_by}
     assert known == set(FORMATS) - {"wide"}
-    page = (Path(__file__).parents[3] / "docs" / "interchange.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "interchange.md").read_text(
+        encoding="utf-8"
+    )
     assert all(f"### {name}" in page for name in FORMATS)
 
 

@@ -369,14 +369,14 @@ BY_HAND = {
 
 
 def rows_of_the_page() -> dict[str, str]:
-    page = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "checks.md").read_text(encoding="utf-8")
     found = re.findall(r"^\| `(\w+:\w+)` \| .* \| (.*) \|$", page, re.MULTILINE)
     return {name: cell.replace("\\|", "|") for name, cell in found}
 
 
 def test_the_page_has_a_row_for_every_instruction() -> None:
     assert sorted(rows_of_the_page()) == sorted(INSTRUCTIONS)
-    page = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "checks.md").read_text(encoding="utf-8")
     near = re.findall(r"^\| `(\w+:\w+)` \| [^|]*\(\*near\*\)", page, re.MULTILINE)
     assert sorted(near) == sorted(NEAR)
 
@@ -385,7 +385,7 @@ def test_the_page_has_a_row_for_every_instruction() -> None:
 def test_what_the_page_says_to_write_by_hand_judges_prose_alike(instruction: str) -> None:
     written = re.search(r"`(\{.*\})`", rows_of_the_page()[instruction])
     assert written is not None
-    checks = parse_checks([json.loads(written[1])], "docs/checks.md")
+    checks = parse_checks([json.loads(written[1])], "docs/guides/checks.md")
     found = {text: rate(text, checks).reward for text in PROSE}
     assert found == {text: score(instruction, BY_HAND[instruction], text) for text in PROSE}
     assert len(set(found.values())) == 2
