@@ -95,14 +95,14 @@ def run(
 
 
 def _made_with(config: EmbedConfig, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the model, where it has files, so that ``status`` can tell when they have changed."""
+    """Return the model, if it has files, so that ``status`` can tell when they changed."""
     if "content_hash" not in identity:
         return []
     return [ingredient("model", config.model, identity)]
 
 
 class TextsToEmbed(NamedTuple):
-    """What is read of a part.
+    """The inputs of one part.
 
     ``keys``: its candidates' ``prompt_id`` and ``sample_idx``; ``statuses``: status and reason of
     each; ``usable``: the places of those that have a text; ``texts``: theirs.
@@ -129,11 +129,11 @@ class EmbeddingMaker:
         self.output, self.embedder, self.parents = output, embedder, parents
 
     def has_room(self, n_open: int) -> bool:
-        """Return whether the embedder would run empty without another part."""
+        """Return whether the embedder would be idle without another part."""
         return self.embedder.has_room(n_open)
 
     def prepare(self, index: int) -> TextsToEmbed:
-        """Read the candidates of a part, and put their texts together."""
+        """Read the candidates of a part, and collect their texts."""
         columns = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
         candidates, _ = self.candidates.read(index, columns)
         rows = rows_of(candidates)
@@ -185,7 +185,7 @@ class EmbeddingMaker:
 
 
 def describe(summary: Summary, elapsed_s: float) -> None:
-    """Add what was made now to a summary."""
+    """Add the figures of this call to a summary."""
     n_texts = int(summary.counted_now.get("n_texts", 0))
     n_truncated = int(summary.counted_now.get("n_truncated", 0))
     summary.notes.append(

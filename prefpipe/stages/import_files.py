@@ -174,7 +174,7 @@ def _record_of_candidates(config: ImportConfig, pool: Pool, runtime: Runtime) ->
 def _record_of_scores(
     config: ImportConfig, pool: Pool, runtime: Runtime, candidates: Output
 ) -> RunRecord:
-    """Return what the scores are: what the candidates are, and which scorers."""
+    """Return the record of the scores: that of the candidates, and the scorers."""
     return RunRecord(
         stage=config.stage,
         schema=SCORES.tag,
@@ -191,9 +191,9 @@ def _record_of_scores(
 
 
 def _remove_imported(folder: Path) -> None:
-    """Remove the scores of an earlier import, which are of other candidates.
+    """Remove the scores of an earlier import, which belong to other candidates.
 
-    What another command wrote stays.
+    Files of other commands stay.
     """
     if not (folder / run_record.FILE_NAME).exists():
         return
@@ -280,7 +280,7 @@ def _score(response: ImportedResponse, scorer: str) -> Row:
 
 
 def _describe(summary: Summary, pool: Pool) -> None:
-    """Add the range of each scorer, and what has none."""
+    """Add the range of each scorer, and the counts without a score."""
     summary.facts |= {"n_prompts": len(pool.prompts), "n_responses": pool.n_responses}
     sizes = [len(responses) for responses in pool.responses]
     summary.notes.append(f"{len(sizes):,} prompts with {min(sizes):,} to {max(sizes):,} responses")

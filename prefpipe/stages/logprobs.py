@@ -151,7 +151,7 @@ def record_of(
     *,
     encode_as: ModelFiles,
 ) -> RunRecord:
-    """Return what a run of these groups under this model is."""
+    """Return the record of a run of these groups under this model."""
     # Of a whole model the flag changes nothing, so it is no part of what the artifact is.
     merged = {}
     if config.merge_adapter and model.base is not None:
@@ -239,7 +239,7 @@ class ReferenceModel:
     def measure(self, groups: Sequence[Group]) -> dict[Key, Measured]:
         """Return the log-probability of every response of some groups, by key.
 
-        Of several calls at once one is on the device; the others pack their batches, or wait for
+        One of several concurrent calls uses the device; the others pack their batches, or wait for
         it.
         """
         batches = response_batches(
@@ -259,7 +259,7 @@ class ReferenceModel:
 class ResponsesToMeasure(NamedTuple):
     """A part's responses: all keys, the groups that can be measured, and the outcome of each.
 
-    ``tally``: what was counted while they were tokenised.
+    ``tally``: counts from tokenising them.
     """
 
     keys: Sequence[Key]
@@ -283,7 +283,7 @@ class LogprobMaker:
         self.reference, self.parents = reference, parents
 
     def has_room(self, n_open: int) -> bool:
-        """Return whether the device would run empty without another part."""
+        """Return whether the device would be idle without another part."""
         return self.reference.has_room(n_open)
 
     def prepare(self, index: int) -> ResponsesToMeasure:

@@ -158,7 +158,7 @@ def _stop_if_asked(runtime: Runtime) -> None:
 
 
 def _require_replaceable(path: Path) -> None:
-    """Refuse to throw away a folder that holds anything else than a model's files."""
+    """Refuse to delete a folder that holds anything but a model's files."""
     is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if is_free:
         return
@@ -173,7 +173,7 @@ def _require_replaceable(path: Path) -> None:
 def _check_base(
     adapter: ModelFiles, base: ModelFiles, runtime: Runtime, *, base_given: bool
 ) -> list[str]:
-    """Compare the base with the one that was trained on, as far as the adapter's folder knows it.
+    """Compare the base with the one that was trained on, as far as the adapter's folder records it.
 
     Returns:
         Warnings.

@@ -49,7 +49,7 @@ class Machine(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """What is compared, where it comes from, and notes on it."""
+    """What is compared, its source, and notes on it."""
 
     sums: PoolAndKept
     source: Mapping[str, Any]
@@ -58,7 +58,7 @@ class Basis(NamedTuple):
 
 
 def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
-    """Return what a selection was made from and kept, from what its parts on disk tallied.
+    """Return the pool and the kept groups of a selection, from the tallies of its parts on disk.
 
     Raises:
         InputError: no tally, or no group.
@@ -107,7 +107,7 @@ def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) ->
 
 
 def basis_of_plan(plan: Plan, *, shared_prompt: bool) -> Basis:
-    """Return what a selection that has not been run would be made from and keep."""
+    """Return the pool and the kept groups of a selection that has not been run."""
     sums = planned_tokens(plan, shared_prompt=shared_prompt)
     note = (
         "an estimate before any run: every prompt gets a group, every candidate is usable and of "

@@ -34,7 +34,7 @@ CheckFacts = Mapping[str, Any]
 
 
 class Finding(NamedTuple):
-    """One thing that was found.
+    """One finding.
 
     ``name`` stays the same from release to release; ``hint`` is what to do about it, if anything.
     """
@@ -95,7 +95,7 @@ ID_PROBLEMS = (
 
 
 def findings_of(facts: CheckFacts) -> list[Finding]:
-    """Return the findings of a check, the gravest first."""
+    """Return the findings of a check, the most severe first."""
     findings = [
         *_of_model(facts),
         *_of_ids(facts),
@@ -310,7 +310,7 @@ def _of_lengths(facts: CheckFacts) -> Iterator[Finding]:
 
 
 def _of_weights(facts: CheckFacts) -> Iterator[Finding]:
-    """Yield what ``--weight-by`` would make of the prompts."""
+    """Yield findings on the weights of ``--weight-by``."""
     weights = facts["weights"]
     if weights is None:
         return
@@ -337,9 +337,9 @@ def _of_weights(facts: CheckFacts) -> Iterator[Finding]:
 
 
 def _of_targets(facts: CheckFacts) -> Iterator[Finding]:
-    """Yield what the targets of a soft-label objective are.
+    """Yield findings on the targets of a soft-label objective.
 
-    They take the place of ties and least margins.
+    They replace the findings on ties and small margins.
     """
     targets, pairs = facts["targets"], facts["pairs"]
     if facts["training"]["gamma_choice"] is not None:
@@ -385,7 +385,7 @@ def _of_rewards(facts: CheckFacts) -> Iterator[Finding]:
 
 
 def _of_hard_labels(facts: CheckFacts) -> Iterator[Finding]:
-    """Yield pairs whose order the objective takes for certain."""
+    """Yield findings on pairs for objectives that treat their order as certain."""
     pairs = facts["pairs"]
     predicates = {
         "tied": "have equal rewards: the choice between them is arbitrary",

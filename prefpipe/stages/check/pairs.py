@@ -29,7 +29,7 @@ OUTLYING = 10.0
 MAD_TO_STD = 1.4826
 """Of a normal distribution: standard deviation over median absolute deviation."""
 NEAR = 0.05
-"""Targets closer to 1/2 say next to nothing, those closer to 1 what DPO says **(ours)**."""
+"""Targets closer to 1/2 say almost nothing, those closer to 1 the same as DPO **(ours)**."""
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PAIR_COUNTS = (
     "n",
@@ -43,7 +43,7 @@ PAIR_COUNTS = (
 
 
 class PairCheck:
-    """Takes groups one by one; ``facts`` says what was seen.
+    """Takes groups one by one; ``facts`` returns the figures.
 
     Counted in a loop, not by polars: responses come as Python's lists of token ids, group by group.
     """
@@ -76,7 +76,7 @@ class PairCheck:
         self.margins: list[float] = []
 
     def add(self, group: Group, texts: Sequence[str]) -> list[Group]:
-        """Take in a group, its responses' texts beside it.
+        """Add a group with the texts of its responses.
 
         Returns:
             The group as it is left to train on; [] if nothing is.
@@ -230,7 +230,7 @@ def outliers_of(rewards_N: np.ndarray) -> dict[str, Any]:
 
 
 def _are_cut_alike(chosen: Response, rejected: Response, room: int) -> bool:
-    """Return whether two responses that differ are the same tokens within the room of them."""
+    """Return whether two different responses have the same tokens within the length limit."""
     if room < 1 or list(chosen.token_ids) == list(rejected.token_ids):
         return False
     return list(chosen.token_ids[:room]) == list(rejected.token_ids[:room])

@@ -55,9 +55,9 @@ TOKENIZER_TOKENS = ("pad_token", "eos_token", "bos_token")
 
 
 class PlannedTraining(NamedTuple):
-    """The training that is looked ahead to; the fields are those of ``prefpipe train``.
+    """The planned training; the fields are those of ``prefpipe train``.
 
-    ``gamma`` is a number, and ``gamma_choice`` what was said where ``auto`` chose it.
+    ``gamma`` is a number, and ``gamma_choice`` the line on it if ``auto`` chose it.
     """
 
     model: str
@@ -77,7 +77,7 @@ class PlannedTraining(NamedTuple):
 class _OpenedModel(NamedTuple):
     """What is known of a model without its weights.
 
-    ``problem`` where no causal language model can be built: ``built`` and ``config`` are None then.
+    ``problem`` if no causal language model can be built: ``built`` and ``config`` are None then.
     """
 
     encoder: Encoder | None
@@ -248,7 +248,7 @@ def _open_model(
 def _add_group(
     rows: list[Row], tokens: TokenCheck, pairs: PairCheck, weights: WeightCheck | None
 ) -> None:
-    """Hand a prompt's rows to the checks, as the group that ``train`` would make of them."""
+    """Pass a prompt's rows to the checks, as the group that ``train`` would make."""
     responses, texts = [], []
     prompt = None
     for row in rows:

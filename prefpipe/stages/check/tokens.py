@@ -13,7 +13,7 @@ from prefpipe.text.stop_texts import StopTexts
 from prefpipe.training.encoding import Encoder, EncodingError, begins_with_two_bos
 
 N_TEMPLATE_LOOKS = 64
-"""Responses whose conversation goes through the template although stored ids are what counts."""
+"""Responses formatted by the template although their stored ids are used."""
 
 
 class TokenIds(NamedTuple):
@@ -31,7 +31,7 @@ class StopSettings(NamedTuple):
 
 
 def stop_settings(samplings: Iterable[Mapping[str, Any]]) -> list[StopSettings]:
-    """Return the stop texts of candidates' identities, of those that have any."""
+    """Return the stop texts in candidates' identities, if any."""
     return [
         StopSettings(sampling["stop"], sampling.get("min_tokens", 0))
         for sampling in samplings
@@ -40,7 +40,7 @@ def stop_settings(samplings: Iterable[Mapping[str, Any]]) -> list[StopSettings]:
 
 
 class TokenCheck:
-    """Takes rows one by one and hands out their ids, those that ``train`` would take.
+    """Takes rows one by one and returns the ids that ``train`` would use.
 
     ``problems`` counts responses by problem, ``examples`` has the first of each. Of every response:
 
@@ -107,7 +107,7 @@ class TokenCheck:
             self.count("turn_words", f"{template.turn_words!r} in {place}")
 
     def _encoded(self, row: Row, encoder: Encoder, place: str) -> TokenIds | None:
-        """Return the ids that the template makes; a response that ``train`` leaves out has none."""
+        """Return the ids from the template; a response that ``train`` leaves out has none."""
         is_finished = row["finish_reason"] != "length"
         try:
             encoded = encoder.encode_as_it_is(
@@ -127,7 +127,7 @@ class TokenCheck:
     def _look_at_template(
         self, row: Row, stored: TokenIds | None, encoder: Encoder, place: str
     ) -> None:
-        """Compare stored ids with what the template makes now, and with their text."""
+        """Compare stored ids with those that the template gives now, and with their text."""
         # Not for train, which takes the stored ids: for tools that tokenise the conversation again.
         try:
             prompt = encoder.template.ids(row["messages"], add_generation_prompt=True)

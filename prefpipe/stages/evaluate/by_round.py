@@ -37,7 +37,7 @@ class RunEvaluations(NamedTuple):
 
 
 def evaluations_by_round(evaluations: Iterable[Artifact]) -> dict[int, Artifact]:
-    """Return evaluations by the round of their policy; those of no round's policy are left out.
+    """Return evaluations by the round of their policy; evaluations of other policies are left out.
 
     Raises:
         UsageError: two are of one round.
@@ -96,7 +96,7 @@ def figures_by_round(runs: Sequence[RunEvaluations], bootstrap: Bootstrap) -> di
     ``confidence``, ``bootstrap_draws``, ``bootstrap_seed``, ``notes``, and ``measures``: by name
     ``label``, ``form``, ``n_prompts``, ``n_missing`` and ``rounds``, one entry each for the
     baseline (round 0) and the rounds: ``round``, ``mean``, ``se``, ``low``, ``high``, ``by_run``
-    (the means of the runs), and, where they are, ``to_baseline`` and ``to_previous``, the paired
+    (the means of the runs), and, if known, ``to_baseline`` and ``to_previous``, the paired
     differences.
 
     Args:
@@ -258,7 +258,7 @@ def _refuse_copies(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> Non
 
 
 def recipe_of_figures(evaluation: Artifact) -> dict[str, Any]:
-    """Return what must be equal of two evaluations for their figures to compare."""
+    """Return the settings that must be equal for two evaluations to be comparable."""
     identity = evaluation.record.identity
     recipe: dict[str, Any] = {"reward": identity["reward"]}
     for parent in ("policy_candidates", "policy_scores"):
@@ -268,7 +268,7 @@ def recipe_of_figures(evaluation: Artifact) -> dict[str, Any]:
 
 
 def _notes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> list[str]:
-    """Return what a reader of the table must know."""
+    """Return notes for a reader of the table."""
     notes = []
     for run in runs:
         more = sorted(set(run.by_round) - set(rounds))

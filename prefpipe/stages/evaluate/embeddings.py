@@ -14,8 +14,7 @@ from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
 def check_embeddings(policy: RatedCandidates, baseline: RatedCandidates) -> None:
     """Refuse embeddings that do not belong to the sides' candidates.
 
-    These are embeddings of other candidates, of candidates that were made again, or of two
-    embedders.
+    That is, embeddings of other candidates, of candidates made again since, or of two embedders.
 
     Raises:
         InputError: naming the folder.
@@ -55,7 +54,7 @@ def vectors_by_prompt(
 ) -> dict[str, np.ndarray]:
     """Return each prompt's embeddings (N, D) in the order of ``rows``.
 
-    Rows that have none are left out.
+    Rows without an embedding are left out.
 
     Args:
         embeddings: checked by `check_embeddings`.

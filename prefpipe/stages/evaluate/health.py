@@ -18,7 +18,7 @@ class HealthMeasure(NamedTuple):
     """How a measure is shown, and when it is a bad sign.
 
     ``label`` of its row, ``name`` in a sentence, ``form`` of its numbers; ``worse``: the direction
-    that is worse, 0 for neither; ``no_value``: why it would have no value.
+    that is worse, 0 for neither; ``no_value``: the reason if it has no value.
     """
 
     label: str
@@ -120,7 +120,7 @@ def health_rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 def health_notes(figures: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each measure that got worse by more than its interval.
 
-    So for a length that moved by a tenth.
+    Lengths get a sentence if they moved by a tenth.
 
     Args:
         figures: what ``summary.json`` holds.

@@ -31,7 +31,7 @@ SHAPING = (
 
 
 class KlReference(NamedTuple):
-    """The model that the divergence is measured from, and what it says of the policy's responses.
+    """The reference model of the divergence, and its log-probabilities of the policy's responses.
 
     ``reason``: why there are none.
     """
@@ -42,7 +42,7 @@ class KlReference(NamedTuple):
 
 
 def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandidates) -> str | None:
-    """Return why there can be no divergence from this policy, None if there can."""
+    """Return why the divergence of this policy cannot be measured, None if it can."""
     if not config.kl:
         return "--no-kl"
     if policy.candidates.record.stage == IMPORT:
@@ -153,7 +153,7 @@ def sampled_otherwise(policy: RatedCandidates) -> str | None:
 
 
 def sampling_otherwise(identity: Mapping[str, Any]) -> str | None:
-    """Return what `sampled_otherwise` does, of the settings by which responses were sampled."""
+    """Return `sampled_otherwise` for given sampling settings."""
     temperatures = identity.get("temperature") or [1.0]
     settings = []
     if set(temperatures) != {1.0}:
@@ -173,7 +173,7 @@ def sampling_otherwise(identity: Mapping[str, Any]) -> str | None:
 
 
 def notes_on_kl(figures: Mapping[str, Any], *, n_prompts: int) -> list[str]:
-    """Return what a reader should know about the divergence, in sentences.
+    """Return notes on the divergence, in sentences.
 
     Args:
         figures: ``kl_per_token`` of `kl_figures`.

@@ -47,7 +47,7 @@ def length_controlled(
 
 
 def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
-    """Return what a reader should know about a length-controlled figure, in sentences.
+    """Return notes on a length-controlled win rate, in sentences.
 
     Args:
         figures: what `length_controlled`, or ``LengthControlled.figures``, returned.
@@ -89,7 +89,7 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _runs_to_an_end(figures: Mapping[str, Any]) -> bool:
-    """Return whether the figure, or those of many resamples, are where the curve is flat.
+    """Return whether the win rate, or that of many resamples, is where the curve is flat.
 
     There the delta method sees no error.
     """

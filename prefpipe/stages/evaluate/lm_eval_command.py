@@ -70,7 +70,7 @@ def lm_eval_command(
 def _arguments_of_folder(reference: str, path: Path) -> tuple[dict[str, str], bool]:
     """Return the arguments of a model folder, and whether its tokenizer has a chat template.
 
-    The folder is a whole model or an adapter.
+    The folder is a full model or an adapter.
     """
     base = find_adapter_base(path)
     has_tokenizer = bool(find_tokenizer_files(path))
@@ -142,7 +142,7 @@ def _check_argument(name: str, value: str) -> None:
 
 
 def is_read_as_text(value: str) -> bool:
-    """Return whether lm-evaluation-harness takes the value of an argument for a text.
+    """Return whether lm-evaluation-harness reads the value of an argument as text.
 
     It turns everything into a number, a switch, a list or another literal of Python that is spelt
     like one: a folder ``0x10`` becomes 16, ``[1]`` a list, ``Infinity`` a float. The rule is that
@@ -185,7 +185,7 @@ def _base_path(adapter: Path, reference: str) -> str:
 
 
 def _as_text(path: Path) -> str:
-    """Return a folder's path so that the harness reads a text.
+    """Return a folder's path in a form that the harness reads as text.
 
     No literal of Python begins with ``./``.
     """

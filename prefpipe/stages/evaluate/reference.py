@@ -24,7 +24,7 @@ NO_LIMIT = 1_000_000
 def measure_reference(
     config: EvalConfig, policy: RatedCandidates, model: ModelFiles, runtime: Runtime
 ) -> KlReference:
-    """Return what ``model`` says of the policy's own token ids, or why that would mean nothing.
+    """Return log-probabilities of the policy's token ids under ``model``, or why there are none.
 
     Finished parts are kept.
 
@@ -65,7 +65,7 @@ def measure_reference(
 def dtype_of(config: EvalConfig) -> str:
     """Return the precision in which the responses were sampled.
 
-    No rounding is then taken for a divergence.
+    Rounding then does not show up as a divergence.
     """
     if config.dtype == "auto":
         return "float32" if find_device(config.device).type == "cpu" else "bfloat16"

@@ -140,7 +140,7 @@ def run(
 def _inputs(
     policy: RatedCandidates, baseline: RatedCandidates, reference: KlReference
 ) -> dict[str, Artifact]:
-    """Return everything that the table is made from, by the name it has in the record."""
+    """Return all inputs of the table, by their names in the record."""
     inputs: dict[str, Artifact | None] = {
         "policy_candidates": policy.candidates,
         "policy_scores": policy.scores,
@@ -176,7 +176,7 @@ def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
 
 
 def _lacks_measures_alone(on_disk: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Return whether an identity lacks nothing but inputs of measures, and perhaps a version."""
+    """Return whether an identity lacks only inputs of measures, and perhaps a version."""
     version = on_disk.get("version")
     if not isinstance(version, int) or version > wanted["version"]:
         return False

@@ -36,7 +36,7 @@ class AnnotatedFile(NamedTuple):
     """One file of preferences.
 
     ``judged``: its rows that have a preference; ``everyone``: all its rows, in the same order;
-    ``read``: the file as it was read; ``notes``: what a reader should know of it.
+    ``read``: the file as it was read; ``notes``: notes for the reader.
     """
 
     judged: Annotations
@@ -120,7 +120,7 @@ def win_rates(
 
 
 def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
-    """Return the rows that count, with difficulty and baseline lengths beside them.
+    """Return the rows that count, with difficulty and baseline lengths.
 
     Raises:
         InputError: no row has a preference, or some have none and may not be left out.
@@ -231,7 +231,7 @@ def _unused(count: int) -> str:
 def _fit(
     annotations: Annotations, sources: WinRateSources, drawing: Drawing
 ) -> LengthControlled | str:
-    """Return the length-controlled figure, or why there is none."""
+    """Return the length-controlled win rate, or why there is none."""
     without = "no length-controlled win rate"
     if annotations.lengths is None or annotations.baseline_lengths is None:
         side = "policy" if annotations.lengths is None else "baseline"
@@ -300,7 +300,7 @@ def _mean(values: Sequence[float] | None) -> float | None:
 def _difference(
     first_file: AnnotatedFile, other_file: AnnotatedFile, fits: tuple[Fits, Fits], drawing: Drawing
 ) -> dict[str, Any]:
-    """Return by how much another file's figures are higher, paired by prompt."""
+    """Return the difference of another file's figures to the first, paired by prompt."""
     first, other = first_file.judged, other_file.judged
     first_means, other_means = _means_by_prompt(first), _means_by_prompt(other)
     both = [key for key in first_means if key in other_means]

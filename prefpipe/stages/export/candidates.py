@@ -48,7 +48,7 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
 
 
 class AnswerRows:
-    """Rows of a benchmark's file, and counts of what became one and what was left out."""
+    """Rows of a benchmark's file, and counts of rows written and prompts left out."""
 
     def __init__(self, config: ExportConfig, candidates: Artifact) -> None:
         self.config, self.candidates = config, candidates
@@ -57,7 +57,7 @@ class AnswerRows:
         self.models: Counter[str] = Counter()
 
     def of_part(self, index: int) -> list[Row]:
-        """Return the rows that a part of the candidates becomes."""
+        """Return the rows of a part of the candidates."""
         # the wanted sample of each prompt, None if it has none
         wanted: dict[str, Row | None] = {}
         for candidate in rows_of(self.candidates.read(index)[0]):

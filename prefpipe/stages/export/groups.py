@@ -71,7 +71,7 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
 
 
 def _refuse_existing(config: ExportConfig) -> None:
-    """Refuse to replace anything that was not asked to be replaced, or that no export wrote."""
+    """Refuse to replace anything without ``--overwrite``, or that no export wrote."""
     if config.format not in DESCRIPTIONS:
         refuse_existing_file(config)
         return
@@ -129,7 +129,7 @@ def _opened(config: ExportConfig) -> Iterator[RowWriter]:
 
 
 class GroupRows:
-    """Rows of a trainer's file, and what the summary says of them.
+    """Rows of a trainer's file, and their figures for the summary.
 
     Margins are kept for their median, eight bytes a pair.
     """
@@ -145,7 +145,7 @@ class GroupRows:
         self.margins = array("d")
 
     def of_part(self, index: int) -> list[Row]:
-        """Return the rows that a part of the groups becomes."""
+        """Return the rows of a part of the groups."""
         table, _ = self.groups.read(index, GROUPS.column_names)
         rows_of_part = [_with_whole_answer(row) for row in rows_of(table)]
         groups, rejected = groups_of(rows_of_part, self.strategy)
@@ -251,9 +251,9 @@ class GroupRows:
 
 
 def _with_whole_answer(row: Row) -> Row:
-    """Return a row whose begun answer is whole.
+    """Return a row whose begun answer is complete.
 
-    Other tools would take a prompt's last turn, and a response that goes on with it, for two.
+    Other tools would read a prompt's last turn and the response that continues it as two turns.
     """
     if row["response"] is None or not is_begun(row["messages"]):
         return row

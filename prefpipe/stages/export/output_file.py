@@ -40,7 +40,7 @@ def write_parts(
     indices: Sequence[int],
     runtime: Runtime,
 ) -> None:
-    """Write the rows that parts become, one part after another.
+    """Write the rows of parts, one part after another.
 
     Raises:
         StoppedEarly: a stop was requested; the file takes its name at the end alone, so that there

@@ -89,7 +89,7 @@ def _refuse_other_candidates(embeddings: Artifact, sources: PromptSources, part:
 def _vectors_by_sample(
     embeddings: Artifact, sources: PromptSources, part: int, prompt_id: str
 ) -> dict[int, np.ndarray]:
-    """Return the prompt's vectors by ``sample_idx``, those that the embedder could make."""
+    """Return the prompt's vectors by ``sample_idx``, of responses that the embedder could embed."""
     table, _ = embeddings.read(part, ["prompt_id", "sample_idx", "embedding", "status"])
     candidates = sources.candidates
     if candidates is not None:

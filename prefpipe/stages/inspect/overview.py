@@ -25,7 +25,7 @@ MAX_REASONS = 20
 def overview(
     artifact: Artifact, *, gamma: float | None = None, n_bins: int | None = None
 ) -> dict[str, Any]:
-    """Return notes on an artifact.
+    """Return the overview of an artifact.
 
     Args:
         artifact: of any kind.
@@ -128,7 +128,7 @@ def type_words(kind: Any) -> str:
 
 
 def _add_columns(columns: dict[str, dict[str, Any]], table: pa.Table, kind: str) -> None:
-    """Count the nulls of a part's columns; one that was not met before is described."""
+    """Count the nulls of a part's columns; describe new ones."""
     schema = SCHEMAS.get(kind)
     meanings = {}
     if schema is not None:
@@ -146,7 +146,7 @@ def _add_columns(columns: dict[str, dict[str, Any]], table: pa.Table, kind: str)
 
 
 def _add_reasons(reasons: Counter[tuple[str, str]], table: pa.Table) -> None:
-    """Count a part's rows by status and reason, those that have a reason."""
+    """Count a part's rows with a reason by status and reason."""
     if "reason" not in table.column_names:
         return
     rows = pl.DataFrame(table.select(["status", "reason"])).drop_nulls("reason")

@@ -137,7 +137,7 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
 def _line_on_missing(figures: Mapping[str, Any]) -> str:
     """Return how many verdicts are unclear, and how many are missing.
 
-    Verdicts are missing for other reasons, such as a server that failed.
+    Verdicts can be missing for other reasons, such as a failed server.
     """
     line = (
         f"{figures['share_unparsable']:.1%} of {figures['n_verdicts_asked']:,} verdicts could "

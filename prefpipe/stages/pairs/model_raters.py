@@ -115,7 +115,7 @@ def policy_rater(
 
 
 class PolicyRater:
-    """A policy, and its reference where it has one.
+    """A policy, and its reference if it has one.
 
     A reference with the policy's own weights is not computed: every log-ratio is exactly 0.
     """
@@ -185,7 +185,7 @@ class PolicyRater:
         return model
 
     def _too_long(self, group: Group) -> Rated | None:
-        """Return why a pair cannot be read whole, None if both of its responses fit."""
+        """Return why a pair is too long for the model, None if both responses fit."""
         fitting, statuses = fit_length(group, max_length=self.max_length, on_too_long="drop")
         if len(fitting) == len(RESPONSES):
             return None
@@ -246,7 +246,7 @@ def is_same(policy: ModelFiles, reference: ModelFiles) -> bool:
 
 
 def _group(pair: ScoredTexts, encoder: Encoder) -> Group:
-    """Return a pair as a group of two, its number in the place of the prompt's id.
+    """Return a pair as a group of two, with its number as the prompt's id.
 
     Raises:
         InputError: the chat template refuses the conversation.

@@ -17,12 +17,12 @@ RULE_OF_REWARDBENCH_TWO = (
 
 
 def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[str]:
-    """Return what a reader should know.
+    """Return the notes for a reader.
 
     Args:
         figures: what ``summary.json`` of ``pair_scores`` holds.
-        shows: ``rewardbench`` or ``calibration``: leave out what concerns the other's figures
-            alone; None tells all.
+        shows: ``rewardbench`` or ``calibration``: leave out notes on the other's figures; None
+        returns all.
     """
     notes = _notes_on_rows(figures)
     if shows != "calibration" and "rewardbench_two" in figures:
@@ -37,7 +37,7 @@ def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[st
 
 
 def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
-    """Return which pairs were not scored, and which are alike."""
+    """Return notes on pairs that were not scored, and on equal pairs."""
     n_pairs = figures["n_pairs"]
     n_left_out = n_pairs - figures["n_scored"]
     n_too_long = figures["counts"].get("too_long", 0)
@@ -72,7 +72,7 @@ def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
 
 
 def _notes_on_completions(bench: Mapping[str, Any] | None) -> list[str]:
-    """Return what to know of RewardBench 2's figures, None if no prompt has any."""
+    """Return notes on RewardBench 2's figures, None if no prompt has any."""
     notes = [RULE_OF_REWARDBENCH_TWO]
     if bench is None:
         return [*notes, "no prompt has all of its completions scored"]
@@ -141,7 +141,7 @@ def _notes_on_temperature(calibration: Mapping[str, Any]) -> list[str]:
 
 
 def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
-    """Return in what a file's subsets are not RewardBench's."""
+    """Return how a file's subsets differ from RewardBench's."""
     notes = []
     other_size = []
     for section in bench["sections"]:

@@ -29,10 +29,10 @@ RESPONSES = ("chosen", "rejected")
 
 
 class Rated(NamedTuple):
-    """What a rater says of one pair.
+    """A rater's result for one pair.
 
-    Scores, token counts and log-probabilities are each of (chosen, rejected). ``tally``: what the
-    rater counted of the texts of a call; it stands with the first pair of the call.
+    Scores, token counts and log-probabilities are each of (chosen, rejected). ``tally``: the
+    rater's counts of the texts of a call; the first pair of the call carries it.
     """
 
     scores: tuple[float | None, float | None] = (None, None)
@@ -48,7 +48,7 @@ class OpenRater(Protocol):
     """A rater whose model is loaded. Several threads may ask it at once."""
 
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
-        """Return what it says of each pair, in order; there is at least one."""
+        """Return the result for each pair, in order; there is at least one pair."""
         ...
 
     def close(self) -> None:
@@ -59,8 +59,8 @@ class OpenRater(Protocol):
 class PairRater(NamedTuple):
     """A rater that can be opened.
 
-    ``kind`` of score; ``models``: what its models are in the fingerprint; ``names``: as the user
-    wrote them; ``notes``: what a reader should know.
+    ``kind`` of score; ``models``: its models' entries in the fingerprint; ``names``: as the user
+    wrote them; ``notes``: for the reader.
     """
 
     kind: str
@@ -71,7 +71,7 @@ class PairRater(NamedTuple):
 
 
 class ScorerRater:
-    """Pairs rated by a scorer that sees each response alone."""
+    """Pairs rated by a scorer that sees each response separately."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer: Any = scorer

@@ -78,7 +78,7 @@ def _artifacts_in(
 ) -> dict[str, Artifact]:
     """Return the candidates of a round's folder, with the scores and embeddings that fit.
 
-    Folders within ``folder`` are looked at, and none below: ``eval/policy/candidates`` is no pool.
+    Only direct subfolders of ``folder`` are checked: ``eval/policy/candidates`` is not a pool.
     """
     by_kind: dict[str, list[Artifact]] = {}
     for path in _folders_in(folder):
@@ -170,16 +170,16 @@ def _the_only(artifacts: Sequence[Artifact], kind: str, folder: Path) -> Artifac
 
 
 def _differences(earlier: Artifact, now: Artifact, scorers: Sequence[str]) -> list[str]:
-    """Return in what the rater or embedder of an earlier round is another one, a line each."""
+    """Return how the rater or embedder of an earlier round differs, one line each."""
     then = _maker(earlier.record.identity, scorers)
     lines = field_differences(then, _maker(now.record.identity, scorers))
     return [line.worded("in the earlier round", "in this one") for line in lines]
 
 
 def _maker(identity: Mapping[str, Any], scorers: Sequence[str]) -> dict[str, Any]:
-    """Return what of an identity makes numbers comparable: all but whose responses they are.
+    """Return the part of an identity that makes numbers comparable: all but the responses.
 
-    Of several scorers those whose rewards are read, by name.
+    Of several scorers, only those whose rewards are read, by name.
     """
     maker = {name: value for name, value in identity.items() if name != "candidates"}
     if "scorers" in maker:
@@ -214,9 +214,9 @@ class _AlignedParts:
 
 
 class _PartsByPrompt:
-    """Which parts of an earlier round, divided in another way, have the prompts of a part.
+    """The parts of a differently divided earlier round that have the prompts of a part.
 
-    Of all its prompts ids and hashes are held in memory, and nothing else of it.
+    Only ids and hashes of its prompts are held in memory.
     """
 
     def __init__(

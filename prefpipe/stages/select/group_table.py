@@ -139,7 +139,7 @@ def _selection_columns(
 
 
 def _ranks(screened: ScreenedPart) -> np.ndarray:
-    """Return (P, R) the rank of each usable candidate by reward, the best 0; others come behind."""
+    """Return (P, R) the rank of each usable candidate by reward, best 0; unusable ones last."""
     to_sort_by_PR = np.where(screened.usable, -np.nan_to_num(screened.rewards), np.inf)
     # Stable: of equal rewards the lower sample comes first.
     best_first_PR = np.argsort(to_sort_by_PR, axis=1, kind="stable")

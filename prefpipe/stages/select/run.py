@@ -122,7 +122,7 @@ def _n_cores() -> int:
 
 
 def _open_inputs(config: SelectConfig) -> dict[str, Artifact]:
-    """Return what is read, by name.
+    """Return the inputs by name.
 
     Raises:
         InputError: scores or embeddings of other candidates.
@@ -189,7 +189,7 @@ def _survey(pools: PoolReader, runtime: Runtime, n_threads: int) -> Thresholds:
 
 
 def _resolved(config: SelectConfig, asks: StrategyInputs, thresholds: Thresholds) -> dict[str, Any]:
-    """Return what an identity holds of these inputs beside the flags, where it applies."""
+    """Return the identity's fields of these inputs besides the flags, if they apply."""
     resolved: dict[str, Any] = {}
     if asks.spread_of:
         resolved["spread_of"] = list(asks.spread_of)
@@ -201,7 +201,7 @@ def _resolved(config: SelectConfig, asks: StrategyInputs, thresholds: Thresholds
 
 
 def _artifacts_of(rounds: Sequence[EarlierRound]) -> dict[str, Artifact]:
-    """Return what earlier rounds have, by the names of parents."""
+    """Return the artifacts of earlier rounds, by parent name."""
     artifacts = {}
     for each in rounds:
         for kind, artifact in each.artifacts.items():

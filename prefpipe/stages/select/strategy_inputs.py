@@ -22,7 +22,7 @@ def strategy_inputs(
     candidates: Artifact,
     rounds: Sequence[EarlierRound] = (),
 ) -> StrategyInputs:
-    """Return what the strategy asks of candidates, once these inputs have it.
+    """Return the strategy's inputs, after checking that they exist.
 
     Args:
         config: the stage's knobs.
@@ -84,7 +84,7 @@ def _spread_scorers(
 def _samplers(
     config: SelectConfig, candidates: Artifact, rounds: Sequence[EarlierRound]
 ) -> tuple[ChosenSampler, ChosenSampler]:
-    """Return whose responses ``delta`` takes as positives, and whose as negatives."""
+    """Return the samplers of ``delta``'s positives and of its negatives."""
     assert config.chosen_from is not None
     assert config.rejected_from is not None
     if not rounds:
@@ -107,7 +107,7 @@ def _samplers(
 
 
 def _models_of(candidates: Artifact) -> dict[str, Any]:
-    """Return the models that sampled candidates, with what they are; None if nobody knows."""
+    """Return the models that sampled candidates, with their identities; None if not known."""
     record = candidates.record
     names, identities = record.context.get("models"), record.identity.get("models")
     if names and identities and len(names) == len(identities):
@@ -125,7 +125,7 @@ def _models_of(candidates: Artifact) -> dict[str, Any]:
 
 
 def _sampler(text: str, flag: str, models: Sequence[Mapping[str, Any]]) -> ChosenSampler:
-    """Return whose responses a flag names, ``MODEL`` or ``NUMBER:MODEL``.
+    """Return the sampler that a flag names, ``MODEL`` or ``NUMBER:MODEL``.
 
     Args:
         text: the flag's value.
@@ -159,7 +159,7 @@ def _numbered(name: str, models: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _require_models(config: SelectConfig, candidates: Artifact) -> None:
-    """Refuse models of ``delta`` that gave no response, once all parts that there are were read."""
+    """Refuse models of ``delta`` without any response, after reading all existing parts."""
     wanted = {"--chosen-from": config.chosen_from, "--rejected-from": config.rejected_from}
     models: set[str] = set()
     for index in candidates.present(range(candidates.n_parts), allow_partial=True):

@@ -65,9 +65,9 @@ def parent_digests(indices: Sequence[int], **parents: Artifact) -> dict[int, dic
 
 
 def parent_identity(artifact: Artifact) -> dict[str, Any]:
-    """Return what a parent is in its child's identity.
+    """Return a parent's entry in its child's identity.
 
-    That is its own, so that a difference can be named.
+    That is its own identity, so that a difference can be named.
     """
     return dict(artifact.record.identity)
 

@@ -35,7 +35,7 @@ EARLIER, EARLIER_SAMPLE = (column.name for column in EARLIER_COLUMNS)
 
 
 class EarlierRound(NamedTuple):
-    """What an earlier round has of the prompts.
+    """The artifacts of an earlier round.
 
     - ``number``: from 1, in the order of ``--earlier``;
     - ``artifacts``: by kind: ``candidates``, ``scores`` and, where they are used, ``embeddings``;
@@ -60,7 +60,7 @@ class EarlierRound(NamedTuple):
         return digests
 
     def footer(self, kind: str, part: int) -> PartFooter:
-        """Return the footer of a part that speaks of the candidates on disk.
+        """Return the footer of a part made from the candidates on disk.
 
         Raises:
             CorruptPartError: it is missing or damaged.
@@ -74,14 +74,14 @@ class EarlierRound(NamedTuple):
 
 
 def parent_name(number: int, kind: str) -> str:
-    """Return what a run record calls an artifact of an earlier round: ``earlier_1_scores``."""
+    """Return the name of an earlier round's artifact in a run record: ``earlier_1_scores``."""
     return f"{EARLIER}_{number}_{kind}"
 
 
 def part_key(number: int, kind: str, part: int) -> str:
-    """Return what the footer of a part of ``groups`` calls a part that it was made from.
+    """Return the name of a parent part in the footer of a part of ``groups``.
 
-    Rounds may be divided into other parts, so it names the part: ``earlier_1_scores:3``.
+    Rounds may be divided differently, so the name includes the part: ``earlier_1_scores:3``.
     """
     return f"{parent_name(number, kind)}:{part}"
 
@@ -138,9 +138,9 @@ class _PartsInFooters:
 def joined(
     artifacts: Mapping[str, Artifact], rounds: Sequence[EarlierRound]
 ) -> dict[str, Artifact]:
-    """Return artifacts of this round so that each part is read with what earlier rounds have.
+    """Return artifacts of this round that read each part together with those of earlier rounds.
 
-    A kind that an earlier round was not selected with, embeddings under ``bottom-k``, stays alone.
+    A kind that selection did not use, such as embeddings under ``bottom-k``, is not joined.
 
     Args:
         artifacts: of this round, by kind.
@@ -163,17 +163,16 @@ def joined(
 class JoinedArtifact(Artifact):
     """An artifact of this round, read together with those of earlier rounds of the same kind.
 
-    What is not a row (record, footers, number of parts) is this round's.
+    Everything but rows (record, footers, number of parts) is this round's.
     """
 
     kind: str = "candidates"
     rounds: tuple[EarlierRound, ...] = ()
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
-        """Return a part's rows with those of the earlier rounds behind, and this round's footer.
+        """Return a part's rows followed by those of the earlier rounds, and this round's footer.
 
-        Of candidates, `EARLIER_COLUMNS` are among the columns, and rows of prompts that this part
-        does not have are left out.
+        Candidates also have `EARLIER_COLUMNS`; rows of prompts outside this part are left out.
 
         Raises:
             CorruptPartError: as `Artifact.read`.
@@ -199,7 +198,7 @@ class JoinedArtifact(Artifact):
 
 
 def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
-    """Return rows with the sample numbers of the joined pool, candidates with their own beside.
+    """Return rows with the sample numbers of the joined pool; candidates also keep their own.
 
     Raises:
         InputError: a sample number that would be one of another round's.
@@ -239,8 +238,8 @@ def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
 def _with_columns_of(table: pa.Table, rows: pa.Table) -> pa.Table:
     """Return candidates of an earlier round with the columns of this round's.
 
-    A response brings what is said of it. What belongs to its prompt, the user's columns above all,
-    is that of the prompt in this round, whatever was beside it then.
+    A response keeps its own columns. Columns of its prompt, mainly the user's, come from the prompt
+    in this round, whatever they were in the earlier one.
 
     Args:
         table: of this round.
@@ -260,7 +259,7 @@ def _with_columns_of(table: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def _concatenated(tables: Sequence[pa.Table], artifact: Artifact) -> pa.Table:
-    """Return tables as one: the columns of the first, and those of responses that any has."""
+    """Concatenate tables: the columns of the first, and response columns that any has."""
     types = {field.name: field.type for table in reversed(tables) for field in table.schema}
     names = list(tables[0].column_names)
     names += [name for name in OF_RESPONSES if name in types and name not in names]

@@ -24,7 +24,7 @@ from prefpipe.text.control_text import note_on_server
 
 
 def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) -> None:
-    """Write what nobody has answered yet as a batch, for all judges that are language models."""
+    """Write the open questions as a batch, for all judges that are language models."""
     # By key: what two judges would ask alike is in the batch once.
     questions: dict[str, Body] = {}
     for judge in judges:
@@ -42,7 +42,7 @@ def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) ->
 
 
 def facts_of_spending(summary: Summary, tally: Mapping[str, float], config: JudgingConfig) -> None:
-    """Add a line and figures on what was asked now.
+    """Add a line and figures on the questions asked in this call.
 
     Args:
         summary: gets them; nothing where no question was asked: the judge is no language model, or

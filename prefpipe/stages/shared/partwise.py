@@ -32,8 +32,8 @@ class Summary:
     """What a stage did.
 
     Rows by status, ``tally``, the sums that parts recorded, and ``engines`` are over this shard's
-    parts; ``counted_now`` sums what was counted while parts were made now. Notes are lines worth
-    reading.
+    parts; ``counted_now`` sums what was counted while parts were made now. Notes are lines for the
+    reader.
     """
 
     stage: str
@@ -185,7 +185,7 @@ class _PartFiles:
         """A part that is made again was finished before: only its file shows that it was made."""
 
     def left_to_make(self, indices: Sequence[int], redo: Callable[[int], bool]) -> list[int]:
-        """Return the parts that are not finished, or are to be made again."""
+        """Return the parts that are not finished, or must be made again."""
         left = []
         for index in indices:
             # before the part itself, which another worker may write between the two
@@ -196,13 +196,13 @@ class _PartFiles:
         return left
 
     def is_made(self, index: int) -> bool:
-        """Return whether anybody has made a part since `left_to_make` looked."""
+        """Return whether a part was made since `left_to_make` looked."""
         is_written = self._output.file_version(index) != self._before.get(index)
         return is_written and self._output.footer_fits(index, self._parents_of(index))
 
 
 def _nothing_to_do(shard: Shard, output: Output) -> str:
-    """Say that a worker has no part, and what would give it one."""
+    """Log that a worker has no part, and how to get more parts."""
     return (
         f"shard {shard.index} of {shard.count} has no part to make: {output.path} has "
         f"{output.n_parts} in all. For more parts, pass a smaller --part-size to the command "
@@ -213,7 +213,7 @@ def _nothing_to_do(shard: Shard, output: Output) -> str:
 class PartClock:
     """Compares the time that parts take with the time that the batch system leaves.
 
-    Says once what would be lost: a part that is begun too late is cut off and made again.
+    Warns once about the loss: a part that is begun too late is cut off and made again.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -223,11 +223,11 @@ class PartClock:
 
     @property
     def longest_s(self) -> float:
-        """The longest part so far: of those behind the first, which also loads a model."""
+        """The longest part so far, without the first, which also loads a model."""
         return max(self.times_s[1:] or self.times_s, default=0.0)
 
     def look(self, elapsed_s: float, *, is_last: bool) -> None:
-        """Look at the clock behind a part that was open for ``elapsed_s``."""
+        """Check the clock after a part that was open for ``elapsed_s``."""
         self.times_s.append(elapsed_s)
         ends_at, asked_at = self.runtime.ends_at, self.runtime.when_asked()
         if ends_at is None:
@@ -263,10 +263,10 @@ def begin_retry(
     keep: Sequence[str] = (),
     only: Sequence[str] = (),
 ) -> tuple[Output, set[int]]:
-    """Find the parts with rows to retry, and record that in ``run.json``.
+    """Find the parts with rows to retry, and record the retry in ``run.json``.
 
-    A row is to be retried whose status is not in ``keep``, or is in ``only``. A worker finds none:
-    its driver has done this.
+    A row is retried if its status is not in ``keep``, or is in ``only``. A worker finds none: its
+    driver has already done this.
 
     Returns:
         The output with the operation in its record, and the parts to make again.

@@ -30,7 +30,8 @@ HINT = (
 class RatedCandidates(NamedTuple):
     """One side of a comparison.
 
-    It has what it was given as, its candidates, their scores and, where given, their embeddings.
+    It has its name on the command line, its candidates, their scores and, if given, their
+    embeddings.
     """
 
     name: str
@@ -40,14 +41,14 @@ class RatedCandidates(NamedTuple):
 
     @property
     def is_imported(self) -> bool:
-        """Whether the responses are of another tool."""
+        """Whether the responses come from another tool."""
         return self.candidates.record.stage == IMPORT
 
 
 def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: bool) -> list[str]:
-    """Return in what two sides differ, a line for each field.
+    """Return the differences of two sides, one line per field.
 
-    Sides differ that were given other prompts, sampling settings or scorers.
+    Sides differ in prompts, sampling settings or scorers.
 
     Raises:
         FingerprintError: they differ, and ``--force`` was not given.
@@ -68,13 +69,13 @@ def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: 
 
 
 def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
-    """Return in what the sampling of two candidates folders differs.
+    """Return the differences in the sampling of two candidates folders.
 
-    They are to be compared pair by pair.
+    Their responses are compared pair by pair.
 
     How many samples a prompt has, and which prompts, is no difference: pairs are joined, and what
     has no partner is counted. Nor is the system prompt: the judge is shown the conversation without
-    it. Of imported candidates nobody knows how they were sampled.
+    it. The sampling of imported candidates is not known.
 
     Raises:
         FingerprintError: it differs, and ``--force`` was not given.
@@ -95,14 +96,14 @@ def _refuse_unless_forced(lines: Sequence[str], *, force: bool) -> None:
 
 
 def notes_on_force(differences: Sequence[str]) -> list[str]:
-    """Return what a reader of a forced comparison must know."""
+    """Return notes for a reader of a forced comparison."""
     return [f"compared with --force although the recipes differ: {line}" for line in differences]
 
 
 def _differences_of_identities(
     first: Artifact, other: Artifact, names: tuple[str, str], left_out: Collection[str]
 ) -> list[str]:
-    """Return the fields in which two artifacts differ, a line each.
+    """Return the fields in which two artifacts differ, one line each.
 
     Args:
         first: of the first side.
@@ -130,7 +131,7 @@ def prompts_of(candidates: Artifact, *, allow_partial: bool = False) -> dict[str
 
 
 def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
-    """Return which prompts only one side answers, and which of them both have with another text."""
+    """Return the prompts that only one side answers, and those that differ in text."""
     lines = []
     for name, prompts, others in (("policy", policy, baseline), ("baseline", baseline, policy)):
         alone = [prompt_id for prompt_id in prompts if prompt_id not in others]
@@ -154,7 +155,7 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
 
 
 def notes_on_recipe(policy: RatedCandidates, baseline: RatedCandidates) -> list[str]:
-    """Return what of the recipe is not known, in sentences."""
+    """Return the unknown parts of the recipe, in sentences."""
     sides = dict(zip(SIDES, (policy, baseline), strict=True))
     imported = [name for name, side in sides.items() if side.is_imported]
     scorers: set[str] = set()
@@ -187,9 +188,9 @@ def recipe_of(
     context: Mapping[str, Any],
     differences: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what a reader needs to make the figures again.
+    """Return what a reader needs to reproduce the figures.
 
-    A program sees by it whether two results can be compared.
+    A program can tell by it whether two results are comparable.
 
     Args:
         policy: whose prompts, sampling and scorers are given; without ``--force`` the baseline's
@@ -217,7 +218,7 @@ def recipe_of(
 def recipe_of_pairs(
     a: Artifact, b: Artifact, record: RunRecord, differences: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what a reader of verdicts needs to make the figures again.
+    """Return what a reader of verdicts needs to reproduce the figures.
 
     Args:
         a: the candidates whose preference is measured.

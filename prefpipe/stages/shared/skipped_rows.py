@@ -48,9 +48,9 @@ def read_users_rows(config: TablesConfig, read: Callable[[], Read]) -> tuple[Rea
 
 
 def file_of_skipped_rows(output: Path) -> Path:
-    """Return where a run lists the rows that it left out.
+    """Return the file that lists the rows that a run left out.
 
-    That is beside its output, which holds parts alone.
+    It is beside the output, which holds only parts.
     """
     return output.with_name(f"{output.name}.skipped-rows.jsonl")
 
@@ -95,5 +95,5 @@ def report_skipped_rows(config: TablesConfig, rows: Sequence[BadRow], summary: S
 
 
 def context_of_skipped_rows(rows: Sequence[BadRow]) -> dict[str, Any]:
-    """Return what ``run.json`` says of the rows that were left out, {} if none were."""
+    """Return the entry of ``run.json`` on the rows that were left out, {} if none were."""
     return {CONTEXT_KEY: dict(count_by_reason(rows))} if rows else {}

@@ -50,7 +50,7 @@ AGAIN = (
 
 
 def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
-    """Return whether all that sampled the candidates had this model's tokenizer and template."""
+    """Return whether all models that sampled the candidates had this tokenizer and template."""
     return ids_fit(
         groups,
         model.tokenizer_hash,
@@ -61,9 +61,9 @@ def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
 
 
 def candidates_of(groups: Artifact) -> list[dict[str, Any]]:
-    """Return the identities of what groups were selected from, this round's candidates first.
+    """Return the identities of the candidates that groups were selected from, this round's first.
 
-    Of candidates themselves it is their own.
+    For candidates, it is their own identity.
     """
     identity = groups.record.identity
     identities = [identity.get("candidates", identity)]
@@ -81,8 +81,8 @@ def ids_fit(
 ) -> bool:
     """Return whether every model that sampled the candidates had this tokenizer and chat template.
 
-    A template that reads the clock must have used the same date; of candidates that were
-    sampled before days were recorded nobody knows it, and what was sampled is taken.
+    A template that reads the clock must have used the same date; candidates sampled before dates
+    were recorded have an unknown date, and their ids are used.
 
     Args:
         groups: groups, or candidates themselves.
@@ -99,7 +99,7 @@ def ids_fit(
             return False
         samplers += models
 
-    # of a day that nobody recorded, nobody can say that it is another one
+    # an unrecorded date cannot be shown to differ
     days = {template_date, *(sampler.get(FIELD) for sampler in samplers)} - {None}
     if len(days) > 1:
         return False
@@ -119,7 +119,7 @@ def ids_fit(
 def refuse_lost_thoughts(groups: Artifact, model: ModelFiles) -> None:
     """Refuse to make tokens again of responses that began with thoughts.
 
-    The texts are the answers alone: a model that is trained on them learns not to think.
+    The texts are only the answers: a model trained on them learns not to think.
 
     Raises:
         InputError: a model of the candidates thought before it answered.
@@ -167,7 +167,7 @@ def encoder_in(
 ) -> Encoder:
     """Return the tokenizer and chat template in one folder, with the ids that end a turn.
 
-    These ids are by the configuration in the other folder.
+    These ids come from the configuration in the other folder.
     """
     tokenizer = AutoTokenizer.from_pretrained(
         tokenizer_folder, trust_remote_code=trust_remote_code, local_files_only=True
@@ -201,8 +201,8 @@ def groups_for(
 ) -> list[Group]:
     """Return the groups as tokens of a model.
 
-    They are the stored ids where these are its own. Else conversations are tokenised again, which
-    is logged.
+    They are the stored ids if these fit. Else the conversations are tokenised again, which is
+    logged.
 
     Raises:
         InputError: as `groups_of`.
@@ -221,8 +221,7 @@ def groups_for(
 def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
     """Return the groups that select kept, with stored ids, or with those of ``encoder``.
 
-    A response that has no tokens of the encoder's model is there without any, and with its
-    ``problem``.
+    A response without tokens of the encoder's model is kept without any, with its ``problem``.
 
     Raises:
         InputError: a response without stored ids, or ids of different prompts within one group.
@@ -239,7 +238,7 @@ def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
 
 
 def groups_of_candidates(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
-    """Return every candidate that has a response, a group a prompt, to be measured and not trained.
+    """Return every candidate with a response, one group per prompt, to measure and not to train.
 
     Candidates have no rewards and roles; all get the same placeholder.
 

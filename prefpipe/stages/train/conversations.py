@@ -20,7 +20,7 @@ from prefpipe.training.reward_model import check_ends
 class _Conversation(NamedTuple):
     """A prompt and a response as one sequence of tokens.
 
-    There are none where the template refuses them, and ``problem`` says why.
+    There are no tokens if the template refuses the conversation; ``problem`` says why.
     """
 
     row: Row
@@ -31,7 +31,7 @@ class _Conversation(NamedTuple):
 def conversations_of(rows: Sequence[Row], template: ChatTemplate) -> list[Group]:
     """Return the groups that select kept.
 
-    A response that the template refuses is there with its ``problem``.
+    A response that the template refuses is included with its ``problem``.
 
     Args:
         rows: of ``groups``, rejected prompts among them.
@@ -58,7 +58,7 @@ def conversations_of(rows: Sequence[Row], template: ChatTemplate) -> list[Group]
 
 
 def shared_length(sequences: Sequence[Sequence[int]]) -> int:
-    """Return how many first tokens all have in common, the last token of none among them."""
+    """Return the length of the common prefix, which excludes the last token of every sequence."""
     longest = min(len(ids) for ids in sequences) - 1
     for place in range(longest):
         if len({ids[place] for ids in sequences}) > 1:

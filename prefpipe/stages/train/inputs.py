@@ -78,8 +78,8 @@ EVAL_FLAG = "--eval-groups"
 class OpenedGroups:
     """Groups to train or to evaluate on, and their reference, None if the run has none.
 
-    ``flag``: what gave them, "" for the command's own. ``allow_partial``: whether parts may be
-    missing. ``weighing``: how much each counts in the loss, None: all alike.
+    ``flag``: the flag that named them, "" for the command's own groups. ``allow_partial``: whether
+    parts may be missing. ``weighing``: the weight of each in the loss, None for equal weights.
     """
 
     artifact: Artifact
@@ -90,7 +90,7 @@ class OpenedGroups:
 
     @property
     def digest(self) -> str:
-        """What they are on disk: a partial set never has the digest of the whole."""
+        """The digest of the groups on disk: a partial set never has the digest of the whole."""
         if not self.allow_partial:
             return self.artifact.digest()
         present = self.artifact.present(range(self.artifact.n_parts), allow_partial=True)
@@ -100,7 +100,7 @@ class OpenedGroups:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainInputs:
-    """What a run trains, on what, and how.
+    """The model, data and settings of a run.
 
     Attributes:
         start: what the training starts from.
@@ -134,9 +134,9 @@ class TrainInputs:
 def open_training(
     config: TrainConfig, model: ModelFiles, reference_model: ModelFiles | None, runtime: Runtime
 ) -> TrainInputs:
-    """Open what a run is given and its output folder, once everything fits together.
+    """Open the inputs of a run and its output folder, after checking that everything fits.
 
-    Whatever needs no row is checked before ``--overwrite`` throws anything away.
+    Everything that needs no row is checked before ``--overwrite`` deletes anything.
 
     Args:
         config: the stage's knobs.
@@ -235,7 +235,7 @@ def open_training(
 def _is_to_be_made_again(
     config: TrainConfig, settings: TrainSettings, say: Callable[[str], None]
 ) -> bool:
-    """Return whether ``--overwrite=stale`` throws a run away that has not kept what it now should.
+    """Return whether ``--overwrite=stale`` deletes a run that lacks a model it must keep now.
 
     Its configuration is the same, but it is not the requested run.
     """
@@ -250,10 +250,10 @@ def _is_to_be_made_again(
 def _round_of(
     target: str, model: ModelFiles, groups: Artifact, say: Callable[[str], None]
 ) -> int | None:
-    """Return the round of the policy that is trained: one more than that of what it comes from.
+    """Return the round of the trained policy: one more than that of its origin.
 
-    That is the model that it starts from, or the one that sampled its groups, whichever is later.
-    None of a reward model.
+    The origin is the starting model or the one that sampled the groups, whichever is later. A
+    reward model has None.
     """
     if target != "policy":
         return None
@@ -272,7 +272,7 @@ def _round_of(
 def settings_of(
     config: TrainConfig, say: Callable[[str], None] = lambda _line: None
 ) -> TrainSettings:
-    """Return the run's settings: what was given, else the objective's start values.
+    """Return the run's settings: given values, else the objective's start values.
 
     Args:
         config: the stage's knobs.
@@ -368,10 +368,10 @@ def _open_references(
     groups: Artifact,
     eval_groups: Artifact | None,
 ) -> tuple[Reference | None, Reference | None]:
-    """Return the references of what is trained and of what is evaluated on.
+    """Return the references of the training and evaluation groups.
 
-    They are given, or to be measured by the run. None for an objective without one, unless it is
-    requested, for what is logged.
+    They are given, or the run measures them. None for an objective without a reference, unless one
+    is requested for logging.
 
     Args:
         config: the stage's knobs.
@@ -424,7 +424,7 @@ def _open_references(
 def _reference_to_measure(
     config: TrainConfig, policy: ModelFiles, named: ModelFiles | None
 ) -> MeasuredReference:
-    """Return the reference that the run measures itself where no log-probabilities are given.
+    """Return the reference that the run measures itself if no log-probabilities are given.
 
     Raises:
         UsageError: a reference of another tokenizer, or the base of no adapter.
@@ -482,7 +482,7 @@ def _record_of(
     eval_groups: OpenedGroups | None,
     context: Mapping[str, Any],
 ) -> RunRecord:
-    """Return what the run is: what can change its weights, and what it is made with."""
+    """Return the run's record: everything that can change its weights, and what it is made with."""
     identity = {"stage": config.stage, "version": config.VERSION, **config.identity()}
     # Each objective, by its name in the table, has one target. Its knobs come below.
     for name in ("target", *KNOB_NAMES):
@@ -542,9 +542,9 @@ def _record_of(
 
 
 def _note_raters(output: Output, digest: str) -> None:
-    """Note scores by which the run's gamma was chosen again, so that `status` knows of them.
+    """Record scores from which the run's gamma was chosen again, so that `status` knows them.
 
-    The record on disk is of the command that made the run, whose scores may have been others.
+    The record on disk is that of the command that made the run, whose scores may differ.
     """
     if digest not in rater_digests(output.record):
         output.record_once({"operation": "--gamma auto again", RATER_SCORES: digest})

@@ -63,7 +63,7 @@ def refuse_steps_gone_by(output: Path, settings: TrainSettings, reached: int) ->
 
 
 def step_reached(output: Path) -> int:
-    """Return where a run stands: the step that it ended with, or that of its last checkpoint."""
+    """Return the current step of a run: the last one, or that of its last checkpoint."""
     if (output / SUMMARY_FILE).is_file():
         return steps_of_finished_run(output)
     checkpoint = find_last_checkpoint(output)
@@ -77,7 +77,7 @@ def steps_of_finished_run(output: Path) -> int:
 
 
 def _is_kept(output: Path, step: int) -> bool:
-    """Return whether the model of a step is on disk and whole."""
+    """Return whether the model of a step is on disk and complete."""
     folder = kept_step_folder(output, step)
     if not (folder / run_record.FILE_NAME).is_file():
         return False
@@ -85,7 +85,7 @@ def _is_kept(output: Path, step: int) -> bool:
 
 
 def _last_checkpoint_before(output: Path, step: int) -> Path | None:
-    """Return the complete checkpoint from which a run would come to a step."""
+    """Return the last complete checkpoint before a step."""
     named = [path for path in output.iterdir() if CHECKPOINT_NAME.fullmatch(path.name)]
     whole = [path for path in named if checkpoint_problem(path) is None]
     before = [path for path in whole if step_of_checkpoint(path) < step]

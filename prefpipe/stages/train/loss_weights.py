@@ -93,7 +93,7 @@ def open_weighing(text: str, groups: Artifact, flag: str, *, of_pairs: bool = Tr
 
 
 def _require_no_pair(name: str, numbers: Sequence[str], text: str) -> None:
-    """Refuse what only a pair has, for an objective that has none.
+    """Refuse values that only pairs have, for an objective without pairs.
 
     Raises:
         UsageError: the margin, or a column of the loser.
@@ -108,7 +108,7 @@ def _require_no_pair(name: str, numbers: Sequence[str], text: str) -> None:
 
 
 def _place_of(name: str, numbers: Sequence[str], text: str, source: str) -> tuple[str, str]:
-    """Return the side and the column that a name stands for."""
+    """Return the side and the column that a name refers to."""
     if name in numbers:
         return "", name
     for side in SIDES:
@@ -240,7 +240,7 @@ def _column(
     by_key: Mapping[Key, Row],
     weighing: Weighing,
 ) -> list[float | None]:
-    """Return what a name stands for in each pair, None if a value is missing."""
+    """Return the value of a name in each pair, None if a value is missing."""
     side, column = weighing.places[name]
     of_sample = {}
     for response in group.responses:
@@ -266,7 +266,7 @@ def _column(
 
 
 def _pairs_of_roles(group: Group) -> list[tuple[Response, Response]]:
-    """Return each positive with each negative: of a group for which selection named no pair."""
+    """Return each positive with each negative, for a group without selected pairs."""
     positives = [response for response in group.responses if response.role == "positive"]
     negatives = [response for response in group.responses if response.role == "negative"]
     return [(winner, loser) for winner in positives for loser in negatives]

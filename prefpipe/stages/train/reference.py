@@ -42,10 +42,10 @@ class Reference(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What it is, for the run's identity: the model's hashes and the number format."""
+        """Its entry in the run's identity: the model's hashes and the number format."""
 
     def open_logprobs(self, groups: Artifact, policy: ModelFiles, runtime: Runtime) -> Artifact:
-        """Return its log-probabilities of the groups, measured now where they are not on disk."""
+        """Return its log-probabilities of the groups, measured now if they are not on disk."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class GivenReference:
         return _identity(measured["model"], measured["dtype"])
 
     def open_logprobs(self, _groups: Artifact, policy: ModelFiles, runtime: Runtime) -> Artifact:
-        """Return them; the log says so, and whether they are of another model than the start."""
+        """Return them; log the source, and whether its model differs from the starting model."""
         line = f"the reference is {self.artifact.path}"
         if self.identity["content_hash"] != policy.identity()["content_hash"]:
             line += f", which was not made by the starting model {policy.requested}"
@@ -85,7 +85,7 @@ class MeasuredReference:
         return _identity(self.model.identity(), self.config.dtype)
 
     def of(self, groups: Path, folder: Path) -> "MeasuredReference":
-        """Return the same reference of other groups, which must be whole, in another folder."""
+        """Return the same reference for other groups, which must be complete, in another folder."""
         config = replace(self.config, groups=groups, output=folder, allow_partial=False)
         return replace(self, config=config)
 
@@ -146,7 +146,7 @@ def measure_reference(
 ) -> dict[Key, tuple[float, int]]:
     """Return sum and token count of every response under the reference, by key.
 
-    What is missing is measured first.
+    Missing ones are measured first.
 
     Raises:
         InputError: a part was made from another version of the groups' part.
@@ -279,9 +279,9 @@ def _identity(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _check_day(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: str) -> None:
-    """Refuse log-probabilities of prompts that tell another day.
+    """Refuse log-probabilities of prompts with another date.
 
-    Stored ids are the same whatever the day.
+    Stored ids do not depend on the date.
 
     Raises:
         UsageError: the chat template used another date than this run.
@@ -321,7 +321,7 @@ def _check_args(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: 
 
 
 def _fingerprint_on_disk(folder: Path) -> str | None:
-    """Return the fingerprint of what lies in a folder, None for nothing, "" if it is unreadable."""
+    """Return the fingerprint of a folder, None if there is none, "" if it is unreadable."""
     try:
         return read_run_record(folder).fingerprint
     except PrefpipeError:

@@ -59,7 +59,7 @@ def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
 def write_result(inputs: TrainInputs, result: TrainResult) -> Summary:
     """Save the model, then the row of every response, then the summary.
 
-    The result's model may be used up.
+    The model may be consumed.
 
     Other processes than the first wait until it has written.
     """
@@ -76,9 +76,9 @@ def write_result(inputs: TrainInputs, result: TrainResult) -> Summary:
 
 
 def keep_step(inputs: TrainInputs, result: TrainResult) -> None:
-    """Write the model of an intermediate step: whole or not at all, over one of that step before.
+    """Write the model of an intermediate step, completely or not at all; replace an earlier one.
 
-    The first process writes, and the others go on to where they wait for it.
+    The first process writes; the others continue and wait for it later.
     """
     if not processes().is_main_process:
         return

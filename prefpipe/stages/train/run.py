@@ -29,7 +29,7 @@ def run(
     *,
     reference_model: ModelFiles | None = None,
 ) -> Summary:
-    """Train, or go on training, or say that it is done.
+    """Train, resume training, or report that it is done.
 
     Args:
         config: the stage's knobs.

@@ -40,7 +40,7 @@ MAX_LENGTH = 2048
 
 
 class PromptTokens(NamedTuple):
-    """A prompt that is trained on, and the tokens of those of its responses that are."""
+    """A training prompt, and the tokens of its training responses."""
 
     prompt_id: str
     n_tokens: int
@@ -54,7 +54,7 @@ def tokens_by_step(
     n_steps: int,
     training: TrainConfig | None = None,
 ) -> np.ndarray:
-    """Return (n_steps,) int64: the response tokens that are trained on up to each step.
+    """Return (n_steps,) int64: the response tokens trained on up to each step.
 
     They are ``n_tokens`` of the run's ``metrics.parquet``, summed.
 
@@ -90,7 +90,7 @@ def sum_by_step(
     n_steps: int,
     eval_fraction: float = 0.0,
 ) -> np.ndarray:
-    """Return what `tokens_by_step` does, of prompts that are read: for many seeds of one set.
+    """Return `tokens_by_step` of prompts already read, for many seeds of one set.
 
     Args:
         prompts: what `trained_prompts` returned.
@@ -136,8 +136,8 @@ def groups_prompts(groups: Path) -> list[str]:
 def trained_prompts(groups: Path, training: TrainConfig | None = None) -> list[PromptTokens]:
     """Return the prompts that are trained or evaluated on, in the order of the groups.
 
-    Stored token ids are counted where they lie. Only where the model would make others of the
-    texts, or reads whole conversations, are they made, as training makes them.
+    Stored token ids are counted in place. They are made as in training only if the model would
+    tokenise the texts differently, or reads whole conversations.
 
     Args:
         groups: folder written by select.
@@ -225,8 +225,8 @@ def _count(
 ) -> list[PromptTokens]:
     """Return what `prefpipe.training.groups.prepare_groups` would leave, counted.
 
-    Its rules, for all responses at once: those that fit, or are cut to fit; of equal tokens one; of
-    prompts those that have every role.
+    It applies the same rules to all responses at once: keep responses that fit or are cut to fit,
+    one of equal token sequences, and prompts with every role.
     """
     room = max_length - rows.n_prompt
     n_used = np.minimum(rows.n_response, room) if truncates else rows.n_response
@@ -275,7 +275,7 @@ def _bytes_of(rows: _StoredRows, row: int, n_tokens: int) -> bytes:
 
 
 def _takes_stored_ids(groups: Artifact, training: TrainConfig) -> bool:
-    """Return whether training takes the ids as they are stored; weights are not checked."""
+    """Return whether training uses the stored ids; weights are not checked."""
     tokenizer = folders_on_disk(training.model).tokenizer
     template = read_chat_template(tokenizer)
     template_hash = None if template is None else sha256(template.encode()).hexdigest()

@@ -69,7 +69,7 @@ COMPARED_MEASURES = (
 class TrainResult:
     """A trained model that is not saved yet, and what to record about the run.
 
-    ``weights``: all of the model's, on the first process, where its own are cut over several
+    ``weights``: all of the model's, on the first process, if its own are sharded over several
     devices. ``best_step``: of the evaluation whose model this is, None if the last one is taken.
     """
 
@@ -215,7 +215,7 @@ def _result_so_far(
     trainer: GroupTrainer,
     early: EarlyStopping | None,
 ) -> TrainResult:
-    """Return the model as it is now; all processes must ask, for its weights are gathered."""
+    """Return the current model; all processes must call this because its weights are gathered."""
     return TrainResult(
         trainable=trainable,
         policy=policy,
@@ -229,7 +229,7 @@ def _result_so_far(
 def _prepare_prompts(
     policy: Policy, trainable: Trainable, settings: TrainSettings, data: TrainingData
 ) -> str:
-    """Have each prompt computed once a group where that can be, and return a line that says so."""
+    """Compute each prompt once per group if possible, and return a line for the log."""
     problem: str | None = "--no-shared-prompt"
     if settings.shared_prompt:
         problem = share_as_first(policy.model, trainable.share)
@@ -254,7 +254,7 @@ def _callbacks(
     stop: StopWhenAsked,
     early: EarlyStopping | None,
 ) -> list[TrainerCallback]:
-    """Return what happens beside the steps, in the order in which it must be asked."""
+    """Return the callbacks of the steps, in the order in which they must run."""
     folder = inputs.output.path
 
     def progress(n_left: int, n_taken: int) -> AbstractContextManager[Advance]:
@@ -281,7 +281,7 @@ def _callbacks(
 def _figures(
     inputs: TrainInputs, data: TrainingData, trainer: GroupTrainer, early: EarlyStopping | None
 ) -> dict[str, Any]:
-    """Return what ``summary.json`` says of the run."""
+    """Return the figures of the run for ``summary.json``."""
     settings, log_history = inputs.settings, trainer.state.log_history
     figures: dict[str, Any] = {
         **context_of_round(ROUND, inputs.round),

@@ -34,7 +34,7 @@ ReferenceLogps = dict[Key, tuple[float, int]]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains and evaluates on.
+    """The data that a run trains and evaluates on.
 
     ``rows``: of the groups, rejected prompts among them; ``statuses``: the outcome of each
     response, by key; ``ref_logps``: under the reference, {} without one. ``eval_counts``: responses
@@ -62,7 +62,7 @@ class ReadGroups(NamedTuple):
 def read_training_data(
     inputs: TrainInputs, trainable: Trainable, runtime: Runtime, budget: TimeBudget | None
 ) -> TrainingData:
-    """Read the groups, leave out what cannot be used, and measure the reference where needed.
+    """Read the groups, leave out unusable responses, and measure the reference if needed.
 
     Args:
         inputs: of the run.
@@ -122,7 +122,7 @@ def read_training_data(
 def read_groups(
     source: OpenedGroups, trainable: Trainable, on_too_long: str, log: Callable[[str], None]
 ) -> ReadGroups:
-    """Read groups and check them against the length limit; what is left out is counted in the log.
+    """Read groups and check them against the length limit; the log counts what is left out.
 
     Raises:
         IncompleteInputError: parts are missing that may not be.
@@ -182,7 +182,7 @@ def _nothing_left(source: OpenedGroups, prepared: PreparedGroups) -> InputError:
 def _check_apart(
     groups: list[Group], eval_groups: list[Group], flag: str, log: Callable[[str], None]
 ) -> None:
-    """Refuse prompts that are both trained and evaluated on; say so where only their ids differ.
+    """Refuse prompts that are both trained and evaluated on; warn if only their ids differ.
 
     Raises:
         InputError: there is such a prompt.
@@ -201,7 +201,7 @@ def _check_apart(
 def _measure_references(
     inputs: TrainInputs, runtime: Runtime, budget: TimeBudget | None
 ) -> tuple[ReferenceLogps | None, ReferenceLogps | None]:
-    """Return the reference's log-probabilities of what is trained and of what is evaluated on.
+    """Return the reference's log-probabilities of the training and evaluation groups.
 
     None if there is no reference.
 
