@@ -55,7 +55,7 @@ class PartFooter:
     ``counts`` is rows by status, ``parents`` digests of parent parts by name. ``tally`` holds sums
     over what the part was made from, which its rows no longer show, so that a summary of the whole
     never depends on which parts were made now. ``engines`` are what sampled its rows, with their
-    versions; of earlier releases' parts, of servers' and of fakes' nobody knows.
+    versions; they are unknown for parts of earlier releases, servers and fakes.
     """
 
     name: str
@@ -76,7 +76,7 @@ def part_name(index: int, n_parts: int) -> str:
 
 
 class _HashingSink(io.RawIOBase):
-    """A file that counts and hashes what passes through it, and holds the footer back."""
+    """A file that counts and hashes the bytes written to it, and holds back the footer."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def write_part(
     tally: Mapping[str, float] | None = None,
     engines: Collection[str] = (),
 ) -> PartFooter:
-    """Write a part under its final name, whole or not at all, and return its footer."""
+    """Write a part under its final name, completely or not at all, and return its footer."""
     with atomic_write(path) as file:
         sink = _HashingSink(file)
         # a part is written in some ninety pieces, each of which would wait for Python's global lock
@@ -161,9 +161,9 @@ def write_part(
 
 
 def _footer_values(footer: PartFooter) -> dict[str, Any]:
-    """Return what is written of a footer.
+    """Return the stored values of a footer.
 
-    Engines only if any: other parts are what releases before them wrote.
+    Engines only if any: without them the bytes equal those of earlier releases.
     """
     values = asdict(footer)
     if not footer.engines:
@@ -174,8 +174,8 @@ def _footer_values(footer: PartFooter) -> dict[str, Any]:
 def _columns_with_dictionary(schema: pa.Schema) -> list[str]:
     """Return the paths of the columns that repeat themselves: all but those of fractions.
 
-    Of rewards, log-probabilities and embeddings hardly two are alike. A dictionary of them makes a
-    part of 1,024 embeddings 40 % larger, and takes twice as long to write.
+    Rewards, log-probabilities and embeddings hardly repeat. A dictionary makes a part of 1,024
+    embeddings 40 % larger, and takes twice as long to write.
     """
     return list(_paths_without_fractions(schema.remove_metadata()))
 
@@ -287,7 +287,7 @@ def read_part(
 def _decode(data: bytes, file: pq.ParquetFile, names: Sequence[str]) -> pa.Table:
     """Return some columns of a file, in the order of their names.
 
-    Without the footer's keys, which are of this part alone: the table may go into another one.
+    Without the footer's keys, which belong only to this part: the table may go into another one.
     """
     vectors = read_plain_vectors(data, file, names)
     others = [name for name in names if name not in vectors]

@@ -33,7 +33,7 @@ def read_plain_vectors(
 ) -> dict[str, pa.Array]:
     """Return the plain ones of some columns, by name; pyarrow has to read the others.
 
-    Plain are vectors of fractions, in pages compressed by zstd, of which no number is null.
+    Plain columns hold vectors of fractions without nulls, in pages compressed with zstd.
 
     Args:
         data: the file's bytes.
@@ -71,7 +71,7 @@ def _only_chunk(metadata: pq.FileMetaData, name: str) -> pq.ColumnChunkMetaData 
 def _copy_numbers(
     data: bytes, chunk: pq.ColumnChunkMetaData, width_bytes: int, numbers: pa.Buffer
 ) -> bool:
-    """Copy the numbers of all pages one behind the other; return whether they fill the buffer."""
+    """Copy the numbers of all pages one after another; return whether they fill the buffer."""
     target = np.frombuffer(numbers, dtype=np.uint8)
     n_copied = 0
     try:

@@ -15,7 +15,7 @@ from prefpipe.errors import PrefpipeError
 
 
 def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
-    """Return what has changed in a prompts file since, in sentences; [] when it hashes as it did.
+    """Return the changes of a prompts file since then, in sentences; [] if its hash is the same.
 
     The file is read as ``generate`` reads it, with the settings of the run, and of it the share
     that the run samples. Changes are found from the parts on disk, so that of a partial run only

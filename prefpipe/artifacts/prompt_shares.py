@@ -26,7 +26,7 @@ class PromptShare(NamedTuple):
     n_shares: int
 
     def places(self, prompt_ids: Sequence[str], source: str) -> list[int]:
-        """Return which prompts are of this share: their places in the file, ascending.
+        """Return the prompts of this share: their places in the file, ascending.
 
         Args:
             prompt_ids: of all prompts, in the order of the file.

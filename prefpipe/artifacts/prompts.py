@@ -60,7 +60,7 @@ class Prompt(NamedTuple):
 class Prompts:
     """All prompts of a run, in file order, and the user's columns row by row beside them.
 
-    ``notes``: what the user should know of how the file was read. ``carries_tools``: whether any
+    ``notes``: notes for the user on how the file was read. ``carries_tools``: whether any
     prompt of the file, in whichever part, has tools or tool calls.
     """
 
@@ -165,7 +165,7 @@ def load_prompts(
 
 
 def _hint_for_last_turns(problems: Sequence[tuple[str, str]]) -> str:
-    """Return the hint where answers are behind prompts: they may be meant as beginnings."""
+    """Return the hint if answers follow the prompts: they may be meant as beginnings."""
     if any(f"from the assistant, and {ENDS_WITH_USER}" in problem for _, problem in problems):
         return (
             "remove the answers; if the last turns are beginnings for the model to continue, "
@@ -177,7 +177,7 @@ def _hint_for_last_turns(problems: Sequence[tuple[str, str]]) -> str:
 def _check_rows(
     table: UserTable, name: str, extras: SystemAndToolsColumns, rules: ReadingRules
 ) -> tuple[list[Prompt], list[tuple[str, str]], list[str]]:
-    """Return the prompts, what is wrong with the others, and what was left out of turns."""
+    """Return the prompts, the problems of the others, and what was left out of turns."""
     values = table.values(name)
     has_ids = "prompt_id" in table.names
     ids = table.values_or_none("prompt_id")
@@ -209,7 +209,7 @@ def _user_columns(
     *,
     conversation: Sequence[str] = (),
 ) -> pa.Table:
-    """Return the columns that pass through: not those that went into the ``conversation``."""
+    """Return the columns that pass through: all that are not part of the ``conversation``."""
     names = [name for name in table.column_names if name not in (*OWN_COLUMNS, *conversation)]
     if keep is not None:
         unknown = [name for name in keep if name not in names]

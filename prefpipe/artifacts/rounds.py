@@ -22,9 +22,9 @@ def round_of(record: RunRecord) -> int | None:
 
 
 def sampler_round_of(records: Iterable[RunRecord]) -> int | None:
-    """Return the latest round whose models sampled what the records are of.
+    """Return the latest round whose models sampled the artifacts of the records.
 
-    None if none of them says: imports, and artifacts of an earlier release.
+    None if none records it: imports, and artifacts of an earlier release.
     """
     known = [_number(record, SAMPLER_ROUND) for record in records]
     return max((number for number in known if number is not None), default=None)

@@ -52,8 +52,8 @@ INGREDIENT_KEYS = {"role", "reference", "hashes"}
 class RunRecord:
     """One run of one stage.
 
-    ``identity`` holds what the fingerprint is made of. ``parents`` says where the inputs were (for
-    ``status``), ``context`` what does not change the answer: command line, versions, host.
+    ``identity`` holds the fields of the fingerprint. ``parents`` says where the inputs were (for
+    ``status``), ``context`` holds what does not change the answer: command line, versions, host.
     ``history`` lists the recorded operations (extend, retry) that the artifact has been through.
     """
 
@@ -91,7 +91,7 @@ class RunRecord:
         return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
     def write_if_absent(self, folder: Path) -> bool:
-        """Write ``run.json`` unless it is there; return whether this call wrote it."""
+        """Write ``run.json`` unless it exists; return whether this call wrote it."""
         return create_exclusively(folder / FILE_NAME, self.to_bytes())
 
     def replace_in(self, folder: Path) -> None:
@@ -144,7 +144,7 @@ def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str
 def rater_digests(record: RunRecord) -> set[str]:
     """Return the digests of all scores for which a training is known to have chosen its gamma.
 
-    Those that it was made with, and those that a later call chose the same gamma by.
+    They are those that it was made with, and those from which a later call chose the same gamma.
     """
     digests = {
         entry["hashes"]["digest"]
@@ -219,7 +219,7 @@ def _record_from_json(values: Any, path: Path) -> RunRecord:
 
 
 def _problem_of_fields(values: Mapping[str, Any]) -> str | None:
-    """Return the first thing that is wrong with the fields of a record."""
+    """Return the first problem of a record's fields."""
     for name, (kind, noun) in FIELD_TYPES.items():
         if name in OPTIONAL_FIELDS and name not in values:
             continue

@@ -215,7 +215,7 @@ LOGPROBS = Schema(
 
 
 def _measures_of(side: str) -> tuple[Column, ...]:
-    """Return what is measured of the responses of the policy, and of the baseline."""
+    """Return the columns of measures of the policy's and of the baseline's responses."""
     meanings = {
         "reward": "mean reward",
         "n_tokens": "mean tokens a response",
@@ -266,7 +266,7 @@ EVALUATION = Schema(
 
 
 def _verdict_of(order: str, shown_first: str) -> tuple[Column, ...]:
-    """Return what a judge said of a pair in one of its two orders."""
+    """Return the columns of a judge's verdict in one presentation order."""
     columns = (
         optional("preference", FLOAT, "preference for A over B, in [0, 1]"),
         optional(
@@ -435,7 +435,7 @@ def embeddings_schema(dim: int, *, half: bool) -> Schema:
 def column_types(tag: str) -> dict[str, pa.DataType]:
     """Return the type of each of prefpipe's own columns in a schema, ``candidates/2``.
 
-    {} for one that is not known. Earlier versions of a schema have fewer columns than the present
+    {} for an unknown one. Earlier versions of a schema have fewer columns than the present
     one, and none of another type.
     """
     name = tag.partition("/")[0]

@@ -21,7 +21,7 @@ from prefpipe.errors import InputError
 
 FILE_NAME = "steps.jsonl"
 STOPPED_CODES = (75, 130)
-"""Of a step that was asked to stop: it did not fail, and goes on when the study does."""
+"""Exit codes of a step that stopped on request: it did not fail and continues later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class StepEntry:
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended otherwise, and nobody had asked it to stop."""
+        """Whether it ended with an error, without a request to stop."""
         return self.exit_code not in (0, *STOPPED_CODES)
 
     @classmethod
@@ -111,7 +111,7 @@ class StepLedger:
         return list(_entries(content))
 
     def add(self, entry: StepEntry) -> None:
-        """Write an entry behind the others.
+        """Append an entry.
 
         Raises:
             PrefpipeError: the disk is full, or the folder cannot be written to; the ledger is as it
@@ -133,7 +133,7 @@ class StepLedger:
 
 
 def _append(descriptor: int, line: bytes) -> None:
-    """Write a line whole, or nothing of it."""
+    """Write a complete line, or nothing."""
     # held for milliseconds, and gone with its process
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)

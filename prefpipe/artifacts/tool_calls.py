@@ -32,7 +32,7 @@ PLAIN_KEYS = {"role", "content"}
 
 
 def checked_calls(value: Any) -> tuple[str | None, str | None]:
-    """Return the calls of a turn as JSON text, and what is wrong with them.
+    """Return the calls of a turn as JSON text, and their problem, if any.
 
     Arguments that are JSON text, as OpenAI writes them, become the object that chat templates
     expect.
@@ -56,7 +56,7 @@ def checked_calls(value: Any) -> tuple[str | None, str | None]:
 
 
 def _call(call: Any) -> tuple[dict[str, Any], str | None]:
-    """Return a call with its name and arguments under ``function``, and what is wrong with it."""
+    """Return a call with its name and arguments under ``function``, and its problem, if any."""
     if not isinstance(call, Mapping):
         return {}, f"it is {call!r:.60}, which is not an object"
     # tables give each object of a column the keys of all, with nulls for what it has not
@@ -81,7 +81,7 @@ def _call(call: Any) -> tuple[dict[str, Any], str | None]:
 
 
 def _arguments(value: Any) -> tuple[dict[str, Any], str | None]:
-    """Return the arguments of a call as an object, and what they are where they are none."""
+    """Return the arguments of a call as an object, and their problem, if any."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return {}, None
     if isinstance(value, str):
@@ -99,7 +99,7 @@ def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_tools(value: Any) -> tuple[str | None, str | None]:
-    """Return the tools of a row as JSON text, and what is wrong with them.
+    """Return the tools of a row as JSON text, and their problem, if any.
 
     Args:
         value: a list of JSON schemas, each bare or under ``function``, or its JSON.
@@ -145,14 +145,14 @@ def _dumped(value: Any) -> str:
 
 
 def holds_tools(turns: Sequence[Mapping[str, str]]) -> bool:
-    """Return whether a conversation is more than roles and contents."""
+    """Return whether a conversation holds more than roles and contents."""
     return any(turn.keys() - PLAIN_KEYS for turn in turns)
 
 
 def template_input_of(turns: Sequence[Mapping[str, str]]) -> str | None:
-    """Return what is in the column `TEMPLATE_INPUT`.
+    """Return the value of the column `TEMPLATE_INPUT`.
 
-    None for a conversation that is roles and contents alone.
+    None for a conversation of only roles and contents.
     """
     if not holds_tools(turns):
         return None
@@ -199,7 +199,7 @@ def refuse_tools(
 
 
 def with_template_input(turns: Sequence[Mapping[str, str]], text: str) -> list[dict[str, str]]:
-    """Return the turns of a row with what its `TEMPLATE_INPUT` adds to them.
+    """Return the turns of a row with the additions of its `TEMPLATE_INPUT`.
 
     Raises:
         CorruptPartError: it is not what prefpipe writes, or is of other turns.
@@ -221,7 +221,7 @@ def _plain_turns(turns: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
 
 
 def _turn(message: Mapping[str, Any]) -> dict[str, str]:
-    """Return a turn of texts of what `TEMPLATE_INPUT` holds."""
+    """Return a turn of texts from an entry of `TEMPLATE_INPUT`."""
     turn = {key: _dumped(held) if key == CALLS else held for key, held in message.items()}
     if not PLAIN_KEYS <= turn.keys() <= {*PLAIN_KEYS, CALLS, *KEYS_OF_TOOL_TURNS}:
         raise ValueError(f"a turn with {', '.join(turn)}")

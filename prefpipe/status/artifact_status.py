@@ -65,7 +65,7 @@ class ArtifactStatus:
 
     @property
     def state(self) -> State:
-        """The gravest of what was found."""
+        """The most severe finding."""
         if Effect.CORRUPT in self.effects or self.corrupt_parts:
             return "corrupt"
         if Effect.OTHER_RUN in self.effects or Effect.BEHIND in self.effects or self.outdated:
@@ -81,7 +81,7 @@ class ArtifactStatus:
 
     @property
     def to_make(self) -> list[int]:
-        """The parts that are still to be made, or made again: all of them of another run."""
+        """The parts to make, or to make again: all of them if they are of another run."""
         if Effect.OTHER_RUN in self.effects:
             return list(range(self.n_parts))
         return sorted({*self.missing, *self.outdated, *self.corrupt_parts})
@@ -93,7 +93,7 @@ class ArtifactStatus:
         return sorted({index % count for index in self.to_make})
 
     def again(self, num_shards: int | None) -> list[list[str]]:
-        """Return the commands that finish what is there, each as its words.
+        """Return the commands that finish the artifact, each as a list of words.
 
         It is one, or one a shard that has something to make: for the shards of ``num_shards``, or
         those that the recorded command was one of. They go on, without ``--overwrite``, with paths
@@ -162,9 +162,9 @@ class ArtifactStatus:
 
 
 class Standing(NamedTuple):
-    """What ``prefpipe status --quick`` says of an artifact that another command reads.
+    """The result of ``prefpipe status --quick`` for an artifact that another command reads.
 
-    The command says it, marks its figures, or refuses.
+    That command prints it, marks its figures, or refuses.
     """
 
     path: Path
@@ -188,7 +188,7 @@ class Standing(NamedTuple):
 
     @property
     def command(self) -> str:
-        """The command that says all of it."""
+        """The command that prints everything."""
         return f"prefpipe status {shlex.quote(str(self.path))}"
 
     def to_json(self) -> dict[str, Any]:

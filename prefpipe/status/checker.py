@@ -48,7 +48,7 @@ MAX_DIFFERENCES = 8
 
 
 class StatusChecker:
-    """Looks at artifacts, each once, however many others are made from it.
+    """Checks artifacts, each once, however many others are made from it.
 
     Args:
         footers: what the command has read, and reads later.
@@ -62,7 +62,7 @@ class StatusChecker:
     def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
 
-        Every byte of every part is verified, unless ``quick``: then the footers alone. Parents are
+        Every byte of every part is verified, unless ``quick``: then only the footers. Parents are
         checked quickly in any case.
 
         Raises:
@@ -158,7 +158,7 @@ class StatusChecker:
     def _plan_of(self, path: Path) -> RunPlan | None:
         """Return the plan of the rounds that an artifact belongs to, None if that says nothing.
 
-        What is wrong with ``rounds.json`` itself is said of the run, and not of each artifact.
+        Problems of ``rounds.json`` itself are reported for the run, not for each artifact.
         """
         run = run_of(path)
         if run is None:
@@ -343,7 +343,7 @@ class StatusChecker:
 def standing_of(
     path: Path, checker: StatusChecker | None = None, *, quick: bool = True
 ) -> Standing:
-    """Return what status says of an artifact; one that cannot be read is ``corrupt``.
+    """Return the status of an artifact; one that cannot be read is ``corrupt``.
 
     Args:
         path: the artifact's folder.

@@ -32,7 +32,7 @@ class PartStates(NamedTuple):
 def part_states(
     artifact: Artifact, parents: Mapping[str, Artifact], footers: SeenFooters, *, quick: bool
 ) -> PartStates:
-    """Look at every part.
+    """Check every part.
 
     Args:
         artifact: whose parts they are.
@@ -96,8 +96,8 @@ class _ParentDigests:
     def of(self, name: str, index: int) -> str | None:
         """Return the digest of what a part was made from, None if it cannot be known.
 
-        A name may say which part of the parent it is, ``earlier_1_scores:3``; else that of the same
-        number.
+        A name may include the number of the parent part, ``earlier_1_scores:3``; else the part of
+        the same number is meant.
         """
         name, colon, number = name.partition(":")
         index = int(number) if colon else index

@@ -39,9 +39,9 @@ SETTLED_BY_THE_RUN = ("part_size", "backend", "template_date")
 
 
 class PlanDifference(NamedTuple):
-    """A knob of a step that the plan wants otherwise than the artifact was made.
+    """A setting of a step in which the plan differs from the artifact.
 
-    ``key``: stage and flag, ``select.k``. None, or an empty list, is a knob that was not given.
+    ``key``: stage and flag, ``select.k``. None, or an empty list, is a setting that was not given.
     """
 
     key: str
@@ -98,10 +98,10 @@ class RunPlan:
         return words
 
     def differences(self, artifact: Artifact) -> list[PlanDifference]:
-        """Return in what an artifact differs from what its step would make now.
+        """Return the differences of an artifact from what its step would make now.
 
-        Nothing, where no step of the plan makes it, or its command cannot be read. What a
-        difference leaves the fingerprint as it is, is none.
+        There are none if no step of the plan makes it, or its command cannot be read. A setting
+        that does not change the fingerprint is not a difference.
         """
         step = self.step_of(artifact.path)
         if step is None:
@@ -121,7 +121,7 @@ class RunPlan:
     def _changes(
         self, step: Step, then: StageConfig, artifact: Artifact
     ) -> Iterator[tuple[str, Any, Any]]:
-        """Yield the fields of a step that are other ones now, with both values."""
+        """Yield the fields of a step that differ now, with both values."""
         record, given = artifact.record, {word.field for word in step.arguments}
         wanted, made = _identity_of(step.config, record), _identity_of(then, record)
         for name in [item.name for item in fields(step.config)]:
@@ -199,7 +199,7 @@ def as_seen_from_here(path: Path) -> Path:
 
 
 def run_of(path: Path) -> Path | None:
-    """Return the folder of the rounds that an artifact is of, None if it is of none."""
+    """Return the rounds folder that an artifact belongs to, None if there is none."""
     place = path.resolve()
     return None if number_of_folder(place.parent.name) is None else place.parent.parent
 
@@ -221,7 +221,7 @@ def _run_folder(record: RunRecord) -> Path | None:
 
 
 def _identity_of(config: StageConfig, record: RunRecord) -> dict[str, Any]:
-    """Return what of a config can change the answer, the back-end that was found included."""
+    """Return the part of a config that can change the answer, including the detected back-end."""
     if getattr(config, "backend", None) == AUTO:
         settled = record.identity.get("backend", "transformers")
         config = replace(config, backend=settled)  # type: ignore[call-arg]
@@ -231,8 +231,8 @@ def _identity_of(config: StageConfig, record: RunRecord) -> dict[str, Any]:
 def _is_as_made(name: str, planned: Any, config: StageConfig, record: RunRecord) -> bool:
     """Return whether an artifact has a value anyway, because it was settled when it was made.
 
-    A learning rate that was left to the objective is that of its table, and a reward that was left
-    to the scores that of their only scorer.
+    A learning rate left to the objective is the one of its table, and a reward left to the scores
+    is their only scorer.
     """
     identity = record.identity
     recorded = {**identity, **(identity.get("knobs") or {})}
@@ -248,7 +248,7 @@ def _is_as_made(name: str, planned: Any, config: StageConfig, record: RunRecord)
 
 
 def _start_value(name: str, config: TrainConfig, objective: str) -> Any:
-    """Return what a knob or a setting is where it is not given."""
+    """Return the value of a setting that is not given."""
     if name in KNOB_NAMES:
         return resolve_knobs(objective, {}).get(name)
 
@@ -259,7 +259,7 @@ def _start_value(name: str, config: TrainConfig, objective: str) -> Any:
 
 
 def _placed(value: Any, folder: Path, run: Path | None) -> Any:
-    """Return a value with its paths as they can be compared: from the folder of the rounds."""
+    """Return a value with comparable paths: relative to the folder of the rounds."""
     if isinstance(value, list | tuple):
         return [_placed(each, folder, run) for each in value]
     if not isinstance(value, str | Path):

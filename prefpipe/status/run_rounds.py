@@ -26,9 +26,9 @@ GRAVITY: tuple[CellState, ...] = ("-", "done", "missing", "partial", "stale", "c
 
 @dataclass(frozen=True)
 class StepState:
-    """How far a step of a round is.
+    """The progress of a step of a round.
 
-    ``state``: of its artifact; ``missing`` where the plan has the step and it has not begun, ``-``
+    ``state``: of its artifact; ``missing`` if the plan has the step and it has not begun, ``-``
     if there is no such step. ``detail``: how many parts there are of a partial one, or why it is
     stale. ``paths``: its artifacts, usually one.
     """
@@ -83,7 +83,7 @@ class RunRounds:
 
     @property
     def state(self) -> State:
-        """The gravest state of a step; a step that has not begun makes the run partial."""
+        """The most severe state of a step; a step that has not begun makes the run partial."""
         states = {step.state for row in self.rows for step in row.steps.values()}
         gravest = max(states, key=GRAVITY.index, default="done")
         if gravest in ("-", "done"):
@@ -135,8 +135,8 @@ def rounds_of_run(
 ) -> RunRounds:
     """Return the rounds of a folder.
 
-    By its plan, if one is noted there: a step's artifact is in the folder that the plan gives it.
-    Else an artifact is of the round that its lineage says.
+    If a plan is recorded there, each step's artifact is in the folder that the plan gives it. Else
+    the lineage of an artifact gives its round.
 
     Args:
         run: the folder.
@@ -223,7 +223,7 @@ def _is_output(record: RunRecord) -> bool:
 
 
 def _round_by_lineage(artifact: Artifact) -> int | None:
-    """Return the round that an artifact is part of, None if nothing says it."""
+    """Return the round that an artifact is part of, None if not known."""
     if artifact.record.stage in ("train", "eval"):
         return round_of(artifact.record)
     sampled_by = sampler_round_of([artifact.record])
@@ -254,7 +254,7 @@ def _round_by_folder(run: Path, path: Path) -> int | None:
 def _step(
     statuses: Sequence[ArtifactStatus], plan: RunPlan | None, number: int, stage: str
 ) -> StepState:
-    """Return how far a step is: of several artifacts the gravest."""
+    """Return the progress of a step: the most severe state of its artifacts."""
     if not statuses:
         is_planned = plan is not None and number <= plan.plan.rounds and stage in plan.plan.stages
         return StepState("missing" if is_planned else "-")
@@ -282,7 +282,7 @@ def _learning_rate(statuses: Sequence[ArtifactStatus]) -> float | None:
 
 
 def _changes(plan: RunPlan | None, number: int) -> Iterator[str]:
-    """Yield what the plan changes from a round on, a knob each: ``train.learning_rate 2e-5``."""
+    """Yield the settings that the plan changes from a round on: ``train.learning_rate 2e-5``."""
     if plan is None:
         return
     if number > plan.plan.rounds:

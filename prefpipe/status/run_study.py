@@ -25,7 +25,7 @@ RunCell = Literal["done", "running", "failed", "stale", "waiting"]
 
 @dataclass(frozen=True)
 class RunState:
-    """How far an arm with a seed is, and what of it a reader should know."""
+    """The state of an arm with a seed, with details for the reader."""
 
     arm: str
     seed: int
@@ -78,7 +78,7 @@ class StudyStatus:
 
     @property
     def state(self) -> State:
-        """``stale`` where a run is, ``partial`` where one is not done, for the exit code."""
+        """``stale`` if a run is, ``partial`` if one is not done, for the exit code."""
         if "stale" in self.counts:
             return "stale"
         return "done" if set(self.counts) <= {"done"} and not self.shared else "partial"
@@ -126,7 +126,7 @@ def studies_in(path: Path) -> list[Path]:
 def status_of_study(folder: Path) -> StudyStatus:
     """Return the runs of a study, by its plan as it is now.
 
-    Of a copy of record and results, where nothing is run, they are those of ``runs.parquet``.
+    For a copy of record and results, where no steps run, they come from ``runs.parquet``.
 
     Raises:
         InputError: a record, a ledger or a table that cannot be read.

@@ -16,14 +16,14 @@ SWEEP = "pass --no-shards if each task is a separate run"
 
 
 class Worker(NamedTuple):
-    """A worker's share of the parts, and the variables that it was taken from, "" for flags."""
+    """A worker's share of the parts, and the variables that it comes from, "" for flags."""
 
     shard: Shard = Shard()
     source: str = ""
     task_id: str = ""
 
     def describe(self, output: Path) -> list[str]:
-        """Return what the log says of it, before anything else."""
+        """Return the first line of the log."""
         if self.shard.count == 1:
             return []
         line = f"shard {self.shard.index} of {self.shard.count}"
@@ -43,8 +43,8 @@ class Worker(NamedTuple):
 def worker_of(config: ShardedConfig, environment: Mapping[str, str]) -> Worker:
     """Return this worker's share.
 
-    Flags say it, else PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS, else Slurm's array, unless the
-    parts are claimed.
+    It comes from flags, else PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS, else Slurm's array,
+    unless the parts are claimed.
 
     Raises:
         UsageError: variables that contradict each other, or an array that is no row of numbers at
@@ -84,7 +84,7 @@ def _of_own_variables(environment: Mapping[str, str]) -> Worker:
 def _of_array(environment: Mapping[str, str]) -> Worker:
     """Return the place of this task among the tasks of its array.
 
-    Slurm tells the lowest and the highest number and how many there are, and not which: two tasks
+    Slurm gives the lowest and the highest number and how many there are, but not which: two tasks
     are the lowest and the highest, and as many as fit between them are all of them. For a step
     SLURM_ARRAY_TASK_STEP must agree, as ``0,1,4`` has the ends and the count of ``0-4:2``.
     """
