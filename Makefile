@@ -4,6 +4,7 @@
 # make test-vllm    the vLLM back-end, for real, in an environment of its own
 # make docs         the site of docs/, in site/; fails on a broken link
 # make test-slurm   arrays in a real Slurm of one node; installs slurm-wlm and munge of Debian where they are not, as root
+# make test-wheel  the built wheel in an empty environment of each Python here, tested from outside of the checkout
 # make test-deepspeed  DeepSpeed's ZeRO-2 and ZeRO-3 with two processes on a CPU, in an environment of its own; needs a C++ compiler
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the CPU build of torch where pip would take the CUDA one.
@@ -22,7 +23,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs clean
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-wheel test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs clean
 
 install: $(installed)
 
@@ -54,6 +55,9 @@ test-slurm: $(installed)
 	command -v slurmctld slurmd munged > /dev/null || { apt-get update -qq && \
 		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } > /dev/null
 	OMP_NUM_THREADS=1 PREFPIPE_TEST_SLURM=1 $(bin)/pytest tests/slurm
+
+test-wheel: $(installed)
+	OMP_NUM_THREADS=1 .ci/test-wheel $(bin)/python
 
 # DeepSpeed beside what is installed already; it builds nothing at installation and one extension at the first run.
 test-deepspeed: $(installed)

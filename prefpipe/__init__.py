@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from prefpipe.maths.statistics.rewardbench import RewardBench, rewardbench_accuracy
     from prefpipe.maths.statistics.winrate import WinRate, win_rate, win_rate_difference
+    from prefpipe.version import __version__
 
 __all__ = [
     "Bootstrap",
@@ -56,9 +57,9 @@ __all__ = [
     "win_rate",
     "win_rate_difference",
 ]
-__version__ = "0.1.0"
 
 _PUBLIC = {
+    "__version__": "prefpipe.version",
     "Bootstrap": "prefpipe.maths.statistics.bootstrap",
     "LengthControlled": "prefpipe.maths.statistics.length_control",
     "Pair": "prefpipe.maths.selection.pairs",

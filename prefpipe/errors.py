@@ -27,6 +27,21 @@ class UsageError(PrefpipeError):
     exit_code = 2
 
 
+class MissingExtraError(UsageError):
+    """A package of an optional extra is not installed (exit 2).
+
+    ``extra`` is what `pip install 'prefpipe[...]'` takes, ``package`` the first that is missing.
+    """
+
+    def __init__(self, what: str, package: str, extra: str) -> None:
+        super().__init__(
+            f"{what} needs {package}, which is not installed",
+            hint=f"pip install 'prefpipe[{extra}]'",
+        )
+        self.package = package
+        self.extra = extra
+
+
 class InputError(PrefpipeError):
     """Data that cannot be used: a broken line, a bad value, a wrong schema (exit 1)."""
 

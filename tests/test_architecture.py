@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "prefpipe"
 FLOORS = {
-    "errors": 0, "spelling": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "models": 2, "backends": 3, "training": 3, "configs": 4, "execution": 5,
+    "errors": 0, "version": 0, "spelling": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "models": 2, "backends": 3, "training": 3, "configs": 4, "execution": 5,
     "stages": 6, "status": 7, "report": 7, "pages": 7, "wiring": 8, "frames": 9, "cli": 9, "__main__": 10,
 }  # fmt: skip
 MAX_ARGUMENTS = 8

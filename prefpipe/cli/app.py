@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import typer
 import typer.core
 
-from prefpipe import __version__
 from prefpipe.cli.check import check
 from prefpipe.cli.dataclass_commands import command_of, stage_command_of
 from prefpipe.cli.eval_group import eval_group
@@ -161,5 +160,7 @@ def _version(
     version: bool = typer.Option(False, "--version", help="print the version and exit"),
 ) -> None:
     if version:
+        from prefpipe import __version__
+
         print(__version__)  # noqa: T201 - stdout is what --version is for
         raise typer.Exit

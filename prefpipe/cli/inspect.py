@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 def inspect(config: InspectConfig) -> None:
     """Print the page of the artifact, of a prompt, or of a prompt as a map."""
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
+
     from prefpipe.cli import stdout
 
     if config.prompt_id is None:

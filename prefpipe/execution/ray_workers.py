@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts.atomic import temporary_path
 from prefpipe.configs.stage import StageConfig
-from prefpipe.errors import PrefpipeError, UsageError, error_with_code
+from prefpipe.errors import MissingExtraError, PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.channel import Failure, Message, Order, SocketChannel
 from prefpipe.execution.driver import Inbox
 from prefpipe.execution.processes import module_command
@@ -105,12 +105,13 @@ def check_ray(address: Address | None) -> None:
     """Refuse what can be seen at once; Ray itself waits for two minutes where nobody answers.
 
     Raises:
-        UsageError: Ray is not installed, or nobody answers at the address.
+        MissingExtraError: Ray is not installed.
+        UsageError: nobody answers at the address.
     """
     installed = importlib.util.find_spec("ray")
     # A folder of that name is found, too.
     if installed is None or installed.origin is None:
-        raise UsageError("--on ray needs Ray", hint="pip install 'prefpipe[ray]'")
+        raise MissingExtraError("--on ray", "ray", "ray")
     if address is None:
         return
     try:

@@ -6,6 +6,7 @@ from pathlib import Path
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.store import PART_PATTERN, Artifact, parts_without_record
 from prefpipe.artifacts.training_folders import is_within_training
+from prefpipe.configs.study_record import FILE_NAME as STUDY_RECORD
 from prefpipe.errors import InputError, PrefpipeError
 
 PAIR_STAGES = ("eval rewardbench", "eval calibration")
@@ -91,3 +92,17 @@ def _stage_number(folder: Path) -> int:
         return STAGE_ORDER.index(run_record.read_run_record(folder).stage)
     except (PrefpipeError, ValueError):
         return len(STAGE_ORDER)
+
+
+def studies_in(path: Path) -> list[Path]:
+    """Return the folders that hold a study: ``path`` itself, or folders in it."""
+    if not path.is_dir():
+        return []
+    studies = []
+    for name, folders, files in os.walk(path):
+        # the artifacts of a study hold no other
+        if STUDY_RECORD in files:
+            studies.append(Path(name))
+            folders.clear()
+        folders[:] = [each for each in sorted(folders) if not each.startswith(".")]
+    return studies

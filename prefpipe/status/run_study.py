@@ -1,6 +1,5 @@
 """A study as a table: a row an arm, a column a seed."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import chdir, nullcontext
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.step_ledger import StepLedger
 from prefpipe.artifacts.study_tables import RUNS, RUNS_FILE, read_study_table
 from prefpipe.configs.study_plan import StudyPlan
-from prefpipe.configs.study_record import FILE_NAME, StudyRecord, read_study_record
+from prefpipe.configs.study_record import StudyRecord, read_study_record
 from prefpipe.configs.study_steps import ARMS
 from prefpipe.errors import UsageError
 from prefpipe.stages.study.locks import SHARED, lock_of, lock_of_run
@@ -107,20 +106,6 @@ class StudyStatus:
             "notes": list(self.notes),
             "again": [list(self.again)] if self.again else [],
         }
-
-
-def studies_in(path: Path) -> list[Path]:
-    """Return the folders that hold a study: ``path`` itself, or folders in it."""
-    if not path.is_dir():
-        return []
-    studies = []
-    for name, folders, files in os.walk(path):
-        # the artifacts of a study hold no other
-        if FILE_NAME in files:
-            studies.append(Path(name))
-            folders.clear()
-        folders[:] = [each for each in sorted(folders) if not each.startswith(".")]
-    return studies
 
 
 def status_of_study(folder: Path) -> StudyStatus:

@@ -10,8 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from math import isfinite
 from typing import NamedTuple
 
-from torch.utils.data import Dataset
-
 from prefpipe.errors import InputError, UsageError
 
 KEPT = ("ok", "truncated", "held_out")
@@ -90,19 +88,6 @@ NO_GROUP = -1
 """Index of the empty places that fill the last batches of an epoch, where prompts do not divide by
 processes.
 """
-
-
-class GroupDataset(Dataset[Group | None]):
-    """Groups as the trainer wants them: an indexed data set."""
-
-    def __init__(self, groups: Sequence[Group]) -> None:
-        self.groups = list(groups)
-
-    def __len__(self) -> int:
-        return len(self.groups)
-
-    def __getitem__(self, index: int) -> Group | None:
-        return None if index == NO_GROUP else self.groups[index]
 
 
 def missing_role(group: Group, roles: Sequence[str] = ROLES) -> str | None:

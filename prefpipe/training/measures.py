@@ -28,30 +28,6 @@ MEASURES = (
 SCORE_MEASURES = MEASURES[: MEASURES.index("logps/chosen")]
 """Those that scores alone have."""
 
-MEASURE_MEANINGS = {
-    "loss": "mean over prompts of what is minimised: the objective, with `--sft-weight`'s term and "
-    "each prompt's weight",
-    "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, "
-    "and so on), in the objective's units (of a policy: the implicit reward)",
-    "rewards/rejected": "mean score of the negatives",
-    "rewards/margins": "rewards/chosen - rewards/rejected",
-    "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is "
-    "higher, in [0, 1]",
-    "rewards/best": "share of prompts in which every positive's score is above every negative's, "
-    "in [0, 1]",
-    "logps/chosen": "mean log-probability of the positives, nats a token",
-    "logps/rejected": "mean log-probability of the negatives, nats a token",
-    "entropy": "mean entropy of the policy's next-token distribution over the tokens of the "
-    "responses, each response alike, nats",
-    "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate "
-    "of the policy's distance from the reference, KL(reference || policy) a token, only where the "
-    "reference sampled the responses; null without a reference",
-    "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the "
-    "same responses, nats a token; without a reference below the mean of the first ten `train` "
-    "rows, or the first `eval` row",
-    "logps/rejected_fall": "the same for the negatives",
-}
-
 FALLS = {"logps/chosen_fall": "logps/chosen", "logps/rejected_fall": "logps/rejected"}
 """How far a log-probability has fallen, and which one it is."""
 
@@ -61,14 +37,6 @@ more.
 """
 
 PAIR_FIGURES = ("accuracy", "ece", "brier", "log_loss")
-PAIR_MEANINGS = {
-    "pairs/accuracy": "share of evaluated pairs whose winner has the higher score, equal scores "
-    "half; reward models only",
-    "pairs/ece": "expected calibration error of sigma(s_w - s_l), 10 bins of equal width, both "
-    "orders; reward models only",
-    "pairs/brier": "Brier score of sigma(s_w - s_l); reward models only",
-    "pairs/log_loss": "log loss of sigma(s_w - s_l), nats; reward models only",
-}
 
 
 def measure_groups(

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import BitsAndBytesConfig
 
-from prefpipe.errors import UsageError
+from prefpipe.errors import MissingExtraError
 
 NF4 = {"nf4-float32": torch.float32, "nf4-bfloat16": torch.bfloat16}
 """What a reference's ``--dtype`` says of a 4-bit base, and the precision that it computes in."""
@@ -25,13 +25,10 @@ def require_bitsandbytes() -> None:
     """Check that the package which quantises is installed.
 
     Raises:
-        UsageError: it is not; the hint names the extra.
+        MissingExtraError: it is not; the hint names the extra.
     """
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise UsageError(
-            "a base in 4 bits needs the package bitsandbytes, which is not installed",
-            hint="pip install 'prefpipe[qlora]', or leave --load-in-4bit out",
-        )
+        raise MissingExtraError("a base in 4 bits", "bitsandbytes", "qlora")
 
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -42,7 +42,8 @@ from prefpipe.training.batches import (
 )
 from prefpipe.training.early_stopping import EarlyStopping
 from prefpipe.training.forward import by_group, shares_prompts
-from prefpipe.training.groups import Group, GroupDataset
+from prefpipe.training.group_dataset import GroupDataset
+from prefpipe.training.groups import Group
 from prefpipe.training.measures import complete_entry
 from prefpipe.training.policy import end_token_ids
 from prefpipe.training.scoring import PolicyScoring, Scoring, differentiable_figures

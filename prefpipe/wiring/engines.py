@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.score import ScoreConfig
+from prefpipe.wiring.extras import GENERATE, VLLM, require
 
 if TYPE_CHECKING:
     from prefpipe.backends.protocol import Generator, Scorer
@@ -20,6 +21,7 @@ def open_transformers(
     model: "ModelFiles", config: EngineConfig, *, max_model_len: int | None
 ) -> "Generator":
     """Load a language model with transformers."""
+    require(GENERATE, "--backend transformers")
     from prefpipe.backends.generators.hf_generator import HfGenerator
 
     return HfGenerator(
@@ -36,6 +38,7 @@ def open_vllm(
     model: "ModelFiles", config: EngineConfig, *, max_model_len: int | None
 ) -> "Generator":
     """Load a language model with vLLM."""
+    require(VLLM, "--backend vllm")
     from prefpipe.backends.generators.vllm_engine import VllmGenerator
 
     # `score` has no flags of vLLM's: its judge runs with the defaults of `judge`
@@ -56,6 +59,7 @@ def open_vllm(
 
 def open_reward_model(model: "ModelFiles", config: JudgeConfig | ScoreConfig) -> "Scorer":
     """Load a reward model."""
+    require(GENERATE, "a reward model")
     from prefpipe.backends.scorers.reward_model import RewardModelScorer
 
     return RewardModelScorer(

@@ -12,6 +12,7 @@ from prefpipe.wiring.engines import (
     open_vllm,
     run_control,
 )
+from prefpipe.wiring.extras import JUDGE, require
 from prefpipe.wiring.models import locate, template_date
 
 if TYPE_CHECKING:
@@ -176,6 +177,7 @@ def _server(
     config: JudgeConfig | ScoreConfig, spec: JudgeSpec, verdict: "VerdictBy", runtime: "Runtime"
 ) -> _AnswerSource:
     def open_client() -> "CompletionSource":
+        require(JUDGE, "a judge behind a server")
         from prefpipe.backends.chat_client import ChatClient, ServerSettings
 
         settings = ServerSettings(

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefpipe.configs.report import DEFAULT_SIZE
+from prefpipe.wiring.extras import TRAIN, is_installed
 
 if TYPE_CHECKING:
     from prefpipe.configs.study_record import StudyRecord
@@ -111,6 +112,9 @@ def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> 
 
     policies = [item for item in artifacts if item.kind == "policy"]
     if named is not None or policies:
+        # of policies alone it is a default, which a machine without PyTorch can do without
+        if named is None and not all(is_installed(module) for module in TRAIN.modules):
+            return _default_shape()
         from prefpipe.models.shape import named_shape  # brings in transformers: seconds
 
         if named is not None:
@@ -120,6 +124,13 @@ def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> 
                 return TrainedShape(item.name, named_shape(str(item.artifact.path)).shape)
             except PrefpipeError:
                 continue  # not finished, a reward model, or its base is not on this machine
+
+    return _default_shape()
+
+
+def _default_shape() -> "TrainedShape":
+    from prefpipe.maths.compute.training_compute import ModelShape, parse_size
+    from prefpipe.report.story import TrainedShape
 
     default = parse_size(DEFAULT_SIZE)
     assert default is not None

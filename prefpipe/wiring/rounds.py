@@ -27,6 +27,7 @@ from prefpipe.execution.rounds_script import rounds_script
 from prefpipe.execution.step_process import STEP_VARIABLE, SignalSource, run_step
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import holds_config
+from prefpipe.wiring.extras import require_extras
 from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
 from prefpipe.wiring.step_ends import environment_of_steps, error_of_step, settled_code
 
@@ -94,10 +95,13 @@ def run_rounds(
         environment: variables of the steps.
 
     Raises:
+        MissingExtraError: a package that a step needs is not installed.
         InputError: files that are not there, or a finished round that has no policy.
         UsageError: another `prefpipe rounds` works in the folder.
     """
     plan, steps, config = rounds
+    for step in steps:
+        require_extras(step.config)
     _refuse_missing_files(rounds)
     of_steps = environment_of_steps(environment)
 

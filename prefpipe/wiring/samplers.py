@@ -7,6 +7,7 @@ from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import UsageError
 from prefpipe.text.thoughts import FIELD as THOUGHTS
 from prefpipe.wiring.engines import open_transformers, open_vllm, run_control
+from prefpipe.wiring.extras import JUDGE, require
 from prefpipe.wiring.models import locate, sampled_with_args, template_date, with_thoughts
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def _served_sampler(config: GenerateConfig, name: str, runtime: "Runtime") -> "S
     from prefpipe.stages.generate import Sampler
 
     def open_sampler() -> "Generator":
+        require(JUDGE, "--backend openai")
         from prefpipe.backends.generators.openai_server import OpenAIGenerator
 
         return OpenAIGenerator(

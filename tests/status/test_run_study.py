@@ -17,7 +17,8 @@ from prefpipe.artifacts.step_ledger import StepLedger
 from prefpipe.cli.main import run as prefpipe
 from prefpipe.pages.run_study import run_study_page
 from prefpipe.stages.study.locks import lock_of_run
-from prefpipe.status.run_study import StudyStatus, status_of_study, studies_in
+from prefpipe.status.folders import studies_in
+from prefpipe.status.run_study import StudyStatus, status_of_study
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ import pytest
 from support.tiny_groups import make_group, make_groups
 
 from prefpipe.errors import InputError, UsageError
+from prefpipe.training.group_dataset import GroupDataset
 from prefpipe.training.groups import (
-    GroupDataset,
     ResponseStatus,
     missing_pair,
     pairs_in,

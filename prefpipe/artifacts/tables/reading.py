@@ -18,7 +18,7 @@ from prefpipe.artifacts.tables.csv_rows import csv_table, read_csv
 from prefpipe.artifacts.tables.json_rows import read_json, read_json_lines
 from prefpipe.artifacts.tables.locations import refuse_scheme
 from prefpipe.artifacts.tables.text_files import TextRows
-from prefpipe.errors import InputError, UsageError
+from prefpipe.errors import InputError, MissingExtraError, UsageError
 
 SUFFIXES: Final = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 COMPRESSED: Final = {
@@ -194,8 +194,7 @@ def _datasets() -> Any:
     try:
         import datasets
     except ModuleNotFoundError as error:
-        raise UsageError(
-            "reading Hugging Face datasets needs the package `datasets`",
-            hint="pip install 'prefpipe[hub-datasets]'",
+        raise MissingExtraError(
+            "reading Hugging Face datasets", "datasets", "hub-datasets"
         ) from error
     return datasets

@@ -9,7 +9,6 @@ import numpy as np
 
 from prefpipe.errors import InputError
 from prefpipe.maths.compute.training_compute import TokenSums
-from prefpipe.maths.statistics.calibration import preference_probabilities
 from prefpipe.maths.statistics.rank_correlation import spearman, spearman_within
 from prefpipe.training.groups import (
     ROLES,
@@ -28,9 +27,6 @@ OUTLYING = 10.0
 """Robust standard deviations from the median beyond which a reward is an outlier **(ours)**."""
 MAD_TO_STD = 1.4826
 """Of a normal distribution: standard deviation over median absolute deviation."""
-NEAR = 0.05
-"""Targets closer to 1/2 say almost nothing, those closer to 1 the same as DPO **(ours)**."""
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PAIR_COUNTS = (
     "n",
     "tied",
@@ -181,27 +177,6 @@ class PairCheck:
             },
             "outliers": outliers_of(rewards),
         }
-
-
-def targets_of(margins_N: np.ndarray, gamma: float) -> dict[str, Any]:
-    """Return the targets that MMPO makes of pairs, ``p = sigma(gamma * margin)``.
-
-    Keys: ``gamma``, ``n``, ``quantiles`` of 5, 25, 50, 75 and 95 %, ``share_near_half``:
-    ``|p - 1/2| < NEAR``, and ``share_near_one``: ``p > 1 - NEAR``.
-    """
-    finite = margins_N[np.isfinite(margins_N)]
-    if not len(finite):
-        shares = {"share_near_half": None, "share_near_one": None}
-        return {"gamma": gamma, "n": 0, "quantiles": None, **shares}
-
-    p = preference_probabilities(gamma * finite)
-    return {
-        "gamma": gamma,
-        "n": len(p),
-        "quantiles": {f"{level:g}": float(np.quantile(p, level)) for level in QUANTILES},
-        "share_near_half": float((np.abs(p - 0.5) < NEAR).mean()),
-        "share_near_one": float((p > 1.0 - NEAR).mean()),
-    }
 
 
 def outliers_of(rewards_N: np.ndarray) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from prefpipe.maths.compute.training_compute import (
 from prefpipe.maths.compute.training_memory import StepRecipe, step_footprint
 from prefpipe.maths.objectives.registry import find_objective, resolve_knobs
 from prefpipe.maths.statistics.distribution import Distribution
+from prefpipe.maths.statistics.mmpo_targets import targets_of
 from prefpipe.models.location import folders_on_disk
 from prefpipe.models.shape import (
     build_without_weights,
@@ -39,7 +40,7 @@ from prefpipe.models.shape import (
 )
 from prefpipe.models.tokenizer import hash_tokenizer, read_chat_template
 from prefpipe.stages.check.findings import findings_of
-from prefpipe.stages.check.pairs import PairCheck, targets_of
+from prefpipe.stages.check.pairs import PairCheck
 from prefpipe.stages.check.tokens import TokenCheck, stop_settings
 from prefpipe.stages.check.weights import WeightCheck
 from prefpipe.stages.savings import Machine

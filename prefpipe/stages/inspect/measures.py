@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from prefpipe.maths.statistics.calibration import preference_probabilities
 from prefpipe.maths.statistics.distribution import Distribution
-from prefpipe.stages.check.pairs import targets_of
+from prefpipe.maths.statistics.mmpo_targets import targets_of
 
 NOT_KNOWN = "not known"
 """What an import does not tell, or a server."""

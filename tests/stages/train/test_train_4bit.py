@@ -95,9 +95,7 @@ def test_without_bitsandbytes_the_extra_is_named_and_nothing_is_thrown_away(
         "find_spec",
         lambda name, *a: None if name == "bitsandbytes" else real(name, *a),
     )
-    with pytest.raises(
-        UsageError, match="needs the package bitsandbytes, which is not installed"
-    ) as caught:
+    with pytest.raises(UsageError, match="needs bitsandbytes, which is not installed") as caught:
         training(groups, tmp_path / "policy", model, overwrite=True)
     assert "pip install 'prefpipe[qlora]'" in caught.value.hint
     assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == before
