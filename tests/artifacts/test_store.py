@@ -205,7 +205,7 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_or_hidden_one_is_not(
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(
         UsageError,
-        match=r"already holds files that are not of a prefpipe run \(no run\.json\): mine\.txt",
+        match=r"already holds files that no prefpipe run wrote \(no run\.json\): mine\.txt",
     ):
         output(tmp_path)
     assert names(tmp_path) == [".DS_Store", "mine.txt"]
