@@ -8,6 +8,16 @@ LARGE = 1e9
 """From here on digits say nothing, and would push everything else out of a table."""
 
 
+def counted(n: int, noun: str) -> str:
+    """Return a number and what is counted: ``1 part``, ``1,200 parts``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def per_second(value: float) -> str:
+    """Return a number a second: ``1,234``, and ``0.5`` of slow ones."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
+
+
 def figure(value: float) -> str:
     """Return a number as people read it.
 

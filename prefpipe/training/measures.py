@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.losses import Targets
+from prefpipe.text.numbers import per_second
 
 MEASURES = (
     "loss",
@@ -189,7 +190,7 @@ def shown_figures(row: Mapping[str, float]) -> dict[str, str]:
     if "rewards/margins" in row:
         figures |= {"margin": f"{row['rewards/margins']:.3f}", "accuracy": describe_accuracy(row)}
     if "tokens_per_s" in row:
-        figures["tokens/s"] = f"{row['tokens_per_s']:,.0f}"
+        figures["tokens/s"] = per_second(row["tokens_per_s"])
     return figures
 
 
