@@ -21,7 +21,8 @@ CONFIG_TEXT = """\
 Each stage takes `--config FILE`, a YAML file of `key: value` lines with these keys (`max_tokens` is
 `--max-tokens`). A flag overrides the file, and the file overrides the default; an unknown key is an
 error. `prefpipe init STAGE` writes such a file. Keys marked **rows** are part of the fingerprint:
-the output folder of a run with other values is refused. For models and inputs the content counts, not the name or path."""
+the output folder of a run with other values is refused. For models and inputs the content counts,
+not the name or path."""
 SCHEMAS_TEXT = """\
 An artifact is a folder with `run.json` and parts, `part-00003-of-00016.parquet`. Part i of every
 stage covers the same prompts. Rows are joined by `(prompt_id, sample_idx)`, never by position.
