@@ -27,7 +27,7 @@ def is_asked() -> bool:
 
 def prepare() -> None:
     """Let typer answer a shell's question."""
-    from typer.completion import completion_init
+    from typer._completion_classes import completion_init
 
     completion_init()
 
@@ -77,7 +77,7 @@ def show_option() -> Any:
 def _install(context: typer.Context, value: str | None) -> None:
     if value is None or context.resilient_parsing:
         return
-    from typer.completion import install
+    from typer._completion_shared import install
 
     shell, path = install(shell=_known(value, INSTALL), prog_name="prefpipe", complete_var=VARIABLE)
     typer.echo(f"{path}")
@@ -88,7 +88,7 @@ def _install(context: typer.Context, value: str | None) -> None:
 def _show(context: typer.Context, value: str | None) -> None:
     if value is None or context.resilient_parsing:
         return
-    from typer.completion import get_completion_script
+    from typer._completion_shared import get_completion_script
 
     shell = _known(value, SHOW)
     typer.echo(get_completion_script(prog_name="prefpipe", complete_var=VARIABLE, shell=shell))
@@ -102,7 +102,7 @@ def _known(shell: str, flag: str) -> str:
         UsageError: it has no completion, or is not recognised.
     """
     if shell == AUTO:
-        from typer.completion import _get_shell_name
+        from typer._completion_shared import _get_shell_name
 
         shell = _get_shell_name() or "this shell"
     if shell not in SHELLS:
