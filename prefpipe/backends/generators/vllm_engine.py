@@ -197,8 +197,8 @@ class VllmGenerator:
             )
         if 0 < request.temperature < 0.01:
             return (
-                f"vLLM samples at temperature 0.01 where {request.temperature} was asked for: "
-                "use 0, or 0.01 and more"
+                f"vLLM would sample at temperature 0.01 instead of {request.temperature}: "
+                "use 0, or at least 0.01"
             )
         return None
 
