@@ -342,7 +342,7 @@ def _remove_quietly(path: Path) -> None:
 def disk_failure(error: BaseException) -> OSError | None:
     """Return the operating system's error behind an exception, None if there is none.
 
-    Libraries that write in another language raise classes of their own: safetensors a
+    Libraries that write in another language raise their own classes: safetensors a
     ``SafetensorError`` and tokenizers a bare ``Exception``, both ending in Rust's ``(os error
     28)``; torch a ``RuntimeError`` that names the place in its own source and keeps the number to
     itself.

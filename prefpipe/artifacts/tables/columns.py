@@ -172,7 +172,7 @@ def _holds_map(kind: pa.DataType) -> bool:
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Return a table's rows as Python values, dates and times as whole numbers of their own unit.
+    """Return a table's rows as Python values, dates and times as whole numbers in their unit.
 
     Python's own types do not hold nanoseconds or the year 10000, and what pyarrow does about it
     depends on whether pandas is installed.
