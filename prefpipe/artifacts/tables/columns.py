@@ -54,7 +54,7 @@ def table_of(
 def column_of(
     name: str, values: Sequence[Any], *, source: str, places: Sequence[str]
 ) -> tuple[pa.Field, pa.Array]:
-    """Return values as a column: of their type where they agree, else as JSON text.
+    """Return values as a column: of their type if they agree, else as JSON text.
 
     Raises:
         BadRowsError: texts that hold half of a surrogate pair.
