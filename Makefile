@@ -2,7 +2,9 @@
 # make test-fast    what runs in a minute and a half: neither slow nor on real models
 # make test         lint, types and the whole suite
 # make test-vllm    the vLLM back-end, for real, in an environment of its own
+# make docs         the site of docs/, in site/; fails on a broken link
 # make test-slurm   arrays in a real Slurm of one node; installs slurm-wlm and munge of Debian where they are not, as root
+# make test-wheel  the built wheel in an empty environment of each Python here, tested from outside of the checkout
 # make test-deepspeed  DeepSpeed's ZeRO-2 and ZeRO-3 with two processes on a CPU, in an environment of its own; needs a C++ compiler
 #
 # TORCH_INDEX=https://download.pytorch.org/whl/cpu takes the CPU build of torch where pip would take the CUDA one.
@@ -21,7 +23,11 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification evidence bench-overhead bench-select bench-train clean
+<<<<<<< HEAD
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs docs-outputs clean
+=======
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-wheel test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs clean
+>>>>>>> main
 
 install: $(installed)
 
@@ -54,6 +60,9 @@ test-slurm: $(installed)
 		RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends slurm-wlm munge; } > /dev/null
 	OMP_NUM_THREADS=1 PREFPIPE_TEST_SLURM=1 $(bin)/pytest tests/slurm
 
+test-wheel: $(installed)
+	OMP_NUM_THREADS=1 .ci/test-wheel $(bin)/python
+
 # DeepSpeed beside what is installed already; it builds nothing at installation and one extension at the first run.
 test-deepspeed: $(installed)
 	test -x $(VENV_DEEPSPEED)/bin/python || $(bin)/python -m venv $(VENV_DEEPSPEED)
@@ -61,6 +70,14 @@ test-deepspeed: $(installed)
 	$(VENV_DEEPSPEED)/bin/python -m pip install $(PIP_FLAGS) --upgrade setuptools wheel
 	DS_BUILD_OPS=0 DS_ACCELERATOR=cpu $(VENV_DEEPSPEED)/bin/python -m pip install $(PIP_FLAGS) --no-build-isolation --no-deps deepspeed==0.19.8 hjson py-cpuinfo msgpack einops
 	PYTHONPATH="$(CURDIR)" OMP_NUM_THREADS=1 $(VENV_DEEPSPEED)/bin/python -m pytest -q tests/several_devices/test_deepspeed.py
+
+# To read it: .venv/bin/mkdocs serve, or python3 -m http.server -d site.
+docs: $(installed)
+	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict
+
+# What the pages show of a terminal, made again: `make docs-outputs PAGES=cluster` for some of it. Real models take a quarter of an hour.
+docs-outputs: $(installed)
+	PYTHONPATH="$(CURDIR)/tests" OMP_NUM_THREADS=1 $(bin)/python -m support.shown_outputs $(PAGES)
 
 reference: $(installed)
 	$(bin)/prefpipe reference

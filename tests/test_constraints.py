@@ -15,7 +15,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 
 SETS = {
     "constraints.txt": ["hub-datasets", "dev", "quickstart"],
-    "constraints-vllm.txt": ["vllm"],
+    "constraints-vllm.txt": ["vllm", "train", "embed", "judge"],
     # by hand, and without what only training needs
     "requirements-vllm-cpu.txt": [],
 }
@@ -23,9 +23,15 @@ TRIMMED = "requirements-vllm-cpu.txt"
 
 
 def ranges(extras):
+    """The packages of the core and of some extras, and of the extras that those name."""
+    found = {}
     lines = [*PROJECT["dependencies"], *(line for extra in extras for line in EXTRAS[extra])]
-    requirements = [Requirement(line) for line in lines]
-    return {canonicalize_name(each.name): each.specifier for each in requirements}
+    for requirement in map(Requirement, lines):
+        if requirement.name == "prefpipe":
+            found |= ranges(sorted(requirement.extras))
+        else:
+            found[canonicalize_name(requirement.name)] = requirement.specifier
+    return found
 
 
 def pins(name):

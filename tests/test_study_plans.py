@@ -52,7 +52,7 @@ def test_a_plan_has_the_name_of_its_file_and_all_its_steps(name: str, tmp_path: 
 
 
 def test_the_plan_that_the_guide_begins_with_can_be_run(tmp_path: Path) -> None:
-    guide = FOLDER.parents[1] / "docs" / "studies.md"
+    guide = FOLDER.parents[1] / "docs" / "guides" / "studies.md"
     text = guide.read_text(encoding="utf-8").partition("```yaml\n")[2].partition("```")[0]
     plan = StudyPlan.from_values(yaml.safe_load(text), name="study.yaml")
     assert step_problems(plan, tmp_path) == []

@@ -1,12 +1,12 @@
-"""Claims: which worker says that it is making which part, in small files beside the parts.
+"""Claims: small files beside the parts that record which worker is making which part.
 
 A worker that takes parts without a driver creates ``claims/part-00003.json`` before it makes part 3
-and renews it until the part is on disk. Whoever finds the file takes another part. A claim that is
-not renewed any more may be taken over.
+and renews it until the part is on disk. Other workers that find the file take another part. A claim
+that is no longer renewed may be taken over.
 
-A claim is advice and no lock. Rows depend on configuration and keys alone and a part appears whole,
-so two workers on one part cost time and give one valid part. All that follows is to keep that rare:
-nothing here has to be right for the rows to be right.
+A claim is advice, not a lock. Rows depend only on configuration and keys, and a part appears
+complete, so two workers on one part cost time and give one valid part. This file only keeps that
+rare: the rows are correct even if a claim is not.
 
 No clock of one machine is compared with that of another. An observer watches the bytes of a claim,
 which every renewal changes, on its own monotonic clock: when they have not changed for the lease
@@ -75,10 +75,10 @@ class ClaimFolder:
             return created or self.read(index) == data
 
     def replace(self, index: int, data: bytes, *, expected: bytes) -> bool:
-        """Write the claim of a part over ``expected``; return False where that is not there now.
+        """Write the claim of a part over ``expected``; return False if that has changed.
 
         On a disk another process may come between the look and the rename: for a millisecond, and
-        it costs a part made twice. In a bucket nobody does.
+        it costs a part made twice. In a bucket this cannot happen.
 
         Raises:
             PrefpipeError: the disk is full, the folder cannot be written to.
@@ -95,7 +95,7 @@ class ClaimFolder:
         return True
 
     def read(self, index: int) -> bytes | None:
-        """Return the bytes of a claim, None where there is none.
+        """Return the bytes of a claim, None if there is none.
 
         Raises:
             InputError: the file cannot be read.
@@ -109,7 +109,7 @@ class ClaimFolder:
                 return None
             raise InputError(
                 f"{path} cannot be read: {error.strerror or error}",
-                hint="look at the disk and the file's permissions",
+                hint="check the disk and the file's permissions",
             ) from error
 
     def list(self) -> set[int]:
@@ -122,7 +122,7 @@ class ClaimFolder:
         return {int(match[1]) for match in matches if match is not None}
 
     def delete(self, index: int) -> None:
-        """Remove a claim, if it is there."""
+        """Remove a claim, if it exists."""
         with suppress(OSError):
             self._file(index).unlink(missing_ok=True)
 
@@ -158,7 +158,7 @@ def _machine() -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker says of a part that it is making.
+    """A worker's claim on a part that it is making.
 
     ``run`` is the fingerprint of the run, so that a claim left by another configuration counts for
     nothing. ``worker`` is ``host/pid``, for people. ``machine`` and ``pid`` tell a process of the
@@ -185,7 +185,7 @@ class Claim:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self | None:
-        """Return the claim in a file's content, None where it is damaged.
+        """Return the claim in a file's content, None if it is damaged.
 
         Anybody can edit the file.
         """
@@ -219,7 +219,7 @@ class Claimant:
 
     @classmethod
     def this_process(cls, run: str, lease_s: float) -> Self:
-        """Return this process, as one that no other is taken for."""
+        """Return this process with a unique identity."""
         host = re.sub(r"[^\w.-]", "_", socket.gethostname(), flags=re.ASCII)[:255] or "unnamed"
         pid = os.getpid()
         return cls(run, f"{host}/{pid}", _machine(), pid, secrets.token_hex(8), lease_s)
@@ -236,7 +236,7 @@ class Claimant:
         )
 
     def knows_dead(self, claim: Claim) -> bool:
-        """Return whether a claim is of a process that ran on this machine and lives no more."""
+        """Return whether a claim belongs to a dead process of this machine."""
         if claim.machine != self.machine or claim.owner == self.owner:
             return False
         # an earlier process had the pid that this one has: in a container often 1
@@ -282,7 +282,7 @@ _VALID: Mapping[str, Callable[[Any], bool]] = {
 class SeenClaim(NamedTuple):
     """A claim of another worker.
 
-    ``claim`` is None where the file is damaged. ``is_expired``: it may be taken over.
+    ``claim`` is None if the file is damaged. ``is_expired``: it may be taken over.
     """
 
     part: int
@@ -292,12 +292,12 @@ class SeenClaim(NamedTuple):
 
     @property
     def worker(self) -> str:
-        """Whose it is, for people."""
+        """The name of its worker, for people."""
         return "an unknown worker" if self.claim is None else self.claim.worker
 
 
 class ClaimWatch:
-    """Watches the claims of others, and so learns which are renewed. Only the first look is blind.
+    """Watches the claims of others to learn which are renewed. Only the first look cannot tell.
 
     Args:
         storage: where the claims are.
@@ -369,7 +369,7 @@ class HeldClaims:
         self._thread: threading.Thread | None = None
 
     def take(self, index: int) -> bool:
-        """Claim a part that nobody has; return whether this process has it now.
+        """Claim a free part; return whether this process has it now.
 
         Raises:
             PrefpipeError: the disk is full, the folder cannot be written to.
@@ -382,7 +382,7 @@ class HeldClaims:
         return is_taken
 
     def take_over(self, seen: SeenClaim) -> bool:
-        """Claim a part that another worker left behind; False where somebody was quicker.
+        """Claim a part that another worker left behind; False if another worker was faster.
 
         Raises:
             PrefpipeError: the disk is full, the folder cannot be written to.
@@ -408,7 +408,7 @@ class HeldClaims:
     def renew(self) -> None:
         """Renew all claims now.
 
-        One that is gone, or another's, is let go: the part is then made by two.
+        A claim that is gone, or taken over, is dropped: two workers then make the part.
         """
         with self._lock:
             for index in list(self._held):
@@ -438,8 +438,8 @@ class HeldClaims:
             return
         del self._held[index]
         self._log(
-            f"part {index}: another worker has taken it over, for its claim was not renewed within "
-            f"{claim.lease_s:g} s; it is finished here all the same"
+            f"part {index}: another worker took it over because this worker's claim was not "
+            f"renewed within {claim.lease_s:g} s; this worker finishes it anyway"
         )
 
     def _mine_on_disk(self, index: int) -> Claim | None:
@@ -475,13 +475,13 @@ def read_claims(artifact: Path) -> list[Claim]:
 
 
 def has_worker(artifact: Path) -> bool:
-    """Return whether anybody may be making a part: a claim's process is not known to be dead."""
+    """Return whether a worker may be making a part: a claim's process is not known to be dead."""
     me = Claimant.this_process(run="", lease_s=0)
     return any(not me.knows_dead(claim) for claim in read_claims(artifact))
 
 
 def remove_claims(artifact: Path, run: str, made: Collection[int]) -> None:
-    """Remove claims that say nothing any more, and the folder when none is left.
+    """Remove claims without a purpose, and the folder when none is left.
 
     Those are claims of parts that are on disk, whoever held them, and of other runs.
     """

@@ -1,15 +1,16 @@
-"""Who works on what, where two at once would write one folder: a lock on a file.
+"""File locks for work that only one process at a time may do in a folder.
 
 Copies of one command share a folder, on this machine or on several over one file system. A piece of
-work has a file in a folder of locks; whoever has its lock works on it, and the others take another
-piece. The file stays when the work is done: one that is removed and made again would be two locks.
+work has a file in a folder of locks; the process that has its lock works on it, and the others take
+another piece. The file stays when the work is done: removing and making it again would give two
+locks.
 
-The lock is the system's (flock), and goes with the processes that have the file open. So it is free
-in the moment in which its holder is killed; and a step that outlives the command that began it
-holds it on, as it inherits the file. A claim with a lease (`prefpipe.artifacts.claims`) can do
-neither: it fits parts, which two may make at once to the same bytes, and no training, where two
-would write each other's checkpoints. Over NFS the lock is the server's, as the file is opened for
-writing; what a machine held that was lost is free after the server's own lease.
+The lock is the system's (flock) and belongs to the processes that have the file open. So it is free
+the moment its holder is killed; and a step that outlives the command that began it keeps the lock,
+because it inherits the file. A claim with a lease (`prefpipe.artifacts.claims`) can do neither: it
+fits parts, which two processes may make at once to the same bytes, but not a training, where two
+would overwrite each other's checkpoints. Over NFS the lock is the server's, because the file is
+opened for writing; locks of a lost machine are free after the server's lease.
 """
 
 import fcntl
@@ -31,10 +32,10 @@ LOOK_S = 0.05
 
 
 class Holder(NamedTuple):
-    """The process that a lock's file names, for people.
+    """The process named in a lock's file, for people.
 
     ``name``: host and process. ``since``: when it took the lock, as it reads on its own clock.
-    ``is_gone``: it ran on this machine and lives no more; what it began may still hold the lock.
+    ``is_gone``: it ran on this machine and is dead; a step that it started may still hold the lock.
     """
 
     name: str
@@ -62,10 +63,10 @@ class Lock:
 
     @contextmanager
     def tried(self) -> Iterator["Held | None"]:
-        """Take the lock if nobody has it, and give it back at the end of the block.
+        """Take the lock if it is free, and release it at the end of the block.
 
         Yields:
-            What was taken; None where another process has it.
+            What was taken; None if another process has it.
 
         Raises:
             PrefpipeError: the folder cannot be written to.
@@ -86,7 +87,7 @@ class Lock:
             os.close(descriptor)
 
     def is_held(self) -> bool:
-        """Whether another process has it; False where no file or no lock says so."""
+        """Whether another process has it; False without a file or a lock."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError:
@@ -102,7 +103,7 @@ class Lock:
         return False
 
     def holder(self) -> Holder:
-        """Return who has it, as far as the file says."""
+        """Return who has it, as recorded in the file."""
         try:
             text = self.path.read_bytes()[:LONGEST_NOTE].decode()
             values = json.loads(text)
@@ -122,8 +123,8 @@ class Lock:
 class Held(NamedTuple):
     """A lock that this process has.
 
-    ``descriptor``: of the open file; processes that inherit it hold the lock on. ``is_sure``: False
-    where the file system has no locks, and another copy may be at the same work.
+    ``descriptor``: of the open file; processes that inherit it keep the lock. ``is_sure``: False if
+    the file system has no locks, so that another copy may do the same work.
     """
 
     descriptor: int
@@ -134,7 +135,7 @@ def try_lock(descriptor: int) -> bool | None:
     """Lock an open file or folder for as long as it is open; do not wait.
 
     Returns:
-        True; False where another process has the lock; None where the file system has none.
+        True; False where another process has the lock; None if the file system has none.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,7 +147,7 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 def _note_holder(descriptor: int) -> None:
-    """Write into the file who has its lock; a disk that is full keeps nobody from working."""
+    """Write the holder of the lock into its file; a full disk does not stop the work."""
     note = {
         "host": socket.gethostname(),
         "machine": MACHINE,
@@ -159,7 +160,7 @@ def _note_holder(descriptor: int) -> None:
 
 
 def _holder_of(values: Any) -> Holder:
-    """Return what a note says; anybody can edit the file."""
+    """Return the holder in a file; anybody can edit the file."""
     if not isinstance(values, dict):
         return UNKNOWN
     host, pid, since = (values.get(name) for name in ("host", "pid", "since"))

@@ -8,6 +8,10 @@ from prefpipe.configs.check import CheckConfig
 
 def check(config: CheckConfig) -> None:
     """Print what was found, and exit with 1 where an error is among it."""
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
+
     from prefpipe.artifacts.store import open_input
     from prefpipe.cli import stdout
 

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 def inspect(config: InspectConfig) -> None:
     """Print the page of the artifact, of a prompt, or of a prompt as a map."""
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
+
     from prefpipe.cli import stdout
 
     if config.prompt_id is None:
@@ -56,7 +60,7 @@ def _mapped(
 
     if "embeddings" not in related:
         raise UsageError(
-            f"--map needs embeddings, and none are to be found through {config.path}",
+            f"--map needs embeddings, and {config.path} leads to none",
             hint="pass the folder that embed wrote with --embeddings",
         )
     sources = _sources(related)

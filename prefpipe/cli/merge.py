@@ -5,6 +5,10 @@ from prefpipe.configs.merge import MergeConfig
 
 def merge(config: MergeConfig) -> None:
     """Merge, and print the folder or the figures."""
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
+
     from prefpipe.artifacts.atomic import require_free
     from prefpipe.cli import stderr, stdout
     from prefpipe.cli.signals import stop_request

@@ -12,6 +12,10 @@ if TYPE_CHECKING:
 
 def report(config: ReportConfig) -> None:
     """Write the file."""
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
+
     from prefpipe.cli import stdout
     from prefpipe.configs.study_record import read_study_record
     from prefpipe.report.page import refuse_other_file, write_report

@@ -6,6 +6,10 @@ from prefpipe.configs.savings import SavingsConfig
 
 def savings(config: SavingsConfig) -> None:
     """Print what is saved."""
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
+
     from prefpipe.cli import stdout
     from prefpipe.pages.savings import savings_page
     from prefpipe.wiring.savings import savings_of

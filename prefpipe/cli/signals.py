@@ -51,6 +51,7 @@ With `GRACE_S`, less than Slurm's 30 s.
 """
 
 KEPT = "finished parts are kept"
+CLEAR_LINE_ABOVE, NEW_LINE = "\x1b[1A\x1b[2K", "\n"
 IMPORTING = "<frozen importlib._bootstrap>"
 COMPILERS = (f"{os.sep}numba{os.sep}", f"{os.sep}llvmlite{os.sep}")
 """Packages whose compiler calls back into Python: an exception there may crash the process."""
@@ -97,7 +98,8 @@ class StopRequest:
     ``number`` is the first signal and ``asked_at`` when it came, in seconds since the epoch.
     ``has_raised``: `StopNow` was raised, which happens once a process. ``section``: where the
     command is. ``grace_s``: what is being finished may take so long after SIGTERM or SIGHUP; set
-    when the command's config is known, before which nothing is being finished.
+    when the command's config is known, before which nothing is being finished. ``live_height``:
+    lines that a live view takes at the bottom of the terminal.
     """
 
     def __init__(self) -> None:
@@ -106,6 +108,7 @@ class StopRequest:
         self.has_raised = False
         self.section: Section | None = None
         self.grace_s = GRACE_S
+        self.live_height: Callable[[], int] = lambda: 0
         self._first_at = 0.0
         self._is_hurried = False
         self._reason, self._overdue = "", ""
@@ -246,7 +249,7 @@ class StopRequest:
                 reason = f"stopped by {name}: with --grace-seconds 0 nothing is finished"
                 self._stop_now(number, frame, reason)
         what = f"finishing what is begun{limit}, then stopping"
-        _say(f"{name}: {what}; a second signal stops at once\n")
+        self._say_above(f"{name}: {what}; a second signal stops at once\n")
 
     def _stop_now(self, number: int, frame: FrameType | None, reason: str) -> None:
         """Raise `StopNow`, once a process, never inside an import or a compiler; else end it here.
@@ -277,12 +280,22 @@ class StopRequest:
     def _say_why(self) -> int:
         """Print why the command ends, and return its exit code."""
         if self._exit_code == INTERRUPTED:
-            _say(f"interrupted: {KEPT}; run the same command again to go on\n")
+            self._say_above(f"interrupted: {KEPT}; run the same command again to go on\n")
             return INTERRUPTED
         without = ", without --overwrite," if "--overwrite" in sys.argv else ""
         hint = f"hint: run the same command again{without} to go on"
-        _say(f"{self._reason}; {KEPT}\n\n{hint}\n")
+        self._say_above(f"{self._reason}; {KEPT}\n\n{hint}\n")
         return STOPPED
+
+    def _say_above(self, text: str) -> None:
+        """Print in place of the live view, if there is one, and leave room for it below.
+
+        The view draws over the lines above the cursor; it would draw over the text.
+        """
+        n_lines = self.live_height()
+        if n_lines:
+            text = f"\r\x1b[2K{(n_lines - 1) * CLEAR_LINE_ABOVE}{text}{(n_lines - 1) * NEW_LINE}"
+        _say(text)
 
     def _watch(self, reader: int) -> None:
         """Read each signal as it arrives, and end the process where the main thread does not."""
@@ -422,8 +435,6 @@ def _leave(code: int) -> None:
             stream.flush()
         except (OSError, ValueError, AttributeError, RuntimeError):
             continue  # a broken pipe, closed, none at all, or being written to
-    if os.isatty(2):
-        _say("\x1b[?25h")  # a progress bar has hidden the cursor
     os._exit(code)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from prefpipe.cli.dataclass_commands import stage_command_of
+from prefpipe.cli.dataclass_commands import add_stage
 from prefpipe.cli.overwrite_flag import spelled_out
 from prefpipe.configs.slurm import PARTWISE, SlurmConfig
 from prefpipe.configs.stage import StageConfig
@@ -34,7 +34,7 @@ def slurm(config: SlurmConfig) -> None:
     stage = stage_of(config.stage_words)
     array = slurm_array(config, stage, stderr.log)
     if array is None:
-        stderr.log(f"{stage.output} has all its parts: there is nothing to submit")
+        stderr.log(f"{stage.output} has all its parts: nothing to submit")
         return
 
     # Slurm opens the log before the script runs, which can make no folder for it
@@ -55,21 +55,21 @@ def stage_of(words: Sequence[str]) -> StageConfig:
     name, *rest = words
     if name not in classes:
         raise UsageError(
-            f"`{name}` is no stage's command{did_you_mean(name, classes)}",
-            hint="behind `--` stands a command as it would be typed, without `prefpipe`: "
+            f"`{name}` is not a stage{did_you_mean(name, classes)}",
+            hint="after `--`, type a command without `prefpipe`: "
             "`generate prompts.jsonl -o run/candidates ...`",
         )
 
     if not issubclass(classes[name], PARTWISE):
         raise UsageError(
-            f"`{name}` is one piece of work, and an array divides parts",
+            f"`{name}` cannot be divided among the tasks of an array",
             hint=f"an array makes the parts of {', '.join(each.stage for each in PARTWISE)}; "
-            "docs/scaling.md has scripts for train",
+            "docs/guides/scaling.md has scripts for train",
         )
 
     read: list[StageConfig] = []
     app = typer.Typer(add_completion=False)
-    app.command(name)(stage_command_of(classes[name], lambda stage, _as_json: read.append(stage)))
+    add_stage(app, classes[name], lambda stage, _as_json: read.append(stage))
     try:
         typer.main.get_command(app)(spelled_out(rest), prog_name=name, standalone_mode=False)
     except Exception as error:

@@ -33,9 +33,8 @@ def status(config: StatusConfig) -> None:
     from prefpipe.pages.run_rounds import rounds_page
     from prefpipe.pages.run_study import run_study_page
     from prefpipe.status.checker import StatusChecker
-    from prefpipe.status.folders import find_artifacts
+    from prefpipe.status.folders import find_artifacts, studies_in
     from prefpipe.status.run_rounds import rounds_of_run, runs_in
-    from prefpipe.status.run_study import status_of_study, studies_in
 
     paths: list[Path] = []
     studies: list[StudyStatus] = []
@@ -43,7 +42,7 @@ def status(config: StatusConfig) -> None:
     checker = StatusChecker()
     for path in config.paths:
         artifacts = find_artifacts(path)
-        of_studies = [status_of_study(study) for study in studies_in(path)]
+        of_studies = list(_statuses_of_studies(studies_in(path)))
         studies += of_studies
         runs = runs_in(path, artifacts)
         rounds += [rounds_of_run(run, artifacts, checker, quick=config.quick) for run in runs]
@@ -76,6 +75,17 @@ def status(config: StatusConfig) -> None:
     if "corrupt" in states:
         raise typer.Exit(1)
     raise typer.Exit(4 if states & {"partial", "stale"} else 0)
+
+
+def _statuses_of_studies(folders: "Sequence[Path]") -> "Iterator[StudyStatus]":
+    """Yield the runs of each study; a training counts its tokens as `train` does, with PyTorch."""
+    from prefpipe.wiring.extras import TRAIN, require
+
+    for folder in folders:
+        require(TRAIN, f"`prefpipe status` of the study {folder}")
+        from prefpipe.status.run_study import status_of_study
+
+        yield status_of_study(folder)
 
 
 def _is_done_in(status: "ArtifactStatus", folder: "Path") -> bool:

@@ -11,6 +11,10 @@ from prefpipe.configs.study import StudyConfig
 
 def study(config: StudyConfig) -> None:
     """Run the plan's steps, or print them as a script."""
+    from prefpipe.wiring.extras import require_extras
+
+    require_extras(config)
+
     from prefpipe.cli import stderr, stdout
     from prefpipe.wiring.open_study import open_study
 

@@ -27,7 +27,7 @@ from prefpipe.configs.plan_sections import (
 )
 from prefpipe.spelling import did_you_mean
 
-PAGE = "docs/rounds.md"
+PAGE = "docs/guides/rounds.md"
 """Of the documentation, with the keys of a plan."""
 OPTIONAL_SECTIONS = ("embed", "eval")
 

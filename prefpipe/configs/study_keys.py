@@ -11,7 +11,7 @@ from prefpipe.configs.plan_sections import (
     SectionRules,
 )
 
-PAGE = "docs/studies.md"
+PAGE = "docs/guides/studies.md"
 """Of the documentation, with the keys of a plan."""
 OF_POOL = ("generate", "score", "embed")
 """Sections that stand in the pool."""

@@ -1,8 +1,7 @@
 """``merged_from.json``: which adapter and base a merged model was made of, for ``status``.
 
-A merged model is a model like any other and has no ``run.json``. What was sampled, rated or trained
-with it is out of date as soon as its adapter or base is, and nothing but this file knows which they
-were.
+A merged model is an ordinary model without ``run.json``. Everything sampled, rated or trained with
+it is out of date as soon as its adapter or base is, and only this file records which they were.
 """
 
 import json
@@ -19,7 +18,7 @@ FILE_NAME = "merged_from.json"
 
 @dataclass(frozen=True)
 class MergedPart:
-    """A folder that a model was merged of.
+    """A folder that a model was merged from.
 
     ``role``: adapter or base; ``reference``: as the user or the adapter named it; ``path``: where
     it was; ``content_hash``: of its weights and configuration.
@@ -33,7 +32,7 @@ class MergedPart:
 
 @dataclass(frozen=True)
 class MergeRecord:
-    """Where a merged model was written, on which machine, and the folders it was made of.
+    """Where a merged model was written, on which machine, and the folders it was merged from.
 
     Models of the hub and bundled ones are not listed: they do not change under their name here.
     ``round``: of training, the latest of what it was made of.
@@ -56,7 +55,7 @@ def merge_record_of(
 ) -> MergeRecord:
     """Return the record of a merge of ``parts``, each a role and a model.
 
-    ``of_round``: of training, the latest of theirs.
+    ``of_round``: the latest round of training among the parts.
     """
     made_of = []
     for role, model in parts:
@@ -68,9 +67,9 @@ def merge_record_of(
 
 
 def read_merge_record(folder: Path) -> MergeRecord | None:
-    """Return the record of a merged model, None where there is none or it is damaged.
+    """Return the record of a merged model, None if there is none or it is damaged.
 
-    The model is whole without it.
+    The model works without it.
     """
     try:
         values = json.loads((folder / FILE_NAME).read_bytes())

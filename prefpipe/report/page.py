@@ -1,9 +1,9 @@
 """A story as one HTML file that asks the network for nothing: of a run, or of a study.
 
-The charts are plotly.js's, inlined. Every text of the run is escaped: in the page by Jinja, in the
-data as JSON in which ``<`` is written as an escape. Should a text get through all the same, the
-page's content security policy runs the scripts whose hashes it names and no other, and loads
-nothing from anywhere.
+The basic bundle of plotly.js, in ``html/plotly``, is inlined and draws the charts. Every text of
+the run is escaped: in the page by Jinja, in the data as JSON in which ``<`` is an escape. If a text
+still gets through, the page's content security policy runs only the scripts whose hashes it names,
+and loads nothing from anywhere.
 """
 
 import base64
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-from plotly.offline import get_plotlyjs
 
 from prefpipe.artifacts.atomic import atomic_write, sweep_temporary_files
 from prefpipe.errors import UsageError
@@ -41,6 +40,7 @@ from prefpipe.report.page_figures import (
 from prefpipe.text.untrusted import visible
 
 FOLDER = Path(__file__).parent / "html"
+PLOTLY = "plotly/plotly-basic.min.js"
 SCRIPTS = ("charts.js", "map.js", "savings.js", "page.js", "run.js")
 STUDY_SCRIPTS = ("charts.js", "study.js", "page.js")
 MARK = '<meta name="generator" content="prefpipe'
@@ -137,7 +137,7 @@ def refuse_other_file(path: Path, *, overwrite: bool) -> None:
         )
     if path.exists() and not overwrite and not _is_report(path):
         raise UsageError(
-            f"-o {path} exists and is no report of prefpipe",
+            f"-o {path} exists and is not a prefpipe report",
             hint="choose another name, or replace it with --overwrite",
         )
 
@@ -192,7 +192,7 @@ def _asset(name: str) -> str:
 @cache
 def _plotly() -> str:
     """Return plotly.js; it must not end the script element that it stands in."""
-    script: str = get_plotlyjs()
+    script = _asset(PLOTLY)
     return script.replace("</script", "<\\/script")
 
 

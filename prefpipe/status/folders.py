@@ -6,6 +6,7 @@ from pathlib import Path
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.store import PART_PATTERN, Artifact, parts_without_record
 from prefpipe.artifacts.training_folders import is_within_training
+from prefpipe.configs.study_record import FILE_NAME as STUDY_RECORD
 from prefpipe.errors import InputError, PrefpipeError
 
 PAIR_STAGES = ("eval rewardbench", "eval calibration")
@@ -33,7 +34,7 @@ def find_artifacts(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise InputError(
-            f"{path} does not exist", hint="look at the path, or run the stage that makes it"
+            f"{path} does not exist", hint="check the path, or run the stage that makes it"
         )
     if not path.is_dir():
         holds_run = (path.parent / run_record.FILE_NAME).exists()
@@ -74,7 +75,7 @@ def open_artifact(path: Path, *, verb: str) -> Artifact:
 
 
 def _is_looked_into(folder: Path, seen: set[Path]) -> bool:
-    """Whether artifacts are looked for in a folder: once, and behind a link only in an artifact."""
+    """Whether to search a folder for artifacts: once, and a link only if it is an artifact."""
     if folder.name.startswith(".") or is_within_training(folder):
         return False
     if folder.is_symlink() and not (folder / run_record.FILE_NAME).exists():
@@ -91,3 +92,17 @@ def _stage_number(folder: Path) -> int:
         return STAGE_ORDER.index(run_record.read_run_record(folder).stage)
     except (PrefpipeError, ValueError):
         return len(STAGE_ORDER)
+
+
+def studies_in(path: Path) -> list[Path]:
+    """Return the folders that hold a study: ``path`` itself, or folders in it."""
+    if not path.is_dir():
+        return []
+    studies = []
+    for name, folders, files in os.walk(path):
+        # the artifacts of a study hold no other
+        if STUDY_RECORD in files:
+            studies.append(Path(name))
+            folders.clear()
+        folders[:] = [each for each in sorted(folders) if not each.startswith(".")]
+    return studies

@@ -7,9 +7,41 @@ import pyarrow.parquet as pq
 
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.schemas import Column, Schema
-from prefpipe.training.measures import MEASURE_MEANINGS, PAIR_MEANINGS
 
 METRICS_FILE = "metrics.parquet"
+
+MEASURE_MEANINGS = {
+    "loss": "mean over prompts of what is minimised: the objective, with `--sft-weight`'s term and "
+    "each prompt's weight",
+    "rewards/chosen": "mean score of the positives (of a reward model: of the winners of pairs, "
+    "and so on), in the objective's units (of a policy: the implicit reward)",
+    "rewards/rejected": "mean score of the negatives",
+    "rewards/margins": "rewards/chosen - rewards/rejected",
+    "rewards/accuracy": "share of pairs (positive, negative) in which the positive's score is "
+    "higher, in [0, 1]",
+    "rewards/best": "share of prompts in which every positive's score is above every negative's, "
+    "in [0, 1]",
+    "logps/chosen": "mean log-probability of the positives, nats a token",
+    "logps/rejected": "mean log-probability of the negatives, nats a token",
+    "entropy": "mean entropy of the policy's next-token distribution over the tokens of the "
+    "responses, each response alike, nats",
+    "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate "
+    "of the policy's distance from the reference, KL(reference || policy) a token, only where the "
+    "reference sampled the responses; null without a reference",
+    "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the "
+    "same responses, nats a token; without a reference below the mean of the first ten `train` "
+    "rows, or the first `eval` row",
+    "logps/rejected_fall": "the same for the negatives",
+}
+
+PAIR_MEANINGS = {
+    "pairs/accuracy": "share of evaluated pairs whose winner has the higher score, equal scores "
+    "half; reward models only",
+    "pairs/ece": "expected calibration error of sigma(s_w - s_l), 10 bins of equal width, both "
+    "orders; reward models only",
+    "pairs/brier": "Brier score of sigma(s_w - s_l); reward models only",
+    "pairs/log_loss": "log loss of sigma(s_w - s_l), nats; reward models only",
+}
 
 POLICY = Schema(
     "policy",
@@ -85,7 +117,7 @@ METRICS = Schema(
 
 
 def write_table(path: Path, schema: Schema, rows: list[dict[str, object]], key: str = "") -> None:
-    """Replace a Parquet file as a whole; ``key`` says what it was made from."""
+    """Replace a Parquet file as a whole; ``key`` identifies its inputs."""
     arrow = schema.arrow().with_metadata({"prefpipe.schema": schema.tag, "prefpipe.key": key})
     with atomic_write(path) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=arrow), file)

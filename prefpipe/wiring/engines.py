@@ -1,10 +1,11 @@
-"""What runs a model here: vLLM, transformers or a reward model, opened as a configuration says."""
+"""The engines that run a model here: vLLM, transformers or a reward model."""
 
 from typing import TYPE_CHECKING
 
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.judge import JudgeConfig
 from prefpipe.configs.score import ScoreConfig
+from prefpipe.wiring.extras import GENERATE, VLLM, require
 
 if TYPE_CHECKING:
     from prefpipe.backends.protocol import Generator, Scorer
@@ -20,6 +21,7 @@ def open_transformers(
     model: "ModelFiles", config: EngineConfig, *, max_model_len: int | None
 ) -> "Generator":
     """Load a language model with transformers."""
+    require(GENERATE, "--backend transformers")
     from prefpipe.backends.generators.hf_generator import HfGenerator
 
     return HfGenerator(
@@ -36,6 +38,7 @@ def open_vllm(
     model: "ModelFiles", config: EngineConfig, *, max_model_len: int | None
 ) -> "Generator":
     """Load a language model with vLLM."""
+    require(VLLM, "--backend vllm")
     from prefpipe.backends.generators.vllm_engine import VllmGenerator
 
     # `score` has no flags of vLLM's: its judge runs with the defaults of `judge`
@@ -56,6 +59,7 @@ def open_vllm(
 
 def open_reward_model(model: "ModelFiles", config: JudgeConfig | ScoreConfig) -> "Scorer":
     """Load a reward model."""
+    require(GENERATE, "a reward model")
     from prefpipe.backends.scorers.reward_model import RewardModelScorer
 
     return RewardModelScorer(
@@ -69,7 +73,7 @@ def open_reward_model(model: "ModelFiles", config: JudgeConfig | ScoreConfig) ->
 
 
 def run_control(runtime: "Runtime") -> "RunControl":
-    """Return what a client of a server sees of the run."""
+    """Return the run's controls for the client of a server."""
     from prefpipe.backends.request_threads import RunControl
 
     return RunControl(

@@ -12,6 +12,7 @@ from prefpipe.wiring.engines import (
     open_vllm,
     run_control,
 )
+from prefpipe.wiring.extras import JUDGE, require
 from prefpipe.wiring.models import locate, template_date
 
 if TYPE_CHECKING:
@@ -108,8 +109,8 @@ def judge_rater(config: ScoreConfig, name: str, target: str, runtime: "Runtime")
 class _LanguageJudge(NamedTuple):
     """A language model that judges.
 
-    ``identity``: its fingerprint entry. ``settings``: what questions are asked with. ``answers``:
-    what answers the questions.
+    ``identity``: its fingerprint entry. ``settings``: the settings of questions. ``answers``: the
+    source of the answers.
     """
 
     identity: dict[str, Any]
@@ -118,9 +119,9 @@ class _LanguageJudge(NamedTuple):
 
 
 class _AnswerSource(NamedTuple):
-    """What a judge's questions are asked of.
+    """The model or server that answers a judge's questions.
 
-    ``name`` stands for the model in the key of an answer, ``identity`` in the fingerprint.
+    ``name`` identifies the model in the key of an answer, ``identity`` in the fingerprint.
     """
 
     name: str
@@ -176,6 +177,7 @@ def _server(
     config: JudgeConfig | ScoreConfig, spec: JudgeSpec, verdict: "VerdictBy", runtime: "Runtime"
 ) -> _AnswerSource:
     def open_client() -> "CompletionSource":
+        require(JUDGE, "a judge behind a server")
         from prefpipe.backends.chat_client import ChatClient, ServerSettings
 
         settings = ServerSettings(

@@ -22,7 +22,7 @@ from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
 
 
 class Study(NamedTuple):
-    """A plan, and which arms and seeds of it are to be run, in the plan's order."""
+    """A plan, and which of its arms and seeds to run, in the plan's order."""
 
     plan: StudyPlan
     config: StudyConfig
@@ -31,7 +31,7 @@ class Study(NamedTuple):
 
 
 def open_study(config: StudyConfig) -> Study:
-    """Read the plan and make all steps, so that what is wrong is said before the first one.
+    """Read the plan and make all steps, so that errors appear before the first one.
 
     Raises:
         UsageError: a plan that cannot be run, or arms and seeds that it does not have.
@@ -57,7 +57,7 @@ def open_study(config: StudyConfig) -> Study:
 
 
 def command_of(config: StudyConfig, *, dry_run: bool = False) -> str:
-    """Return the command that goes on, or with ``dry_run`` the one that prints the script."""
+    """Return the command that continues it, or with ``dry_run`` the one that prints the script."""
     plan, output = str(config.plan), str(config.output)
     # `Path` forgets the ./ by which it is no flag
     words = ["prefpipe", "study", f"./{plan}" if plan.startswith("-") else plan]
@@ -81,7 +81,7 @@ def command_of(config: StudyConfig, *, dry_run: bool = False) -> str:
 
 
 def _chosen(plan: StudyPlan, config: StudyConfig) -> tuple[list[str], list[int]]:
-    """Return the arms and seeds that are to be run.
+    """Return the arms and seeds to run.
 
     Raises:
         UsageError: one that the plan does not have.
@@ -97,7 +97,8 @@ def _chosen(plan: StudyPlan, config: StudyConfig) -> tuple[list[str], list[int]]
         if seed not in plan.seeds:
             raise UsageError(
                 f"--seeds {seed}: {config.plan} has the seeds {', '.join(map(str, plan.seeds))}",
-                hint="add the seed to `seeds` in the plan: what is finished of the others is kept",
+                hint="add the seed to `seeds` in the plan; finished runs of the other seeds are "
+                "kept",
             )
     return (
         [arm for arm in plan.arms if arms is None or arm in arms],
@@ -106,7 +107,7 @@ def _chosen(plan: StudyPlan, config: StudyConfig) -> tuple[list[str], list[int]]
 
 
 def _refuse_missing_files(plan: StudyPlan, config: StudyConfig) -> None:
-    """Refuse prompts, files of trainings and commands of other trainers that are not there.
+    """Refuse missing prompts, files of trainings and commands of other trainers.
 
     Raises:
         InputError: naming the file and its place in the plan.
@@ -117,23 +118,23 @@ def _refuse_missing_files(plan: StudyPlan, config: StudyConfig) -> None:
         if prompts is None or prompts.startswith(HUB):
             continue
         if not Path(prompts).expanduser().exists():
-            raise InputError(f"{place}: there are no prompts at {prompts}", hint=where)
+            raise InputError(f"{place}: no prompts file at {prompts}", hint=where)
 
     for name, arm in plan.arms.items():
         for key in ("chat_template", "rater_scores", "eval_groups"):
             path = arm.sections["train"].get(key)
             if path is not None and not Path(str(path)).expanduser().exists():
-                raise InputError(f"arms, {name}, train: `{key}`: there is no {path}", hint=where)
+                raise InputError(f"arms, {name}, train: `{key}`: {path} does not exist", hint=where)
         program = "" if arm.trainer is None else shlex.split(arm.trainer)[0]
         if program and "{" not in program and shutil.which(program) is None:
             raise InputError(
-                f"arms, {name}, trainer: there is no program {program}",
-                hint="install it, or give its path",
+                f"arms, {name}, trainer: the program {program} does not exist",
+                hint="install it, or give its path in the plan",
             )
 
 
 class _Folders:
-    """The artifacts that a plan names and that are there; None where the study makes them."""
+    """The existing artifacts that a plan names; None if the study makes them."""
 
     def __init__(self, plan: StudyPlan) -> None:
         """Open them.
@@ -156,17 +157,17 @@ def _opened(path: str | None, kind: str, place: str) -> Artifact | None:
 
 
 def _scorers_of(scores: Artifact) -> list[str]:
-    """Return what the scorers of an artifact are called."""
+    """Return the names of an artifact's scorers."""
     return [str(scorer["name"]) for scorer in scores.record.identity.get("scorers", [])]
 
 
 def _names_of(scorers: Sequence[str]) -> list[str]:
-    """Return what scorers of a command line are called."""
+    """Return the names of a command line's scorers."""
     return [parse_scorer(text).name for text in scorers]
 
 
 def _reward_problems(plan: StudyPlan, folder: Path, folders: _Folders) -> Iterator[str]:
-    """Yield rewards that name scorers which there are not, or name none of several."""
+    """Yield problems of rewards that name missing scorers, or none of several."""
     of_pool, of_heldout = folders.scores, folders.heldout_scores
     names: list[str] = []
     if of_pool is not None:
@@ -219,7 +220,7 @@ def _truth_problems(reward: str, names: Sequence[str]) -> Iterator[str]:
 
 
 def _recipe_problems(plan: StudyPlan, folder: Path, folders: _Folders) -> Iterator[str]:
-    """Yield in what held-out responses that are there were made otherwise than `eval` makes them.
+    """Yield how existing held-out responses differ from those that `eval` makes.
 
     An evaluation would refuse them, after a training.
     """
@@ -262,7 +263,7 @@ def _leaks(plan: StudyPlan, folders: _Folders) -> Iterator[str]:
 def _turns_of(
     source: str | None, candidates: Artifact | None
 ) -> Mapping[str, Sequence[Mapping[str, str]]]:
-    """Return the turns of prompts by id; none where what is sampled for them says it."""
+    """Return the turns of prompts by id; none if their samples hold them."""
     from prefpipe.artifacts.prompts import load_prompts
     from prefpipe.stages.shared.recipe import prompts_of
 

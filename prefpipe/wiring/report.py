@@ -1,9 +1,10 @@
-"""What ``prefpipe report`` names: the artifacts of a folder, and the calculator's model."""
+"""The inputs of ``prefpipe report``: the artifacts of a folder, and the calculator's model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from prefpipe.configs.report import DEFAULT_SIZE
+from prefpipe.wiring.extras import TRAIN, is_installed
 
 if TYPE_CHECKING:
     from prefpipe.configs.study_record import StudyRecord
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 class ReportedFolder(NamedTuple):
     """The artifacts of a folder.
 
-    ``unreadable``: those whose ``run.json`` cannot be read, of which nothing can be told, each as
+    ``unreadable``: those whose ``run.json`` cannot be read, about which nothing is known, each as
     ``{"name", "state", "reasons"}``.
     """
 
@@ -98,7 +99,7 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
 
 
 def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> "TrainedShape":
-    """Return the model named, else the first policy of the folder, else one of a common size."""
+    """Return the named model, else the first policy of the folder, else one of a common size."""
     from prefpipe.errors import PrefpipeError
     from prefpipe.maths.compute.training_compute import ModelShape, parse_size
     from prefpipe.report.story import TrainedShape
@@ -111,6 +112,9 @@ def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> 
 
     policies = [item for item in artifacts if item.kind == "policy"]
     if named is not None or policies:
+        # of policies alone it is a default, which a machine without PyTorch can do without
+        if named is None and not all(is_installed(module) for module in TRAIN.modules):
+            return _default_shape()
         from prefpipe.models.shape import named_shape  # brings in transformers: seconds
 
         if named is not None:
@@ -120,6 +124,13 @@ def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> 
                 return TrainedShape(item.name, named_shape(str(item.artifact.path)).shape)
             except PrefpipeError:
                 continue  # not finished, a reward model, or its base is not on this machine
+
+    return _default_shape()
+
+
+def _default_shape() -> "TrainedShape":
+    from prefpipe.maths.compute.training_compute import ModelShape, parse_size
+    from prefpipe.report.story import TrainedShape
 
     default = parse_size(DEFAULT_SIZE)
     assert default is not None

@@ -24,9 +24,10 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError, UsageError
 from prefpipe.execution.rounds_script import rounds_script
-from prefpipe.execution.step_process import SignalSource, run_step
+from prefpipe.execution.step_process import STEP_VARIABLE, SignalSource, run_step
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import holds_config
+from prefpipe.wiring.extras import require_extras
 from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
 from prefpipe.wiring.step_ends import environment_of_steps, error_of_step, settled_code
 
@@ -35,7 +36,7 @@ LONGEST_WAIT_S = 30.0
 
 
 class Rounds(NamedTuple):
-    """A plan, and the steps of it that are to be run."""
+    """A plan, and the steps of it to run."""
 
     plan: RoundPlan
     steps: Sequence[Step]
@@ -43,7 +44,7 @@ class Rounds(NamedTuple):
 
 
 class StepFailure(NamedTuple):
-    """A step that did not end well, what to say of it, and the exit code to end with."""
+    """A failed step, its message, and the exit code to end with."""
 
     step: Step
     error: PrefpipeError
@@ -51,7 +52,7 @@ class StepFailure(NamedTuple):
 
 
 def open_rounds(config: RoundsConfig) -> Rounds:
-    """Read the plan and make all steps, so that what is wrong is said before the first one.
+    """Read the plan and make all steps, so that errors appear before the first one.
 
     Raises:
         UsageError: a plan that cannot be run, or rounds that it does not have.
@@ -85,7 +86,7 @@ def run_rounds(
     log: Callable[[str], None],
     environment: Mapping[str, str],
 ) -> StepFailure | None:
-    """Run the steps; return the one that did not end well, None where all did.
+    """Run the steps; return the one that failed, None if all succeeded.
 
     Args:
         rounds: of `open_rounds`.
@@ -94,10 +95,13 @@ def run_rounds(
         environment: variables of the steps.
 
     Raises:
+        MissingExtraError: a package that a step needs is not installed.
         InputError: files that are not there, or a finished round that has no policy.
         UsageError: another `prefpipe rounds` works in the folder.
     """
     plan, steps, config = rounds
+    for step in steps:
+        require_extras(step.config)
     _refuse_missing_files(rounds)
     of_steps = environment_of_steps(environment)
 
@@ -105,17 +109,18 @@ def run_rounds(
     with _alone(config.output, log) as lock:
         write_rounds_record(config.output, config.plan, plan, seed=config.seed)
         for place, step in enumerate(steps, start=1):
-            log(f"\nround {step.number} of {plan.rounds}, step {place} of {len(steps)}")
+            which = f"round {step.number} of {plan.rounds}, step {place} of {len(steps)}"
+            log(f"\n{which}")
             log(f"$ {shlex.join(['prefpipe', *step.words])}")
             try:
                 code = run_step(
                     step.words,
-                    environment=of_steps,
+                    environment={**of_steps, STEP_VARIABLE: which},
                     signals=signals,
                     kept_open=[] if lock is None else [lock],
                 )
             except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
-                log(f"round {step.number}, {step.stage}: go on with: {_command(config)}")
+                log(f"round {step.number}, {step.stage}: to continue, run: {_command(config)}")
                 raise
             code = settled_code(code, signals, is_last=step is steps[-1])
             if code != 0:
@@ -124,7 +129,7 @@ def run_rounds(
 
 
 def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
-    """Return what to say of a step that ended with another code than 0."""
+    """Return the message for a step that ended with a code other than 0."""
     error, exit_code = error_of_step(
         f"round {step.number}, {step.stage}",
         code,
@@ -137,7 +142,7 @@ def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
 
 
 def _command(config: RoundsConfig) -> str:
-    """Return the command that goes on."""
+    """Return the command that continues it."""
     plan = str(config.plan)
     # `Path` forgets the ./ by which it is no flag
     words = ["prefpipe", "rounds", f"./{plan}" if plan.startswith("-") else plan]
@@ -154,7 +159,7 @@ def _command(config: RoundsConfig) -> str:
 
 
 def _reward_problems(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield rewards that name scorers which the round does not have, or name none of several."""
+    """Yield problems of rewards that name missing scorers, or none of several."""
     given: dict[int, list[str]] = {}
     said = set()
     for step in steps:
@@ -173,7 +178,7 @@ def _reward_problems(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield the `weight_by` of trainings that are no expressions; their names are the groups'."""
+    """Yield each `weight_by` that is not an expression; its names are checked with the groups."""
     said: set[str] = set()
     for step in steps:
         text = step.config.weight_by if isinstance(step.config, TrainConfig) else None
@@ -186,7 +191,7 @@ def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
-    """Yield the rounds that join pools which other raters rated, or another model embedded."""
+    """Yield the rounds that join pools of other raters, or of another embedding model."""
     if plan.pools != ALL:
         return
     raters: dict[int, dict[str, str]] = {}
@@ -200,8 +205,8 @@ def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
             was = embedders.get(before, config.model)
             if was != config.model:
                 yield (
-                    f"round {step.number}, embed: `pools: all` joins responses that one model "
-                    f"embedded, and `model` is {config.model} and was {was}"
+                    f"round {step.number}, embed: `pools: all` joins responses embedded by one "
+                    f"model, and `model` is {config.model} but was {was}"
                 )
         elif isinstance(config, SelectConfig) and before in raters:
             now, earlier = raters[step.number], raters[before]
@@ -209,13 +214,13 @@ def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
             for name in dict.fromkeys([*read, *config.spread_of]):
                 if name in now and earlier.get(name) != now[name]:
                     yield (
-                        f"round {step.number}, score: `pools: all` joins responses that the same "
-                        f"scorers rated, and round {before} was not rated by {now[name]}"
+                        f"round {step.number}, score: `pools: all` joins responses rated by the "
+                        f"same scorers, and round {before} was not rated by {now[name]}"
                     )
 
 
 def _refuse_missing_files(rounds: Rounds) -> None:
-    """Refuse prompts that are not there, and a first round without the policy that it starts from.
+    """Refuse missing prompts, and a first round without the policy that it starts from.
 
     Raises:
         InputError: naming the file or folder.
@@ -226,10 +231,10 @@ def _refuse_missing_files(rounds: Rounds) -> None:
             continue
         prompts = config.prompts
         if prompts is None:
-            raise plan_error(str(rounds.config.plan), [f"{step.stage}: it needs `prompts`"])
+            raise plan_error(str(rounds.config.plan), [f"{step.stage}: `prompts` is missing"])
         if not prompts.startswith(HUB) and not Path(prompts).expanduser().exists():
             raise InputError(
-                f"round {step.number}, {step.stage}: there are no prompts at {prompts}",
+                f"round {step.number}, {step.stage}: no prompts file at {prompts}",
                 hint=f"correct `prompts` in {rounds.config.plan}; paths are relative to the folder "
                 "in which the command is run",
             )
@@ -240,16 +245,16 @@ def _refuse_missing_files(rounds: Rounds) -> None:
         if not holds_config(policy):
             raise InputError(
                 f"--from-round {first}: round {number} has no policy, {policy}",
-                hint="leave out --from-round: what is finished of earlier rounds is kept",
+                hint="leave out --from-round; finished steps of earlier rounds are kept",
             )
 
 
 @contextmanager
 def _alone(run: Path, log: Callable[[str], None]) -> Iterator[int | None]:
-    """Hold a folder, so that no two trainings write one policy; a lock goes with its processes.
+    """Lock a folder, so that no two trainings write one policy; the lock ends with its processes.
 
     Yields:
-        What steps inherit, so that one which outlives this process holds it on; None where the
+        What steps inherit, so that one which outlives this process holds it on; None if the
         file system has no locks.
 
     Raises:
@@ -263,7 +268,7 @@ def _alone(run: Path, log: Callable[[str], None]) -> Iterator[int | None]:
 
 
 def _take_lock(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
-    """Wait for the lock of a folder; return False where the file system has none.
+    """Wait for the lock of a folder; return False if the file system has no locks.
 
     Raises:
         UsageError: it is held by another process after `LONGEST_WAIT_S`.
@@ -277,8 +282,8 @@ def _take_lock(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
 
         if time.monotonic() > gives_up_at:
             raise UsageError(
-                f"another `prefpipe rounds`, or a step of one, is at work in {run}",
-                hint="wait for its end, or stop it; `pgrep -af prefpipe` lists what runs here",
+                f"another `prefpipe rounds`, or a step of one, is running in {run}",
+                hint="wait until it ends, or stop it; `pgrep -af prefpipe` lists the processes",
             )
         if not has_said:
             log(f"{run} is in use: waiting up to {LONGEST_WAIT_S:.0f} s for its end")

@@ -7,6 +7,7 @@ from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import UsageError
 from prefpipe.text.thoughts import FIELD as THOUGHTS
 from prefpipe.wiring.engines import open_transformers, open_vllm, run_control
+from prefpipe.wiring.extras import JUDGE, require
 from prefpipe.wiring.models import locate, sampled_with_args, template_date, with_thoughts
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def _fake_sampler(config: GenerateConfig, reference: str) -> "Sampler":
     if config.template_arg:
         raise UsageError(
             f"--template-arg {config.template_arg[0]}: the fake engine has no chat template",
-            hint="leave it out of a dry run",
+            hint="leave out --template-arg in a dry run",
         )
     fake = FakeModel.parse(reference)
     return Sampler(fake.name, {"fake": fake.identity}, fake.open)
@@ -68,6 +69,7 @@ def _served_sampler(config: GenerateConfig, name: str, runtime: "Runtime") -> "S
     from prefpipe.stages.generate import Sampler
 
     def open_sampler() -> "Generator":
+        require(JUDGE, "--backend openai")
         from prefpipe.backends.generators.openai_server import OpenAIGenerator
 
         return OpenAIGenerator(

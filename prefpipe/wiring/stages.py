@@ -17,6 +17,7 @@ from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.execution.runtime import Runtime
 from prefpipe.stages.shared.partwise import Summary
+from prefpipe.wiring.extras import EMBED, require, require_extras
 from prefpipe.wiring.garbage import collecting_seldom
 from prefpipe.wiring.judges import judge_for
 from prefpipe.wiring.models import locate, template_date, trained_with_args
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
 
 
 def run_stage(config: StageConfig, runtime: Runtime) -> Summary:
-    """Run the stage that a config belongs to."""
+    """Run the stage that a config belongs to.
+
+    Raises:
+        MissingExtraError: a package that the stage needs is not installed.
+    """
+    require_extras(config)
     return _RUNNERS[config.stage](config, runtime)
 
 
@@ -66,6 +72,7 @@ def _embed(config: EmbedConfig, runtime: Runtime) -> Summary:
     model = locate(config.model, trust_remote_code=config.trust_remote_code)
 
     def open_embedder() -> "Embedder":
+        require(EMBED, "`prefpipe embed`")
         from prefpipe.backends.embedders.sentence_embedder import SentenceEmbedder
 
         return SentenceEmbedder(

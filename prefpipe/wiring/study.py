@@ -1,7 +1,7 @@
-"""A study, run: one process after another makes its steps, and its ledger says which are made.
+"""Run a study: one process after another makes its steps, and its ledger records which are made.
 
-Any number of copies of the command share a study. What all runs need is made by one copy, and the
-others wait for it; after that each copy takes an arm and seed that no other holds.
+Any number of copies of the command share a study. One copy makes what all runs need, and the others
+wait for it; then each copy takes an arm and seed that no other copy holds.
 """
 
 import shlex
@@ -23,7 +23,7 @@ from prefpipe.artifacts.step_ledger import STOPPED_CODES, StepEntry, StepLedger
 from prefpipe.configs.study_record import write_study_record
 from prefpipe.configs.study_steps import TRAINER, StudyStep, judged_folders
 from prefpipe.errors import PrefpipeError, UsageError
-from prefpipe.execution.step_process import SignalSource, run_foreign, run_step
+from prefpipe.execution.step_process import STEP_VARIABLE, SignalSource, run_foreign, run_step
 from prefpipe.models.files import holds_config
 from prefpipe.stages.study.locks import RESULTS, SHARED, lock_of, lock_of_run
 from prefpipe.stages.study.progress import RunProgress, StudyProgress, fingerprint_on_disk
@@ -55,14 +55,14 @@ MOST_NAMED = 5
 
 
 class Ending(NamedTuple):
-    """What to say at the end of a study that is not done, and the exit code."""
+    """The message at the end of an unfinished study, and the exit code."""
 
     error: PrefpipeError
     exit_code: int
 
 
 class _Stopped(Exception):  # noqa: N818 - it is no error
-    """A stop was asked for; nothing more is run."""
+    """A stop was requested; nothing more is run."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__()
@@ -75,9 +75,9 @@ def run_study(
     log: Callable[[str], None],
     environment: Mapping[str, str],
 ) -> Ending | None:
-    """Run the steps of a study that are not finished; return why it is not done, None where it is.
+    """Run the steps of a study that are not finished; return why it is not done, None if it is.
 
-    A run that fails ends no other: it is counted, and tried again by the next call.
+    A failed run does not end others: it is counted, and the next call tries it again.
 
     Args:
         study: of `open_study`.
@@ -102,7 +102,7 @@ def run_study(
 
 
 class _RunningStudy:
-    """One copy of the command at work in a study's folder."""
+    """One running copy of the command in a study's folder."""
 
     def __init__(
         self,
@@ -128,16 +128,16 @@ class _RunningStudy:
         self._has_warned = False
 
     def prepare(self) -> Ending | None:
-        """Make what all runs need: the pool, the held-out responses and the selections.
+        """Make the steps that all runs need: the pool, the held-out responses and the selections.
 
         Returns:
-            Why no run can begin; None where they can. A selection that fails is its arm's alone.
+            Why no run can begin; None if they can. A selection that fails is its arm's alone.
 
         Raises:
             UsageError: arms whose groups are of different prompts, or held-out prompts that are in
                 the pool.
         """
-        with self._waited_for(SHARED, "what all arms share is being made") as held:
+        with self._waited_for(SHARED, "making the steps that all arms share") as held:
             self._write_record()
             progress = self._progress()
             for step, key in progress.shared():
@@ -156,9 +156,9 @@ class _RunningStudy:
         return None
 
     def run_all(self) -> None:
-        """Make all runs that nobody else is at: seed by seed over the arms.
+        """Make all runs that no other copy makes: seed by seed over the arms.
 
-        So a whole table stands after each seed.
+        So the table is complete after each seed.
         """
         # where others have seen as many tokens is known when the rounds of that arm have run
         like = self._plan.budgets.like
@@ -168,20 +168,21 @@ class _RunningStudy:
             self._held = {}
             taken = [run for run in left if self._take(*run)]
             left = [run for run in left if run not in taken]
-            # what another copy left behind is free in a moment, and what others are at is theirs
+            # what another copy left behind is free in a moment, and runs of other copies are left
+            # to them
             if not taken and not self._are_left_behind():
                 break
         self._write_results()
 
     def ending(self) -> Ending | None:
-        """Say what is done; return why this copy did not do all that it was to do."""
+        """Log what is done; return why this copy did not finish."""
         runs = self._progress().runs()
         done = {run.name for run in runs if run.state == "done"}
         self._log(f"\n{len(done)} of {len(runs)} runs are done")
         self._held = {name: who for name, who in self._held.items() if name not in done}
         if self._held:
             held = [f"{name} ({who.line})" for name, who in self._held.items()]
-            self._log(f"other copies of this command are at: {_listed(held)}")
+            self._log(f"other copies of this command are running: {_listed(held)}")
         if self._results_error is not None:
             return Ending(self._results_error, self._results_error.exit_code)
 
@@ -192,7 +193,7 @@ class _RunningStudy:
             lines = [_failure_line(run) for run in failed]
             error = PrefpipeError(
                 f"{len(failed)} of {len(chosen)} runs failed: {_listed(lines)}",
-                hint=f"the figures are of the others; try again with: {command_of(self._config)}",
+                hint=f"the figures cover the others; to try again, run: {command_of(self._config)}",
             )
             return Ending(error, error.exit_code)
         if self._refused:
@@ -200,7 +201,7 @@ class _RunningStudy:
         return None
 
     def _take(self, arm: str, seed: int) -> bool:
-        """Make a run, unless another copy is at it; return whether nothing is left to do here."""
+        """Make a run unless another copy makes it; return whether nothing is left to do here."""
         name = f"{arm}, seed {seed}"
         like = f"{self._plan.budgets.like}, seed {seed}"
         if like in self._held and not self._progress().run(arm, seed).steps:
@@ -217,7 +218,7 @@ class _RunningStudy:
         return True
 
     def _run(self, arm: str, seed: int, held: Held) -> None:
-        """Make what is not finished of a run."""
+        """Make the unfinished steps of a run."""
         run = self._progress().run(arm, seed)
         if run.state == "done":
             self._remove_weights(run)
@@ -237,10 +238,10 @@ class _RunningStudy:
             self._remove_weights(self._progress().run(arm, seed))
 
     def _run_step(self, step: StudyStep, key: str, held: Held | None) -> int:
-        """Run a step to its end and note how it ended; return its exit code.
+        """Run a step to its end and record how it ended; return its exit code.
 
         Raises:
-            _Stopped: a stop was asked for.
+            _Stopped: a stop was requested.
         """
         if step.stage == TRAINER:
             if _holds_model(step.output) and self._progress().is_finished(step, key):
@@ -294,18 +295,18 @@ class _RunningStudy:
         return code
 
     def _code_of_trainer(self, step: StudyStep, code: int, stop_code: int | None) -> int:
-        """Return what another trainer's exit code means.
+        """Return the meaning of another trainer's exit code.
 
         Args:
             step: that ended.
             code: with which it ended.
-            stop_code: of a stop that was asked for, None where none was.
+            stop_code: of a requested stop, None if none was.
         """
         if code != 0:
-            return code if stop_code is None else stop_code  # it has none of its own for a stop
+            return code if stop_code is None else stop_code  # it has no code for a stop
         if _holds_model(step.output):
             return code
-        self._log(f"the trainer of {step.arm} left no model with weights in {step.output}")
+        self._log(f"the trainer of {step.arm} wrote no model weights to {step.output}")
         return NO_MODEL
 
     def _end_of(self, step: StudyStep, words: Sequence[str], kept_open: Sequence[int]) -> int:
@@ -314,17 +315,25 @@ class _RunningStudy:
         try:
             return run(
                 words,
-                environment=self._environment,
+                environment={**self._environment, STEP_VARIABLE: self._which(step)},
                 signals=self._signals,
                 kept_open=kept_open,
             )
         except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
-            self._log(f"{step.name}: go on with: {command_of(self._config)}")
+            self._log(f"{step.name}: to continue, run: {command_of(self._config)}")
             raise
         except OSError as error:
             # a trainer that is not there
             self._log(f"{words[0]} cannot be run: {error.strerror or error}")
             return NOT_FOUND
+
+    def _which(self, step: StudyStep) -> str:
+        """Return the line that names a step, its run, and the number of runs."""
+        runs = [(arm, seed) for seed in self._seeds for arm in self._arms]
+        for number, run in enumerate(runs, start=1):
+            if run == (step.arm, step.seed):
+                return f"run {number} of {len(runs)}: {step.name}"
+        return step.name
 
     def _unless_finished(
         self, progress: StudyProgress, step: StudyStep, key: str, held: Held | None
@@ -334,7 +343,7 @@ class _RunningStudy:
         return self._run_step(step, key, held)
 
     def _ending_of(self, step: StudyStep, code: int) -> Ending:
-        """Return what to say of a step with whose end the study ends."""
+        """Return the message for a step that ends the study."""
         error, exit_code = error_of_step(
             step.name,
             code,
@@ -346,19 +355,19 @@ class _RunningStudy:
         return Ending(error, exit_code)
 
     def _refusal(self, n_chosen: int) -> Ending:
-        """Return the error of runs that were made otherwise than the plan says now."""
+        """Return the error for runs whose settings differ from the plan."""
         lines = [f"{name}: {', '.join(changes)}" for name, changes in self._refused.items()]
         again = command_of(replace(self._config, overwrite=Overwrite.STALE))
         error = UsageError(
-            f"{len(self._refused)} of {n_chosen} runs were made otherwise than the plan says now: "
-            f"{_listed(lines)}",
-            hint=f"where the plan was changed on purpose: {again}; until then their figures are "
-            "left out",
+            f"{len(self._refused)} of {n_chosen} runs were made with other settings than those "
+            f"in the plan: {_listed(lines)}",
+            hint=f"if you changed the plan on purpose, run: {again}; until then their figures "
+            "are left out",
         )
         return Ending(error, error.exit_code)
 
     def _remove_weights(self, run: RunProgress) -> None:
-        """Remove the weights of a run that is judged, unless they were to stay then or now."""
+        """Remove the weights of a judged run, unless the plan keeps or kept them."""
         steps = [step for step, _ in run.steps]
         if run.state != "done" or run.keeps_weights or self._config.keep_policies:
             return
@@ -367,8 +376,8 @@ class _RunningStudy:
             self._log(f"{run.name}: judged; its weights are removed, {n_bytes / 1e6:,.0f} MB")
 
     def _write_results(self) -> None:
-        """Write the tables of all that is done; what is wrong with them ends no run."""
-        with self._waited_for(RESULTS, "another copy writes the results"):
+        """Write the tables of all finished runs; a problem with them does not end a run."""
+        with self._waited_for(RESULTS, "another copy is writing the results"):
             runs = self._progress().runs()
             try:
                 write_results(
@@ -397,12 +406,12 @@ class _RunningStudy:
         )
 
     def _selected_arms(self) -> list[str]:
-        """Return the arms whose groups are needed: those to be run, and the one of the budget."""
+        """Return the arms whose groups are needed: those to run, and the one of the budget."""
         like = self._plan.budgets.like
         return list(dict.fromkeys([*self._arms, *([] if like is None else [like])]))
 
     def _compared_arms(self) -> list[str]:
-        """Return the arms to be run, and those that an earlier call has selected for."""
+        """Return the arms to run, and those selected by an earlier call."""
         progress = self._progress()
         arms = []
         for arm in self._plan.arms:
@@ -413,7 +422,7 @@ class _RunningStudy:
 
     @contextmanager
     def _waited_for(self, name: str, what: str) -> Iterator[Held | None]:
-        """Hold a lock that another copy may have, after its end."""
+        """Take a lock, after waiting for another copy that has it."""
         lock = lock_of(self._folder, name)
         has_said = False
         while True:
@@ -428,16 +437,18 @@ class _RunningStudy:
             time.sleep(POLL_S)
 
     def _are_left_behind(self) -> bool:
-        """Wait for a run whose copy is gone, and whose step is at its end; return whether one is.
+        """Wait for the last step of a run whose copy is gone; return whether there is one.
 
-        A step that outlives its command holds the lock on, and nobody else goes on with the run.
+        A step that outlives its command keeps the lock, so no other copy continues the run.
         """
         gone = [name for name, holder in self._held.items() if holder.is_gone]
         if not gone:
             return False
         if self._gives_up_at is None:
             self._gives_up_at = time.monotonic() + LONGEST_WAIT_S
-            self._log(f"waiting for the end of a step that was left behind: {_listed(gone)}")
+            self._log(
+                f"waiting for a step that is still running without its command: {_listed(gone)}"
+            )
         time.sleep(POLL_S)
         return time.monotonic() < self._gives_up_at
 
@@ -446,13 +457,13 @@ class _RunningStudy:
             return
         self._has_warned = True
         self._log(
-            f"warning: the file system of {self._folder} has no locks: two copies of this command "
-            "would train the same arm at once, so run one alone"
+            f"warning: the file system of {self._folder} has no locks, so two copies of this "
+            "command would train the same arm: run only one"
         )
 
 
 def _clear(folder: Path) -> None:
-    """Make room for another trainer, which may take what a kill left half written for a whole."""
+    """Clear the folder for another trainer, which could read half-written files as complete."""
     if folder.is_symlink():
         folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
@@ -475,7 +486,7 @@ def _failure_line(run: RunProgress) -> str:
 
 
 def _listed(lines: Sequence[str]) -> str:
-    """Return the first of some lines, and how many more there are."""
+    """Return the first lines, and how many more there are."""
     shown = list(lines[:MOST_NAMED])
     if len(lines) > MOST_NAMED:
         shown.append(f"and {len(lines) - MOST_NAMED} more")

@@ -1,4 +1,4 @@
-"""What surrounds a stage: its shard, its log, and what ``run.json`` records of the run."""
+"""The surroundings of a stage: its shard, its log, and what ``run.json`` records about the run."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from prefpipe import __version__
 from prefpipe.artifacts.store import Shard
 from prefpipe.configs.stage import GraceConfig, ShardedConfig, StageConfig
-from prefpipe.execution.runtime import Runtime, ShowProgress
+from prefpipe.execution.runtime import Advance, Runtime, Task
 from prefpipe.wiring.batch_job import end_of_job, worker_of
 from prefpipe.wiring.executors import executor_for
 
@@ -29,7 +29,7 @@ VERSIONED = (
 
 
 class StopSource(Protocol):
-    """What knows whether the command is to stop, and lets it finish: see `Runtime`."""
+    """The source of stop requests, which can be delayed: see `Runtime`."""
 
     def __call__(self) -> bool:
         """Return whether to stop."""
@@ -55,12 +55,24 @@ class StopSource(Protocol):
         ...
 
 
+class View(Protocol):
+    """The display of the command's progress: see `Runtime`."""
+
+    def progress(self, task: Task, /) -> AbstractContextManager[Advance]:
+        """Show a task's progress until the context is left."""
+        ...
+
+    def loading(self) -> AbstractContextManager[None]:
+        """Return a section in which a model is loaded."""
+        ...
+
+
 def runtime_for(
     config: StageConfig,
     *,
     log: Callable[[str], None],
     stop: StopSource,
-    progress: ShowProgress,
+    view: View,
     argv: Sequence[str],
 ) -> Runtime:
     """Return the stage's surroundings; the shard comes from the flags, or from the environment."""
@@ -85,7 +97,8 @@ def runtime_for(
         is_hurried=stop.is_hurried,
         grace_s=stop.grace_s,
         ends_at=end_of_job(os.environ),
-        progress=progress,
+        progress=view.progress,
+        loading=view.loading,
         context=context_of(argv),
         shard=shard,
         how_to_go_on=how_to_go_on,
@@ -94,13 +107,13 @@ def runtime_for(
 
 
 def set_grace(config: StageConfig, stop: StopSource) -> None:
-    """Tell what handles signals how long open parts may take, now that the config is known."""
+    """Tell the signal handler how long open parts may take, now that the config is known."""
     if isinstance(config, GraceConfig):
         stop.grace_s = config.grace_seconds
 
 
 def context_of(argv: Sequence[str]) -> dict[str, Any]:
-    """Return what ``run.json`` records beside the identity: command line, host, versions."""
+    """Return the context in ``run.json`` beside the identity: command line, host, versions."""
     versions = {"prefpipe": __version__, "python": platform.python_version()}
     for name in VERSIONED:
         try:

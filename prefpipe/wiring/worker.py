@@ -1,4 +1,4 @@
-"""What a worker does, wherever a driver started it."""
+"""The work of a worker, wherever a driver started it."""
 
 import os
 from collections.abc import Callable
@@ -24,6 +24,7 @@ def work(channel: "Channel", stop: StopSource, on_lost_driver: Callable[[], None
     """
     from prefpipe.artifacts.store import Shard
     from prefpipe.execution.channel import Failure, Order
+    from prefpipe.execution.library_output import library_output
     from prefpipe.execution.runtime import Runtime
     from prefpipe.execution.worker import Worker, WorkerIsDone
 
@@ -46,7 +47,8 @@ def work(channel: "Channel", stop: StopSource, on_lost_driver: Callable[[], None
         config_class = next(each for each in STAGES if each.stage == order.stage)
         config = config_class.from_values(order.values)
         set_grace(config, stop)
-        run_stage(config, replace(runtime, grace_s=stop.grace_s))
+        with library_output(worker.log):
+            run_stage(config, replace(runtime, grace_s=stop.grace_s))
     except WorkerIsDone:
         channel.send({"type": "end"})
         return 0

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Studies A, B, E and F of a 1B policy on a GPU, one after another, on one pool: docs/studies.md.
+# Studies A, B, E and F of a 1B policy on a GPU, one after another, on one pool: docs/guides/studies.md.
 # Never run: no GPU was at hand. Stop it at any time and run it again: what is finished is kept.
 set -uo pipefail
 cd "$(dirname "$0")/../.."

@@ -1,4 +1,4 @@
-"""The reproduction table of docs/evaluation.md: published figures of 12 models beside prefpipe's.
+"""The reproduction table of docs/guides/win-rates.md: published figures of 12 models beside prefpipe's.
 
 Run ``python tests/benchmarks/win_rates.py``. The data are in PREFPIPE_TEST_DATA, or in
 ``../shared/data`` beside the checkout.

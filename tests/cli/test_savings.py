@@ -220,7 +220,7 @@ def test_all_problems_are_told_at_once(capsys) -> None:
 
 
 def test_the_table_of_the_documentation_is_the_one_in_the_code(repository: Path) -> None:
-    page = (repository / "docs" / "savings.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "guides" / "savings.md").read_text(encoding="utf-8")
     for key, gpu in ACCELERATORS.items():
         assert f"| `{key}` | {gpu.name} | {gpu.tflops:,g} | {gpu.source} |" in page
 
@@ -228,7 +228,7 @@ def test_the_table_of_the_documentation_is_the_one_in_the_code(repository: Path)
 def test_the_example_of_the_documentation_is_what_the_command_prints(
     repository: Path, capsys, monkeypatch
 ) -> None:
-    page = (repository / "docs" / "savings.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "guides" / "savings.md").read_text(encoding="utf-8")
     monkeypatch.setenv("COLUMNS", "300")
     words = (
         page.partition("prefpipe savings --model 8B")[2]

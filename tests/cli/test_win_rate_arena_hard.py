@@ -103,7 +103,7 @@ def test_categories_have_baselines_of_their_own_and_are_scored_apart(
     assert run(["eval", "win-rate", path]) == 1
     told = capsys.readouterr().err
     assert (
-        "holds 2 categories, which Arena-Hard scores apart: hard_prompt (2), creative_writing (1)"
+        "holds 2 categories, which Arena-Hard scores separately: hard_prompt (2), creative_writing (1)"
         in told
     )
     assert "--category hard_prompt" in told
@@ -182,5 +182,5 @@ def test_the_weighted_rate_against_a_bootstrap_written_out() -> None:
     "weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]]
 )
 def test_weights_that_are_none_are_refused(weights) -> None:
-    with pytest.raises(InputError, match="each row has one above 0"):
+    with pytest.raises(InputError, match="expected one above 0 per row"):
         weighted_win_rate([0.5, 0.5], weights)

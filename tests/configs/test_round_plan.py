@@ -269,7 +269,7 @@ def test_a_plan_that_cannot_be_run_says_where_and_why(case: str) -> None:
         made(plan_of(**changed))
     assert expected in raised.value.message
     assert raised.value.message.startswith("the plan plan.yaml cannot be run:\n  ")
-    assert "docs/rounds.md" in str(raised.value.hint)
+    assert "docs/guides/rounds.md" in str(raised.value.hint)
 
 
 def test_a_strategy_by_embeddings_names_the_section_that_makes_them() -> None:

@@ -430,8 +430,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "a number that no table holds": ({"equivalence": 10**400}, "`equivalence` is a whole number beyond 9223372036854775807"),
     "a batch of none in rounds": (with_arm("a", ROUNDS, train={"global_batch_size": False}, **PROMPTS_ALONE), "train: `global_batch_size` must be 1 or more, not False"),
     "a batch that is a list in rounds": (with_arm("a", ROUNDS, train={"global_batch_size": []}, **PROMPTS_ALONE), "train: `global_batch_size` must be 1 or more, not []"),
-    "a trainer with flags of ours": (with_arm("a", TRL | {"train": {"beta": 2}}), "arms, a: `train` is of no use beside `trainer`"),
-    "a trainer with flags of ours, by like": (with_arm("a", TRL, arms={**PLAN["arms"], "a": TRL, "b": {"like": "a", "train": {"beta": 2}}}, **PROMPTS_ALONE), "arms, b: `beta` of `train` is of no use beside `trainer`"),
+    "a trainer with flags of ours": (with_arm("a", TRL | {"train": {"beta": 2}}), "arms, a: `train` has no effect beside `trainer`"),
+    "a trainer with flags of ours, by like": (with_arm("a", TRL, arms={**PLAN["arms"], "a": TRL, "b": {"like": "a", "train": {"beta": 2}}}, **PROMPTS_ALONE), "arms, b: `beta` of `train` has no effect beside `trainer`"),
     "a trainer with rounds": (with_arm("a", TRL | ROUNDS), "arms, a: `trainer` and `rounds` exclude each other"),
     "a trainer at tokens": (with_arm("a", TRL), "budgets: in which order the trainer of arm a takes prompts is not known"),
     "no budgets": ({"budgets": ...}, "it needs `budgets`, with `prompts`, `response_tokens` or both"),
@@ -496,8 +496,8 @@ BAD_TRUTH: dict[str, tuple[dict[str, Any], str]] = {
     "a pool that a reward model samples": ({"pool": PLAN["pool"]}, "pool: with `target: reward` the plan's `model` samples nothing"),
     "held-out prompts for a reward model": ({"heldout": {"prompts": "h"}, "eval": PLAN["eval"]}, "heldout: with `target: reward` the plan's `model` samples nothing"),
     "prompts beside pairs": ({"heldout": {**FOLDERS["heldout"], "prompts": "h"}}, "heldout: `prompts` are of no use beside `candidates`"),  # type: ignore[dict-item]
-    "eval without samples": ({"eval": PLAN["eval"]}, "`eval` is of no use: with `truth`"),
-    "worst failures of pairs": ({"worst_below": 0.1}, "`worst_below` is of no use with `truth`"),
+    "eval without samples": ({"eval": PLAN["eval"]}, "`eval` has no effect: with `truth`"),
+    "worst failures of pairs": ({"worst_below": 0.1}, "`worst_below` has no effect with `truth`"),
     "rounds of a reward model": ({"arms": {"a": ROUNDS}}, "arms, a, rounds: rounds sample from a policy"),
     "an objective of a policy": ({"arms": {"a": {"train": {"objective": "ampo"}}}}, "train: "),
     "a schedule that ends": ({"train": {"global_batch_size": 4}}, "arm bt is judged at epoch-1 and epoch-2 of one training"),
@@ -549,7 +549,7 @@ def test_a_mistake_is_said_once_and_with_all_others() -> None:
     ]
     with pytest.raises(UsageError, match=r"the plan p cannot be run:\n  a\n  b") as raised:
         raise study_plan_error("p", ["a", "b"])
-    assert "docs/studies.md" in str(raised.value.hint)
+    assert "docs/guides/studies.md" in str(raised.value.hint)
 
 
 @pytest.mark.parametrize(

@@ -244,12 +244,13 @@ def test_a_signal_to_one_process_stops_both_and_the_same_command_goes_on(
 ) -> None:
     stopped = launcher.two(wrapper | {"SIGTERM_AT": "1:2"}, *REFERENCE, codes=(75, 75))
     assert (
-        stopped.said.count("stopped: train stopped as asked at step 2 of 6, with a checkpoint") == 1
+        stopped.said.count("stopped: train stopped on request at step 2 of 6, with a checkpoint")
+        == 1
     ), stopped.said
     assert sorted(path.name for path in stopped.folder.glob("checkpoint-*")) == ["checkpoint-2"]
     assert not (stopped.folder / "config.json").exists()
     again = launcher.two(wrapper, *REFERENCE, folder=stopped.folder)
-    assert again.said.count("going on from") == 1
+    assert again.said.count("resuming from") == 1
     assert_same(again, reference)
 
 
@@ -260,7 +261,7 @@ def test_a_checkpoint_of_one_device_goes_on_with_two_and_that_of_another_wrapper
     refused = launcher.two(FSDP2, *REFERENCE, folder=stopped.folder, codes=(2, 2))
     assert (
         refused.said.count(
-            "checkpoint-2 was written under DDP or on one device, and this run is under FSDP"
+            "checkpoint-2 was written under DDP or on one device, but this run is under FSDP"
         )
         == 1
     ), refused.said
@@ -288,6 +289,5 @@ def test_a_wrong_setting_is_said_once(launcher: Launcher) -> None:
 def test_mixed_precision_that_only_the_launcher_knows_of_is_refused(launcher: Launcher) -> None:
     failed = launcher.two(DDP | {"ACCELERATE_MIXED_PRECISION": "bf16"}, codes=(2, 2))
     assert (
-        failed.said.count("the launcher asks for mixed precision bf16, and this run is in float32")
-        == 1
+        failed.said.count("the launcher sets mixed precision bf16, but this run uses float32") == 1
     ), failed.said

@@ -46,7 +46,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [GOOD | {"response": 5}],
         [],
-        ["line 1: `response` is 5, which is no text"],
+        ["line 1: `response` is 5, which is not text"],
     ),
     "empty prompt": (
         "a.jsonl",
@@ -70,7 +70,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [{"messages": "hello", "response": "a"}],
         [],
-        ["line 1: `messages`: it needs a text"],
+        ["line 1: `messages`: it needs text"],
     ),
     "templated prompt": (
         "a.jsonl",
@@ -94,25 +94,25 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [GOOD | {"prompt_id": "p"}, {"prompt_id": "p", "prompt": "z", "response": "a"}],
         [],
-        ["line 2: prompt p has another text here than at line 1"],
+        ["line 2: prompt p has a different text here than at line 1"],
     ),
     "one key twice": (
         "a.jsonl",
         [GOOD | {"prompt_id": "p", "sample_idx": 0}] * 2,
         [],
-        ["line 2: prompt p, sample 0 stands at line 1 already"],
+        ["line 2: prompt p, sample 0 already occurs at line 1"],
     ),
     "keys for some": (
         "a.jsonl",
         [GOOD | {"sample_idx": 0}, GOOD],
         [],
-        ["line 2: it has no sample_idx, and others of prompt"],
+        ["line 2: it has no sample_idx, but others of prompt"],
     ),
     "negative index": (
         "a.jsonl",
         [GOOD | {"sample_idx": -1}],
         [],
-        ["line 1: `sample_idx` is -1, which is no whole number from 0"],
+        ["line 1: `sample_idx` is -1, which is not a whole number of at least 0"],
     ),
     "index too large": (
         "a.jsonl",
@@ -124,13 +124,13 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [GOOD | {"x": "high"}],
         ["--reward-column", "x"],
-        ["line 1: `x` is 'high', which is no number"],
+        ["line 1: `x` is 'high', which is not a number"],
     ),
     "score of truth": (
         "a.jsonl",
         [GOOD | {"x": True}],
         ["--reward-column", "x"],
-        ["line 1: `x` is True, which is no number"],
+        ["line 1: `x` is True, which is not a number"],
     ),
     "score too large": (
         "a.jsonl",
@@ -142,7 +142,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [GOOD | {"model": 5}],
         [],
-        ["line 1: `model` is 5, which is no text"],
+        ["line 1: `model` is 5, which is not text"],
     ),
     "half a character": (
         "a.jsonl",
@@ -169,7 +169,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         [{"prompt": "q", "all_generated_responses": ["a", "b"], "all_rm_scores": [1]}],
         ["--format", "simpo"],
         [
-            "line 1: `all_generated_responses` holds 2 and `all_rm_scores` 1: one of each belongs together"
+            "line 1: `all_generated_responses` holds 2 and `all_rm_scores` 1: both lists must have the same length"
         ],
     ),
     "empty list": (
@@ -182,7 +182,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [{"prompt": "q", "responses": "a", "rewards": [1]}],
         ["--format", "online-rlhf"],
-        ["line 1: `responses` is 'a', which is no list"],
+        ["line 1: `responses` is 'a', which is not a list"],
     ),
     "null in a list": (
         "a.jsonl",
@@ -194,7 +194,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [{"prompt": "q", "responses": ["a"], "rewards": ["good"]}],
         ["--format", "online-rlhf"],
-        ["line 1: `rewards[0]` is 'good', which is no number"],
+        ["line 1: `rewards[0]` is 'good', which is not a number"],
     ),
     "null scores": (
         "a.jsonl",
@@ -209,19 +209,19 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [GOOD],
         ["--format", "simpo"],
-        ["has no column `all_generated_responses`", "`all_rm_scores`, a list as long"],
+        ["has no column `all_generated_responses`", "`all_rm_scores`, a list of the same length"],
     ),
     "completions of text": (
         "a.jsonl",
         [{"instruction": "q", "completions": ["a"]}],
         ["--format", "ultrafeedback"],
-        ["line 1: `completions` holds 'a', where an object with `response` is needed"],
+        ["line 1: `completions` holds 'a', but an object with `response` is needed"],
     ),
     "completion of null": (
         "a.jsonl",
         [{"instruction": "q", "completions": [None]}],
         ["--format", "ultrafeedback"],
-        ["line 1: `completions` holds None, where an object with `response` is needed"],
+        ["line 1: `completions` holds None, but an object with `response` is needed"],
     ),
     "completion without response": (
         "a.jsonl",

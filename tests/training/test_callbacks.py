@@ -15,7 +15,7 @@ from prefpipe.errors import PrefpipeWarning
 from prefpipe.training.callbacks import (
     CollapseWarning,
     MetricsFile,
-    ProgressBar,
+    ShownSteps,
     StopWhenAsked,
     TensorBoard,
     metric_rows,
@@ -129,20 +129,25 @@ def test_not_asked_is_not_stopped():
     assert not control.should_training_stop
 
 
-def test_the_bar_counts_the_steps_that_are_left():
+def test_steps_that_are_left_are_counted_and_train_rows_shown():
     events = []
 
+    def advance(n, figures=None):
+        events.append((n, figures))
+
     @contextmanager
-    def progress(description, total):
-        events.append((description, total))
-        yield events.append
+    def progress(n_left, n_taken):
+        events.append((n_left, n_taken))
+        yield advance
         events.append("closed")
 
-    bar = ProgressBar(progress)
-    bar.on_train_begin(None, state(4), None)
-    bar.on_step_end(None, state(5), None)
-    bar.on_train_end(None, state(5), None)
-    assert events == [("train: step", 10 - 4), 1, "closed"]
+    shown = ShownSteps(progress)
+    shown.on_train_begin(None, state(4), None)
+    shown.on_step_end(None, state(5), None)
+    shown.on_log(None, state(5, train_entry(5)), None)
+    shown.on_log(None, state(5, {"eval_loss": 0.1, "step": 5}), None)
+    shown.close()
+    assert events == [(10 - 4, 4), (1, None), (0, {"loss": "0.200"}), "closed"]
 
 
 def test_tensorboard_gets_the_numbers_of_each_row(tmp_path):

@@ -9,13 +9,13 @@ from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.losses import Targets
 from prefpipe.training.measures import (
     FALLS,
-    MEASURE_MEANINGS,
     MEASURES,
     N_FIRST_ROWS,
     complete_entry,
     describe_progress,
     measure_groups,
 )
+from prefpipe.training.tables import MEASURE_MEANINGS
 
 
 def test_measures_of_two_groups_worked_out_by_hand():

@@ -124,5 +124,5 @@ def test_start_values_of_the_first_six_objectives_are_what_they_were():
 @pytest.mark.parametrize("name", ALL_OBJECTIVES)
 def test_start_values_are_documented(name, repository):
     rate, batch, passes, warmup = START_VALUES[name]
-    text = (repository / "docs" / "objectives.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "explanation" / "objectives.md").read_text(encoding="utf-8")
     assert f"| `{name}` | {rate:.0e} | {batch} | {passes:g} | {warmup} | " in text

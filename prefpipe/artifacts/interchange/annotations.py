@@ -1,8 +1,8 @@
 """Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, or a table.
 
-Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are
-turned from 1..2 (0 is a draw in old files) to 0..1; of every other file they are 0..1 unless the
-user says otherwise, and what does not fit is refused.
+Rows name their prompt by a key, never by their place. Preferences in AlpacaEval's format are
+converted from 1..2 (0 is a draw in old files) to 0..1; in every other file they are 0..1 unless the
+user says otherwise, and other values are refused.
 """
 
 import hashlib
@@ -45,7 +45,7 @@ OF_PREFERENCES = (EVALUATION.name, VERDICTS.name)
 
 
 class _Kind(NamedTuple):
-    """How a kind of file writes preferences: its scale, and the columns of both responses.
+    """The format of preferences in a kind of file: its scale, and the columns of both responses.
 
     ``draw_at_0``: old files of AlpacaEval, and no others, write a draw as 0.
     """
@@ -180,7 +180,7 @@ def read_annotations(
     kind = ALPACA_EVAL if table.has(("preference", "output_1", "output_2")) else ROWS
     text_column = table.first_name(TEXT_KEYS)
     if text_column is None and "prompt_id" not in table.names:
-        problem = "does not say of which prompt a row is"
+        problem = "has no column that names the prompt of a row"
         raise MissingColumnsError(table, problem, hint=HINT)
 
     problems = Problems(source)
@@ -218,11 +218,11 @@ def read_annotations(
 
 
 def _hint(problems: Problems) -> str:
-    """Return what to do: where every problem is a preference, the scale may be another."""
+    """Return the hint: if every problem is a preference, the scale may be wrong."""
     if all("`preference` is" in row.reason for row in problems.rows):
         return (
-            f"say how preferences are written with --scale {'|'.join(SCALES)}, or correct these "
-            "rows"
+            f"name the scale of the preferences with --scale {'|'.join(SCALES)}, or correct "
+            "these rows"
         )
     return f"correct these rows; {HINT}"
 
@@ -272,7 +272,7 @@ def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
 def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
     if not (path / "run.json").exists():
         raise InputError(
-            f"{source} is a folder that no stage wrote",
+            f"{source} is not a folder that a prefpipe stage wrote",
             hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder",
         )
 
@@ -280,7 +280,7 @@ def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
     artifact = record.kind
     if artifact not in OF_PREFERENCES:
         raise InputError(
-            f"ANNOTATIONS: {path} holds {artifact} (made by `prefpipe {record.stage}`), and no "
+            f"ANNOTATIONS: {path} holds {artifact} (made by `prefpipe {record.stage}`), not "
             "preferences",
             hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote",
         )
@@ -297,7 +297,7 @@ def key_of(value: Any) -> str:
 
 
 def _keys(table: UserTable, name: str | None, problems: Problems) -> list[str] | None:
-    """Return a column's values as texts, None where there is no column; nulls are problems."""
+    """Return a column's values as texts, None if there is no column; nulls are problems."""
     if name is None:
         return None
     keys = []
@@ -312,12 +312,13 @@ def _keys(table: UserTable, name: str | None, problems: Problems) -> list[str] |
 def _note_shared_ids(
     table: UserTable, ids: Sequence[str], texts: Sequence[str], problems: Problems
 ) -> None:
-    """Note prompts that bear another's id: they would be averaged as one."""
+    """Record prompts that share an id: they would be averaged as one."""
     first: dict[str, str] = {}
     for place, prompt_id, text in zip(table.places, ids, texts, strict=True):
         if first.setdefault(prompt_id, text) != text:
             problems.add(
-                place, f"prompt_id {shortened(prompt_id)} stood for another prompt further up"
+                place,
+                f"prompt_id {shortened(prompt_id)} named a different prompt in an earlier row",
             )
 
 
@@ -351,7 +352,7 @@ def _lengths(
 ) -> list[float] | None:
     """Return lengths in characters, from a column of them or of responses.
 
-    Of a row without a preference they may be missing.
+    They may be missing in a row without a preference.
     """
     name = table.first_name(columns)
     if name is not None:
@@ -366,7 +367,7 @@ def _lengths(
             lengths.append(float(len(value)))
             continue
         if not isnan(preference):
-            problems.add(place, f"`{response}` is {shortened(value)}, which is no text")
+            problems.add(place, f"`{response}` is {shortened(value)}, which is not text")
         lengths.append(nan)
     return lengths
 
@@ -374,13 +375,13 @@ def _lengths(
 def _numbers(
     table: UserTable, name: str, problems: Problems, preferences: Sequence[float] | None = None
 ) -> list[float]:
-    """Return a column of numbers; of a row without a preference it may be missing.
+    """Return a column of numbers; a number may be missing in a row without a preference.
 
     Args:
         table: the file.
         name: the column.
         problems: where what is wrong is noted.
-        preferences: of the rows; None where every row needs a number.
+        preferences: of the rows; None if every row needs a number.
     """
     numbers = []
     for row, (place, value) in enumerate(zip(table.places, table.values(name), strict=True)):
@@ -402,7 +403,7 @@ def _names(table: UserTable, columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def _judges_of(record: RunRecord | None) -> tuple[str, ...]:
-    """Return who judged a folder's rows: the judge, or the reward expression of an evaluation."""
+    """Return the judge of a folder's rows, or the reward expression of an evaluation."""
     if record is None:
         return ()
     judge = record.identity.get("judge", record.identity.get("reward"))
@@ -416,7 +417,7 @@ def _judges_of(record: RunRecord | None) -> tuple[str, ...]:
 
 
 def _one_name(table: UserTable, columns: Sequence[str]) -> str | None:
-    """Return the one name that all rows bear.
+    """Return the one name that all rows share.
 
     Several in one file would be averaged into one figure.
 
@@ -426,7 +427,7 @@ def _one_name(table: UserTable, columns: Sequence[str]) -> str | None:
     names = _names(table, columns)
     if len(names) > 1:
         raise InputError(
-            f"{table.source} is of {len(names)} models in one column: {', '.join(names[:4])}",
-            hint="make a file for each, and give them all: they are compared on the same prompts",
+            f"{table.source} has {len(names)} models in one column: {', '.join(names[:4])}",
+            hint="make one file per model and pass them all: they are compared on the same prompts",
         )
     return names[0] if names else None

@@ -31,12 +31,12 @@ STRONGEST = 3
 def read_helpsteer2(source: str, options: ReadOptions) -> Pool:
     """Read HelpSteer2: a row a response with its scores, or its own file of preferences.
 
-    The rows of one prompt stand together there, and need not.
+    The rows of one prompt are adjacent there, but need not be.
 
     Raises:
         InputError: missing columns, and every row that cannot be used.
     """
-    # answers of a CSV file that are numbers are texts all the same
+    # answers of a CSV file that look like numbers are still texts
     table = read_user_table(source, text_columns=HELPSTEER2_PREFERENCES[:3], hint=HELPSTEER2_HINT)
     if table.has(HELPSTEER2_PREFERENCES):
         return _pool_of_preferences(table, HELPSTEER2_PREFERENCES, options)
@@ -49,8 +49,8 @@ def read_helpsteer2(source: str, options: ReadOptions) -> Pool:
 def read_helpsteer3(source: str, options: ReadOptions) -> Pool:
     """Read HelpSteer3: two responses and a preference from -3, for the first, to 3, for the second.
 
-    The preferred one has the preference's size as its reward and the other 0, which is what NeMo-RL
-    makes of it. The mean of the individual preferences is a second scorer, made alike.
+    The preferred one has the preference's size as its reward and the other 0, as in NeMo-RL. The
+    mean of the individual preferences is a second scorer, made alike.
 
     Raises:
         InputError: missing columns, and every row that cannot be used.
@@ -95,7 +95,7 @@ def _pool_of_preferences(
     if individual is not None:
         scorers.append("mean_preference")
         used.add(individual)
-    # a response stands in several rows where it was compared with several others
+    # a response is in several rows where it was compared with several others
     pool = gather_items(
         table,
         prompt,
@@ -118,13 +118,13 @@ def _strength(value: Any, name: str) -> float | None:
     number = needed(checked_number(value, name))
     if number is not None and not -STRONGEST <= number <= STRONGEST:
         raise UnusableRowError(
-            f"`{name}` is {shortened(value)}, which lies not within -{STRONGEST} and {STRONGEST}"
+            f"`{name}` is {shortened(value)}, which is not between -{STRONGEST} and {STRONGEST}"
         )
     return number
 
 
 def _mean_strength(value: Any, name: str) -> float | None:
-    """Return the mean of the raters' preferences, None where none gave one.
+    """Return the mean of the raters' preferences, None if none gave one.
 
     Raises:
         UnusableRowError: one of them is no number from -3 to 3.

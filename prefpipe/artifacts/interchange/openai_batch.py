@@ -48,7 +48,7 @@ KEY = re.compile(r"(.+)_(0|[1-9]\d*)", re.DOTALL | re.ASCII)
 
 
 class Request(NamedTuple):
-    """One request of a batch: ``n`` is how many responses it asked for."""
+    """One request of a batch: ``n`` is the number of requested responses."""
 
     row: int
     place: str
@@ -101,7 +101,7 @@ def read_batch(source: str, options: ReadOptions) -> Pool:
 
 
 def _requests(table: UserTable, problems: Problems, rules: ReadingRules) -> list[Request]:
-    """Return the requests that can be used; what is wrong with the others is noted."""
+    """Return the usable requests; record the problems of the others."""
     requests: list[Request] = []
     places: dict[str, str] = {}
     ids, bodies = table.values("custom_id"), table.values("body")
@@ -134,12 +134,14 @@ def _request(row: int, place: str, custom_id: str, body: Any, rules: ReadingRule
     if n is None:
         n = 1
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise UnusableRowError(f"`body.n` is {shortened(n)}, which is no whole number from 1")
+        raise UnusableRowError(
+            f"`body.n` is {shortened(n)}, which is not a whole number of at least 1"
+        )
     return Request(row, place, custom_id, turns, model, n)
 
 
 def _custom_id(value: Any, place: str, places: dict[str, str]) -> str:
-    """Return a request's id; note where it stands.
+    """Return a request's id; record its place.
 
     Raises:
         UnusableRowError: it is none, or stands further up already.
@@ -149,7 +151,7 @@ def _custom_id(value: Any, place: str, places: dict[str, str]) -> str:
     if problem is None and not text:
         problem = "`custom_id` is empty"
     if problem is None and first_place != place:
-        problem = f"`custom_id` {text!r} stands at {first_place} already"
+        problem = f"`custom_id` {text!r} already occurs at {first_place}"
     if problem is not None:
         raise UnusableRowError(problem)
     return text
@@ -173,14 +175,16 @@ def _answers(
         if custom_id in known:
             answers[custom_id] = Answer(place, responses[row], errors[row])
         else:
-            problems.add(place, f"`custom_id` {custom_id!r} is of no request in {requests_file}")
+            problems.add(
+                place, f"`custom_id` {custom_id!r} does not match any request in {requests_file}"
+            )
     return answers
 
 
 def _keyed_responses(
     requests: Sequence[Request], answers: Mapping[str, Answer]
 ) -> Iterator[ImportedResponse]:
-    """Yield the responses of all requests, under the keys that their ids are made of."""
+    """Yield the responses of all requests, under the keys in their ids."""
     keys = _keys(requests)
     for request in requests:
         for response in _responses(request, answers.get(request.custom_id)):
@@ -192,7 +196,7 @@ def _keyed_responses(
 
 
 def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
-    """Return prompt id and sample index by ``custom_id``; {} where the ids are not made of them.
+    """Return prompt id and sample index by ``custom_id``; {} if the ids are not made of them.
 
     They are when every one reads ``<prompt_id>_<sample_idx>``, and prompt ids and messages belong
     to each other one to one.
@@ -218,7 +222,7 @@ def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
 def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResponse]:
     """Yield a request's responses in the order of the choices' own index.
 
-    Those that did not come carry the reason.
+    Missing ones carry the reason.
     """
     blank = ImportedResponse(
         request.row, request.place, request.messages, None, model=request.model
@@ -236,7 +240,7 @@ def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResp
             # half a character costs that character, and not the answer
             blank = blank._replace(model=replace_lone_surrogates(model))
 
-    # some servers give more choices than were asked for
+    # some servers give more choices than were requested
     n_choices = max(request.n, max(choices, default=-1) + 1)
     for index in range(n_choices):
         if index in choices:
@@ -247,7 +251,7 @@ def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResp
 
 
 def _failure(answer: Answer) -> str | None:
-    """Return why a request failed, None where it has an answer."""
+    """Return why a request failed, None if it has an answer."""
     response = answer.response
     if answer.error is not None:
         return f"the request failed: {_message(answer.error)}"
@@ -275,8 +279,8 @@ def _message(error: Any) -> str:
 def _choices(choices: Sequence[Any], n: int) -> dict[int, Any]:
     """Return the choices by their own index.
 
-    As they stand where those are no places among the ``n`` asked for. They are samples of one
-    prompt, so that none is worth another's.
+    They keep their order if those are not places among the ``n`` requested. They are samples of one
+    prompt, so the order does not matter.
     """
     limit = max(n, len(choices))
     by_index: dict[int, Any] = {}
@@ -290,7 +294,7 @@ def _choices(choices: Sequence[Any], n: int) -> dict[int, Any]:
 
 
 def _response(choice: Any, blank: ImportedResponse) -> ImportedResponse:
-    """Return a choice as a response: its text, or why there is none that says all of it."""
+    """Return a choice as a response: its text, or why the text is missing or incomplete."""
     try:
         message = read_choice(choice)
     except NoCompletionError as error:
@@ -305,7 +309,7 @@ def _response(choice: Any, blank: ImportedResponse) -> ImportedResponse:
 
 
 def _why_no_response(message: Message) -> str | None:
-    """Return why a choice is no response, None if it is one."""
+    """Return why a choice is not a response, None if it is."""
     ended = f"(finish_reason {message.finish_reason})"
 
     # tool calls first: such an answer often has a text as well, which is not all of it
@@ -315,7 +319,7 @@ def _why_no_response(message: Message) -> str | None:
     if message.problem is not None:
         return message.problem
 
-    # a refusal may stand beside an empty text
+    # a refusal may be beside an empty text
     if message.text is None or (message.refusal and not message.text):
         instead = ""
         if message.refusal:

@@ -17,7 +17,7 @@ _ESCAPED_BYTE: Final = re.compile("[\udc80-\udcff]")
 class TextRows:
     """Rows with their places, and those that could not be read.
 
-    ``names`` are the columns where a header has them.
+    ``names`` are the columns, if a header has them.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -43,7 +43,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read: {error.strerror}", hint="look at the path of the input file"
+            f"{path} cannot be read: {error.strerror}", hint="check the path of the input file"
         ) from error
     if data.startswith(_UTF_16):
         raise InputError(
@@ -55,7 +55,7 @@ def read_text(path: Path) -> str:
 
 
 def damage_of(text: str) -> str | None:
-    """Return what is wrong with the characters of a line, None where they are fine."""
+    """Return the problem of the characters of a line, None if they are fine."""
     if text.isascii() and "\0" not in text:
         return None
     if "\0" in text:
@@ -67,7 +67,7 @@ def damage_of(text: str) -> str | None:
 
 
 def refuse_damaged_text(text: str, path: Path) -> None:
-    """Refuse a file that is no row a line, with the first line that is damaged.
+    """Refuse a damaged file without one row per line, naming the first damaged line.
 
     Raises:
         InputError: there is one.

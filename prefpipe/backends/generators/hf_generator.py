@@ -35,13 +35,12 @@ class HfGenerator:
 
     `encode` and `generate` may be called from several threads: the rows of all calls share one
     batch. The answer to a request depends on its own prompt, seed and temperature. Other rows of
-    the batch move it only through the rounding of the matrix products.
+    the batch affect it only through the rounding of matrix products.
 
     ``dtype="auto"`` is float32 on CPU and bfloat16 on a GPU; ``batch_size`` counts sequences.
 
     Raises:
-        ModelError: not a causal language model, no chat template, weights that do not cover the
-            model.
+        ModelError: not a causal language model, no chat template, or missing weights.
     """
 
     def __init__(
@@ -70,8 +69,9 @@ class HfGenerator:
         limit = self._model.config.get_text_config().max_position_embeddings
         if max_model_len is not None and max_model_len > limit:
             raise ModelError(
-                f"max_model_len is {max_model_len}, but {model.requested} has {limit} positions",
-                hint=f"use --max-model-len {limit} or less",
+                f"--max-model-len {max_model_len} is above the {limit} positions of "
+                f"{model.requested}",
+                hint=f"pass --max-model-len {limit} or less, or leave it out",
             )
         self.max_model_len = int(max_model_len or limit)
         self.engine_version = f"transformers {transformers.__version__}"
@@ -80,8 +80,8 @@ class HfGenerator:
         """Return the ids of the templated conversation, generation prompt included.
 
         Raises:
-            InputError: the chat template refuses the conversation (a system turn, say, or two user
-                turns in a row).
+            InputError: the chat template refuses the conversation (such as a system turn, or two
+                user turns in a row).
             ModelError: the template and the tokenizer both put a BOS in front.
         """
         return self._tokenizer.encode(messages)
@@ -92,7 +92,8 @@ class HfGenerator:
         """Return one generation for each request, in order; one that does not fit is an error.
 
         Raises:
-            EngineDeadError: sampling failed, out of memory say, or the generator was closed.
+            EngineDeadError: sampling failed, for example out of memory, or the generator was
+                closed.
         """
         generations: dict[int, Generation] = {}
         samples: dict[int, Sample] = {}
@@ -113,11 +114,11 @@ class HfGenerator:
         return [generations[index] for index in range(len(requests))]
 
     def has_room(self) -> bool:
-        """Return whether another part's requests are wanted, lest slots be empty."""
+        """Return whether slots would be empty without another part's requests."""
         return self._decoder.has_room()
 
     def close(self) -> None:
-        """End the calls that wait, and release the model's memory."""
+        """End waiting calls, and release the model's memory."""
         self._decoder.close()
         self._model = None
         # Wrapped models refer to themselves, and the next model may need their memory.
@@ -140,7 +141,7 @@ class HfGenerator:
 def _take_into_memory(model: Any) -> None:
     """Copy weights out of the mapped file.
 
-    Pages that the system drops would be read from disk at every step.
+    Otherwise the system may drop pages, which would be read from disk at every step.
     """
     for tensor in model.parameters():
         tensor.data = tensor.data.clone()
@@ -151,19 +152,19 @@ def load_causal_lm(
 ) -> Any:
     """Return the model, its adapter included, on CPU, in evaluation mode.
 
-    In float32 the adapter is merged into the weights, which is faster. In 16 bits it stays apart,
-    because rounding the sum to 16 bits would lose a small update.
+    In float32 the adapter is merged into the weights, which is faster. In 16 bits it stays
+    separate, because rounding the sum to 16 bits would lose a small update.
 
     Raises:
-        ModelError: another kind of model; weights that are missing or of another shape (they would
-            be random).
+        ModelError: another kind of model; weights that are missing or have another shape (they
+            would be random).
     """
     files = model.base if model.kind == "adapter" and model.base else model
     if files.kind != "causal-lm":
         raise ModelError(
             f"{model.requested} is a {files.kind} model; generating needs a causal language model",
-            hint="give --model a causal language model; rating belongs to score, "
-            "embedding to embed",
+            hint="pass a causal language model with --model; to rate, run `prefpipe score`, to "
+            "embed, `prefpipe embed`",
         )
 
     transformers_logging.disable_progress_bar()
@@ -179,22 +180,21 @@ def load_causal_lm(
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"transformers cannot load {files.path}: {error}",
-            hint="use --trust-remote-code if the model brings its own code and you trust it",
+            hint="if the model brings its own code and you trust it, pass --trust-remote-code",
         ) from error
 
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if absent:
         raise ModelError(
-            f"the weights in {files.path} lack {len(absent)} tensors of the model, "
-            f"the first one {absent[0]}",
-            hint="the folder's config.json and weights do not belong together; "
-            "download or save the model again",
+            f"the weights in {files.path} lack {len(absent)} tensors of the model, such as "
+            f"{absent[0]}",
+            hint="download or save the model again: its config.json and weights do not match",
         )
     if not is_supported(loaded.config.get_text_config()):
         raise ModelError(
-            f"{model.requested} ({loaded.config.model_type}) has recurrent layers, "
-            "which this back-end cannot batch",
-            hint="use --backend vllm",
+            f"{model.requested} ({loaded.config.model_type}) has recurrent layers, which "
+            "--backend transformers cannot batch",
+            hint="pass --backend vllm",
         )
     if model.kind == "adapter":
         loaded = _apply_adapter(loaded, model, merge=dtype == torch.float32)
@@ -203,14 +203,14 @@ def load_causal_lm(
 
 def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
     with warnings.catch_warnings(record=True) as caught:
-        # Every time: by default a second adapter's would be held back as shown before.
+        # Always: by default a second adapter's warning would be hidden as already shown.
         warnings.simplefilter("always")
         try:
             adapted = PeftModel.from_pretrained(base, model.path, local_files_only=True)
         except (RuntimeError, ValueError) as error:
             raise _unfitting(model, error) from error
 
-    # peft only warns of weights in the file that have no place in the model.
+    # peft only warns about weights in the file that have no place in the model.
     for warning in caught:
         if "adapter keys" in str(warning.message):
             raise _unfitting(model, warning.message)
@@ -220,5 +220,5 @@ def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
 def _unfitting(model: ModelFiles, reason: object) -> ModelError:
     return ModelError(
         f"the adapter in {model.path} does not fit its base model: {reason}",
-        hint=f"name the base it was trained on: {merge_command(model.path)}",
+        hint=f"merge it into the base it was trained on: {merge_command(model.path)}",
     )

@@ -1,4 +1,4 @@
-"""Where judge prompts come from: prefpipe's own, by name, and the user's files."""
+"""Reads judge prompts: prefpipe's own, by name, or the user's files."""
 
 from importlib import resources
 from pathlib import Path
@@ -10,18 +10,18 @@ FOLDER = "judge_prompts"
 
 
 def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
-    """Return a checked template given by a shipped name (``pairwise-v1``) or as a file.
+    """Return a checked template by its shipped name (``pairwise-v1``) or from a file.
 
     Raises:
-        UsageError: no such file, a name of the other kind, a placeholder that is missing or means
-            nothing.
+        UsageError: no such file, a name of the other kind, or a missing or unknown placeholder.
     """
     names = ", ".join(name for name, shipped_kind in SHIPPED.items() if shipped_kind == kind)
     if reference in SHIPPED:
         if SHIPPED[reference] != kind:
             raise UsageError(
-                f"--judge-prompt {reference} is a {SHIPPED[reference]} prompt",
-                hint=f"use {names}, or a file of yours",
+                f"--judge-prompt {reference} is a {SHIPPED[reference]} prompt, and this "
+                f"judge needs a {kind} prompt",
+                hint=f"pass --judge-prompt {names}, or your own file",
             )
         file = resources.files("prefpipe.text.judging").joinpath(FOLDER, f"{reference}.txt")
         return JudgePrompt(reference, file.read_text(encoding="utf-8"), kind)
@@ -37,6 +37,6 @@ def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
     if problems:
         raise UsageError(
             f"--judge-prompt {reference}: {'; '.join(problems)}",
-            hint="docs/judging.md tells the placeholders",
+            hint="correct the file; docs/guides/judging.md lists the placeholders",
         )
     return JudgePrompt(reference, text, kind)

@@ -1,6 +1,6 @@
 """The self-test of a reward model.
 
-Padding and company in a batch must not change what a conversation scores.
+Padding and other rows of a batch must not change a conversation's score.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ class Tolerance(NamedTuple):
 EXACT: Final = Tolerance(1e-3, 1e-2)
 """For float32."""
 ROUNDED: Final = Tolerance(5e-2, 0.3)
-"""For bfloat16 and float16, whose 2-3 digits are lost over again in every layer."""
+"""For bfloat16 and float16, whose 2-3 digits lose precision in every layer."""
 
 
 class PaddingVerdict(NamedTuple):
-    """``problem`` is None when all is well; ``fatal`` when the scores cannot be trusted."""
+    """``problem`` is None if all is well; ``fatal`` if the scores cannot be trusted."""
 
     problem: str | None = None
     fatal: bool = False
@@ -56,14 +56,15 @@ def judge_padding(
     Otherwise a difference above ``warn`` times the spread is a problem worth a warning.
     """
     scores = [*alone, *padded]
-    # NaN is below nothing, so this finds it too.
+    # No comparison with NaN is true, so this finds it, too.
     if not all(abs(score) < float("inf") for score in scores):
-        return PaddingVerdict(f"scores that are not finite ({_show(scores)})", fatal=True)
+        return PaddingVerdict(f"some scores are not finite ({_show(scores)})", fatal=True)
 
     spread = max(alone) - min(alone)
     if spread <= 1e-6 * max(map(abs, alone)):
         return PaddingVerdict(
-            f"four different conversations all score {alone[0]:.6g}: the response is not read",
+            f"four different conversations all score {alone[0]:.6g}: the model does not read "
+            "the response",
             fatal=True,
         )
 
@@ -77,7 +78,8 @@ def judge_padding(
         gap, padded_gap = alone[first] - alone[second], padded[first] - padded[second]
         if gap * padded_gap < 0 and abs(gap) > tolerance.warn * spread:
             return PaddingVerdict(
-                f"padding changes which of two conversations is better; {difference}", fatal=True
+                f"padding changes which of two conversations scores higher; {difference}",
+                fatal=True,
             )
     if worst > tolerance.refuse:
         return PaddingVerdict(difference, fatal=True)

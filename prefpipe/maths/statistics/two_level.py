@@ -1,4 +1,4 @@
-r"""Means over seeds and prompts: what would come out with other seeds and other prompts.
+r"""Means over seeds and prompts, with errors for other seeds and other prompts.
 
 A study repeats a run with several seeds and measures every one on the same held-out prompts. So a
 value has a part of its seed, a part of its prompt, and a rest::
@@ -29,7 +29,7 @@ from prefpipe.maths.statistics.intervals import (
 
 RESAMPLES_AT_ONCE = 2_000
 MOST_DRAWS_KEPT = 4_000_000
-"""Counts that are kept for the next figure of the same size (32 MB)."""
+"""Counts cached for the next figure of the same size (32 MB)."""
 
 
 class TwoLevelMean(NamedTuple):
@@ -37,7 +37,7 @@ class TwoLevelMean(NamedTuple):
 
     ``df``: degrees of freedom of the error, few where seeds differ and are few. ``n_missing``
     prompts lack a value under one seed or more and are left out of all. Error and interval are NaN
-    where nothing is known about the spread; of one seed they are those over prompts.
+    if the spread is unknown; for one seed they are those over prompts.
     """
 
     mean: float
@@ -60,13 +60,13 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
 
     Its expectation is the variance of the mean plus ``Var(e)/(S P)``: never too small where the
     effects above hold. (The two-way clustered variance of Cameron, Gelbach and Miller 2011, "Robust
-    inference with multiway clustering", takes that off again, and may be negative; df are
+    inference with multiway clustering", subtracts that again, and may be negative; df are
     Satterthwaite's.)
 
     The interval: a resample draws S seeds, and P prompts, the same for all its seeds (Owen 2007,
-    "The pigeonhole bootstrap"). Of three seeds a resample is often one and the same twice or three
-    times, and percentiles are too narrow by half where seeds differ. So the distances of the
-    percentiles from the mean are stretched **(ours)** by::
+    "The pigeonhole bootstrap"). With three seeds a resample often repeats one seed, and percentiles
+    are too narrow by half if seeds differ. So the distances of the percentiles from the mean are
+    stretched **(ours)** by::
 
         (se / sd of the resampled means) (t_df / z)
 
@@ -83,7 +83,8 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
     values_SP = np.asarray(values_SP, dtype=np.float64)
     if values_SP.ndim != 2 or not len(values_SP):
         raise InputError(
-            f"values of shape {values_SP.shape}; a row a seed and a column a prompt are expected"
+            f"values of shape {values_SP.shape}; expected one row per seed and one column "
+            "per prompt"
         )
 
     is_known_P = ~np.isnan(values_SP).any(axis=0)
@@ -91,7 +92,7 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
     n_seeds, n_prompts = known_SP.shape
     n_missing = int((~is_known_P).sum())
     if n_seeds == 1:
-        # one seed says nothing of others, and the interval is that of every other figure
+        # One seed carries no information about others; the interval is that of every other figure.
         mean, se, _, _ = estimate_mean(known_SP[0])
         low, high, _ = bootstrap_interval(known_SP[0], bootstrap)
         return TwoLevelMean(mean, se, low, high, n_prompts - 1, 1, n_prompts, n_missing)
@@ -113,7 +114,7 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
     upper_tail = bootstrap.tails[1]
     t, z = float(stdtrit(df, upper_tail)), float(ndtri(upper_tail))
     spread = float(means_B.std())
-    # a handful of resamples may all be the same one
+    # A few resamples may all be equal.
     distances = np.array([-t, t]) * se
     if spread > 0.0:
         distances = (np.array(bootstrap.ends(means_B)) - mean) * (se / spread) * (t / z)
@@ -124,14 +125,14 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
 def two_level_ratio(
     above_SP: np.ndarray, below_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP
 ) -> TwoLevelMean:
-    """Return ``mean(above) / mean(below)`` over seeds and prompts, as nats a token are.
+    """Return ``mean(above) / mean(below)`` over seeds and prompts, such as nats a token.
 
     Error and interval are those of the mean of the ratio's first order in its two means::
 
         r = mean(a) / mean(b)        u = (a - r b) / mean(b)
 
-    Of one seed they are `ratio_of_means`'. A prompt that lacks a value under one seed is left out
-    of all.
+    For one seed they are `ratio_of_means`'. A prompt that lacks a value under any seed is left out
+    everywhere.
 
     Args:
         above_SP: (S, P), NaN where there is no value.
@@ -144,13 +145,15 @@ def two_level_ratio(
     above_SP = np.asarray(above_SP, dtype=np.float64)
     below_SP = np.asarray(below_SP, dtype=np.float64)
     if above_SP.shape != below_SP.shape:
-        raise InputError(f"a ratio of {above_SP.shape} and {below_SP.shape} values")
+        raise InputError(
+            f"a ratio of {above_SP.shape} and {below_SP.shape} values; expected the same shape"
+        )
 
     is_known_P = ~(np.isnan(above_SP) | np.isnan(below_SP)).any(axis=0)
     above, below = above_SP[:, is_known_P], below_SP[:, is_known_P]
     n_missing = int((~is_known_P).sum())
     if (below < 0).any():
-        raise InputError(f"a ratio to {below.min():g}; denominators are counts, 0 or more")
+        raise InputError(f"a ratio to {below.min():g}; denominators must be counts, 0 or more")
     if len(above_SP) == 1:
         one = ratio_of_means(above[0], below[0], bootstrap)
         return TwoLevelMean(one.mean, one.se, one.low, one.high, one.n - 1, 1, one.n, n_missing)
@@ -189,8 +192,8 @@ def _draws(
 ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """Return how often each seed and each prompt is drawn, batch by batch.
 
-    A study asks for the same draws of one measure and arm after another: they are kept where they
-    are few enough.
+    A study uses the same draws for every measure and arm, so they are cached if they are few
+    enough.
     """
     if bootstrap.n_draws * (n_seeds + n_prompts) <= MOST_DRAWS_KEPT:
         return _kept_draws(bootstrap.n_draws, bootstrap.seed, n_seeds, n_prompts)
@@ -210,8 +213,8 @@ def _drawn(
     rng = np.random.default_rng(seed)
     for start in range(0, n_draws, RESAMPLES_AT_ONCE):
         n_drawn = min(RESAMPLES_AT_ONCE, n_draws - start)
-        # for a mean it is enough to know how often each seed and each prompt was drawn
+        # A mean only needs to know how often each seed and each prompt was drawn.
         seeds_bS = rng.multinomial(n_seeds, np.full(n_seeds, 1.0 / n_seeds), size=n_drawn)
         prompts_bP = rng.multinomial(n_prompts, np.full(n_prompts, 1.0 / n_prompts), size=n_drawn)
-        # as floats: products of whole numbers take the slow way
+        # As floats: products of integers are slow.
         yield seeds_bS.astype(np.float64), prompts_bP.astype(np.float64)

@@ -1,4 +1,4 @@
-"""Groups as preferences: ties, copies, lengths, and what the length limit leaves of them."""
+"""Groups as preferences: ties, copies, lengths, and what remains under the length limit."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,6 @@ import numpy as np
 
 from prefpipe.errors import InputError
 from prefpipe.maths.compute.training_compute import TokenSums
-from prefpipe.maths.statistics.calibration import preference_probabilities
 from prefpipe.maths.statistics.rank_correlation import spearman, spearman_within
 from prefpipe.training.groups import (
     ROLES,
@@ -28,9 +27,6 @@ OUTLYING = 10.0
 """Robust standard deviations from the median beyond which a reward is an outlier **(ours)**."""
 MAD_TO_STD = 1.4826
 """Of a normal distribution: standard deviation over median absolute deviation."""
-NEAR = 0.05
-"""Targets closer to 1/2 say next to nothing, those closer to 1 what DPO says **(ours)**."""
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 PAIR_COUNTS = (
     "n",
     "tied",
@@ -43,7 +39,7 @@ PAIR_COUNTS = (
 
 
 class PairCheck:
-    """Takes groups one by one; ``facts`` says what was seen.
+    """Takes groups one by one; ``facts`` returns the figures.
 
     Counted in a loop, not by polars: responses come as Python's lists of token ids, group by group.
     """
@@ -76,10 +72,10 @@ class PairCheck:
         self.margins: list[float] = []
 
     def add(self, group: Group, texts: Sequence[str]) -> list[Group]:
-        """Take in a group, its responses' texts beside it.
+        """Add a group with the texts of its responses.
 
         Returns:
-            The group as it is left to train on; [] where nothing is.
+            The group as it is left to train on; [] if nothing is.
         """
         try:
             check_group(group, self.statuses)  # keys of other parts too, as for train
@@ -183,27 +179,6 @@ class PairCheck:
         }
 
 
-def targets_of(margins_N: np.ndarray, gamma: float) -> dict[str, Any]:
-    """Return the targets that MMPO makes of pairs, ``p = sigma(gamma * margin)``.
-
-    Keys: ``gamma``, ``n``, ``quantiles`` of 5, 25, 50, 75 and 95 %, ``share_near_half``:
-    ``|p - 1/2| < NEAR``, and ``share_near_one``: ``p > 1 - NEAR``.
-    """
-    finite = margins_N[np.isfinite(margins_N)]
-    if not len(finite):
-        shares = {"share_near_half": None, "share_near_one": None}
-        return {"gamma": gamma, "n": 0, "quantiles": None, **shares}
-
-    p = preference_probabilities(gamma * finite)
-    return {
-        "gamma": gamma,
-        "n": len(p),
-        "quantiles": {f"{level:g}": float(np.quantile(p, level)) for level in QUANTILES},
-        "share_near_half": float((np.abs(p - 0.5) < NEAR).mean()),
-        "share_near_one": float((p > 1.0 - NEAR).mean()),
-    }
-
-
 def outliers_of(rewards_N: np.ndarray) -> dict[str, Any]:
     """Return how many rewards lie far from the median, and the extremes.
 
@@ -230,7 +205,7 @@ def outliers_of(rewards_N: np.ndarray) -> dict[str, Any]:
 
 
 def _are_cut_alike(chosen: Response, rejected: Response, room: int) -> bool:
-    """Return whether two responses that differ are the same tokens within the room of them."""
+    """Return whether two different responses have the same tokens within the length limit."""
     if room < 1 or list(chosen.token_ids) == list(rejected.token_ids):
         return False
     return list(chosen.token_ids[:room]) == list(rejected.token_ids[:room])

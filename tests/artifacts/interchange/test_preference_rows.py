@@ -175,7 +175,7 @@ def test_our_own_keys_are_used_where_they_are(tmp_path: Path) -> None:
     }
     other = row | {"chosen": assistant("B")}
     with pytest.raises(
-        InputError, match="line 2: prompt p, sample 4 is another text here than at line 1"
+        InputError, match="line 2: prompt p, sample 4 has a different text here than at line 1"
     ):
         read(lines(tmp_path / "b.jsonl", row, other), "trl")
 
@@ -231,18 +231,18 @@ def test_a_prompt_in_the_layout_of_hh_rlhf_becomes_turns(tmp_path: Path) -> None
         ({"prompt": "q", "completion": "a", "label": "yes"}, "line 1: `label` is 'yes', which is neither true nor false"),
         ({"prompt": "q", "chosen": "a", "rejected": None}, "line 1: `rejected` is null"),
         ({"prompt": "q", "chosen": "a", "rejected": []}, "line 1: `rejected` is an empty list"),
-        ({"prompt": "q", "chosen": 5, "rejected": "a"}, "line 1: `chosen` is 5, which is no text"),
+        ({"prompt": "q", "chosen": 5, "rejected": "a"}, "line 1: `chosen` is 5, which is not text"),
         ({"prompt": None, "chosen": SKY + assistant("a"), "rejected": assistant("a")}, "line 1: there is no `prompt`, and `chosen`"),
         ({"chosen": SKY + assistant("a"), "rejected": user("other") + assistant("b")}, "differ before their last turn"),
         ({"chosen": SKY + user("a"), "rejected": SKY + assistant("b")}, "`chosen`: its last turn is from the user"),
-        ({"prompt": "other", "chosen": SKY + assistant("a"), "rejected": SKY + assistant("b")}, "`prompt` is not what `chosen` begins with: 'other'"),
+        ({"prompt": "other", "chosen": SKY + assistant("a"), "rejected": SKY + assistant("b")}, "`chosen` does not begin with `prompt`: 'other'"),
         ({"prompt": SKY, "chosen": SKY + assistant("a"), "rejected": assistant("b")}, "one of chosen and rejected is a whole conversation"),
         ({"prompt": SKY, "chosen": [{"role": "assistant"}], "rejected": assistant("b")}, "`chosen`: turn 0 needs `role` and `content`"),
-        ({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": "5 of 10", "score_rejected": "1"}, "`score_chosen` is '5 of 10', which is no number"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": "5 of 10", "score_rejected": "1"}, "`score_chosen` is '5 of 10', which is not a number"),
         ({"prompt": "<s>[INST] q", "chosen": "a", "rejected": "b"}, "went through a chat template ([INST])"),
         ({"prompt": SKY + assistant("x"), "chosen": "a", "rejected": "b"}, "its last turn is from the assistant"),
         ({"prompt": "q", "prompt_id": "", "chosen": "a", "rejected": "b"}, "`prompt_id` is empty"),
-        ({"prompt": "q", "chosen": "a", "rejected": "b", "chosen_sample_idx": 1.5}, "`chosen_sample_idx` is 1.5, which is no whole number"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "chosen_sample_idx": 1.5}, "`chosen_sample_idx` is 1.5, which is not a whole number"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(tmp_path: Path, row: dict[str, Any], message: str) -> None:

@@ -137,7 +137,7 @@ def test_a_response_that_is_rated_in_several_rows_has_the_mean(tmp_path: Path, c
         ("Name a lake.", "The Nile."): {"score": 1.5},
         ("Name a lake.", "Loch Ness."): {"score": 4.0},
     }
-    assert "1 responses stand in 2 rows each" in capsys.readouterr().err
+    assert "1 responses occur in 2 rows each" in capsys.readouterr().err
 
 
 def test_wide_takes_the_ids_of_the_file(tmp_path: Path) -> None:
@@ -177,9 +177,9 @@ def test_columns_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    ({"outs": ["a", "b"], "marks": [1]}, "line 1: `outs` holds 2 and `marks` 1: one of each belongs together"),
-    ({"outs": ["a", "b"], "marks": 3}, "line 1: `marks` is 3, which is no list"),
-    ({"outs": ["a", 7], "marks": [1, 2]}, "line 1: `outs[1]` is 7, which is no text"),
+    ({"outs": ["a", "b"], "marks": [1]}, "line 1: `outs` holds 2 and `marks` 1: both lists must have the same length"),
+    ({"outs": ["a", "b"], "marks": 3}, "line 1: `marks` is 3, which is not a list"),
+    ({"outs": ["a", 7], "marks": [1, 2]}, "line 1: `outs[1]` is 7, which is not text"),
     ({"outs": ["a", "b"], "marks": [1, "good"]}, "line 1: `marks[1]` is 'good'"),
 ])  # fmt: skip
 def test_lists_that_do_not_fit_are_refused_with_their_row(
@@ -239,7 +239,7 @@ def test_lists_as_python_prints_them_are_never_one_response(
         )
         == 1
     )
-    assert "`answers` holds lists written as text that are no JSON" in capsys.readouterr().err
+    assert "`answers` holds lists written as text that are not JSON" in capsys.readouterr().err
 
 
 def test_models_and_answers_that_look_like_numbers_are_texts(tmp_path: Path) -> None:

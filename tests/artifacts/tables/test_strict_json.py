@@ -37,7 +37,7 @@ def test_what_is_no_fault_is_read_as_python_reads_it(value: object) -> None:
     ],
 )
 def test_a_key_twice_is_refused_at_any_depth(text: str, key: str) -> None:
-    with pytest.raises(ValueError, match=r"the key .* stands twice in one object") as caught:
+    with pytest.raises(ValueError, match=r"the key .* occurs twice in one object") as caught:
         parse_json(text)
     assert f'"{key}"' in str(caught.value)
 
@@ -65,7 +65,7 @@ def test_rows_that_tools_wrap_are_read_and_their_repeated_keys_refused(tmp_path:
     path.write_text('{"type": "text_only", "instances": [{"a": 1}, {"a": 2}]}')
     assert read_table(str(path)).columns.to_pylist() == [{"a": 1}, {"a": 2}]
     path.write_text('{"type": "text_only",\n "instances": [{"a": 1}, {"a": 2, "a": 3}]}')
-    with pytest.raises(InputError, match='the key "a" stands twice'):
+    with pytest.raises(InputError, match='the key "a" occurs twice'):
         read_table(str(path))
 
 

@@ -53,7 +53,7 @@ def test_no_number_is_a_number_that_is_left_for_the_status(value: Any) -> None:
     ],
 )
 def test_number_of_shows_what_is_no_number(value: Any) -> None:
-    assert number_of(value) == (None, f"is {value!r}, which is no number")
+    assert number_of(value) == (None, f"is {value!r}, which is not a number")
 
 
 def test_a_number_beyond_every_float_is_refused() -> None:
@@ -106,5 +106,5 @@ def test_checked_index_reads_whole_numbers(value: Any, index: int | None) -> Non
 def test_checked_index_says_why_a_value_is_no_index(value: Any) -> None:
     assert checked_index(value, "sample_idx") == (
         None,
-        f"`sample_idx` is {value!r}, which is no whole number from 0",
+        f"`sample_idx` is {value!r}, which is not a whole number of at least 0",
     )

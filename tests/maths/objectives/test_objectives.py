@@ -24,7 +24,7 @@ from prefpipe.maths.objectives.registry import (
     resolve_knobs,
 )
 
-DOCS = Path(__file__).parents[3] / "docs" / "objectives.md"
+DOCS = Path(__file__).parents[3] / "docs" / "explanation" / "objectives.md"
 
 
 def test_the_table_has_the_objectives_and_a_loss_for_each():

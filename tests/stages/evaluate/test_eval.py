@@ -178,7 +178,7 @@ def test_sides_sampled_differently_are_refused(
     ]
     assert run(compare) == 2
     told = capsys.readouterr().err
-    assert "not made by the same recipe" in told
+    assert "the recipes of the two sides differ" in told
     assert "temperature: [0.8] for the baseline, [1.5] for the policy" in told
     assert run([*compare, "--force"]) == 0
 
@@ -201,8 +201,8 @@ def test_a_model_needs_prompts(sides: Path, capsys: pytest.CaptureFixture[str]) 
         == 2
     )
     assert (
-        "--policy fake is no candidates folder, so a model, and --prompts is needed"
-        in capsys.readouterr().err
+        "--policy fake is not a candidates folder, so it is read as a model, which needs "
+        "--prompts" in capsys.readouterr().err
     )
 
 

@@ -1,4 +1,4 @@
-"""judge against a real HTTP server that misbehaves on purpose. The list with what each shows is in docs/judging.md."""
+"""judge against a real HTTP server that misbehaves on purpose. The list with what each shows is in docs/guides/judging.md."""
 
 import datetime as dt
 import email.utils

@@ -17,7 +17,7 @@ from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import StoppedEarly
 from prefpipe.execution.part_maker import OneAtATime
 from prefpipe.execution.runtime import Runtime
-from prefpipe.stages.shared.partwise import Summary, loop_over_parts
+from prefpipe.stages.shared.partwise import PartClock, Summary, loop_over_parts
 
 N_PARTS = 6
 
@@ -67,8 +67,8 @@ def test_a_worker_without_a_part_says_so_and_what_would_give_it_one(output: Outp
     loop(output, writes(output), Runtime(log=said.append, shard=Shard(6, 7)))
     (line,) = said
     assert line == (
-        f"shard 6 of 7 has no part to make: {output.path} has 6 in all. More workers need more parts: a smaller --part-size "
-        "where the prompts are read (generate, import)"
+        f"shard 6 of 7 has no part to make: {output.path} has 6 in all. For more parts, pass a "
+        "smaller --part-size to the command that reads the prompts (generate or import)"
     )
 
 
@@ -79,31 +79,28 @@ def test_one_whose_parts_are_finished_is_not_told_that_it_has_none(output: Outpu
     assert said == [f"{output.path}: 2 of 2 parts are finished and kept"]
 
 
-@pytest.mark.parametrize(("left_s", "is_warned"), [(0.15, True), (3600.0, False)])
-def test_a_part_that_is_begun_too_late_is_warned_about_once(
-    output: Output, left_s: float, is_warned: bool
-) -> None:
-    """Parts of 0.1 s: with 0.15 s left, the second may not be finished."""
+@pytest.mark.parametrize(("left_s", "is_warned"), [(50.0, True), (3600.0, False)])
+def test_a_part_that_is_begun_too_late_is_warned_about_once(left_s: float, is_warned: bool) -> None:
+    """Parts of 100 s: with 50 s left, the next may not be finished."""
     said: list[str] = []
-    loop(output, writes(output, 0.1), Runtime(log=said.append, ends_at=time.time() + left_s))
-    warnings = [
-        line
-        for line in said
-        if line.startswith("warning: a part takes 0 s and the job ends in 0 s")
-    ]
-    assert len(warnings) == is_warned
-    for line in warnings:
+    clock = PartClock(Runtime(log=said.append, ends_at=time.time() + left_s))
+    clock.look(100.0, is_last=False)
+    clock.look(100.0, is_last=False)
+    assert len(said) == is_warned
+    for line in said:
+        assert line.startswith("warning: a part takes 100 s and the job ends in ")
         assert line.endswith(
-            "the next one may be lost. Ask for the signal earlier, --signal=B:USR1@60, or for smaller parts, --part-size"
+            "the next part may be lost. Request the signal earlier with --signal=B:USR1@120, or "
+            "make smaller parts with --part-size"
         )
 
 
-@pytest.mark.parametrize(("notice_s", "is_warned"), [(0.05, True), (0.5, False)])
+@pytest.mark.parametrize(("notice_s", "is_warned"), [(0.05, True), (3600.0, False)])
 def test_a_signal_with_less_notice_than_a_part_takes_is_warned_about(
     output: Output, notice_s: float, is_warned: bool
 ) -> None:
     said: list[str] = []
-    ends_at = time.time() + 3600  # so that no part is begun too late
+    ends_at = time.time() + 36_000  # so that no part is begun too late
     asked = chain([False], repeat(True))
     runtime = Runtime(
         log=said.append,
@@ -113,7 +110,7 @@ def test_a_signal_with_less_notice_than_a_part_takes_is_warned_about(
     )
     with pytest.raises(StoppedEarly, match="1 parts made now, 5 left"):
         loop(output, writes(output, 0.1), runtime)
-    wanted = "warning: a part takes 0 s and the signal came 0 s before the job ends: one begun just before it would be lost."
+    wanted = "warning: a part takes 0 s and the signal came 0 s before the job ends: a part begun just before it would be lost."
     assert any(line.startswith(wanted) for line in said) == is_warned
 
 

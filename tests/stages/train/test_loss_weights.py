@@ -155,9 +155,9 @@ def test_a_batch_has_weights_only_where_groups_do_not_count_alike() -> None:
     ("text", "message"),
     [
         ("confidense", r"names confidense, which is no column of numbers .*\(did you mean `confi"),
-        ("response", "names response, which is no column of numbers of GROUPS"),
-        ("chosen_role", "names chosen_role, which is no column of numbers"),
-        ("exp(margin)", "the weight expression 'exp.margin.' calls 'exp', which is no function"),
+        ("response", "names response, which is not a numeric column of GROUPS"),
+        ("chosen_role", "names chosen_role, which is not a numeric column"),
+        ("exp(margin)", "the weight expression 'exp.margin.' calls 'exp', which is not a function"),
         ("2 + 3", "names no column"),
     ],
 )
@@ -213,7 +213,7 @@ def test_both_flags_enter_the_identity_only_where_they_are_given(tmp_path: Path)
 def test_a_reward_model_takes_weights_and_no_likelihood(tmp_path: Path) -> None:
     values = {"groups": tmp_path, "output": tmp_path, "model": "m", "target": "reward"}
     TrainConfig(**values, weight_by="margin")
-    with pytest.raises(UsageError, match="--sft-weight is of no use: a reward model gives"):
+    with pytest.raises(UsageError, match="--sft-weight has no effect: a reward model gives"):
         TrainConfig(**values, sft_weight=0.1)
     with pytest.raises(UsageError, match="--sft-weight must be 0 or more"):
         TrainConfig(groups=tmp_path, output=tmp_path, model="m", sft_weight=-0.1)
@@ -238,7 +238,7 @@ def test_without_pairs_a_prompt_weighs_the_mean_over_its_positives(tmp_path: Pat
 
     with pytest.raises(InputError, match="within prompt a") as caught:
         of_positives(artifact, "sure")
-    assert caught.value.hint == "say whose: chosen_sure"
+    assert caught.value.hint == "name the column of one response: chosen_sure"
     with pytest.raises(InputError, match=r"is -2 for response 0 of prompt a$"):
         of_positives(artifact, "2 - chosen_sure")
 
@@ -247,5 +247,5 @@ def test_without_pairs_a_prompt_weighs_the_mean_over_its_positives(tmp_path: Pat
 def test_what_only_a_pair_has_is_refused_without_pairs(tmp_path: Path, text: str) -> None:
     rows = [row | {"role": "positive"} for row in two_prompts(sure=[1.0] * 5)]
     artifact = artifact_of(tmp_path / "g", rows, sure=pa.float64())
-    with pytest.raises(UsageError, match=r"and the objective trains on positives alone"):
+    with pytest.raises(UsageError, match=r"and the objective trains only on positives"):
         open_weighing(text, artifact, "GROUPS", of_pairs=False)

@@ -95,9 +95,7 @@ def test_without_bitsandbytes_the_extra_is_named_and_nothing_is_thrown_away(
         "find_spec",
         lambda name, *a: None if name == "bitsandbytes" else real(name, *a),
     )
-    with pytest.raises(
-        UsageError, match="needs the package bitsandbytes, which is not installed"
-    ) as caught:
+    with pytest.raises(UsageError, match="needs bitsandbytes, which is not installed") as caught:
         training(groups, tmp_path / "policy", model, overwrite=True)
     assert "pip install 'prefpipe[qlora]'" in caught.value.hint
     assert sorted(path.name for path in (tmp_path / "policy").iterdir()) == before
@@ -206,7 +204,7 @@ def test_the_adapter_is_merged_into_the_base_as_it_is_stored(groups, model, tmp_
     files = inspect_model(tmp_path / "policy", str(tmp_path / "policy"), base=model)
     figures = merge(files, MergeRequest(tmp_path / "merged"), Runtime(log=said.append))
     assert any(
-        "trained over a 4-bit base; it is merged into the base as it is stored" in line
+        "trained on a 4-bit base and is merged into the base as stored on disk" in line
         for line in said
     )
     assert (figures["n_changed"], figures["n_matrices"]) == (14, 14)

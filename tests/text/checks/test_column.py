@@ -197,7 +197,7 @@ def test_all_problems_of_a_prompt_are_reported_at_once():
         "[3]: must be an object, got 'words'",
         f"[4]: unknown type None; known: {known}",
     ]
-    assert "docs/checks.md" in caught.value.hint
+    assert "docs/guides/checks.md" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -209,7 +209,7 @@ def test_all_problems_of_a_prompt_are_reported_at_once():
         ([{"type": "quoted", "weight": 0}], "all weights are 0"),
         ([{"type": "quoted", "weight": "x"}], "'weight' should be a valid number, got 'x'"),
         ([{"type": "quoted", "strict": "yes"}], "'strict' should be a valid boolean, got 'yes'"),
-        ([{"type": "regex", "pattern": "("}], r"'pattern' '\(' is no regular expression"),
+        ([{"type": "regex", "pattern": "("}], r"'pattern' '\(' is not a regular expression"),
         ([{"type": "language", "language": "deutsch"}], "unknown language 'deutsch'"),
         (
             [{"type": "python", "function": "os:system"}],
@@ -224,16 +224,16 @@ def test_what_cannot_be_read_is_refused_with_the_prompt_named(value, message):
 
 
 def test_the_reference_page_has_every_check_and_parameter():
-    page = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "checks.md").read_text(encoding="utf-8")
     for name, check in CHECKS.items():
         row = next((line for line in page.splitlines() if line.startswith(f"| `{name}` |")), "")
-        assert row, f"docs/checks.md has no row for {name!r}"
+        assert row, f"docs/guides/checks.md has no row for {name!r}"
         missing = [field.name for field in fields(check) if f"`{field.name}`" not in row]
-        assert not missing, f"docs/checks.md: the row of {name!r} lacks {missing}"
+        assert not missing, f"docs/guides/checks.md: the row of {name!r} lacks {missing}"
 
 
 def test_every_example_on_the_reference_page_can_be_read():
-    page = (Path(__file__).parents[3] / "docs" / "checks.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs" / "guides" / "checks.md").read_text(encoding="utf-8")
     rows = [line for line in page.splitlines() if line.startswith("| `") and '{"type"' in line]
     examples = [row[row.index('{"type"') : row.index("`", row.index('{"type"'))] for row in rows]
     assert len(examples) >= len(CHECKS)
