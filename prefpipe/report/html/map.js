@@ -224,13 +224,15 @@ function startMap(story, draw) {
       expression,
       candidates,
       n_candidates: n,
+      n_not_drawn: nNotDrawn,
     } = entry();
     const lastOf = nMessages > 1 ? `(last of ${nMessages} messages) ` : "";
     document.getElementById("map-text").textContent = lastOf + prompt;
 
     let about = `Prompt ${id}. Ranked by ${expression || "nothing"}.`;
-    const nWithout = n - candidates.length;
+    const nWithout = n - candidates.length - nNotDrawn;
     if (nWithout) about += ` ${nWithout} candidates have no embedding.`;
+    if (nNotDrawn) about += ` ${nNotDrawn} candidates are not drawn: an even sample of the others is.`;
     const { name, status, reason } = selection();
     if (status !== "ok") about += ` ${name}: ${status}${reason ? `, ${reason}` : ""}.`;
     document.getElementById("map-about").textContent = about;
