@@ -23,7 +23,11 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
+<<<<<<< HEAD
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs docs-outputs clean
+=======
 .PHONY: install quickstart test test-fast lint test-vllm test-slurm test-wheel test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs clean
+>>>>>>> main
 
 install: $(installed)
 
@@ -70,6 +74,10 @@ test-deepspeed: $(installed)
 # To read it: .venv/bin/mkdocs serve, or python3 -m http.server -d site.
 docs: $(installed)
 	NO_MKDOCS_2_WARNING=1 $(bin)/python -m mkdocs build --strict
+
+# What the pages show of a terminal, made again: `make docs-outputs PAGES=cluster` for some of it. Real models take a quarter of an hour.
+docs-outputs: $(installed)
+	PYTHONPATH="$(CURDIR)/tests" OMP_NUM_THREADS=1 $(bin)/python -m support.shown_outputs $(PAGES)
 
 reference: $(installed)
 	$(bin)/prefpipe reference

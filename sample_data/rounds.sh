@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # 3 rounds, printed by: prefpipe rounds sample_data/rounds.yaml -o runs/rounds --dry-run
 # Run it again after a stop: each command keeps what is finished. After a change of a
-# line, pass --overwrite=stale to each: what depends on the change is made again.
+# line, pass --overwrite=stale to each: only what depends on the change is made again.
 set -euo pipefail
 run=runs/rounds
 model=bundled:smollm2-135m

@@ -19,6 +19,7 @@ CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 TOP_FOLDERS = ("docs/", "sample_data/", "tests/", "prefpipe/", ".ci/")
 ROOT = typer.main.get_command(app)
 COMMANDS = dict(reference.commands(ROOT))
+HIDDEN = {name for name, command in ROOT.commands.items() if command.hidden}
 each_document = pytest.mark.parametrize(
     "path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY))
 )
@@ -140,7 +141,9 @@ def example_commands(path: Path) -> list[list[str]]:
             if line.lstrip("$ ").startswith("prefpipe "):
                 words = shlex.split(line.lstrip("$ "), comments=True)
                 stops = [
-                    i for i, word in enumerate(words) if word in ("&", "&&", "|", ";", ">", "...")
+                    i
+                    for i, word in enumerate(words)
+                    if word in ("&", "&&", "|", ";", ">", "2>", "...")
                 ]
                 words = words[: stops[0] if stops else None]
                 # `prefpipe slurm` is given another command behind --
@@ -152,27 +155,58 @@ def example_commands(path: Path) -> list[list[str]]:
     return found
 
 
+def command_of(words: list[str]) -> str | None:
+    """Return the name of the command that a line runs, ``prefpipe eval win-rate`` for instance."""
+    candidates = (" ".join(words[:n]) for n in (3, 2))
+    return next((name for name in candidates if name in COMMANDS), None)
+
+
+def unknown_flags(name: str, words: list[str]) -> list[str]:
+    """Return the flags of a line that its command does not have."""
+    flags = {
+        flag
+        for parameter in COMMANDS[name].params
+        for flag in [*parameter.opts, *parameter.secondary_opts]
+    }
+    return [
+        word
+        for word in words
+        if re.match(r"--?[a-z]", word) and word.partition("=")[0] not in {*flags, "--help", "-h"}
+    ]
+
+
 @each_document
-def test_example_commands_name_real_commands_and_flags(path: Path) -> None:
+def test_example_commands_are_parsed(path: Path) -> None:
+    """A shown command has a name, flags, values and arguments that the command line takes."""
     for words in example_commands(path):
-        name = next((" ".join(words[:n]) for n in (3, 2) if " ".join(words[:n]) in COMMANDS), None)
         if len(words) < 2 or words[1].startswith("-"):
             continue
-        assert name is not None, (
-            f"{path.name} runs `{' '.join(words)}`, and there is no such command"
-        )
-        flags = {
-            flag
-            for parameter in COMMANDS[name].params
-            for flag in [*parameter.opts, *parameter.secondary_opts]
-        }
-        unknown = [
-            word
-            for word in words
-            if re.match(r"--?[a-z]", word)
-            and word.partition("=")[0] not in {*flags, "--help", "-h"}
-        ]
-        assert not unknown, f"{path.name} runs `{' '.join(words)}`, and {name} has no {unknown}"
+        name, line = command_of(words), " ".join(words)
+        assert name is not None, f"{path.name} runs `{line}`, and there is no such command"
+        assert not unknown_flags(name, words), f"{path.name} runs `{line}`"
+        # a shell variable stands for a number or a text; 1 is both
+        values = [re.sub(r"\$\{?\w+\}?", "1", word) for word in words[len(name.split()) :]]
+        try:
+            COMMANDS[name].make_context(name, values)
+        except Exception as error:
+            pytest.fail(f"{path.name} runs `{line}`: {error}")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in DOCUMENTS if path.name != "log.md"],  # the log keeps what was typed then
+    ids=lambda path: str(path.relative_to(REPOSITORY)),
+)
+def test_commands_within_sentences_name_real_commands_and_flags(path: Path) -> None:
+    """``prefpipe train --objective mmpo`` in a sentence is a real command, whole or not."""
+    for span in CODE_SPAN.findall(without_code_blocks(path)):
+        if re.match(r"prefpipe [a-z][\w-]*( |$)", span):
+            words = re.split(r"\s+", span.partition(" -- ")[0])
+            if words[1] in HIDDEN:
+                continue
+            name = command_of(words)
+            assert name is not None, f"{path.name} names `{span}`, and there is no such command"
+            assert not unknown_flags(name, words), f"{path.name} names `{span}`"
 
 
 def test_a_usage_line_names_what_is_required() -> None:

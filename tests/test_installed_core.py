@@ -18,6 +18,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 INSTALLED = os.environ.get("PREFPIPE_PYTHON")
 HEAVY = [
     "torch", "transformers", "accelerate", "peft", "tensorboard", "sentence_transformers", "sklearn", "openai",

@@ -12,20 +12,29 @@ LINK = re.compile(r"(?P<text>!?\[(?:[^\[\]]|\[[^\[\]]*\])*\])\((?P<target>[^)\s]
 
 
 def on_config(config):
-    """Write a folder of the navigation out as its pages, README.md first."""
-    config.nav = [_with_folders(entry, Path(config.docs_dir)) for entry in config.nav]
+    """Write a folder of the navigation out as those of its pages that it does not name, README.md first."""
+    named = set(_pages(config.nav))
+    config.nav = _with_folders(config.nav, Path(config.docs_dir), named)
     return config
 
 
-def _with_folders(entry, docs: Path):
+def _pages(entry) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    inner = entry.values() if isinstance(entry, dict) else entry
+    return [page for one in inner for page in _pages(one)]
+
+
+def _with_folders(entry, docs: Path, named: set[str]):
     if isinstance(entry, dict):
-        return {title: _with_folders(inner, docs) for title, inner in entry.items()}
+        return {title: _with_folders(inner, docs, named) for title, inner in entry.items()}
     if isinstance(entry, list):
-        return [_with_folders(inner, docs) for inner in entry]
+        return [_with_folders(inner, docs, named) for inner in entry]
     if not entry.endswith("/"):
         return entry
-    pages = sorted((docs / entry).glob("*.md"), key=lambda page: (page.name != "README.md", page.name))
-    return [page.relative_to(docs).as_posix() for page in pages]
+    pages = sorted((docs / entry).glob("*.md"), key=lambda one: (one.name != "README.md", one.name))
+    uris = [page.relative_to(docs).as_posix() for page in pages]
+    return [uri for uri in uris if uri not in named]
 
 
 def on_files(files, config):

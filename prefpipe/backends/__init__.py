@@ -1,1 +1,1 @@
-"""One small protocol and a house for each engine."""
+"""Engines behind small protocols: generators, scorers, judges, embedders."""

@@ -1,10 +1,9 @@
-"""What a chat completion says, whoever made it.
+"""Reads chat completions, whatever produced them.
 
-A server, a batch, the cache, or an engine in this process. Servers differ in what they put into a
-completion, and one odd answer must not lose its neighbours. So every body that holds an answer is
-read, as a verdict's text (`read_completion`) or as a sampled response (`read_generation`). What
-cannot be read of it is null or an error with a reason. Only a body without any answer is none
-(`NoCompletionError`).
+A server, a batch, the cache, or an engine in this process. Servers fill completions differently,
+and one odd answer must not lose its neighbours. So every body with an answer is read, as a
+verdict's text (`read_completion`) or as a sampled response (`read_generation`). Unreadable fields
+become null or an error with a reason. Only a body without any answer raises `NoCompletionError`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +18,7 @@ from prefpipe.text.judging.verdicts import TokenChoice
 REFUSED, ERROR, TOO_LONG, NOT_ANSWERED = "refused", "error", "prompt_too_long", "not_answered"
 
 IMPOSSIBLE_LOGPROB = -9999.0
-"""What OpenAI and vLLM write for a token of no known probability: no number to add up."""
+"""OpenAI's and vLLM's placeholder for an unknown log-probability: it must not be summed."""
 LARGEST_ID = 2**31 - 1
 
 
@@ -27,11 +26,11 @@ class ChatAnswer(NamedTuple):
     """One answer of a judge model.
 
     ``status`` is ``ok``; ``refused``: a content filter or the model declined; ``prompt_too_long``;
-    ``error``: no answer after all tries, the request was refused, or the answer is no text;
-    ``not_answered``: nobody was asked.
+    ``error``: no answer after all tries, the request was refused, or the answer is not text;
+        ``not_answered``: the question was not sent.
 
-    ``tokens`` is None where the answer came without log-probabilities. Token counts are the
-    server's own, None where it gives none.
+    ``tokens`` is None if the answer has no log-probabilities. Token counts are the server's own,
+    None if it gives none.
     """
 
     status: str
@@ -44,9 +43,9 @@ class ChatAnswer(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """A completion's first choice, as it came and as it is read.
+    """A completion's first choice, raw and as read.
 
-    Counts of tokens are the server's, None where it has none.
+    Token counts are the server's, None if it gives none.
     """
 
     message: Message
@@ -57,12 +56,12 @@ class Completion(NamedTuple):
 
     @property
     def has_thoughts(self) -> bool:
-        """Whether the model thought before it answered, whether or not the server shows what."""
+        """Whether the model thought before it answered, shown by the server or not."""
         return self.message.thoughts is not None or bool(self.n_thought_tokens)
 
 
 def read_first_choice(body: Any) -> Completion:
-    """Return what a completion's first choice holds.
+    """Return a completion's first choice.
 
     Raises:
         NoCompletionError: no choice, no message in it, or a message with neither words nor a
@@ -81,12 +80,12 @@ def read_first_choice(body: Any) -> Completion:
 
 
 def read_completion(body: Any) -> ChatAnswer:
-    """Return what a completion's first choice says to a judge's question.
+    """Return a judge's answer from a completion's first choice.
 
-    A message without a text (the tokens ran out while the model was thinking, or it called a tool)
-    is an answer of no words: another try would be paid for and most likely say the same. So is one
-    whose content is no text, which is an ``error``. Halves of characters become U+FFFD, for no file
-    holds them.
+    A message without text (the tokens ran out while the model was thinking, or it called a tool) is
+    an empty answer: another try would cost money and most likely give the same. A message whose
+    content is not text is an ``error``. Half characters become U+FFFD, because no file can hold
+    them.
 
     Raises:
         NoCompletionError: see `read_first_choice`.
@@ -107,12 +106,12 @@ def read_completion(body: Any) -> ChatAnswer:
 
 
 def read_generation(body: Any) -> Generation:
-    """Return what a completion's first choice says as a sampled response.
+    """Return a sampled response from a completion's first choice.
 
-    Ids and log-probabilities that a server returns cover everything that it sampled. Where thoughts
-    were returned apart, or the sampled tokens say more than the text does, they are not the
-    response's: then ids and log-probability are unknown, and the number of tokens is known only
-    where the response's own tokens can be told from the others.
+    A server's ids and log-probabilities cover everything that it sampled. If thoughts were returned
+    separately, or the sampled tokens spell more than the text, they are not the response's alone:
+    then ids and log-probability are unknown, and the number of tokens is known only if the
+    response's own tokens can be identified.
 
     Raises:
         NoCompletionError: see `read_first_choice`.
@@ -144,7 +143,7 @@ def read_generation(body: Any) -> Generation:
 
 
 def _why_no_response(message: Message) -> str | None:
-    """Return why a message is no response that could be trained on, None if it is one."""
+    """Return why a message cannot be trained on as a response; None if it can."""
     if message.problem is not None:
         return message.problem
     if message.refusal and not message.text:
@@ -160,13 +159,14 @@ def _why_no_response(message: Message) -> str | None:
 def _response_tokens(
     completion: Completion, positions: Sequence[tuple[bytes, float | None]], start: int, text: str
 ) -> int | None:
-    """Return how many of the sampled tokens are the response's, None where that is not known."""
+    """Return how many of the sampled tokens are the response's; None if unknown."""
     if not text.strip():
         return None
     if start > 0:
         return len(positions) - start
     if completion.n_thought_tokens and completion.n_completion_tokens is not None:
-        # A text has a token at least: with as many thoughts as tokens, these are counted apart.
+        # A text has at least one token: with as many thoughts as tokens, these are counted
+        # separately.
         n_tokens = completion.n_completion_tokens - completion.n_thought_tokens
         return n_tokens if n_tokens > 0 else None
     return None
@@ -175,7 +175,7 @@ def _response_tokens(
 def _first_choice(body: Any) -> Mapping[str, Any]:
     """Return the choice whose index is lowest.
 
-    It need not stand first where a server gave more than were asked for.
+    It need not be the first one if a server returns more choices than requested.
 
     Raises:
         NoCompletionError: there is none.
@@ -185,7 +185,7 @@ def _first_choice(body: Any) -> Mapping[str, Any]:
         listed = []
     choices = [choice for choice in listed if isinstance(choice, Mapping)]
     if not choices:
-        raise NoCompletionError(f"the answer is no chat completion: {str(body)[:200]!r}")
+        raise NoCompletionError(f"the answer is not a chat completion: {str(body)[:200]!r}")
 
     def index_of(place: int) -> int:
         index = choices[place].get("index")
@@ -195,7 +195,7 @@ def _first_choice(body: Any) -> Mapping[str, Any]:
 
 
 def _count(usage: Any, name: str) -> int | None:
-    """Return a count of tokens, None for what cannot be one."""
+    """Return a count of tokens; None if the value cannot be one."""
     value = usage.get(name) if isinstance(usage, Mapping) else None
     if isinstance(value, bool) or not isinstance(value, int):
         return None
@@ -203,7 +203,7 @@ def _count(usage: Any, name: str) -> int | None:
 
 
 def _token_ids(values: Any) -> list[int]:
-    """Return a response's ids; [] where there are none or one of them is no id, as text is none."""
+    """Return a response's ids; [] if there are none or one of them is not an id."""
     if not isinstance(values, list):
         return []
     for value in values:
@@ -231,7 +231,7 @@ def _positions(choice: Mapping[str, Any]) -> list[tuple[bytes, float | None]]:
 
 
 def _bytes_of(position: Mapping[str, Any]) -> bytes:
-    """Return a token's bytes, which one that is part of a character has beside its text."""
+    """Return a token's bytes; a token that is part of a character has them beside its text."""
     values = position.get("bytes")
     if isinstance(values, list) and values:
         try:
@@ -243,20 +243,20 @@ def _bytes_of(position: Mapping[str, Any]) -> bytes:
 
 
 def _possible_logprob(value: Any) -> float | None:
-    """Return a log-probability, None for what cannot be one."""
+    """Return a log-probability; None if the value cannot be one."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
         number = float(value)
     except OverflowError:
         return None
-    # rounding may leave a little above 0
+    # Rounding may leave it slightly above 0.
     is_possible = isfinite(number) and IMPOSSIBLE_LOGPROB < number <= 1e-3
     return number if is_possible else None
 
 
 def _sum_of(positions: Sequence[tuple[bytes, float | None]]) -> float | None:
-    """Return the summed log-probability, None where there is none or one of them is unknown."""
+    """Return the summed log-probability; None if there is none or one term is unknown."""
     if not positions:
         return None
     total = 0.0
@@ -268,16 +268,16 @@ def _sum_of(positions: Sequence[tuple[bytes, float | None]]) -> float | None:
 
 
 def _start_of_text(pieces: Sequence[bytes], text: str) -> int:
-    """Return the number of the first sampled token that is the text's.
+    """Return the index of the first sampled token of the text.
 
-    0 where none before it says anything. 0, too, where the tokens do not spell the text, as a
-    server's own way of writing tokens may not.
+    It is 0 if no token before it spells anything, and if the tokens do not spell the text, because
+    a server may write tokens in its own way.
     """
     wanted = text.strip().encode("utf-8", "replace")
     joined = b"".join(pieces)
     if not wanted or joined.lstrip().startswith(wanted):
         return 0
-    # From the end: what was thought stands before the text, and may have its words.
+    # Searched from the end: thoughts precede the text and may contain its words.
     place = joined.rfind(wanted)
     if place < 0 or not joined[:place].strip():
         return 0
@@ -291,7 +291,7 @@ def _start_of_text(pieces: Sequence[bytes], text: str) -> int:
 
 
 def _tokens_of_answer(completion: Completion) -> tuple[TokenChoice, ...] | None:
-    """Return the tokens of a judge's answer, without those of thoughts that came apart from it."""
+    """Return the tokens of a judge's answer, without those of separately returned thoughts."""
     tokens = _tokens(completion.choice)
     text = completion.message.text
     if tokens is None or not completion.has_thoughts or not text:
@@ -304,7 +304,7 @@ def _tokens_of_answer(completion: Completion) -> tuple[TokenChoice, ...] | None:
 
 
 def _tokens(choice: Mapping[str, Any]) -> tuple[TokenChoice, ...] | None:
-    """Return tokens with their alternatives; None where there are none that can be read."""
+    """Return tokens with their alternatives; None if none can be read."""
     positions = _raw_positions(choice)
     if not positions:
         return None
@@ -323,8 +323,8 @@ def _logprob(value: Any) -> float:
     """Return a log-probability.
 
     Raises:
-        ValueError: NaN, infinity or a number far above 0, which no log-probability is: a mean of
-            them would be a verdict that is no number.
+        ValueError: NaN, infinity or a number far above 0, which cannot be a log-probability: a mean
+            of such values would not be a usable verdict.
     """
     number = float(value)
     if isnan(number) or number == inf or number > 1:
@@ -339,7 +339,7 @@ def _summed(alternatives: Iterable[Mapping[str, Any]]) -> dict[str, float]:
     """
     logprobs: dict[str, float] = {}
     for alternative in alternatives:
-        # how JSON writes the minus infinity of a token that cannot come
+        # JSON's form of minus infinity, for a token that cannot occur
         if alternative["logprob"] is None:
             continue
 

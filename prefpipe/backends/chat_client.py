@@ -1,14 +1,14 @@
-"""Asking a chat-completions server that may be busy, slow, broken or gone.
+"""A client of a chat-completions server that may be busy, slow, broken or gone.
 
 Failures are of three kinds:
 
 - *transient* (time-outs, lost connections, 408, 409, 425, 429, 5xx, a body that is no completion):
-  tried again, after as long as ``Retry-After`` says or with exponential back-off;
+  tried again after the time in ``Retry-After`` or with exponential back-off;
 - *permanent for one request* (400, 413, 422, ...): a row with a reason;
-- *hopeless* (no server, no such model, a refused key, no money left): the run ends, for no further
-  request could succeed.
+- *hopeless* (no server, no such model, a refused key, no money left): the run ends because no
+  further request can succeed.
 
-An answer is kept the moment it has arrived.
+Each answer is saved as soon as it arrives.
 """
 
 import random
@@ -31,7 +31,7 @@ Keep = Callable[[int, Body], None]
 TRANSIENT_STATUSES = (408, 409, 425, 429)
 HOPELESS_STATUSES = (401, 402)
 HOPELESS_AT_START = (403, 404, 405)
-"""Statuses that may be meant for one request, unless none has been answered yet."""
+"""Statuses that may concern one request only, once any request has been answered."""
 NO_MONEY_SIGNS = ("insufficient_quota", "billing_hard_limit", "exceeded your current quota")
 FILTER_SIGNS = ("content_filter", "content_policy", "content management policy")
 TOO_LONG_SIGNS = (
@@ -42,7 +42,7 @@ TOO_LONG_SIGNS = (
     "context window",
 )
 MOST_REFUSED_AT_START = 3
-"""First requests that may be refused with a 400 before the fault is in what all have in common."""
+"""First requests refused with a 400 after which the fault is taken to be common to all."""
 
 NEUTRAL = {
     "top_k": -1,
@@ -53,18 +53,17 @@ NEUTRAL = {
 }
 """Sampling settings that mean "off".
 
-They are sent because a server fills in what is not: vLLM's and SGLang's from the model's
-``generation_config.json``, llama.cpp's from defaults of its own. -1 is every server's word for no
-``top_k``.
+They are sent because a server fills in missing ones: vLLM and SGLang from the model's
+``generation_config.json``, llama.cpp from its own defaults. On every server -1 means no ``top_k``.
 """
 RECORDS = ("return_token_ids", "logprobs", "top_logprobs")
-"""Fields that change no answer, and only what is returned beside it."""
+"""Fields that do not change an answer, only what is returned beside it."""
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.5, 60.0
 LONGEST_OBEYED_S = 600.0
-"""A ``Retry-After`` beyond this counts as this."""
+"""Upper limit for ``Retry-After``."""
 WORTH_SAYING_S = 5.0
-"""A wait from which on one wants to know why nothing happens."""
+"""Waits longer than this are logged with their reason."""
 
 NO_FLAGS: Mapping[str, str] = MappingProxyType({})
 
@@ -73,17 +72,17 @@ NOTHING_NEEDED: Mapping[str, str] = MappingProxyType({})
 
 
 class ServerSettings(NamedTuple):
-    """How a server is asked.
+    """How requests are sent to a server.
 
     ``max_tries`` counts the first; ``timeout_s`` is for one try, from the request to the last byte.
 
-    ``can_do_without``: fields of the bodies that are left out where a server refuses them.
+    ``can_do_without``: body fields that are left out if a server refuses them.
     ``cannot_do_without``: fields whose refusal ends the run, each with the hint.
-    ``needs_logprobs``: a server whose first answer has none is asked nothing more.
-    ``ends_when_none_is_answered``: a server that is there, but refuses the first questions or fails
-    at the first, ends the run; else these are failures of their rows.
-    ``flags``: fields of the bodies that the user asked for, and the flags that did: a server that
-    refuses one in its first answer ends the run.
+    ``needs_logprobs``: the run ends if a server's first answer has none.
+    ``ends_when_none_is_answered``: whether the run ends if a reachable server refuses the first
+        questions or fails at the first; otherwise their rows fail.
+    ``flags``: body fields that the user set, and their flags: the run ends if a server's first
+        answer refuses one.
     """
 
     base_url: str | None = None
@@ -99,7 +98,7 @@ class ServerSettings(NamedTuple):
 
 
 class PermanentError(Exception):
-    """A failure of one request that trying again does not mend."""
+    """A failure of one request that another try cannot repair."""
 
     def __init__(self, answer: ChatAnswer, *, is_bad_request: bool) -> None:
         super().__init__(answer.reason)
@@ -109,12 +108,11 @@ class PermanentError(Exception):
 class ChatClient:
     """Sends chat-completion bodies to one server.
 
-    Any number of threads may ask at once: their requests share the slots, the connections, the pace
-    and what is known of the server.
+    Any number of threads may use it at once: their requests share the slots, the connections, the
+    pace and what is known about the server.
 
-    Beside what a body says, `NEUTRAL` is sent, but for what the body sets itself and what the
-    server refuses. Refusals are looked for in the first request alone: one setting holds for a
-    whole run.
+    The fields of `NEUTRAL` are added to each body, except those that the body sets or the server
+    refuses. Only the first request can drop fields, so that a whole run uses the same settings.
 
     Raises:
         ModelError: no ``OPENAI_API_KEY`` for OpenAI's own server.
@@ -128,7 +126,7 @@ class ChatClient:
         self._threads = RequestThreads(settings.concurrency, self._run)
         self._lock = threading.Lock()
 
-        # What the first requests showed of the server.
+        # What the first requests showed about the server.
         self._reached = False
         self._n_refused = 0
         self._has_new_name = False
@@ -136,7 +134,7 @@ class ChatClient:
         self._has_tried_bare = False
 
         self._said_until = 0.0
-        # Spreads retries of many threads; no answer depends on it.
+        # Spreads the retries of many threads; no answer depends on it.
         self._random = random.Random()  # noqa: S311
 
     @property
@@ -150,17 +148,17 @@ class ChatClient:
         return sorted(self._left_out)
 
     def complete(self, bodies: Sequence[Body], keep: Keep) -> list[ChatAnswer]:
-        """Ask all and return one answer for each, in order.
+        """Send all requests and return one answer for each, in order.
 
         Args:
-            bodies: what is sent.
+            bodies: the request bodies.
             keep: called with the place and the completion's body as soon as one arrives, from the
                 thread that received it.
 
         Raises:
-            ModelError: the failure is one that no request could escape, of this call or another;
-                answers that arrived before have been kept.
-            StoppedEarly: a stop was asked for; the same.
+            ModelError: a failure, in this call or another, that every request would meet; answers
+                that arrived before are saved.
+            StoppedEarly: a stop was requested; arrived answers are saved.
         """
         return [
             answer if isinstance(answer, ChatAnswer) else read_completion(answer)
@@ -168,9 +166,9 @@ class ChatClient:
         ]
 
     def completions(self, bodies: Sequence[Body], keep: Keep) -> list[Body | ChatAnswer]:
-        """Ask all and return for each, in order, the completion's body.
+        """Send all requests and return each completion's body, in order.
 
-        Where there is none, an answer stands in its place that says why.
+        If there is none, a `ChatAnswer` in its place says why.
 
         Raises:
             ModelError, StoppedEarly: see `complete`.
@@ -186,20 +184,20 @@ class ChatClient:
         return self._threads.has_room()
 
     def close(self) -> None:
-        """Close the connections, once answers on their way have arrived or the grace is over."""
+        """Close the connections once pending answers have arrived or the grace is over."""
         self._threads.finish()
         self._endpoint.close()
 
     def _has_worked(self) -> None:
-        """Note that the server has answered: until then, one request at a time is on its way.
+        """Note that the server has answered: until then, only one request is sent at a time.
 
-        One alone shows whether there is a server, and what it refuses.
+        A single request shows whether there is a server and which fields it refuses.
         """
         self._reached = True
         self._threads.open_all_slots()
 
     def _answer(self, body: Body, place: int, keep: Keep) -> Body | ChatAnswer:
-        """Return a completion, kept; a failure of this request alone becomes an answer."""
+        """Return a completion and save it; a failure of this request alone becomes an answer."""
         try:
             completion = self._ask_until_answered(body, place, keep)
         except PermanentError as error:
@@ -225,13 +223,13 @@ class ChatClient:
                     )
                 self._has_worked()
 
-        # a filter, or a limit of length: the server works, and has read this one
+        # A filter or a length limit: the server works and has read this request.
         if error.answer.status in (REFUSED, TOO_LONG) and not self._reached:
             self._has_worked()
         return error.answer
 
     def _failed(self, error: TransientError) -> ChatAnswer:
-        """Return the answer of a request whose tries all failed; give up if it is the first one."""
+        """Return the answer of a request that failed all tries; give up if it is the first."""
         if not self._reached:
             if not error.is_answered or self.settings.ends_when_none_is_answered:
                 self._give_up(str(error))
@@ -242,20 +240,21 @@ class ChatClient:
         answer = read_completion(completion)
         if answer.status == "ok" and answer.tokens is None:
             raise ModelError(
-                f"the judge's server at {self.url} gives no log-probabilities; "
-                "every answer would be paid for in vain",
-                hint="use --verdict text, or a server and model that give them (vllm serve does)",
+                f"the judge's server at {self.url} returns no log-probabilities, and the "
+                "verdict needs them",
+                hint="pass --verdict text, or use a server and model that return them (vllm serve "
+                "does)",
             )
 
     def _give_up(self, reason: str) -> NoReturn:
         raise ModelError(
-            f"the server at {self.url} cannot be used: {self._endpoint.without_key(reason)}",
-            hint="check --base-url (or OPENAI_BASE_URL), OPENAI_API_KEY, the model's name, "
-            "and that the server runs",
+            f"the server at {self.url} is unusable: {self._endpoint.without_key(reason)}",
+            hint="check that the server runs, then --base-url (or OPENAI_BASE_URL), OPENAI_API_KEY "
+            "and the model's name",
         )
 
     def _ask_until_answered(self, body: Body, place: int, keep: Keep) -> Body:
-        """Return a completion, asking as often as it takes or is allowed."""
+        """Return a completion, after as many tries as it needs and the limit allows."""
         left_out = self._left_out
         n_tries = 0
         while self._pace.wait(self._threads.stop):
@@ -263,12 +262,12 @@ class ChatClient:
             try:
                 with self._threads.on_the_way():
                     completion = self._send(wire)
-                    # The next request leaves while this answer goes to the disk.
+                    # The next request leaves while this answer is written to disk.
                     if self._reached:
                         self._threads.free_slot()
                     keep(place, completion)
             except PermanentError as error:
-                # This takes no try: without the fields it is another request.
+                # This is not counted as a try: without the fields it is a different request.
                 fewer = self._fields_to_drop(body, wire, error)
                 if not fewer:
                     self._end_if_a_flag_is_refused(wire, body, error)
@@ -282,16 +281,16 @@ class ChatClient:
                 self._wait(error, n_tries)
                 continue
 
-            # Only an answer shows that it was these fields, and nothing else, that was refused.
+            # Only an answer proves that these fields, and nothing else, were refused.
             if left_out - self._left_out:
                 self._leave_out(left_out)
             return completion
         raise GivenUpError
 
     def _on_the_wire(self, body: Body, left_out: frozenset[str]) -> dict[str, Any]:
-        """Return what is sent: the body, and neutral settings beside it.
+        """Return the sent request: the body with the neutral settings.
 
-        ``max_tokens`` goes under the name that the server knows.
+        ``max_tokens`` is sent under the name that the server knows.
         """
         wire = {name: value for name, value in {**NEUTRAL, **body}.items() if name not in left_out}
         if self._has_new_name and "max_tokens" in wire:
@@ -299,18 +298,18 @@ class ChatClient:
         return wire
 
     def _fields_to_drop(self, body: Body, wire: Body, error: PermanentError) -> frozenset[str]:
-        """Return the fields that a refusal is about and that one can do without.
+        """Return the refused fields that can be left out.
 
-        None if it is about something else. A refusal names them, as a rule. One that does not may
-        mean them all the same: the first is tried without any.
+        None if the refusal is about something else. A refusal usually names the fields. One that
+        does not may still mean them: the first request is then tried without any.
         """
         if not error.is_bad_request:
             return frozenset()
-        # what the body sets itself is not neutral
+        # Fields that the body sets are not neutral.
         neutral = NEUTRAL.keys() - body.keys()
         optional = {*neutral, *self.settings.can_do_without} & set(wire)
         if self._reached:
-            # what is sampled stays the same for a whole run
+            # Sampling settings stay the same for a whole run.
             optional &= set(RECORDS)
 
         words = str(error).lower()
@@ -323,10 +322,10 @@ class ChatClient:
         return frozenset(optional)
 
     def _end_if_a_flag_is_refused(self, wire: Body, body: Body, error: PermanentError) -> None:
-        """End the run where the first answer is that a setting is not taken which a flag asks for.
+        """End the run if the first answer refuses a setting that a flag sets.
 
-        A refusal may name a field for another reason: one of a content that repeats the request.
-        That it was the setting shows when the same question is answered without it.
+        A refusal may name a field for another reason: a content error may quote the request. The
+        setting is the cause if the same question is answered without it.
 
         Raises:
             ModelError: a setting is refused.
@@ -360,14 +359,14 @@ class ChatClient:
             )
 
     def _leave_out(self, left_out: frozenset[str]) -> None:
-        """Leave fields out from now on, and say so: the server answered without them."""
+        """Leave fields out from now on, and log it: the server answered without them."""
         with self._lock:
             new = sorted(name for name in left_out - self._left_out if name in NEUTRAL)
             self._left_out |= left_out
         if new:
             self._run.log(
-                f"the server at {self.url} refuses {', '.join(new)}: sent without, "
-                "so its own defaults hold for them"
+                f"the server at {self.url} refuses {', '.join(new)}: they are left out, and "
+                "the server's own defaults apply"
             )
 
     def _send(self, wire: Body) -> Body:
@@ -383,20 +382,20 @@ class ChatClient:
             raise self._failure_of(error, wire) from error
 
     def _failure_of(self, error: StatusError, wire: Body) -> TransientError | PermanentError:
-        """Return what a status means; raise when it means the end of the run."""
+        """Return the error that a status means; raise it if it ends the run."""
         status, text, reason = error.status, error.text, str(error)
-        # First of all: an empty account comes as a 429 too, which would be tried again.
+        # Checked first: an empty account is a 429, too, which would be tried again.
         if status in HOPELESS_STATUSES or any(sign in text for sign in NO_MONEY_SIGNS):
             self._give_up(reason)
         if status == 403 and any(name in text for name in self.settings.can_do_without):
-            # OpenAI's word on log-probabilities of o1
+            # OpenAI's message about log-probabilities of o1
             return PermanentError(ChatAnswer(ERROR, reason), is_bad_request=True)
         if status in HOPELESS_AT_START and not self._reached:
             self._give_up(reason)
 
         if status in TRANSIENT_STATUSES or status >= 500:
             return TransientError(reason, error.wait_s, is_answered=True)
-        # OpenAI's newer models know `max_tokens` by this name alone: asked again at once with it.
+        # OpenAI's newer models know `max_tokens` only by this name: sent again at once with it.
         if status == 400 and "max_completion_tokens" in text and "max_tokens" in wire:
             self._has_new_name = True
             return TransientError(reason, 0.0)
@@ -409,10 +408,10 @@ class ChatClient:
         return PermanentError(ChatAnswer(ERROR, reason), is_bad_request=True)
 
     def _refuse_to_do_without(self, wire: Body, text: str, reason: str) -> None:
-        """End the run where a refusal names a field without which nothing should be asked.
+        """End the run if a refusal names a field that requests must have.
 
         Raises:
-            ModelError: naming the field.
+            ModelError: names the field.
         """
         for name, hint in self.settings.cannot_do_without.items():
             if name in wire and name in text:
@@ -423,20 +422,20 @@ class ChatClient:
                 )
 
     def _wait(self, error: TransientError, n_tries: int) -> None:
-        """Wait before the next try, as long as the server asks for or with exponential back-off."""
+        """Wait before the next try: the server's time, or exponential back-off."""
         if error.wait_s is None:
             # 0.5, 1, 2, ... seconds up to a minute, each spread over half to all of it
             longest_s = min(FIRST_WAIT_S * 2 ** (n_tries - 1), LONGEST_WAIT_S)
             wait_s = longest_s * self._random.uniform(0.5, 1.0)
         else:
             wait_s = min(error.wait_s, LONGEST_OBEYED_S)
-            # The limit is the account's, not this request's: nobody sends meanwhile.
+            # The limit is the account's, not this request's: nothing is sent meanwhile.
             self._pace.hold(wait_s)
         self._say_long_wait(error, wait_s, n_tries)
         self._threads.stop.wait(wait_s)
 
     def _say_long_wait(self, error: TransientError, wait_s: float, n_tries: int) -> None:
-        """Say why nothing happens for a while; once, where many threads wait for the same."""
+        """Log why nothing happens for a while; once if many threads wait for the same."""
         now = time.monotonic()
         with self._lock:
             is_news = wait_s >= WORTH_SAYING_S and now + wait_s > self._said_until + 1.0
@@ -448,13 +447,14 @@ class ChatClient:
         reason = self._endpoint.without_key(str(error))[:200]
         if error.wait_s is None:
             self._run.log(
-                f"{reason}: asked again at {until} (try {n_tries + 1} of {self.settings.max_tries})"
+                f"{reason}: the next try is at {until} (try {n_tries + 1} of "
+                f"{self.settings.max_tries})"
             )
             return
         beyond = ""
         if error.wait_s > LONGEST_OBEYED_S:
-            beyond = f", of which {LONGEST_OBEYED_S:.0f} s are waited"
+            beyond = f", of which prefpipe waits {LONGEST_OBEYED_S:.0f} s"
         self._run.log(
-            f"the server at {self.url} asks for {error.wait_s:.0f} s of patience{beyond} "
-            f"({reason}): nothing is sent until {until}"
+            f"the server at {self.url} asks for a pause of {error.wait_s:.0f} s{beyond} "
+            f"({reason}): the next request leaves at {until}"
         )

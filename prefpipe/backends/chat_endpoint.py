@@ -1,14 +1,14 @@
-"""One try at one chat-completions server: what is sent, and what came back of it.
+"""One try at one chat-completions server: request out, completion or error back.
 
-The time limit is for the whole try: a server that sends a byte a second is given up like one that
+The time limit is for the whole try: a server that sends a byte a second times out like one that
 sends none.
 
-Tries are repeated by `chat_client`, not by the OpenAI client's ``max_retries``. That one knows one
-request: it cannot hold back the others when a server asks for patience, sleeps through a signal,
-and takes a body that is no completion for an answer.
+Tries are repeated by `chat_client`, not by the OpenAI client's ``max_retries``. That retry knows
+one request only: it cannot hold back the others when a server asks for a pause, it sleeps through
+signals, and it accepts a body that is not a completion.
 
-A request is posted as it is, past the client's typed method. That one walks through every field of
-it, to rename none, and took half of what a request costs here.
+A request is posted as is, not through the client's typed method, which walks through every field,
+renames none, and took half of a request's cost here.
 
 Reference: https://platform.openai.com/docs/api-reference/chat.
 """
@@ -33,14 +33,14 @@ Body = Mapping[str, Any]
 
 OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "no-key"
-"""Sent to local servers, which look at no key; the client library insists on one."""
+"""Sent to local servers, which ignore the key; the client library requires one."""
 
 
 class TransientError(Exception):
-    """A failure that may pass.
+    """A temporary failure.
 
-    ``wait_s`` is how long the server wants to be left alone, None where it does not say.
-    ``is_answered``: whether it answered at all.
+    ``wait_s`` is the pause that the server requests; None if it does not say. ``is_answered``:
+    whether it answered at all.
     """
 
     def __init__(
@@ -51,9 +51,9 @@ class TransientError(Exception):
 
 
 class StatusError(Exception):
-    """An HTTP status that is no success.
+    """An HTTP status other than success.
 
-    ``text`` is all that the server said, in lower case: the reason has its message alone, the body
+    ``text`` is the server's whole answer in lower case: the reason has its message only, the body
     also its code. ``wait_s``: see `TransientError`.
     """
 
@@ -63,7 +63,7 @@ class StatusError(Exception):
 
 
 class ChatEndpoint:
-    """A server's address, the key to it, and the connections, which are kept from try to try.
+    """A server's address, its key, and the connections, which stay open between tries.
 
     Args:
         base_url: up to ``/v1``; default ``OPENAI_BASE_URL``, then OpenAI's own.
@@ -78,8 +78,8 @@ class ChatEndpoint:
         self._key = os.environ.get("OPENAI_API_KEY") or ""
         if not self._key and self.url == OPENAI_URL:
             raise ModelError(
-                f"no OPENAI_API_KEY, and {OPENAI_URL} asks for one",
-                hint="set it, or name your own server with --base-url",
+                f"OPENAI_API_KEY is not set, and {OPENAI_URL} needs a key",
+                hint="set OPENAI_API_KEY, or name your own server with --base-url",
             )
         self._timeout_s = timeout_s
         self._client = openai.OpenAI(
@@ -96,7 +96,7 @@ class ChatEndpoint:
         deadline = time.monotonic() + self._timeout_s
         is_late = False
         try:
-            # As a stream, which leaves the reading of the body to us.
+            # As a stream, so that the body is read here.
             with self._client.post(
                 "/chat/completions",
                 body=dict(wire),
@@ -116,10 +116,10 @@ class ChatEndpoint:
         except NoCompletionError as error:
             raise TransientError(str(error), is_answered=True) from error
         except (ValueError, RecursionError) as error:
-            # What the deadline cut off is late, not broken.
+            # An answer cut off by the deadline is late, not broken.
             if is_late:
                 raise self._late() from error
-            raise TransientError(f"the answer is no JSON ({error})", is_answered=True) from error
+            raise TransientError(f"the answer is not JSON ({error})", is_answered=True) from error
         return dict(completion)
 
     def close(self) -> None:
@@ -127,7 +127,7 @@ class ChatEndpoint:
         self._client.close()
 
     def without_key(self, text: str) -> str:
-        """Return a text in which the key, if it is in there, cannot be read."""
+        """Return a text with the key masked, if it contains the key."""
         return text.replace(self._key, "***") if self._key else text
 
     def _status_error(self, error: openai.APIStatusError) -> StatusError:
@@ -138,13 +138,13 @@ class ChatEndpoint:
         return StatusError(status, reason, text, _retry_after(error.response.headers))
 
     def _late(self) -> TransientError:
-        return TransientError(f"no whole answer within {self._timeout_s:g} s")
+        return TransientError(f"no complete answer within {self._timeout_s:g} s")
 
 
 def _read_until(deadline: float, chunks: Iterator[bytes]) -> tuple[bytes, bool]:
-    """Return what came until the deadline, and whether that ended it.
+    """Return what arrived before the deadline, and whether the deadline cut it off.
 
-    An answer that was whole by then is one all the same.
+    An answer that was complete by then still counts.
     """
     data = bytearray()
     try:
@@ -153,18 +153,18 @@ def _read_until(deadline: float, chunks: Iterator[bytes]) -> tuple[bytes, bool]:
             if time.monotonic() > deadline:
                 return bytes(data), True
     except Exception as error:
-        # The HTTP library's own family, whose name depends on the client's version.
+        # The HTTP library's own errors, whose name depends on the client's version.
         raise TransientError(f"the connection broke: {type(error).__name__}: {error}") from error
     return bytes(data), False
 
 
 def _parse(data: bytes) -> Any:
-    """Return what a body's JSON holds.
+    """Return the value of a JSON body.
 
-    Bytes that are no UTF-8 become U+FFFD, for the rest of the answer was paid for.
+    Bytes that are not UTF-8 become U+FFFD, because the rest of the answer was paid for.
 
     Raises:
-        ValueError, RecursionError: it is no JSON.
+        ValueError, RecursionError: it is not JSON.
     """
     try:
         return parse_finite_json(data)
@@ -173,10 +173,10 @@ def _parse(data: bytes) -> Any:
 
 
 def _words_of_status(error: openai.APIStatusError) -> str:
-    """Return what a server says of a request that it refuses.
+    """Return a server's reason for refusing a request.
 
-    The client library gives the ``message`` of OpenAI's own form alone. Others answer
-    ``{"error": "..."}`` (TGI, Ollama), ``{"detail": ...}`` (FastAPI), or plain words.
+    The client library reads only the ``message`` of OpenAI's own form. Others answer ``{"error":
+    "..."}`` (TGI, Ollama), ``{"detail": ...}`` (FastAPI), or plain words.
     """
     words = str(error)
     says_nothing = words == f"Error code: {error.status_code}"

@@ -1,7 +1,7 @@
-"""Conversations to token ids and back, one way for every engine that runs in this process.
+"""Conversations to token ids and back, the same way for every engine in this process.
 
-The engines are handed ids and hand back ids. Text is made here, so that the same ids give the same
-text whichever engine sampled them, and so that no engine adds a second BOS to a templated string.
+Engines take ids and return ids. Text is made here, so that the same ids give the same text for
+every engine, and no engine adds a second BOS to a templated string.
 """
 
 import threading
@@ -21,14 +21,14 @@ from prefpipe.text.stop_texts import StopTexts, find_stop
 from prefpipe.text.thoughts import is_opened, split_thought
 
 N_TOKENS_JOINED = 16
-"""Of a begun answer, decoded with what goes on from it: more than one character takes."""
+"""Tokens of a begun answer that are decoded with its continuation: more than a character needs."""
 
 
 class Reading(NamedTuple):
-    """What a response says.
+    """A response as text.
 
-    ``thought``: what the model thought before it, None where it did not, or where thoughts are not
-    told apart. ``is_stopped``: it ended at a stop text.
+    ``thought``: what the model thought before it; None if it did not think or thoughts are not
+        separated. ``is_stopped``: it ended at a stop text.
     """
 
     text: str
@@ -42,7 +42,7 @@ class ChatTokenizer:
     `encode` and `decode` may be called from several threads.
 
     Raises:
-        ModelError: the template fails on two plain questions, or leaves them out.
+        ModelError: the template fails on two plain questions, or drops them.
     """
 
     def __init__(self, model: ModelFiles, *, trust_remote_code: bool) -> None:
@@ -58,14 +58,14 @@ class ChatTokenizer:
             args=model.template_args,
         )
         self.thoughts = model.thoughts
-        # A fast tokenizer that two threads use at a time may raise "Already borrowed".
+        # A fast tokenizer used by two threads at once may raise "Already borrowed".
         self._lock = threading.Lock()
         self.template.self_test(model.requested, answered=False)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return the ids of the templated conversation, generation prompt included.
 
-        What the turns say is text and never a control token, see the template.
+        The content of turns is text and never a control token; see the template.
 
         Raises:
             TemplateError: the chat template refuses the conversation (a system turn, say, or two
@@ -84,7 +84,7 @@ class ChatTokenizer:
         return ids
 
     def ids_joined(self, messages: Sequence[Message], prompt: Sequence[int]) -> Sequence[int]:
-        """Return the ids that a response's text joins: none, but the last ones of a begun answer.
+        """Return the last ids of a begun answer, which the response continues; else none.
 
         Args:
             messages: the prompt's.
@@ -98,9 +98,9 @@ class ChatTokenizer:
         Args:
             ids: the response's.
             joined: see `ids_joined`. A tokenizer that writes a space in front of every word would
-                leave out that of the response's first.
+                drop the one before the response's first word.
         """
-        # By hand: an end that is no special token would stay in the text.
+        # By hand: an end that is not a special token would stay in the text.
         body = ids[:-1] if ids and ids[-1] in self.eos_ids else ids
         text = self._decoded(body)
         if not joined:
@@ -118,12 +118,12 @@ class ChatTokenizer:
     def reading_of(
         self, request: GenerationRequest, ids: Sequence[int], params: SamplingParams
     ) -> Reading:
-        """Return what the ids of a response say.
+        """Return the ids of a response as text.
 
         Args:
-            request: what was asked.
+            request: the request.
             ids: the response's.
-            params: what all requests share.
+            params: settings shared by all requests.
         """
         prompt = request.prompt_token_ids or self.encode(request.messages)
         joined = self.ids_joined(request.messages, prompt)
@@ -142,9 +142,10 @@ class ChatTokenizer:
     def _with_special_markers(
         self, ids: Sequence[int], params: SamplingParams, *, is_stopped: bool
     ) -> str:
-        """Return the text of ids with the markers of a thought, which are control tokens here.
+        """Return the text of ids with thought markers that are control tokens.
 
-        A start at the beginning, and the first end: any other is a control token among others.
+        Kept are a start marker at the beginning and the first end marker; others are ordinary
+        control tokens.
         """
         assert self.thoughts is not None
         start, end = map(self.tokenizer.convert_tokens_to_ids, self.thoughts)
@@ -165,11 +166,11 @@ class ChatTokenizer:
     ) -> tuple[str, bool]:
         """Return the text of a response, and whether it ended at a stop text.
 
-        That is left out of it, with what its last token holds beyond.
+        The text ends before the stop text, without the rest of its last token.
 
         Args:
             ids: the response's.
-            params: what all requests share.
+            params: settings shared by all requests.
             joined: see `ids_joined`.
         """
         decode = partial(self.decode, joined=joined)

@@ -32,8 +32,8 @@ def find_device(name: str) -> torch.device:
 
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UsageError(
-            f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs",
-            hint="use --device cpu, or install a torch built for your GPU",
+            f"device {name!r} is not available: torch sees {torch.cuda.device_count()} GPUs",
+            hint="pass --device cpu, or install a torch that supports your GPU",
         )
     return device
 

@@ -81,17 +81,17 @@ class FakeModel(NamedTuple):
                 settings[key] = float(value)
             except ValueError as error:
                 raise UsageError(
-                    f"--model {reference}: a fake takes numbers, fake:delay_s=0.01,error_rate=0.1"
+                    f"--model {reference}: settings of a fake model are numbers"
                 ) from error
 
         unknown = sorted(settings.keys() - {*TIMING, "error_rate", "max_model_len"})
         if unknown:
             raise UsageError(
-                f"--model {reference}: a fake has no `{unknown[0]}`; it has delay_s, "
-                "token_delay_s, slots, error_rate, max_model_len"
+                f"--model {reference}: a fake model has no setting `{unknown[0]}`; it has "
+                "delay_s, token_delay_s, slots, error_rate, max_model_len"
             )
         if settings.get("slots", 1) < 1:
-            raise UsageError(f"--model {reference}: a fake has one slot or more")
+            raise UsageError(f"--model {reference}: a fake model needs at least one slot")
 
         pieces = [f"{key}={settings[key]:g}" for key in sorted(settings) if key not in TIMING]
         return cls(

@@ -155,7 +155,7 @@ class RequestThreads:
         if self._failure is not None:
             return self._failure
         return StoppedEarly(
-            "stopped as asked in the middle of a part; every answer that arrived is kept",
+            "stopped as requested in the middle of a part; every answer that arrived is kept",
             hint=self._run.how_to_go_on,
         )
 
@@ -174,8 +174,8 @@ class RequestThreads:
             n_on_the_way = self._n_on_the_way
         if n_on_the_way:
             self._run.log(
-                f"waiting for {n_on_the_way} answers that are on their way and paid for; "
-                "a second signal drops them"
+                f"waiting for {n_on_the_way} pending answers, which are paid for; a second "
+                "signal drops them"
             )
 
     def _n_waiting(self) -> int:
@@ -197,8 +197,8 @@ class RequestThreads:
                 if self._n_threads:
                     return
                 raise ModelError(
-                    f"no request can be sent: {error}",
-                    hint="allow more threads: ulimit -u, or the container's limit of processes",
+                    f"no thread can be started to send requests: {error}",
+                    hint="raise the limit of processes: ulimit -u, or the container's limit",
                 ) from error
             self._n_threads += 1
 

@@ -76,8 +76,8 @@ def visible_gpus(environment: Mapping[str, str], n_installed: int) -> VisibleGpu
             break
         if name in names:
             raise UsageError(
-                f"{VARIABLE}={text} names {name} twice, and CUDA then sees no GPU at all",
-                hint="name each GPU once",
+                f"{VARIABLE}={text} names {name} twice, so CUDA sees no GPU",
+                hint="name each GPU in {VARIABLE} once",
             )
         names.append(name)
     return VisibleGpus(names, source)
@@ -118,9 +118,9 @@ def deal_gpus(
         if n_visible < n_each:
             gpus_each = "GPU" if n_each == 1 else _gpus(n_each)
             raise UsageError(
-                f"--workers auto is one worker for each {gpus_each}, and "
+                f"--workers auto starts one worker for each {gpus_each}, but "
                 f"{_are_visible(n_visible)} ({gpus.source})",
-                hint="say how many, --workers N; without GPUs they share the processors",
+                hint="pass a number, --workers N; without GPUs the workers share the processors",
             )
         n_workers = n_visible // n_each
     elif n_visible == 0 and gpus_per_worker is None:
@@ -130,7 +130,7 @@ def deal_gpus(
     if n_needed > n_visible:
         each = f" with {_gpus(n_each)} each" if n_each > 1 else ""
         raise UsageError(
-            f"--workers {n_workers}{each} needs {_gpus(n_needed)}, and {_are_visible(n_visible)} "
+            f"--workers {n_workers}{each} needs {_gpus(n_needed)}, but {_are_visible(n_visible)} "
             f"({gpus.source})",
             hint=_hint_on_too_few(n_visible, n_each),
         )
@@ -148,12 +148,13 @@ def _names_gpu(name: str, n_installed: int) -> bool:
 def _workers_without_gpus(n_workers: int | None, gpus_per_worker: int | None) -> list[str | None]:
     if gpus_per_worker is not None:
         raise UsageError(
-            "--gpus-per-worker: these workers run nothing on a GPU", hint="leave it out"
+            "--gpus-per-worker has no effect: these workers run nothing on a GPU",
+            hint="leave --gpus-per-worker out",
         )
     if n_workers is None:
         raise UsageError(
-            "--workers auto is one worker for each GPU, and these run nothing on a GPU",
-            hint="say how many, --workers N",
+            "--workers auto starts one worker for each GPU, but these workers run nothing on a GPU",
+            hint="pass a number, --workers N",
         )
     return [None] * n_workers
 

@@ -11,6 +11,7 @@ from prefpipe.errors import PrefpipeError, StoppedEarly
 from prefpipe.execution.step_process import STEP_VARIABLE
 from prefpipe.pages.live_view import LiveView
 from prefpipe.stages.shared.partwise import Summary
+from prefpipe.text.numbers import counted
 
 stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 if not stderr.is_terminal:
@@ -34,7 +35,7 @@ def show_page(page: Iterable[RenderableType]) -> None:
 def show_summary(summary: Summary) -> None:
     """Print rows by status and the stage's notes."""
     table = Table(
-        title=escape(f"{summary.stage}: {summary.n_rows:,} rows in {summary.path}"),
+        title=escape(f"{summary.stage}: {counted(summary.n_rows, 'row')} in {summary.path}"),
         title_justify="left",
         box=None,
         pad_edge=False,

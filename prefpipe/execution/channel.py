@@ -1,4 +1,4 @@
-"""What a driver and a worker say to each other: small JSON objects, never rows.
+"""Messages between a driver and a worker: small JSON objects, never rows.
 
 ==========  =========================================================  =========================
 from        message                                                    fields
@@ -31,18 +31,18 @@ from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import EngineDeadError, EngineNotOpenedError, PrefpipeError
 
 Message = Mapping[str, Any]
-"""``{"type": ..., ...}``, of JSON values alone."""
+"""``{"type": ..., ...}``, JSON values only."""
 
 
 class Channel(Protocol):
     """One end of the line between a driver and a worker."""
 
     def send(self, message: Message) -> None:
-        """Send a message. Where the other end is gone, it is lost in silence."""
+        """Send a message. It is silently dropped if the other end is gone."""
         ...
 
     def receive(self) -> Message | None:
-        """Return the next message, waiting for it; None once the other end is gone."""
+        """Wait for the next message and return it; None once the other end is gone."""
         ...
 
 
@@ -61,7 +61,7 @@ class SocketChannel:
             try:
                 self._connection.sendall(data)
             except OSError:
-                # The other end is gone, which the thread that receives finds out.
+                # The other end is gone; the receiving thread notices that.
                 return
 
     def receive(self) -> Message | None:
@@ -70,14 +70,14 @@ class SocketChannel:
             line = self._lines.readline()
         except (OSError, ValueError):
             return None
-        # A line without its end was cut off with the process that wrote it.
+        # A line without a newline was cut off when its writer died.
         if not line.endswith(b"\n"):
             return None
         message: Message = json.loads(line)
         return message
 
     def close(self) -> None:
-        """Close this end, so that the other one notices."""
+        """Close this end, so that the other end notices."""
         try:
             self._connection.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -87,11 +87,11 @@ class SocketChannel:
 
 
 class Order(NamedTuple):
-    """Which stage a worker is to run.
+    """The stage that a worker runs.
 
-    ``values`` is the configuration as JSON values, ``folder`` the working directory, to which its
-    paths are relative. ``number`` is the worker's, from 1. The shard is the driver's: its workers
-    make parts of that alone.
+    ``values`` is the configuration as JSON values. Its paths are relative to ``folder``, the
+    working directory. ``number`` counts workers from 1. The shard is the driver's: its workers make
+    only parts of that shard.
     """
 
     stage: str
@@ -102,7 +102,7 @@ class Order(NamedTuple):
     num_shards: int
 
     def message(self) -> Message:
-        """Return the order as it is sent."""
+        """Return the order as a message."""
         return {"type": "order", **self._asdict()}
 
     @classmethod
@@ -114,7 +114,7 @@ class Order(NamedTuple):
 class Failure(NamedTuple):
     """An error on its way to the driver.
 
-    ``is_engine_dead``: the worker is of no use any more, and another one may be.
+    ``is_engine_dead``: this worker is useless now, but another worker may succeed.
     """
 
     message: str
@@ -124,7 +124,7 @@ class Failure(NamedTuple):
 
     @classmethod
     def of(cls, error: Exception) -> "Failure":
-        """Return what is sent of an error."""
+        """Return the failure that describes an error."""
         if isinstance(error, EngineNotOpenedError):
             return cls.of(error.why)._replace(is_engine_dead=True)
         if isinstance(error, PrefpipeError):
@@ -143,7 +143,7 @@ class Failure(NamedTuple):
 
 
 def json_values(config: StageConfig) -> dict[str, Any]:
-    """Return a configuration's fields as JSON values, of which ``from_values`` makes it again."""
+    """Return a configuration's fields as JSON values; ``from_values`` reads them back."""
     return {item.name: _json_value(getattr(config, item.name)) for item in fields(config)}
 
 

@@ -1,7 +1,8 @@
-"""Parts that no driver hands out: a worker claims the next one that nobody has.
+"""Parts without a driver: a worker claims the next part that nobody has.
 
-Any number of copies of one command share an output so. Each makes the parts that it claims, waits
-for those that others have claimed, takes over what was left behind, and ends when all are on disk.
+Any number of copies of one command can share an output this way. Each makes the parts that it
+claims, waits for parts that others have claimed, takes over abandoned ones, and ends when all parts
+are on disk.
 """
 
 import threading
@@ -13,15 +14,15 @@ from prefpipe.execution.runtime import Job
 from prefpipe.execution.this_process import OpenSource
 
 SHORTEST_LOOK_S, LONGEST_LOOK_S = 0.1, 5.0
-"""How often a worker that waits looks at the folder: less and less often, within these bounds."""
+"""Bounds of the interval at which a waiting worker looks at the folder; it grows over time."""
 LOOKS_A_LEASE = 6
-"""But as often as this, so that what is left behind is not noticed late."""
+"""At least so many looks per lease, so that abandoned parts are noticed in time."""
 MAX_SHOWN = 6
-"""How many parts of others a message names."""
+"""The most parts of other workers that a message names."""
 
 
 def claimed(lease_s: float) -> OpenSource:
-    """Return how to open the parts of a job, each to be claimed with a lease of so many seconds."""
+    """Return a function that opens a job's parts, claimed with a lease of so many seconds."""
 
     def open_source(job: Job) -> ClaimSource:
         me = Claimant.this_process(job.output.record.fingerprint, lease_s)
@@ -33,11 +34,11 @@ def claimed(lease_s: float) -> OpenSource:
 class ClaimSource:
     """The parts of a job that nobody has made or claimed yet.
 
-    Parts that were left behind come after all others: where a part itself ends the process that
-    makes it, the rest is on disk before the next worker meets it.
+    Abandoned parts come last: if a part itself kills the process that makes it, the rest is on disk
+    before the next worker takes that part.
 
     Args:
-        job: its output, its parts, and how to see that one was made meanwhile.
+        job: its output, its parts, and how to see that another worker made one.
         me: this process.
     """
 
@@ -48,17 +49,17 @@ class ClaimSource:
         self._storage = ClaimFolder(job.output.path)
         self._held = HeldClaims(self._storage, me, job.runtime.log)
         self._watch = ClaimWatch(self._storage, me)
-        # workers that start at once begin at different parts, and do not all try the same one
+        # Workers that start together begin at different parts, so that they do not all try one.
         start = int(me.owner, 16) % max(1, len(job.to_do))
         self._left = _rotated(job.to_do, start)
-        """Parts to make that are neither handed out here nor known to be on disk."""
+        """Parts that are neither handed out here nor known to be on disk."""
         self._open: set[int] = set()
         """Parts that are being made here."""
         self._n_made_by_others = 0
 
         self._wake: Callable[[], None] = lambda: None
         self._is_waiting = False
-        # a look costs a listing of two folders: a worker that waits takes one now and then
+        # A look lists two folders, so a waiting worker takes one only now and then.
         self._is_due = threading.Event()
         self._is_due.set()
         self._is_closed = threading.Event()
@@ -69,10 +70,10 @@ class ClaimSource:
         threading.Thread(target=self._look_now_and_then, daemon=True, name="claimed parts").start()
 
     def next_part(self) -> int | None:
-        """Return a part that is claimed for this process now.
+        """Claim a part for this process and return it.
 
         Raises:
-            PrefpipeError: the folder of the claims cannot be read or written to.
+            PrefpipeError: the claims folder cannot be read or written.
         """
         if not self._is_due.is_set():
             return None
@@ -96,22 +97,22 @@ class ClaimSource:
         return None
 
     def is_over(self) -> bool:
-        """Return whether all parts are on disk or handed out here, as far as the last look went."""
+        """Return whether the last look found all parts on disk or handed out here."""
         return not self._left
 
     def made(self, part: PartMade) -> None:
-        """Give the claim back: the part is on disk."""
+        """Release the claim: the part is on disk."""
         self._open.discard(part.index)
         self._held.give_back(part.index)
 
     def failed(self, index: int, error: Exception) -> bool:  # noqa: ARG002
-        """Give the claim back, so that another worker can try; end this one."""
+        """Release the claim, so that another worker can try; end this one."""
         self._open.discard(index)
         self._held.give_back(index)
         return False
 
     def close(self) -> None:
-        """Give back all claims."""
+        """Release all claims."""
         self._is_closed.set()
         self._held.close()
         self._storage.remove_if_empty()
@@ -121,9 +122,9 @@ class ClaimSource:
             self._log(f"{count} {noun} made by other workers meanwhile")
 
     def _keeps(self, index: int) -> bool:
-        """Return whether a part that was just claimed is to be made here.
+        """Return whether this process must make a part that it has just claimed.
 
-        It was made, and its claim removed, where that happened between the two looks.
+        Another worker may have made it and removed its claim between the two looks.
         """
         self._left.remove(index)
         if self._is_made(index):
@@ -135,7 +136,7 @@ class ClaimSource:
         return True
 
     def _drop_what_others_made(self) -> None:
-        # one listing, which over NFS is fresh: a look at each part by name may be a minute old
+        # A listing is fresh over NFS; a lookup of each part by name may be a minute old.
         on_disk = self._output.on_disk()
         for index in list(self._left):
             if index in on_disk and self._is_made(index):
@@ -150,7 +151,7 @@ class ClaimSource:
         longest_s = min(max(self._lease_s / LOOKS_A_LEASE, SHORTEST_LOOK_S), LONGEST_LOOK_S)
         look_s = SHORTEST_LOOK_S
         while not self._is_closed.wait(look_s):
-            # set: since the last look a part was handed out, and nobody waits
+            # Set: a part was handed out since the last look, so nobody waits.
             look_s = SHORTEST_LOOK_S if self._is_due.is_set() else min(look_s * 1.5, longest_s)
             self._is_due.set()
             self._wake()

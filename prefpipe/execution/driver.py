@@ -1,15 +1,15 @@
-"""The driver of several workers: it hands out parts as workers ask for them, and sees to losses.
+"""The driver of several workers: it hands out parts on request and handles lost workers.
 
-Workers pull, so that a slow one does not keep the others waiting at the end. What a worker wrote is
-on disk, whole; all that travels is which part, and what was counted.
+Workers pull, so that a slow one does not keep the others waiting at the end. Workers write whole
+parts to disk; only part numbers and counts travel.
 
-A worker that ends before its parts are on disk has lost them, and another worker takes its place. A
-part that was lost is suspect: it is handed out again when there is no other, to a worker that has
-no other, so that a part which kills its worker takes none with it the second time. Lost three
-times, it is set aside and named; the others go on, and the command exits with 1.
+When a worker ends before its parts are on disk, they are lost and another worker takes its place. A
+lost part is suspect: it is handed out again last, alone to one worker, so that a part that kills
+its worker takes no other part with it the second time. After three losses it is set aside and
+named; the other parts go on, and the command exits with 1.
 
-A worker may be what is wrong, or the disk. So one that makes nothing has no place for long: not
-after several ends in a row, nor after several parts in a row that it could not make.
+The fault may also be the worker's or the disk's. So a place is closed after several workers in a
+row that ended without a part, or after several parts in a row that failed there.
 """
 
 import queue
@@ -28,14 +28,14 @@ from prefpipe.execution.runtime import Job
 from prefpipe.execution.this_process import OpenSource, listed
 
 MOST_LOSSES = 3
-"""A part that was lost so often is set aside."""
+"""Losses after which a part is set aside."""
 MOST_FRUITLESS = 3
-"""A worker's place stays empty when so many in a row ended there without having made a part."""
+"""Workers in a row that end without a part before their place stays empty."""
 MOST_FAILED = 5
-"""And when a worker failed at so many parts in a row, none of which was lost before."""
+"""Parts in a row that fail, none lost before, until the worker's place stays empty."""
 POLL_S = 0.1
 CLOSING_S = 30.0
-"""How long workers may take to close their engines, once no part is left."""
+"""Time for workers to close their engines once no part is left."""
 
 
 class Link(Protocol):
@@ -45,23 +45,23 @@ class Link(Protocol):
     """For messages: ``worker 2 (pid 4711)``, ``worker 2 (10.0.0.7)``."""
 
     def send(self, message: Message) -> None:
-        """Send a message; lost in silence where the worker is gone."""
+        """Send a message; it is silently dropped if the worker is gone."""
         ...
 
     def end(self) -> str:
-        """End what is left of the worker, its children too, and return how it ended, in words."""
+        """End the worker and its children, and return in words how it ended."""
         ...
 
 
 Inbox = queue.SimpleQueue[tuple[Link, Message | None]]
-"""What arrives from workers; None is the last thing that comes from one: it is gone."""
+"""Messages from workers; None, the last one from a worker, means that it is gone."""
 
 
 class Crew(Protocol):
     """Starts workers: on this node, or on a cluster."""
 
     n_workers: int
-    """How many there are to be."""
+    """The number of workers to start."""
 
     def open(self, job: Job) -> None:
         """Prepare.
@@ -72,20 +72,20 @@ class Crew(Protocol):
         ...
 
     def start(self, order: Order, inbox: "Inbox") -> Link:
-        """Start a worker; what it says arrives in ``inbox``."""
+        """Start a worker; its messages arrive in ``inbox``."""
         ...
 
     def close(self) -> None:
-        """End what the crew itself has started."""
+        """End everything that the crew itself has started."""
         ...
 
 
 class Driver:
-    """Has the parts of a job made by several workers.
+    """Makes the parts of a job with several workers.
 
     Args:
         crew: starts them.
-        open_source: where parts are taken from.
+        open_source: opens the source of the parts.
     """
 
     is_worker = False
@@ -95,7 +95,7 @@ class Driver:
         self._crew, self._open_source = crew, open_source
 
     def make_parts(self, job: Job) -> Iterator[PartMade]:
-        """Yield the parts as they are made, until all are or a stop is asked for.
+        """Yield parts as they are made, until all are made or a stop is requested.
 
         Raises:
             UsageError: there are more workers than parts.
@@ -104,15 +104,16 @@ class Driver:
         n_parts = len(job.runtime.shard.parts(job.output.n_parts))
         if self._crew.n_workers > n_parts:
             raise UsageError(
-                f"--workers {self._crew.n_workers}, but {job.output.path} has {n_parts} parts",
-                hint=f"use --workers {max(1, n_parts)} or fewer, or more parts: a smaller "
-                "--part-size where the prompts are read (generate, import)",
+                f"--workers {self._crew.n_workers} is more than the {n_parts} parts of "
+                f"{job.output.path}",
+                hint=f"use --workers {max(1, n_parts)} or fewer, or make more parts with a "
+                "smaller --part-size in the command that reads the prompts (generate, import)",
             )
         yield from _DrivenJob(job, self._crew, self._open_source(job)).run()
 
 
 class _Place:
-    """A worker's place: who is there now, and what is in its hands."""
+    """A worker's place: its current worker and the parts that it holds."""
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -133,7 +134,7 @@ class _DrivenJob:
         self._job, self._crew, self._source = job, crew, source
         self._log = job.runtime.log
         self._inbox: Inbox = queue.SimpleQueue()
-        # No more than there are parts left to make: each would load a model for nothing.
+        # No more workers than parts left: each further one would load a model for nothing.
         n_places = min(crew.n_workers, len(job.to_do))
         self._places = [_Place(number) for number in range(1, n_places + 1)]
         self._again: deque[int] = deque()
@@ -152,7 +153,7 @@ class _DrivenJob:
                     self._start(place)
                 yield from self._serve()
         finally:
-            # After an interrupt some workers are still at work: parts appear whole or not at all.
+            # After an interrupt some workers still run: parts appear whole or not at all.
             for place in self._places:
                 if place.link is not None:
                     place.link.end()
@@ -190,7 +191,7 @@ class _DrivenJob:
         shard = self._job.runtime.shard
         order = Order(
             stage=self._job.config.stage,
-            # What was to be thrown away, the driver has thrown away.
+            # The driver has already deleted what --overwrite deletes.
             values=json_values(self._job.config) | {"overwrite": Overwrite.NO.value},
             folder=str(Path.cwd()),
             number=place.number,
@@ -208,12 +209,12 @@ class _DrivenJob:
                 place.link.send(message)
 
     def _has_nothing_left(self) -> bool:
-        """Return whether every part is made or set aside, so that none can come back."""
+        """Return whether every part is made or set aside, so that none can be handed out again."""
         in_hands = any(place.parts for place in self._places)
         return not in_hands and not self._again and self._source.is_over()
 
     def _hand_out(self) -> None:
-        """Give a part to every worker that waits for one."""
+        """Give a part to every waiting worker."""
         for place in self._places:
             if place.link is None or not place.is_waiting or place.n_failed >= MOST_FAILED:
                 continue
@@ -234,7 +235,7 @@ class _DrivenJob:
         return index
 
     def _hear(self, place: _Place, message: Message | None) -> Iterator[PartMade]:
-        """Act on what a worker said."""
+        """Act on a worker's message."""
         if message is None:
             yield from self._see_end(place)
             return
@@ -267,7 +268,7 @@ class _DrivenJob:
         yield part
 
     def _note_failure(self, place: _Place, index: int, failure: Failure) -> None:
-        """Put back a part that a worker could not make; end one that can make none."""
+        """Put back a part that a worker could not make; end a worker that can make none."""
         place.parts.discard(index)
         place.n_failed += not self._losses[index]
         self._note_loss(index, failure.message)
@@ -284,12 +285,12 @@ class _DrivenJob:
         self._set_aside[index] = reason
         self._source.failed(index, PrefpipeError(reason))
         self._log(
-            f"warning: part {index} was lost {MOST_LOSSES} times and is set aside, the last time: "
-            f"{reason}"
+            f"warning: part {index} was lost {MOST_LOSSES} times and is set aside; the last "
+            f"time: {reason}"
         )
 
     def _see_end(self, place: _Place) -> Iterator[PartMade]:
-        """See to a worker that is gone: its parts, and who takes its place."""
+        """Handle the end of a worker: put back its parts and fill its place."""
         link, place.link = place.link, None
         assert link is not None
         how = link.end()
@@ -298,15 +299,15 @@ class _DrivenJob:
 
         held = sorted(place.parts)
         for index in held:
-            # It may have died between the part and the word that it is made.
+            # It may have died after writing the part and before saying so.
             if self._job.is_done(index):
                 yield from self._note_made(place, PartMade(index, {}, 0.0))
         if place.has_ended:
-            # Handed out when it was ending, and never begun.
+            # Handed out while the worker was ending, and never begun.
             self._again.extend(sorted(place.parts))
             place.parts.clear()
         lost = sorted(place.parts)
-        # Such a part is lost three times at most, whoever has it.
+        # Such a part is lost three times at most, whichever worker has it.
         is_parts_fault = any(self._losses[index] for index in lost)
         if not self._is_stopping:
             for index in lost:
@@ -324,9 +325,9 @@ class _DrivenJob:
         self._fill(place)
 
     def _fill(self, place: _Place) -> None:
-        """Start another worker in the place of one that is gone, unless that would be in vain."""
+        """Replace a worker that is gone, unless the next one would fail, too."""
         failure = place.failure
-        # What is wrong with flags or files is wrong for the next one, too.
+        # A fault in flags or files would hit the next worker, too.
         is_hopeless = failure is not None and not place.is_ready and not failure.is_engine_dead
         is_fruitless = place.n_fruitless >= MOST_FRUITLESS or place.n_failed >= MOST_FAILED
         if is_hopeless or is_fruitless or self._has_nothing_left():
@@ -334,10 +335,10 @@ class _DrivenJob:
         self._start(place)
 
     def _raise_what_failed(self) -> None:
-        """Raise for parts that are set aside, or for workers that could not work at all.
+        """Raise for parts that are set aside, or if no worker could make a part.
 
         Raises:
-            PrefpipeError: naming the parts, and what became of them.
+            PrefpipeError: names the parts and their failures.
         """
         if self._is_stopping:
             return
@@ -349,8 +350,8 @@ class _DrivenJob:
             if failure is not None:
                 raise error_with_code(failure.exit_code, failure.message, hint=failure.hint)
         raise PrefpipeError(
-            "no worker is left: one after another ended before it had made a part",
-            hint="read what they printed above, and try the same command without --workers",
+            "no worker is left: each ended before it made a part",
+            hint="read their messages above, or run the same command without --workers",
         )
 
     def _raise_what_is_set_aside(self) -> None:
@@ -363,8 +364,8 @@ class _DrivenJob:
         are = "1 part was" if count == 1 else f"{count} parts were"
 
         raise PrefpipeError(
-            f"{are} lost {MOST_LOSSES} times and set aside: part {shown}{more}; "
-            f"the first one: {first}",
-            hint="all others are finished. Run the same command without --workers and --on, to see "
-            "the error of these parts",
+            f"{are} lost {MOST_LOSSES} times and set aside: part {shown}{more}; the first "
+            f"failed with: {first}",
+            hint="all other parts are finished; run the same command without --workers and --on to "
+            "see the error of these",
         )

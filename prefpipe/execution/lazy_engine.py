@@ -1,6 +1,6 @@
-"""A back-end that is opened at the first part that needs it.
+"""A back-end that opens when the first part needs it.
 
-A run whose parts are finished loads no model.
+A run whose parts are all finished loads no model.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from prefpipe.execution.runtime import Runtime
 
 
 class Closeable(Protocol):
-    """What holds memory, processes or connections."""
+    """Holds memory, processes or connections."""
 
     def close(self) -> None:
         """Release them."""
@@ -20,7 +20,7 @@ class Closeable(Protocol):
 
 @runtime_checkable
 class StreamingEngine(Protocol):
-    """What takes requests of several parts and fills its slots by itself."""
+    """Takes requests of several parts and keeps its own slots full."""
 
     def has_room(self) -> bool:
         """Return whether more requests are needed to keep its slots busy."""
@@ -30,19 +30,19 @@ class StreamingEngine(Protocol):
 Engine = TypeVar("Engine", bound=Closeable)
 
 MOST_OPEN = 3
-"""Parts that are open for a device that takes one batch at a time.
+"""Parts open at a time for a device that takes one batch at a time.
 
 One is being read and tokenised, one is on the device, and one is being written.
 """
 
 
 class LazyEngine(Generic[Engine]):
-    """A back-end that is opened when it is first asked for, once.
+    """A back-end that opens once, at its first use.
 
     It is closed at the end of the ``with`` block.
 
-    A request to stop that comes while it is being opened ends the command there and then: a model
-    that is half loaded is nothing that could be finished.
+    A stop request that arrives while it opens ends the command at once: a half-loaded model has
+    nothing to finish.
     """
 
     def __init__(
@@ -57,29 +57,29 @@ class LazyEngine(Generic[Engine]):
 
         Args:
             open_engine: loads the back-end.
-            runtime: where to log, and whether to stop.
-            message: what is logged before it is opened; None where the back-end says it itself.
-            most_open: parts that may be open for a back-end that does not say whether it has room.
+            runtime: logging and stop requests.
+            message: logged before the back-end opens; None if the back-end logs it itself.
+            most_open: open parts for a back-end that does not say whether it has room.
         """
         self._most_open = most_open
         self._open_engine, self._runtime, self._message = open_engine, runtime, message
         self.opened: Engine | None = None
-        """The back-end, None as long as no part needed it."""
+        """The back-end; None until a part needs it."""
 
     def get(self) -> Engine:
-        """Return the back-end, opened now where it is not open: in the main thread, for any."""
+        """Return the back-end; open it first, in the main thread, if it is not open."""
         if self.opened is not None:
             return self.opened
         return self._runtime.main_thread.do(self._open)
 
     def has_room(self, n_open: int) -> bool:
-        """Return whether another part should be opened, because the back-end may run empty.
+        """Return whether to open another part because the back-end may run empty.
 
         Args:
             n_open: parts that are open.
         """
         if self.opened is None:
-            # The first part opens it, if it needs it.
+            # The first part opens the back-end if it needs one.
             return n_open == 0
         engine: Any = self.opened
         if isinstance(engine, StreamingEngine):
@@ -88,7 +88,7 @@ class LazyEngine(Generic[Engine]):
 
     def _open(self) -> Engine:
         opened = self.opened
-        # Several parts may have asked for it.
+        # Several parts may have requested it.
         if opened is None:
             if self._message is not None:
                 self._runtime.log(self._message)

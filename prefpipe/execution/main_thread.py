@@ -1,7 +1,7 @@
-"""What part threads ask of the main thread: to open an engine.
+"""Work that part threads hand to the main thread: opening an engine.
 
-Libraries expect to be loaded there: they install signal handlers, and a request to stop that comes
-while a model is loaded ends the command in the main thread alone.
+Libraries expect to be loaded there: they install signal handlers. And only in the main thread can a
+stop request end the command while a model loads.
 """
 
 import queue
@@ -13,7 +13,7 @@ Result = TypeVar("Result")
 
 
 class MainThread:
-    """Does errands for part threads, while the main thread waits for their parts."""
+    """Runs errands of part threads while the main thread waits for their parts."""
 
     def __init__(self) -> None:
         self._owner = threading.get_ident()
@@ -21,19 +21,19 @@ class MainThread:
         self._wake: Callable[[], None] = lambda: None
 
     def attach(self, wake: Callable[[], None]) -> None:
-        """Make the calling thread the one that does errands; ``wake`` is called for each."""
+        """Make the calling thread the one that runs errands; ``wake`` is called for each."""
         self._owner = threading.get_ident()
         self._wake = wake
 
     def look_again(self) -> None:
-        """Let the loop of the main thread look at once whether another part should be opened."""
+        """Make the main loop check at once whether to open another part."""
         self._wake()
 
     def do(self, errand: Callable[[], Result]) -> Result:
-        """Call ``errand`` in the main thread and return what it returned.
+        """Call ``errand`` in the main thread and return its result.
 
         Raises:
-            Exception: what ``errand`` raised.
+            Exception: whatever ``errand`` raised.
         """
         if threading.get_ident() == self._owner:
             return errand()
@@ -47,12 +47,12 @@ class MainThread:
         return result
 
     def do_what_waits(self) -> None:
-        """Do the errands that wait. An interrupt passes through, and leaves its thread waiting."""
+        """Run the waiting errands. An interrupt passes through and leaves its thread waiting."""
         while not self._waiting.empty():
             errand = self._waiting.get()
             try:
                 errand.result = errand.call()
-            except Exception as error:  # noqa: BLE001 - raised again in the thread that asked
+            except Exception as error:  # noqa: BLE001 - raised again in the calling thread
                 errand.error = error
             errand.is_done.set()
 

@@ -1,8 +1,8 @@
-"""The loop of one process: several parts are open at a time, each in a thread of its own.
+"""The loop of one process: several parts are open at a time, each in its own thread.
 
-Engines are shared by these threads and keep themselves full, so none runs empty between two parts:
-another part is opened while the last one still drains. The main thread only waits, so that signals
-are noticed at once, and opens engines on behalf of the part threads.
+The threads share the engines, which keep themselves full: another part opens while the last one
+still drains, so no engine runs empty between parts. The main thread only waits, so that it notices
+signals at once, and opens engines for the part threads.
 """
 
 import queue
@@ -17,7 +17,7 @@ from prefpipe.execution.part_source import PartSource
 from prefpipe.execution.runtime import Runtime
 
 POLL_S = 0.02
-"""How often an engine is asked whether it has room, while no part ends."""
+"""How often to check whether the engine has room while no part ends."""
 
 
 class PartLoop(Generic[Prepared]):
@@ -31,20 +31,19 @@ class PartLoop(Generic[Prepared]):
         self._errors: dict[int, Exception] = {}
 
     def run(self) -> Iterator[PartMade]:
-        """Yield the parts as they are made, until the source is over or a stop is asked for.
+        """Yield parts as they are made, until the source is exhausted or a stop is requested.
 
-        Parts that are open are finished. When this is left by an exception, an interrupt, they are
-        given up: they appear whole or not at all, and their threads are daemons, so that nobody
-        waits for them.
+        Open parts are finished. An exception or an interrupt abandons them instead: parts appear
+        whole or not at all, and their threads are daemons, so nothing waits for them.
 
         Raises:
-            Exception: what the first of the parts that failed raised, once the others have ended;
-                not the death of an engine after a stop was asked for.
+            Exception: the error of the first failed part, once the others have ended; except the
+                death of an engine after a stop request.
         """
         self._source.attach(self._wake.set)
         self._runtime.main_thread.attach(self._wake.set)
         try:
-            # all of it: while there is a loop, parts are being made
+            # The whole loop is one finishing section: parts are being made all the time.
             with self._runtime.finishing():
                 yield from self._loop()
         finally:
@@ -68,11 +67,10 @@ class PartLoop(Generic[Prepared]):
             self._wake.wait(POLL_S)
 
     def _give_up_what_a_stop_ended(self) -> None:
-        """Leave parts that a stop kept from their end, as those that are not begun.
+        """Leave unfinished parts of a stopped run for the next run.
 
-        Their engine died, for a batch system sends its signal to all processes of a job, an
-        engine's own ones included; or they would have needed another model, which is not loaded
-        any more.
+        Either their engine died, because a batch system signals all processes of a job, the
+        engine's included; or they need a model that is not loaded any more.
         """
         if not (self._errors and self._runtime.should_stop()):
             return
@@ -84,13 +82,13 @@ class PartLoop(Generic[Prepared]):
             elif isinstance(error, StoppedEarly):
                 n_stopped, reason = n_stopped + 1, error
                 del self._errors[index]
-        # There may be hundreds, all for one reason.
+        # There may be hundreds, all with one reason.
         if n_stopped:
             parts = "part is" if n_stopped == 1 else "parts are"
             self._runtime.log(f"{n_stopped} open {parts} given up: {reason}")
 
     def _opens_another(self) -> bool:
-        """Open a part if the engine would run empty without it."""
+        """Open another part if the engine would run empty without it."""
         is_preparing = any(not part.is_prepared for part in self._open.values())
         if is_preparing or not self._maker.has_room(len(self._open)):
             return False
@@ -103,7 +101,7 @@ class PartLoop(Generic[Prepared]):
         return True
 
     def _make(self, part: "_OpenPart") -> None:
-        """Make a part, in its thread."""
+        """Make a part in its own thread."""
         try:
             prepared = self._maker.prepare(part.index)
             part.is_prepared = True
@@ -116,7 +114,7 @@ class PartLoop(Generic[Prepared]):
         self._wake.set()
 
     def _collect(self) -> Iterator[PartMade]:
-        """Yield the parts that have been made; note the errors of those that have not."""
+        """Yield finished parts; note the errors of failed ones."""
         while not self._ended.empty():
             part = self._ended.get()
             del self._open[part.index]

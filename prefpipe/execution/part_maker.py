@@ -1,45 +1,45 @@
-"""What a stage gives to an executor: how one part is made, in two steps."""
+"""How a stage makes one part, in two steps; executors call it."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 Tally = Mapping[str, float]
-"""What was counted while a part was made, by name. Tallies of parts are added up."""
+"""Counts of one part, by name. Tallies of parts are added up."""
 
 Prepared = TypeVar("Prepared")
-"""What is read and tokenised of a part, before an engine is asked."""
+"""A part's input, read and tokenised, before it goes to an engine."""
 
 
 class PartMaker(Protocol[Prepared]):
     """Makes parts, several of them at a time.
 
-    A maker adds up nothing itself: what it counts goes into the tally of the part. So parts can be
-    made by threads, and by other processes.
+    A maker adds nothing up itself: its counts go into the part's tally. So threads and other
+    processes can make parts.
     """
 
     def prepare(self, index: int) -> Prepared:
-        """Read a part's input and tokenise it. One part at a time is prepared."""
+        """Read a part's input and tokenise it. Parts are prepared one at a time."""
         ...
 
     def complete(self, index: int, prepared: Prepared) -> Tally:
-        """Ask the engine and write the part. Several parts are completed at the same time."""
+        """Run the engine and write the part. Several parts are completed at the same time."""
         ...
 
     def has_room(self, n_open: int) -> bool:
-        """Return whether another part should be opened now.
+        """Return whether to open another part now.
 
         Args:
-            n_open: parts that are open. All of them have handed their requests to the engine.
+            n_open: open parts, all of which have sent their requests to the engine.
         """
         ...
 
 
 class OneAtATime:
-    """A maker of parts that need no engine: one after another, in one step.
+    """A maker of parts that need no engine: one part at a time, in one step.
 
     Args:
-        make: makes and writes a part, and returns what it counted.
+        make: makes and writes a part, and returns its tally.
     """
 
     def __init__(self, make: Callable[[int], Tally | None]) -> None:
@@ -60,7 +60,7 @@ class OneAtATime:
 
 @dataclass(frozen=True)
 class PartMade:
-    """A part that is on disk now: its number, what was counted, and how long it was open."""
+    """A part that is on disk now: its number, its tally, and how long it was open."""
 
     index: int
     tally: Tally

@@ -1,4 +1,4 @@
-"""Where a process that makes parts takes the next one from."""
+"""Where a process takes the next part from."""
 
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -11,57 +11,57 @@ class PartSource(Protocol):
     """Hands out parts to make. All calls come from one thread."""
 
     def attach(self, wake: Callable[[], None]) -> None:
-        """Take what is to be called, from any thread, when a part may have become available."""
+        """Store a callback, called from any thread when a part may be available."""
         ...
 
     def next_part(self) -> int | None:
-        """Return a part to make, None where there is none just now."""
+        """Return a part to make; None if there is none at the moment."""
         ...
 
     def is_over(self) -> bool:
-        """Return whether there is no part to hand out, and none will come."""
+        """Return whether no part is left and none will come."""
         ...
 
     def made(self, part: PartMade) -> None:
-        """Learn that a part is on disk."""
+        """Note that a part is on disk."""
         ...
 
     def failed(self, index: int, error: Exception) -> bool:
-        """Learn that a part could not be made.
+        """Note that a part could not be made.
 
         Returns:
-            Whether other parts are to be made all the same.
+            Whether to go on with other parts.
         """
         ...
 
     def close(self) -> None:
-        """Give back what is still held: the process makes no more parts."""
+        """Release what is still held: the process makes no more parts."""
         ...
 
 
 class ListedParts:
-    """The parts of a list, in its order: a worker's fixed share."""
+    """The parts of a list, in order: a worker's fixed share."""
 
     def __init__(self, indices: Iterable[int]) -> None:
         self._waiting = deque(indices)
 
     def attach(self, wake: Callable[[], None]) -> None:
-        """Call nothing: no part comes later."""
+        """Do nothing: no part comes later."""
 
     def next_part(self) -> int | None:
         """Return the next part of the list."""
         return self._waiting.popleft() if self._waiting else None
 
     def is_over(self) -> bool:
-        """Return whether the list is at its end."""
+        """Return whether the list is exhausted."""
         return not self._waiting
 
     def made(self, part: PartMade) -> None:
         """Do nothing: the part is off the list."""
 
     def failed(self, index: int, error: Exception) -> bool:  # noqa: ARG002
-        """End the run: what this part met, the next one would as a rule meet as well."""
+        """End the run: the next part would most likely fail in the same way."""
         return False
 
     def close(self) -> None:
-        """Hold nothing."""
+        """Do nothing: nothing is held."""

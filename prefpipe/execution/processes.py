@@ -1,9 +1,9 @@
-"""Workers on this node: a process each, with GPUs of its own and a share of the processors.
+"""Workers on this node: one process each, with its own GPUs and a share of the processors.
 
-Each worker leads a session, so that Ctrl-C at the terminal reaches the driver alone, and so that
-all of its children (vLLM's engine processes) can be ended with it. Its line to the driver is a
-socket: when the driver is gone, even by SIGKILL, the worker reads the end of the line and ends
-itself and its children.
+Each worker leads a session, so that Ctrl-C at the terminal reaches only the driver, and so that all
+its children (vLLM's engine processes) can be ended with it. It talks to the driver over a socket:
+when the driver is gone, even by SIGKILL, the worker reads end-of-file and ends itself and its
+children.
 """
 
 import os
@@ -22,9 +22,9 @@ from prefpipe.execution.driver import Inbox
 from prefpipe.execution.runtime import Job
 
 CHANNEL_VARIABLE = "PREFPIPE_WORKER_CHANNEL"
-"""Holds the number of the socket's file descriptor in a worker."""
+"""Environment variable with the socket's file descriptor in a worker."""
 THREADS_VARIABLES = ("OMP_NUM_THREADS",)
-"""Set to a worker's share of the processors, where the user has not set them."""
+"""Variables set to a worker's share of the processors, unless the user has set them."""
 DYING_S = 5.0
 
 
@@ -32,7 +32,7 @@ class LocalWorkers:
     """Processes on this node.
 
     Args:
-        gpus: for each worker the GPUs that it sees (``CUDA_VISIBLE_DEVICES``), None to leave it.
+        gpus: for each worker its ``CUDA_VISIBLE_DEVICES``; None to leave the variable alone.
     """
 
     def __init__(self, gpus: Sequence[str | None]) -> None:
@@ -40,18 +40,18 @@ class LocalWorkers:
         self.n_workers = len(gpus)
 
     def open(self, job: Job) -> None:
-        """Prepare nothing."""
+        """Do nothing: there is nothing to prepare."""
 
     def start(self, order: Order, inbox: Inbox) -> "LocalWorker":
         """Start a process."""
         return LocalWorker(order, self._environment(order.number), inbox)
 
     def close(self) -> None:
-        """Do nothing: each worker was ended by its driver."""
+        """Do nothing: the driver has ended each worker."""
 
     def _environment(self, number: int) -> dict[str, str]:
         environment = dict(os.environ)
-        # A share of the processors: torch would take all of them, in every worker.
+        # Without this, torch would take all processors in every worker.
         n_threads = max(1, len(os.sched_getaffinity(0)) // self.n_workers)
         for name in THREADS_VARIABLES:
             environment.setdefault(name, str(n_threads))
@@ -62,7 +62,7 @@ class LocalWorkers:
 
 
 class LocalWorker:
-    """A process on this node, and a thread that hears what it says."""
+    """A process on this node, and a thread that receives its messages."""
 
     def __init__(self, order: Order, environment: Mapping[str, str], inbox: Inbox) -> None:
         ours, its = socket.socketpair()
@@ -70,7 +70,7 @@ class LocalWorker:
             self._process = subprocess.Popen(
                 [*module_command("prefpipe"), "worker"],
                 stdin=subprocess.DEVNULL,
-                # stdout is the driver's, for what one would pipe
+                # stdout belongs to the driver, for output that can be piped
                 stdout=sys.__stderr__,
                 pass_fds=[its.fileno()],
                 env={**environment, CHANNEL_VARIABLE: str(its.fileno())},
@@ -89,19 +89,19 @@ class LocalWorker:
         self._channel.send(message)
 
     def end(self) -> str:
-        """Kill what is left of the session; return how the process ended, in words."""
-        if self._process.poll() is None and not self._is_ending_by_itself():
+        """Kill the rest of the session; return in words how the process ended."""
+        if self._process.poll() is None and not self._is_ending():
             self._kill_session()
         code = self._process.wait()
-        # Children may have outlived it.
+        # Its children may still run.
         self._kill_session()
         self._channel.close()
         if code < 0:
             return f"was ended by {signal.Signals(-code).name}"
         return f"ended with exit code {code}"
 
-    def _is_ending_by_itself(self) -> bool:
-        """Wait for a process that has closed its line; return whether it has ended."""
+    def _is_ending(self) -> bool:
+        """Wait for a process that has closed its socket; return whether it has ended."""
         if not self._has_closed_line:
             return False
         with suppress(subprocess.TimeoutExpired):
@@ -120,10 +120,10 @@ class LocalWorker:
 
 
 def module_command(module: str) -> list[str]:
-    """Return the words that run a module as this process runs its own: with the same modules.
+    """Return the command that runs a module with the modules of this process.
 
-    ``python -m`` looks in the working directory first. A ``select.py`` or ``datasets.py`` that a
-    user has there would be imported in place of the library's, in workers alone.
+    ``python -m`` looks in the working directory first. A user's ``select.py`` or ``datasets.py``
+    there would replace the library's module, but only in workers.
     """
     looks_here_first = sys.path[:1] in ([""], [str(Path.cwd())])
     isolation = [] if looks_here_first else ["-P"]
@@ -131,21 +131,21 @@ def module_command(module: str) -> list[str]:
 
 
 def channel_to_driver() -> SocketChannel:
-    """Return a worker's end of the line.
+    """Return a worker's end of the channel.
 
     Raises:
-        UsageError: this process was not started by a driver.
+        UsageError: no driver started this process.
     """
     number = os.environ.pop(CHANNEL_VARIABLE, "")
     try:
         return SocketChannel(socket.socket(fileno=int(number)))
     except (ValueError, OSError) as error:
         raise UsageError(
-            "`prefpipe worker` is started by other commands",
-            hint="run a stage with --workers N",
+            "`prefpipe worker` runs only as a child of another command",
+            hint="start workers with `prefpipe generate ... --workers N`, or another stage",
         ) from error
 
 
 def end_this_session() -> None:
-    """End this process and its children: nobody waits for them any more."""
+    """End this process and its children: nothing waits for them any more."""
     os.killpg(os.getpgrp(), signal.SIGKILL)

@@ -1,8 +1,8 @@
 """What runs on the nodes of a Ray cluster: actors that hold a worker process each.
 
-The worker is the same process as on the driver's own node: its engine has a main thread, signals
-and a session to itself, and none of Ray's state in it. The actor passes on what driver and worker
-say to each other. It ends with its worker, and the worker with it.
+The worker is the same process as on the driver's own node: its engine has its own main thread,
+signals and session, and no Ray state. The actor passes messages between driver and worker. Actor
+and worker end together.
 """
 
 import os
@@ -20,11 +20,11 @@ from prefpipe.execution.ray_nodes import NodeFacts, Probe, facts_of_this_node
 
 MOST_MESSAGES = 256
 DESERTED_S = 90.0
-"""An actor that nobody listens to for so long ends itself: its driver cannot be reached."""
+"""An actor ends itself after so long without a listener: its driver cannot be reached."""
 
 
 class Heard(NamedTuple):
-    """What a worker said since it was last listened to, and how it ended, None while it lives."""
+    """A worker's messages since the last call, and how it ended; None while it lives."""
 
     messages: list[Message]
     how_it_ended: str | None
@@ -40,7 +40,7 @@ class WorkerActor:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def look_around(self, probe: Probe) -> tuple[str, int, NodeFacts]:
-        """Return the node's id, the actor's process id, and what the node is like."""
+        """Return the node's id, the actor's process id, and the node's facts."""
         node_id: str = ray.get_runtime_context().get_node_id()
         return node_id, os.getpid(), facts_of_this_node(probe)
 
@@ -49,10 +49,10 @@ class WorkerActor:
 
         Args:
             order: its first message.
-            variables: of the driver's environment; everything else is the node's.
+            variables: from the driver's environment; everything else is the node's.
             n_threads: its share of the node's processors.
         """
-        # Ray sets the number of threads to the processors that an actor reserves: one.
+        # Ray limits threads to the processors that an actor reserves: one.
         threads = dict.fromkeys(THREADS_VARIABLES, str(n_threads))
         self._worker = LocalWorker(order, {**os.environ, **threads, **variables}, self._inbox)
 
@@ -63,7 +63,7 @@ class WorkerActor:
             self._worker.send(message)
 
     def listen(self, limit_s: float) -> Heard:
-        """Return what the worker says, waiting for it for some time."""
+        """Wait for some time for the worker's messages and return them."""
         messages: list[Message] = []
         self._heard_at_s = time.monotonic()
         try:
@@ -78,12 +78,12 @@ class WorkerActor:
         return Heard(messages, self.end())
 
     def end(self) -> str:
-        """End the worker and its children; return how it ended, in words."""
+        """End the worker and its children; return in words how it ended."""
         assert self._worker is not None
         return self._worker.end()
 
     def _watch(self) -> None:
-        """End the process, and with it the worker, when it has been deserted."""
+        """End the process, and the worker with it, once nobody listens any more."""
         while time.monotonic() - self._heard_at_s < DESERTED_S:
             time.sleep(1)
         os._exit(1)

@@ -1,8 +1,8 @@
-"""The process in which a driver speaks to Ray: ``python -m prefpipe.execution.ray_client``.
+"""The process in which a driver talks to Ray: ``python -m prefpipe.execution.ray_client``.
 
-It is not the driver's own, because Ray makes itself at home where it runs: it prints on stdout what
-raylets report, takes over SIGTERM, and ends the process a minute after the cluster's head is gone.
-Here nobody reads stdout, and the driver sees the end of a process.
+It is a separate process because Ray takes over the one it runs in: it prints raylets' reports on
+stdout, replaces the SIGTERM handler, and ends the process a minute after the cluster's head is
+gone. Nobody reads this process's stdout, and the driver notices when it ends.
 
 =======  ===========  ============================================================================
 from     message      fields
@@ -56,17 +56,17 @@ from prefpipe.execution.ray_nodes import (
 )
 
 LISTEN_S = 20.0
-"""How long an actor is listened to before it is asked again."""
+"""How long one call listens to an actor."""
 LOOK_S = 20.0
-"""How long nodes may take to say what they are like."""
+"""How long nodes may take to report their facts."""
 PATIENCE_S = 10.0
-"""When so much time has passed, it is said which workers have no place yet."""
+"""After so long, the log says which workers have no place yet."""
 ENDING_S = 10.0
 OWNER_IS_LOST = "its owner has died"
 
 
 class Connection:
-    """A cluster, as one command uses it.
+    """A cluster as one command uses it.
 
     ``resources`` are what each worker reserves.
     """
@@ -80,12 +80,12 @@ class Connection:
         self.refused_nodes: set[str] = set()
 
     def settle_gpus(self) -> None:
-        """Reserve one GPU for each worker where that was left open and the cluster has any."""
+        """Reserve one GPU a worker if no number was given and the cluster has GPUs."""
         if self.resources["num_gpus"] is None:
             self.resources["num_gpus"] = 1 if ray.cluster_resources().get("GPU", 0) else 0
 
     def nodes(self) -> list[dict[str, Any]]:
-        """Return the nodes that live and on which a worker would fit, if nothing else ran there."""
+        """Return the live nodes on which a worker would fit if nothing else ran there."""
         fitting = []
         for node in ray.nodes():
             has = node["Resources"]
@@ -95,13 +95,13 @@ class Connection:
         return fitting
 
     def wanted(self) -> str:
-        """Return what a worker reserves, in words."""
+        """Return in words what a worker reserves."""
         return " and ".join(
             f"{self._wanted(name):g} {name}" for name in ("GPU", "CPU") if self._wanted(name)
         )
 
     def n_threads(self, node_id: str) -> int:
-        """Return a worker's share of the processors of its node, when all workers run."""
+        """Return a worker's share of its node's processors when all workers run."""
         total = int(ray.cluster_resources().get("CPU", 1))
         of_node = 1
         for node in ray.nodes():
@@ -117,7 +117,7 @@ class Connection:
         return "gone"
 
     def free(self) -> str:
-        """Return what the cluster has and what of it is free, in words."""
+        """Return in words how much of the cluster is free."""
         total, free = ray.cluster_resources(), ray.available_resources()
         words = [
             f"{free.get(name, 0):g} of {total.get(name, 0):g} {name}s free"
@@ -132,14 +132,14 @@ class Connection:
 
 
 class Client:
-    """Starts actors for a driver and passes on what is said."""
+    """Starts actors for a driver and passes messages on."""
 
     def __init__(self, channel: SocketChannel, connection: Connection) -> None:
         self._channel, self.connection = channel, connection
         self._workers: dict[int, ActorWorker] = {}
 
     def serve(self) -> None:
-        """Do what the driver says, until it is gone."""
+        """Carry out the driver's messages until the driver is gone."""
         threading.Thread(target=self._say_who_waits, daemon=True).start()
         while (message := self._channel.receive()) is not None:
             number = message["worker"]
@@ -155,14 +155,14 @@ class Client:
         self._channel.send({"type": kind, **values})
 
     def _say_who_waits(self) -> None:
-        """Say once, after some time, that workers wait for room. That is no error."""
+        """Log once, after some time, that workers wait for room. That is not an error."""
         has_said = False
         while True:
             time.sleep(1)
             now_s = time.monotonic()
             waiting = [worker for worker in list(self._workers.values()) if worker.is_waiting]
 
-            # Said anew when others wait, after all had a place.
+            # Logged again if others wait after all had a place.
             if not waiting:
                 has_said = False
             elif not has_said and now_s - waiting[0].asked_at_s > PATIENCE_S:
@@ -176,7 +176,7 @@ class Client:
 
 
 class ActorWorker:
-    """An actor and its worker, from here: one thread speaks to it, another listens."""
+    """An actor and its worker, seen from here: one thread sends, another listens."""
 
     def __init__(self, number: int, order: Order, client: Client) -> None:
         self.number, self._order, self._client = number, order, client
@@ -186,10 +186,10 @@ class ActorWorker:
         self._outgoing: queue.SimpleQueue[Message | None] = queue.SimpleQueue()
         options = {
             **client.connection.resources,
-            # The driver makes lost parts again, by another worker.
+            # The driver hands lost parts to another worker.
             "max_restarts": 0,
             "max_task_retries": 0,
-            # one that listens, one that is spoken to, and one that ends it
+            # One to listen, one to send, and one to end it.
             "max_concurrency": 3,
             "scheduling_strategy": "SPREAD",
         }
@@ -200,25 +200,25 @@ class ActorWorker:
         threading.Thread(target=self._live, name=f"worker {number}", daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Send a message, behind those that were sent before."""
+        """Send a message after those sent before."""
         if self.is_waiting and message["type"] in ("over", "stop"):
             self.end()
         self._outgoing.put(message)
 
     def end(self) -> None:
-        """End the worker, wherever it is by now."""
+        """End the worker, whatever its state."""
         self._is_over = True
         threading.Thread(target=self._end, daemon=True).start()
 
     def _live(self) -> None:
-        """Wait for a place, start the worker, listen to it to its end."""
+        """Wait for a place, start the worker, and listen until it ends."""
         try:
             how = self._how_it_ended()
         except Exception as error:  # noqa: BLE001 - from outside, Ray's is a ConnectionError; and
             # whatever it is, the driver waits for the word that this worker is gone
             how = words_for(error)
             if OWNER_IS_LOST in str(error):
-                # All that this process started ends with it, and nothing new would start.
+                # Everything that this process started ends with it, and nothing new would start.
                 sys.stderr.write("the raylet, Ray's own process on this machine, has ended\n")
                 sys.stderr.flush()
                 os._exit(1)
@@ -239,7 +239,7 @@ class ActorWorker:
         self._client.tell("placed", worker=self.number, node=f"{facts.host} {address}, pid {pid}")
         problems = problems_of(facts, probe, connection.expected)
         if problems:
-            # The next worker in this place is to have another node.
+            # The next worker in this place must get another node.
             connection.refused_nodes.add(node_id)
             failure = Failure(refusal(facts.host, address, problems), None, 2, is_engine_dead=True)
             message = {"type": "error", **failure.as_fields()}
@@ -257,7 +257,7 @@ class ActorWorker:
                 return str(heard.how_it_ended)
 
     def _speak(self) -> None:
-        """Pass on what the driver says, one call after another, so that the order stays."""
+        """Pass on the driver's messages one call at a time, to keep their order."""
         while (message := self._outgoing.get()) is not None:
             with suppress(RayError):  # the thread that listens finds out
                 ray.get(self._actor.send.remote([message]))
@@ -270,10 +270,10 @@ class ActorWorker:
 
 
 def connect(message: Message, connection: Connection, channel: SocketChannel) -> str:
-    """Connect to a cluster and look at its nodes; return a line for the log.
+    """Connect to a cluster and check its nodes; return a line for the log.
 
     Raises:
-        UsageError: nodes that cannot make parts, each with what is wrong with it.
+        UsageError: some nodes cannot make parts; the message names each and its problems.
     """
     shows_messages = message["shows_messages"]
     ray.init(
@@ -300,14 +300,15 @@ def connect(message: Message, connection: Connection, channel: SocketChannel) ->
             left_s = max(0.1, deadline - time.monotonic())
             facts: NodeFacts = ray.get(looks[node["NodeID"]], timeout=left_s)
         except GetTimeoutError:
-            # It is slow, or dead and not yet known to be: an actor that starts there looks again.
+            # The node is slow, or dead without Ray knowing it: an actor that starts there checks
+            # again.
             continue
         except (RayTaskError, RaySystemError, RuntimeEnvSetupError) as error:
-            why = f"prefpipe cannot be run there: {last_line(error)}"
+            why = f"prefpipe cannot run there: {last_line(error)}"
             refusals.append(refusal(node["NodeManagerHostname"], address, [why]))
             continue
         except RayError:
-            # The node has gone meanwhile.
+            # The node left the cluster in the meantime.
             continue
         problems = problems_of(facts, connection.probe, connection.expected)
         if problems:
@@ -319,23 +320,23 @@ def connect(message: Message, connection: Connection, channel: SocketChannel) ->
         raise UsageError(
             f"{len(refusals)} of {len(nodes)} nodes of the Ray cluster cannot make parts:\n  "
             + "\n  ".join(refusals),
-            hint="workers need the driver's versions, and its folders under the same names: "
-            "use a folder that all nodes share, and one environment for all",
+            hint="use one environment on all nodes and a folder that all nodes share: workers need "
+            "the driver's versions, and its folders under the same paths",
         )
 
     return f"Ray cluster {message['where']}: {connection.free()}"
 
 
 def refusal(host: str, address: str, problems: Sequence[str]) -> str:
-    """Return what is wrong with a node, in a line that names it."""
+    """Return a line that names a node and its problems."""
     return f"node {host} ({address}): {'; '.join(problems)}"
 
 
 def words_for(error: Exception) -> str:
-    """Return how an actor was lost, in words that follow its name."""
+    """Return in words how an actor was lost; the words follow its name."""
     text = str(error)
     if "memory" in text and "OOM" in text and "OOM killer due to" not in text:
-        return "was ended by Ray, as its node runs out of memory"
+        return "was ended by Ray because its node ran out of memory"
     if "node" in text and ("died" in text or "terminated" in text) and "worker process" not in text:
         return "was lost with its node"
     if "unavailable" in text:
@@ -346,7 +347,7 @@ def words_for(error: Exception) -> str:
 
 
 def last_line(error: Exception) -> str:
-    """Return the last line of an error that has text."""
+    """Return the last non-empty line of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 

@@ -1,6 +1,6 @@
 """Whether a node of a cluster can make parts: its versions, and the folders that it sees.
 
-The node says what is there, and what was expected is held against it where the driver is.
+The node reports its facts, and the driver's side compares them with what it expects.
 """
 
 import os
@@ -16,11 +16,11 @@ COMPARED = ("prefpipe", "torch", "transformers", "vllm")
 
 
 class Probe(NamedTuple):
-    """What a node is asked.
+    """What to look for on a node.
 
-    ``folder`` is the driver's working directory, to which the other paths are relative.
-    ``token_path`` is a file that the driver has just written into the output folder, and
-    ``sizes`` are those of the files that the command reads, None for a folder.
+    ``folder`` is the driver's working directory; the other paths are relative to it. ``token_path``
+    is a file that the driver has just written into the output folder. ``sizes`` are those of the
+    files that the command reads, None for a folder.
     """
 
     folder: str
@@ -29,7 +29,7 @@ class Probe(NamedTuple):
 
 
 class NodeFacts(NamedTuple):
-    """What a node answers. ``versions`` holds no package that is not installed."""
+    """What a node reports. ``versions`` holds installed packages only."""
 
     host: str
     versions: Mapping[str, str]
@@ -40,20 +40,20 @@ class NodeFacts(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """The driver's versions, and what it wrote into the token's file."""
+    """The driver's versions, and the content of its token file."""
 
     versions: Mapping[str, str]
     token: str
 
 
 def probe_for(folder: Path, token_path: Path, paths: Sequence[Path]) -> Probe:
-    """Return the questions about this command: ``paths`` are what it reads."""
+    """Return the probe for this command, which reads ``paths``."""
     sizes = {str(path): _size(path) for path in paths if _is_there(path)}
     return Probe(str(folder), str(token_path), sizes)
 
 
 def versions_here() -> dict[str, str]:
-    """Return the versions of Python and of the compared packages that are installed."""
+    """Return the versions of Python and of the installed packages that are compared."""
     versions = {"python": platform.python_version()}
     for name in COMPARED:
         try:
@@ -84,32 +84,34 @@ def facts_of_this_node(probe: Probe) -> NodeFacts:
 
 
 def problems_of(facts: NodeFacts, probe: Probe, expected: Expected) -> list[str]:
-    """Return why a node cannot make parts, in sentences; none where it can."""
+    """Return in sentences why a node cannot make parts; none if it can."""
     problems = _version_problems(facts.versions, expected.versions)
     if not facts.sees_folder:
-        return [*problems, f"it does not see the folder {probe.folder}, where the command runs"]
+        return [*problems, f"it does not see the folder {probe.folder}, in which the command runs"]
 
     output = Path(probe.token_path).parent
     if facts.token is None:
         problems.append(f"it does not see the output folder {output}")
     elif facts.token != expected.token:
-        problems.append(f"its output folder {output} is another one, with other files")
+        problems.append(f"its output folder {output} is a different folder, with other files")
     elif not facts.can_write:
-        problems.append(f"it may not write into the output folder {output}")
+        problems.append(f"it cannot write into the output folder {output}")
 
     for name, size in probe.sizes.items():
         if name not in facts.sizes:
             problems.append(f"it does not see {name}")
         elif facts.sizes[name] != size:
-            problems.append(f"its {name} is another one: {facts.sizes[name]} bytes, here {size}")
+            problems.append(
+                f"its {name} is a different file: {facts.sizes[name]} bytes there, {size} here"
+            )
 
     return problems
 
 
 def with_packages_of(expected: Expected, facts: NodeFacts) -> Expected:
-    """Return what other nodes are held against.
+    """Return what the other nodes are compared with.
 
-    A driver may lack an engine, on a node without a GPU. All workers must have the same one then.
+    A driver on a node without a GPU may lack an engine. Then all workers must have the same one.
     """
     return expected._replace(versions={**facts.versions, **expected.versions})
 
@@ -120,14 +122,14 @@ def _version_problems(versions: Mapping[str, str], expected: Mapping[str, str]) 
         there = versions.get(name)
         if there is None:
             problems.append(f"it has no {name}; expected {version}")
-        # 2.9.0+cpu and 2.9.0+cu128 are builds of one version
+        # 2.9.0+cpu and 2.9.0+cu128 are builds of the same version.
         elif there.partition("+")[0] != version.partition("+")[0]:
             problems.append(f"it has {name} {there}, not {version}")
     return problems
 
 
 def _is_there(path: Path) -> bool:
-    """Return whether a path exists; a text that is no path at all does not."""
+    """Return whether a path exists; False for a text that cannot be a path."""
     try:
         return path.exists()
     except OSError:

@@ -1,11 +1,11 @@
-"""Workers on a Ray cluster that is there already: ``--on ray[:ADDRESS]``.
+"""Workers on an existing Ray cluster: ``--on ray[:ADDRESS]``.
 
-Each is a process of the same kind as on this node, held by an actor; Ray only finds it a place. The
-driver hands out parts and sees to losses, as it does for workers on this node, and Ray retries
-nothing. Parts are written where they belong by the nodes themselves: the output folder must be
-shared, and what travels is which part, and what was counted.
+Each is the same kind of process as on this node, held by an actor; Ray only finds it a place. The
+driver hands out parts and handles losses as for workers on this node, and Ray retries nothing. The
+nodes write the parts themselves, so the output folder must be shared; only part numbers and counts
+travel.
 
-Nobody waits for all workers: those that have a place make parts, and the others join.
+The run does not wait for all workers: those that have a place make parts, and the others join.
 """
 
 import importlib.util
@@ -35,9 +35,9 @@ from prefpipe.execution.runtime import Job
 DEFAULT_PORT = 6379
 """Ray's own."""
 PROBE_S = 5.0
-"""How long an address may take to answer at all."""
+"""How long an address may take to accept a connection."""
 CONNECT_S = 20.0
-"""How long Ray may take to connect. Where something else listens, it would wait two minutes."""
+"""How long Ray may take to connect. If something else listens, Ray would wait two minutes."""
 END_S = 15.0
 FORWARDED = (
     "HF_",
@@ -55,20 +55,20 @@ FORWARDED = (
     "NO_PROXY",
     "SSL_CERT_",
 )
-"""How variables begin that a worker takes from the driver's environment, in either case."""
+"""Prefixes of variables that a worker takes from the driver's environment, in either case."""
 SHOWS_MESSAGES = "RAY_LOG_TO_DRIVER"
-"""Ray's own variable: set to 1, what Ray and its workers print appears on stderr."""
+"""Ray's own variable: if it is 1, the output of Ray and its workers appears on stderr."""
 HOW_TO_CONNECT = (
     "run the command on a node of the cluster, with --on ray or the HOST:PORT that `ray status` "
-    "shows there, or name the head's client port, ray://HOST:10001. A cluster with tokens wants "
-    "RAY_AUTH_MODE=token. RAY_LOG_TO_DRIVER=1 shows what Ray prints"
+    "shows there, or name the head's client port, ray://HOST:10001. For a cluster with "
+    "tokens, set RAY_AUTH_MODE=token. To see what Ray prints, set RAY_LOG_TO_DRIVER=1"
 )
 RAY_PREFIX = re.compile(r"^\[[^]]*\] (\(\w+\) )?\S+:\d+: ")
 """Time, process and line of Ray's source, before a message."""
 
 
 class Address(NamedTuple):
-    """Where a cluster's head listens. ``text`` is what Ray is given."""
+    """The address of a cluster's head. ``text`` is passed to Ray."""
 
     text: str
     host: str
@@ -79,7 +79,7 @@ def address_of(on: str, environment: Mapping[str, str]) -> Address | None:
     """Return the address in ``--on``, else that of RAY_ADDRESS; None for this machine's cluster.
 
     Raises:
-        UsageError: it is no address.
+        UsageError: the text is not an address.
     """
     given, source = on.partition(":")[2], f"--on {on}"
     if not given and "RAY_ADDRESS" in environment:
@@ -93,7 +93,7 @@ def address_of(on: str, environment: Mapping[str, str]) -> Address | None:
         host, port = rest, str(DEFAULT_PORT)
     if (has_scheme and scheme != "ray") or not host or not port.isdecimal():
         raise UsageError(
-            f"{source}: {given!r} is no address of a Ray cluster",
+            f"{source}: {given!r} is not an address of a Ray cluster",
             hint="give HOST:PORT, as `ray start --head` prints it, or ray://HOST:10001",
         )
 
@@ -102,14 +102,14 @@ def address_of(on: str, environment: Mapping[str, str]) -> Address | None:
 
 
 def check_ray(address: Address | None) -> None:
-    """Refuse what can be seen at once; Ray itself waits for two minutes where nobody answers.
+    """Refuse an unusable address at once; Ray itself waits two minutes if nothing answers.
 
     Raises:
         MissingExtraError: Ray is not installed.
-        UsageError: nobody answers at the address.
+        UsageError: nothing answers at the address.
     """
     installed = importlib.util.find_spec("ray")
-    # A folder of that name is found, too.
+    # A plain folder named `ray` is found, too.
     if installed is None or installed.origin is None:
         raise MissingExtraError("--on ray", "ray", "ray")
     if address is None:
@@ -120,8 +120,8 @@ def check_ray(address: Address | None) -> None:
         why = getattr(error, "strerror", None) or str(error)
         raise UsageError(
             f"no Ray cluster answers at {address.text}: {why}",
-            hint="see the address with `ray status` on the cluster's head, or start one there: "
-            "`ray start --head`",
+            hint="find the address with `ray status` on the cluster's head, or start a cluster "
+            "there with `ray start --head`",
         ) from error
 
 
@@ -129,12 +129,12 @@ class RayWorkers:
     """Actors on a cluster.
 
     Args:
-        address: of its head, None for the cluster of this machine.
-        n_workers: how many there are to be.
-        n_gpus: that each reserves; None for one where the cluster has any.
+        address: of the cluster's head; None for this machine's cluster.
+        n_workers: how many to start.
+        n_gpus: GPUs that each reserves; None for one if the cluster has GPUs.
 
     Raises:
-        UsageError: no Ray, or no cluster.
+        UsageError: there is no Ray or no cluster.
     """
 
     def __init__(self, address: Address | None, n_workers: int, n_gpus: int | None) -> None:
@@ -144,10 +144,10 @@ class RayWorkers:
         self._client: _Client | None = None
 
     def open(self, job: Job) -> None:
-        """Connect to the cluster and look at its nodes.
+        """Connect to the cluster and check its nodes.
 
         Raises:
-            PrefpipeError: no cluster, or nodes that cannot make parts.
+            PrefpipeError: there is no cluster, or some nodes cannot make parts.
         """
         token = uuid.uuid4().hex
         token_path = temporary_path(job.output.path / "shared-folder")
@@ -173,19 +173,19 @@ class RayWorkers:
             raise
 
     def start(self, order: Order, inbox: Inbox) -> "RayLink":
-        """Ask for an actor, which starts when the cluster has room for it."""
+        """Request an actor, which starts when the cluster has room for it."""
         assert self._client is not None
         return self._client.start(order, inbox)
 
     def close(self) -> None:
-        """Leave the cluster: whatever is left of the actors ends."""
+        """Leave the cluster, which ends the remaining actors."""
         if self._client is not None:
             self._client.close()
         self._client = None
 
 
 class RayLink:
-    """A worker on a cluster, from its driver. ``name`` has its node once it has one."""
+    """A worker on a cluster, as its driver sees it. ``name`` holds its node once it has one."""
 
     def __init__(self, number: int, name: str, client: "_Client", inbox: Inbox) -> None:
         self.name, self._number, self._client, self._inbox = name, number, client, inbox
@@ -197,14 +197,14 @@ class RayLink:
         self._client.send({"type": "send", "worker": self._number, "message": message})
 
     def end(self) -> str:
-        """End the worker; return how it ended, in words."""
+        """End the worker; return in words how it ended."""
         if not self._is_gone.is_set():
             self._client.send({"type": "end", "worker": self._number})
             self._is_gone.wait(END_S)
         return self._how
 
     def hear(self, message: Message) -> None:
-        """Take what the client says about this worker."""
+        """Take the client's message about this worker."""
         kind = message["type"]
         if kind == "placed":
             self.name = f"{self.name.partition(' (')[0]} ({message['node']})"
@@ -222,13 +222,13 @@ class RayLink:
 
 
 class _Client:
-    """The process that speaks to Ray, and a thread that hears what it says."""
+    """The process that talks to Ray, and a thread that receives its messages."""
 
     def __init__(self, connect: Message, job: Job, token_path: Path) -> None:
-        """Start it and wait until it is connected.
+        """Start the process and wait until it is connected.
 
         Raises:
-            PrefpipeError: it could not connect, or nodes cannot make parts.
+            PrefpipeError: it cannot connect, or some nodes cannot make parts.
         """
         self._job, self._token_path, self._where = job, token_path, connect["where"]
         self._links: dict[int, RayLink] = {}
@@ -236,7 +236,7 @@ class _Client:
         self._is_closed = False
         self._failure: Failure | None = None
         ours, its = socket.socketpair()
-        # What Ray prints is for who asks for it, and its last line for who wonders what went wrong.
+        # Ray's output is shown on request; its last line explains failures.
         self._printed = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the client
         prints_to: Any = sys.__stderr__ if connect["shows_messages"] else self._printed
         with its:
@@ -259,11 +259,11 @@ class _Client:
         threading.Thread(target=self._listen, name="ray", daemon=True).start()
 
     def send(self, message: Message) -> None:
-        """Send a message to it."""
+        """Send a message to the process."""
         self._channel.send(message)
 
     def start(self, order: Order, inbox: Inbox) -> RayLink:
-        """Have a worker started."""
+        """Start a worker."""
         with self._starting:
             number = len(self._links)
             link = RayLink(number, f"worker {order.number} (without a node yet)", self, inbox)
@@ -277,7 +277,7 @@ class _Client:
         return link
 
     def close(self) -> None:
-        """End the process, and with it what it has on the cluster."""
+        """End the process, and its actors on the cluster with it."""
         self._is_closed = True
         self._channel.close()
         with suppress(subprocess.TimeoutExpired):
@@ -293,7 +293,7 @@ class _Client:
         answer = self._channel.receive()
         watch.cancel()
 
-        # There is a cluster: that its nodes are looked at ends by itself.
+        # There is a cluster: the check of its nodes has its own time limit.
         if answer is not None and answer["type"] == "reached":
             answer = self._channel.receive()
         if answer is None:
@@ -325,7 +325,7 @@ class _Client:
             is_engine_dead=False,
         )
 
-        # In the lock: a link that is started from here on is lost as well.
+        # Inside the lock: a link that starts from now on is lost, too.
         with self._starting:
             self._failure = failure
             links = list(self._links.values())
@@ -355,7 +355,7 @@ def _forwarded(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def _paths_read(config: StageConfig) -> list[Path]:
-    """Return what a command reads: values that are paths, and texts that may name one."""
+    """Return what a command reads: paths, and texts that may be paths."""
     paths: list[Path] = []
     for item in fields(config):
         value: Any = getattr(config, item.name)

@@ -1,4 +1,4 @@
-"""The shell script of a plan's steps: what ``prefpipe rounds`` would run, for a person."""
+"""The shell script of a plan: the steps that ``prefpipe rounds`` would run, for a person."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,19 +11,19 @@ from prefpipe.configs.round_steps import Step
 from prefpipe.execution.script_lines import command_lines, comment, flag_and_value
 
 OF_STEPS = re.compile(r"/round-[0-9a-z/-]+")
-"""A place in the folder of all rounds, without anything that a shell reads in double quotes."""
+"""A path in the folder of all rounds, without characters special in double quotes."""
 MODELS = ("model", "baseline", "reference_model", "kl_reference")
 """Flags that may name the plan's model; of `embed`, the flag is another model's."""
 
 
 def rounds_script(plan: RoundPlan, steps: Sequence[Step], run: Path, *, command: str) -> str:
-    """Return a script that does what the command does.
+    """Return a script that does the same as the command.
 
     Args:
-        plan: what the steps are of.
-        steps: those to be run.
+        plan: the plan of the steps.
+        steps: the steps to run.
         run: the folder of all rounds.
-        command: that prints the script.
+        command: the command that prints the script.
     """
     script = _Script(plan, steps, run)
     n_rounds = f"{plan.rounds} round{'s' if plan.rounds > 1 else ''}"
@@ -31,7 +31,7 @@ def rounds_script(plan: RoundPlan, steps: Sequence[Step], run: Path, *, command:
         "#!/usr/bin/env bash",
         comment(f"{n_rounds}, printed by: {command}"),
         "# Run it again after a stop: each command keeps what is finished. After a change of a",
-        "# line, pass --overwrite=stale to each: what depends on the change is made again.",
+        "# line, pass --overwrite=stale to each: only what depends on the change is made again.",
         "set -euo pipefail",
     ]
     body = list(script.body())
@@ -42,7 +42,7 @@ def rounds_script(plan: RoundPlan, steps: Sequence[Step], run: Path, *, command:
 
 
 class _Script:
-    """The steps as lines of a shell, with a variable where a person would want one."""
+    """The steps as shell lines, with variables for values that a person may change."""
 
     def __init__(self, plan: RoundPlan, steps: Sequence[Step], run: Path) -> None:
         self._plan = plan
@@ -70,7 +70,7 @@ class _Script:
             yield from self._lines(step)
 
     def _lines(self, step: Step) -> Iterator[str]:
-        """Yield one command, a flag never parted from its value."""
+        """Yield one command; a flag and its value stay on one line."""
         words = [self._words(step, argument) for argument in step.arguments]
         yield from command_lines(f"prefpipe {step.stage}", words)
 
@@ -91,7 +91,7 @@ class _Script:
             return '"$heldout"'
         if field in MODELS and value == self._plan.model and step.stage != "embed":
             return '"$model"'
-        # what the steps write and read of each other; a plan's own text is never in double quotes
+        # Paths between steps only; a plan's own text is never in double quotes.
         place = value.removeprefix(self._run)
         if place != value and OF_STEPS.fullmatch(place):
             return f'"$run{place}"'
@@ -99,7 +99,7 @@ class _Script:
 
 
 def described_round(plan: RoundPlan, number: int) -> Iterator[str]:
-    """Yield what is special to a round, in words."""
+    """Yield in words what is special to a round."""
     if number == 1:
         yield f"round 1: samples from {plan.model}"
     else:
@@ -118,8 +118,8 @@ def described_round(plan: RoundPlan, number: int) -> Iterator[str]:
 
 
 def _knobs(section: Mapping[str, object]) -> str:
-    """Return changed values in words; null is the command's default."""
+    """Return in words the changed values; null is the command's default."""
     words = []
     for key, value in section.items():
-        words.append(f"{key} {'as by default' if value is None else value}")
+        words.append(f"{key} {'at its default' if value is None else value}")
     return ", ".join(words)

@@ -1,7 +1,7 @@
-"""What every stage is handed beside its config, who makes its parts included.
+"""What every stage receives beside its config, including who makes its parts.
 
-A stage never prints and never looks at signals; it is given a place to log, a progress bar and a
-question to ask.
+A stage never prints and never looks at signals: it receives a log, a progress bar and a way to
+check for stop requests.
 """
 
 import time
@@ -90,16 +90,16 @@ def no_progress(_task: Task, /) -> Iterator[Advance]:
 
 
 def no_section(*, however_long: bool = False) -> AbstractContextManager[None]:  # noqa: ARG001
-    """Stand in for a section of `Runtime` where nothing asks to stop."""
+    """Stand in for a section of `Runtime` if nothing can request a stop."""
     return nullcontext()
 
 
 class Job(NamedTuple):
-    """The parts of one stage that are to be made.
+    """The parts of one stage that must be made.
 
-    ``config`` says another process all that it needs to make them. ``is_done`` looks at the disk
-    whether anybody has made a part since the command began; ``made_by_others`` is called with the
-    number of parts that were made behind this command's back.
+    ``config`` holds everything that another process needs to make them. ``is_done`` checks the disk
+    for a part that anyone has made since the command began; ``made_by_others`` is called with the
+    number of parts that other commands made.
     """
 
     config: StageConfig
@@ -112,7 +112,7 @@ class Job(NamedTuple):
 
 
 class Executor(Protocol):
-    """Decides who makes which part. Rows depend on configuration and keys alone.
+    """Decides who makes which part. Rows depend only on configuration and keys.
 
     ``has_workers``: other processes make the parts, and this one hands them out.
     """
@@ -125,10 +125,10 @@ class Executor(Protocol):
         ...
 
     def make_parts(self, job: Job) -> Iterator[PartMade]:
-        """Yield the parts as they are made, until all are or a stop is asked for.
+        """Yield parts as they are made, until all are made or a stop is requested.
 
         Raises:
-            Exception: parts could not be made; those that could are on disk.
+            Exception: some parts could not be made; the others are on disk.
         """
         ...
 
@@ -137,17 +137,18 @@ class Executor(Protocol):
 class Runtime:
     """The world outside.
 
-    It is where to log, whether to stop, how to show progress, and what to record in ``run.json``.
+    It says where to log, whether to stop, how to show progress, and what to record in ``run.json``.
 
-    A request to stop ends the command there and then, unless it comes in a section that is
-    ``finishing()`` something; there one asks ``should_stop()``. ``interruptible()`` is a section
-    within such a one that has nothing to finish: a model is loaded.
+    A stop request ends the command at once, unless it comes in a ``finishing()`` section, which
+    checks ``should_stop()`` instead. ``interruptible()`` is a section within a finishing one that
+    has nothing to finish, such as loading a model.
 
-    ``when_asked()`` is when the request came and ``ends_at`` when the batch system ends the job,
-    both in seconds since the epoch. ``started``: when the command began, on the monotonic clock.
+    ``when_asked()`` is the time of the stop request and ``ends_at`` the time at which the batch
+    system ends the job, both in seconds since the epoch. ``started``: when the command began, on
+    the monotonic clock.
 
-    ``grace_s``: how long what is being finished may take after SIGTERM. ``is_hurried()``: a second
-    signal came, or the grace is over, and nothing is waited for any more.
+    ``grace_s``: how long unfinished work may take after SIGTERM. ``is_hurried()``: a second signal
+        came or the grace is over, so nothing waits any more.
 
     ``progress`` shows how far a task is; what runs within ``loading()`` says nothing about its
     pace.
@@ -175,16 +176,16 @@ class Runtime:
 
     @property
     def is_worker(self) -> bool:
-        """Whether another process, the driver, opened the output and hands out the parts."""
+        """Whether a driver process opened the output and hands out the parts."""
         return self.executor is not None and self.executor.is_worker
 
     @contextmanager
     def opening(self) -> Iterator[None]:
-        """Return a section in which an engine is opened, with nothing to finish.
+        """Return a section that opens an engine and has nothing to finish.
 
         Raises:
-            EngineNotOpenedError: in a worker, what the block raised: its driver must not take it
-                for the fault of a part.
+            EngineNotOpenedError: in a worker, wraps the error of the block, so that the driver does
+                not blame a part.
         """
         try:
             with self.interruptible(), self.loading():

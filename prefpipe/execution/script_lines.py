@@ -6,12 +6,12 @@ from prefpipe.configs.recorded_commands import Word
 from prefpipe.text.untrusted import visible_line
 
 WIDTH = 110
-"""Columns after which a command goes on in a new line."""
+"""Columns after which a command continues on a new line."""
 LONGEST_COMMENT = 400
 
 
 def comment(text: str) -> str:
-    """Return a comment of one line, whatever names and values hold: a second one would be run."""
+    """Return a comment of exactly one line: the shell would run a second line."""
     return f"# {visible_line(text, LONGEST_COMMENT)}"
 
 
@@ -19,8 +19,8 @@ def flag_and_value(argument: Word, value: str) -> str:
     """Return a flag with its value, or an argument alone.
 
     Args:
-        argument: a word of the command that has a value.
-        value: as the shell is to read it.
+        argument: an argument of the command, with a value.
+        value: the value, quoted for the shell.
     """
     if not argument.flag:
         return value
@@ -28,11 +28,11 @@ def flag_and_value(argument: Word, value: str) -> str:
 
 
 def command_lines(head: str, words: Sequence[str]) -> Iterator[str]:
-    """Yield one command, broken between words; a flag and its value are one of them.
+    """Yield one command, broken between words; a flag and its value are one word.
 
     Args:
         head: the command's own words.
-        words: those behind it, as the shell is to read them.
+        words: the words after it, quoted for the shell.
     """
     line = head
     for word in words:

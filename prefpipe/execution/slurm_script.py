@@ -9,24 +9,24 @@ from shlex import join, quote
 RUN_AGAIN = 75
 """Exit code of a command that stopped early and is safe to run again."""
 KILLED_BY_USR1 = 128 + 10
-"""Exit code of a program that SIGUSR1 met before it had a handler: it has begun nothing."""
+"""Exit code of a program killed by SIGUSR1 before it had a handler: it has begun nothing."""
 
 
 @dataclass(frozen=True)
 class SlurmArray:
-    """What the script is made of.
+    """The contents of the script.
 
     Args:
-        words: the command of the stage, as it was typed.
-        program: what runs prefpipe, as words of a shell.
-        activation: lines of the shell before it.
-        folder: where the command is run.
-        tasks: what ``--array`` lists.
+        words: the stage's command as typed.
+        program: the command that runs prefpipe, as shell words.
+        activation: shell lines before it.
+        folder: where the command runs.
+        tasks: the value of ``--array``.
         first_shard: the shard of task 0. Tasks of a window are numbered below MaxArraySize.
-        num_shards: how many workers divide the parts; None where each takes the next free one.
+        num_shards: how many workers divide the parts; None if each takes the next free part.
         directives: name and value of each ``#SBATCH`` line beside the array's own.
         max_requeues: how often a task queues itself again.
-        comment: a line that says what the script makes.
+        comment: a line that describes the script.
     """
 
     words: Sequence[str]
@@ -52,11 +52,11 @@ class SlurmArray:
         yield f"# {self.comment}"
 
     def _share(self) -> Iterator[str]:
-        """Yield what says which worker a task is.
+        """Yield the lines that tell a task which worker it is.
 
-        Variables that were set where the script was submitted come along, so all are set here.
+        Slurm copies variables of the submitting shell, so all are set here.
         """
-        yield "# Started by anything but sbatch, it ends here: both variables or none."
+        yield "# Without sbatch the script ends here: it needs both variables."
         for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID"):
             yield f': "${{{name}:?is not set: submit this script with sbatch}}"'
         if self.num_shards is None:
@@ -73,16 +73,17 @@ class SlurmArray:
         if self.activation:
             yield (
                 f"command -v {join(self.program)} > /dev/null || "
-                "{ echo 'error: the lines above make no prefpipe available' >&2; exit 1; }"
+                "{ echo 'error: prefpipe is not found; correct the activation lines above' "
+                ">&2; exit 1; }"
             )
 
     def _run(self) -> Iterator[str]:
-        """Yield what runs the command and passes signals on.
+        """Yield the lines that run the command and pass signals on.
 
-        A signal ends bash's `wait` and not the program. It may come before the program is there,
-        or while bash's copy of itself becomes the program, which loses it: so it is sent twice.
-        To prefpipe a second SIGUSR1 or SIGHUP is the same request, a second SIGTERM is "at once";
-        Slurm itself sends SIGTERM to all processes, so that it is passed on as SIGHUP.
+        A signal ends bash's `wait`, not the program. It may come before the program exists, or get
+        lost while bash's fork becomes the program: so it is sent twice. To prefpipe a second
+        SIGUSR1 or SIGHUP is the same request, a second SIGTERM is "at once"; Slurm itself sends
+        SIGTERM to all processes, so that it is passed on as SIGHUP.
         """
         yield "# Slurm signals this shell, which passes the signal on and waits for the end."
         yield "signal= early= worker="
@@ -102,7 +103,7 @@ class SlurmArray:
     def _end(self) -> Iterator[str]:
         task = "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
         restarts = "${SLURM_RESTART_COUNT:-0}"
-        yield f"# {RUN_AGAIN}: stopped early. SIGTERM comes with scancel, which wants no other run."
+        yield f"# {RUN_AGAIN}: stopped early. SIGTERM comes from scancel: do not queue again."
         yield f'[ "$code" -eq {KILLED_BY_USR1} ] && code={RUN_AGAIN}'
         yield f'if [ "$code" -eq {RUN_AGAIN} ] && [ "$signal" != TERM ]; then'
         yield f'    if [ "{restarts}" -lt {self.max_requeues} ]; then'
@@ -110,7 +111,7 @@ class SlurmArray:
         yield "    else"
         yield (
             f'        echo "error: queued again {restarts} times, the limit of --max-requeues; '
-            'print the script anew to go on" >&2'
+            'to go on, print the script again" >&2'
         )
         yield "    fi"
         yield "fi"
@@ -118,7 +119,7 @@ class SlurmArray:
 
 
 def _quoted(value: str) -> str:
-    """Return a value as sbatch reads it in a line of the script: between quotes, with escapes."""
+    """Return a value quoted and escaped for an ``#SBATCH`` line."""
     if re.fullmatch(r"[\w./:,@%+=-]+", value):
         return value
     escaped = value.replace("\\", "\\\\").replace('"', '\\"')

@@ -1,7 +1,7 @@
-"""A command in a process of its own, which is sent what this process is sent, and waited for.
+"""A command in its own process: this process forwards signals to it and waits for it.
 
-The process leads a session, so that Ctrl-C at the terminal reaches this process alone. It is ended
-by the system when this one is gone, even by SIGKILL (Linux; elsewhere it goes on to its end).
+The process leads a session, so that Ctrl-C at the terminal reaches only this process. On Linux the
+system ends it when this process is gone, even by SIGKILL; elsewhere it runs to its end.
 """
 
 import ctypes
@@ -20,21 +20,21 @@ STEP_VARIABLE = "PREFPIPE_STEP"
 PR_SET_PDEATHSIG = 1
 POLL_S = 0.1
 SENT_TO_ALL_S = 1.0
-"""A SIGTERM that all processes are sent has reached the command by then."""
+"""Time in which a SIGTERM to all processes also reaches the command."""
 UNWIND_S = 6.0
-"""A process that is to end at once may take so long to close what it has open."""
+"""Time for a process that must end at once to close its files and connections."""
 
 
 class SignalSource(Protocol):
-    """What knows which signal asked this process to stop, and lets a step end first."""
+    """Knows which signal requested a stop, and lets a step end first."""
 
     @property
     def number(self) -> int | None:
-        """The first signal, None as long as there is none."""
+        """The first signal; None until one arrives."""
         ...
 
     def finishing(self, *, however_long: bool = False) -> AbstractContextManager[None]:
-        """Return a section in which a request waits."""
+        """Return a section that delays a stop request."""
         ...
 
 
@@ -48,16 +48,16 @@ def run_step(
     """Run a command to its end; return its exit code, negative for the signal that ended it.
 
     Args:
-        words: after ``prefpipe``.
-        environment: its variables.
-        signals: those that this process is sent.
+        words: the words after ``prefpipe``.
+        environment: its environment variables.
+        signals: the signals that this process receives.
         kept_open: file descriptors that it inherits.
 
     Raises:
-        BaseException: what a second signal, or Ctrl-C, raises here; the command has ended.
+        BaseException: a second signal or Ctrl-C; the command has ended.
     """
     command = [*module_command("prefpipe"), *words]
-    # stdout is for what one would pipe, and a step's path is not the answer
+    # stdout is for output to pipe, and a step's path is not the result.
     return _run(command, subprocess.DEVNULL, environment, signals, kept_open)
 
 
@@ -68,10 +68,10 @@ def run_foreign(
     signals: SignalSource,
     kept_open: Sequence[int] = (),
 ) -> int:
-    """Run a command that is none of ours in the same way; what it prints goes to stderr.
+    """Run a foreign command in the same way; its output goes to stderr.
 
     Raises:
-        OSError: there is no such command.
+        OSError: the command does not exist.
         BaseException: as `run_step`.
     """
     return _run(words, sys.__stderr__, environment, signals, kept_open)
@@ -93,7 +93,7 @@ def _run(
             env=dict(environment),
             pass_fds=tuple(kept_open),
             start_new_session=True,
-            # no thread of this process holds a lock: all that it has is the one that reads signals
+            # No thread here holds a lock: the only other thread reads signals.
             preexec_fn=_EndWithParent(),  # noqa: PLW1509
         )
         try:
@@ -107,15 +107,15 @@ def _run(
 
 
 def _wait(process: "subprocess.Popen[bytes]", signals: SignalSource) -> int:
-    """Wait for the end of a process, and hand the first signal on."""
+    """Wait for a process to end, and forward the first signal."""
     while (asked := signals.number) is None:
         with suppress(subprocess.TimeoutExpired):
             return process.wait(POLL_S)
 
     number = signal.Signals(asked)
     if number == signal.SIGTERM:
-        # Slurm and systemd send it to all processes, and to a command a second one means "at
-        # once". SIGHUP behind it is the same request.
+        # Slurm and systemd signal all processes, and a second SIGTERM means "at once" to a command.
+        # SIGHUP after it repeats the same request.
         with suppress(subprocess.TimeoutExpired):
             return process.wait(SENT_TO_ALL_S)
         number = signal.SIGHUP
@@ -129,18 +129,18 @@ def _send(process: "subprocess.Popen[bytes]", number: signal.Signals) -> None:
 
 
 class _EndWithParent:
-    """What a new process does before it becomes the command."""
+    """Runs in a new process before it becomes the command."""
 
     def __init__(self) -> None:
         self._parent = os.getpid()
         self._libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
     def __call__(self) -> None:
-        # under `nohup` it is ignored, and a stop is handed on by it
+        # `nohup` ignores SIGHUP, but stops are forwarded as SIGHUP.
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
         if self._libc is None:
             return
         self._libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-        # gone already: nobody is left whose end would be noticed
+        # The parent is gone already: there is nothing left to wait for.
         if os.getppid() != self._parent:
             os.kill(os.getpid(), signal.SIGTERM)

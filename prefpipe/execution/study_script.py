@@ -1,4 +1,4 @@
-"""The shell script of a study's steps: what ``prefpipe study`` would run, for a person."""
+"""The shell script of a study: the steps that ``prefpipe study`` would run, for a person."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,16 +12,16 @@ from prefpipe.configs.study_steps import TRAINER, Place, StudyStep
 from prefpipe.execution.script_lines import command_lines, comment, flag_and_value
 
 OF_STEPS = re.compile(r"/(pool|heldout|arms)/[0-9A-Za-z._+/-]+")
-"""A place in the folder of a study, without anything that a shell reads in double quotes."""
+"""A path in the folder of a study, without characters special in double quotes."""
 MODELS = ("model", "kl_reference")
 """Flags that may name the plan's model; of `embed`, the flag is another model's."""
 
 
 class ScriptedRun(NamedTuple):
-    """An arm and seed as a script has it.
+    """An arm and seed in a script.
 
-    ``places``: where it is judged, none where that is not known yet. ``steps``: none of a finished
-    run. ``note``: what to say instead of places.
+    ``places``: where it is judged; none if not known yet. ``steps``: none if the run is finished.
+        ``note``: shown instead of places.
     """
 
     arm: str
@@ -32,7 +32,7 @@ class ScriptedRun(NamedTuple):
 
 
 class StudySteps(NamedTuple):
-    """What a script runs: shared steps, selections, then arms and seeds."""
+    """The steps of a script: shared steps, selections, then arms and seeds."""
 
     shared: Sequence[StudyStep]
     selections: Sequence[StudyStep]
@@ -40,7 +40,7 @@ class StudySteps(NamedTuple):
 
     @property
     def all(self) -> list[StudyStep]:
-        """Every step that is known, in order."""
+        """All known steps, in order."""
         return [*self.shared, *self.selections, *(step for run in self.runs for step in run.steps)]
 
     @property
@@ -58,15 +58,15 @@ def study_script(
     seconds: Mapping[str, float],
     notes: Sequence[str] = (),
 ) -> str:
-    """Return a script that makes what the command makes, weights that are judged kept.
+    """Return a script that makes the same as the command, but keeps judged weights.
 
     Args:
-        plan: what the steps are of.
-        steps: those to be run.
-        folder: of the study.
-        command: that prints the script.
-        seconds: by step how long it is expected to take, as far as that is known.
-        notes: what else is known before the run, to stand at the end.
+        plan: the plan of the steps.
+        steps: the steps to run.
+        folder: the study's folder.
+        command: the command that prints the script.
+        seconds: expected time of each step, as far as known.
+        notes: other facts known before the run, printed at the end.
     """
     script = _Script(plan, folder, seconds)
     n_arms = len({run.arm for run in steps.runs})
@@ -75,8 +75,8 @@ def study_script(
         "#!/usr/bin/env bash",
         comment(f"study {plan.study}: {_count(n_arms, 'arm')} by {_count(n_seeds, 'seed')}"),
         comment(f"printed by: {command}"),
-        "# Run it again after a stop: each command keeps what is finished. It ends at the first",
-        "# step that fails, and keeps all weights; without --dry-run the others go on.",
+        "# Run it again after a stop: each command keeps finished parts. It ends at the first",
+        "# step that fails and keeps all weights; without --dry-run the other runs go on.",
         "set -euo pipefail",
     ]
     body = list(script.body(steps))
@@ -85,31 +85,34 @@ def study_script(
             lines.append(f"{name}={quote(value)}")
     lines += body
     if not steps.is_whole:
-        lines += ["", "# where the others are judged is known now: the rest of the study"]
+        lines += [
+            "",
+            "# The steps at which the other runs are judged are known now: the rest of the study.",
+        ]
         lines += [f'rest="$({command})"', 'eval "$rest"']
     lines += ["", *(comment(note) for note in (*_times(steps, seconds), *notes))]
     return "\n".join(lines) + "\n"
 
 
 def _times(steps: StudySteps, seconds: Mapping[str, float]) -> Iterator[str]:
-    """Yield how long the steps take together, as far as that is known."""
+    """Yield how long the steps take together, as far as known."""
     known = [seconds[step.name] for step in steps.all if step.name in seconds]
     n_unknown = len(steps.all) - len(known)
     if known:
         yield f"about {_time(sum(known))} together, of {_count(len(known), 'step')}"
     if n_unknown:
         yield (
-            f"how long {_count(n_unknown, 'step')} take{'s' if n_unknown == 1 else ''} is unknown "
-            "until one of the kind is done; of sampling and training, --sample-tokens-per-s and "
-            "--train-tokens-per-s say it before"
+            f"how long {_count(n_unknown, 'step')} take{'s' if n_unknown == 1 else ''} is "
+            "unknown until one of the kind is done; to estimate it now, pass "
+            "--sample-tokens-per-s and --train-tokens-per-s"
         )
     unplaced = [f"{run.arm}, seed {run.seed}" for run in steps.runs if not run.places]
     if unplaced:
-        yield f"not counted, as their steps are not known yet: {_count(len(unplaced), 'run')}"
+        yield f"not counted, because their steps are not known yet: {_count(len(unplaced), 'run')}"
 
 
 class _Script:
-    """The steps as lines of a shell, with a variable where a person would want one."""
+    """The steps as shell lines, with variables for values that a person may change."""
 
     def __init__(self, plan: StudyPlan, folder: Path, seconds: Mapping[str, float]) -> None:
         self._plan = plan
@@ -119,7 +122,7 @@ class _Script:
 
     def body(self, steps: StudySteps) -> Iterator[str]:
         """Yield the lines of all steps."""
-        for title, some in (("what all arms share", steps.shared), ("groups", steps.selections)):
+        for title, some in (("shared by all arms", steps.shared), ("groups", steps.selections)):
             if some:
                 yield from ("", f"# {title}")
                 yield from self._steps(some)
@@ -149,7 +152,7 @@ class _Script:
         is_model = value == self._plan.model and (field in MODELS or step.stage == TRAINER)
         if is_model and step.stage != "embed":
             return '"$model"'
-        # what the steps write and read of each other; a plan's own text is never in double quotes
+        # Paths between steps only; a plan's own text is never in double quotes.
         place = value.removeprefix(self._folder)
         if place != value and OF_STEPS.fullmatch(place):
             return f'"$study{place}"'
@@ -157,7 +160,7 @@ class _Script:
 
 
 def _judged(places: Sequence[Place]) -> str:
-    """Return where an arm is judged, in words."""
+    """Return in words where an arm is judged."""
     at = [f"step {place.step} ({', '.join(place.budgets)})" for place in places]
     return f"judged after {' and '.join(at)}"
 

@@ -1,4 +1,4 @@
-"""All parts of a job, made by the process that runs the command."""
+"""Makes all parts of a job in the process that runs the command."""
 
 from collections.abc import Callable, Iterator
 
@@ -8,11 +8,11 @@ from prefpipe.execution.part_source import ListedParts, PartSource
 from prefpipe.execution.runtime import Job
 
 OpenSource = Callable[[Job], PartSource]
-"""Returns where the parts of a job are taken from."""
+"""Opens the source of a job's parts."""
 
 
 def listed(job: Job) -> PartSource:
-    """Return the parts of a job in their order, all of them for this command."""
+    """Return all parts of a job, in order, for this command."""
     return ListedParts(job.to_do)
 
 
@@ -20,7 +20,7 @@ class ThisProcess:
     """Makes all parts here.
 
     Args:
-        open_source: where they are taken from.
+        open_source: opens the source of the parts.
     """
 
     is_worker = False

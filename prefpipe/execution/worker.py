@@ -1,4 +1,4 @@
-"""The worker's end: parts come from a driver, one at a time, as the engine has room for them."""
+"""The worker's end: parts come from a driver, one at a time, when the engine has room."""
 
 import queue
 import threading
@@ -16,13 +16,13 @@ from prefpipe.execution.runtime import Job
 class WorkerIsDone(BaseException):
     """The worker has made its parts.
 
-    The rest of the command, figures and exit code, is the driver's. No ``Exception``, so that no
-    stage takes it for a failure of its own.
+    The driver does the rest of the command: figures and exit code. It is not an ``Exception``, so
+    that no stage takes it for its own failure.
     """
 
 
 class DrivenParts:
-    """The parts that a driver hands out, each when it is asked for."""
+    """The parts that a driver hands out, one per request."""
 
     def __init__(self, channel: Channel, incoming: "queue.SimpleQueue[Message | None]") -> None:
         self._channel, self._incoming = channel, incoming
@@ -30,10 +30,10 @@ class DrivenParts:
         self._is_over = False
 
     def attach(self, wake: Callable[[], None]) -> None:
-        """Call nothing: the loop looks often enough."""
+        """Do nothing: the loop looks often enough."""
 
     def next_part(self) -> int | None:
-        """Return the part that has come; ask for one where none has been asked for."""
+        """Return the part that has arrived; request one if no request is open."""
         if not self._has_asked and not self._is_over:
             self._has_asked = True
             self._channel.send({"type": "pull"})
@@ -53,7 +53,7 @@ class DrivenParts:
         return self._is_over
 
     def made(self, part: PartMade) -> None:
-        """Say that a part is on disk."""
+        """Report that a part is on disk."""
         message = {
             "type": "made",
             "index": part.index,
@@ -63,9 +63,9 @@ class DrivenParts:
         self._channel.send(message)
 
     def failed(self, index: int, error: Exception) -> bool:
-        """Say that a part could not be made; go on with others, unless the engine is dead.
+        """Report that a part could not be made; go on with others unless the engine is dead.
 
-        With a dead engine the worker ends, and what is in its hands is lost.
+        If the engine is dead, the worker ends and loses its open parts.
         """
         if isinstance(error, StoppedEarly | EngineNotOpenedError):
             self._channel.send({"type": "returned", "index": index})
@@ -75,14 +75,14 @@ class DrivenParts:
         return not isinstance(error, EngineDeadError)
 
     def close(self) -> None:
-        """Hold nothing: the driver knows which parts were handed out."""
+        """Do nothing: the driver knows which parts were handed out."""
 
 
 class Worker:
     """Makes parts for a driver at the other end of a channel.
 
     Args:
-        channel: the line to the driver.
+        channel: the connection to the driver.
         on_lost_driver: called when the driver is gone.
     """
 
@@ -103,7 +103,7 @@ class Worker:
     def log(self, line: str) -> None:
         """Send a line to the driver's log.
 
-        What a stage says before its parts, the driver has said already.
+        Lines that a stage logs before its parts are dropped: the driver has logged them already.
         """
         if self._is_open:
             self._channel.send({"type": "log", "line": line})
@@ -118,7 +118,7 @@ class Worker:
         self._is_open = True
         self._channel.send({"type": "ready"})
         parts = DrivenParts(self._channel, self._incoming)
-        # Each was reported by `DrivenParts`: here is nothing to do with them.
+        # `DrivenParts` has reported each one: there is nothing left to do here.
         deque(PartLoop(parts, job.maker, job.runtime).run(), maxlen=0)
         raise WorkerIsDone
 

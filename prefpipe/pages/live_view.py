@@ -17,6 +17,7 @@ from rich.text import Text
 from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import NO_FIGURES, NO_ROWS, NO_TALLY, Advance, Task
 from prefpipe.pages.pace import Pace
+from prefpipe.text.numbers import counted, per_second
 
 SECONDS_BETWEEN_LINES = 10.0
 """Between two lines of progress where there is no terminal: a log should be readable."""
@@ -89,12 +90,14 @@ class LiveView:
             redirect_stdout=False,  # it is for what one would pipe
         )
         try:
-            with self._live:
-                # a process that is killed could not bring it back
-                self._console.show_cursor(True)
-                self._live.refresh()
-                yield
+            self._live.start()
+            # a process that is killed could not bring it back
+            self._console.show_cursor(True)
+            # Drawn by its thread alone: an interrupt comes to this one, and in the middle of
+            # printing the view would leave a second one behind.
+            yield
         finally:
+            self._live.stop()
             self._live, self.height = None, 0
 
     def _frame(self, pace: Pace) -> Group:
@@ -196,9 +199,7 @@ def log_line(pace: Pace) -> str:
 
 
 def _done(pace: Pace) -> str:
-    task = pace.task
-    unit = task.unit if task.total == 1 else f"{task.unit}s"
-    return f"{pace.n_done:,} of {task.total:,} {unit}"
+    return f"{pace.n_done:,} of {counted(pace.task.total, pace.task.unit)}"
 
 
 def facts(pace: Pace) -> list[str]:
@@ -213,7 +214,7 @@ def facts(pace: Pace) -> list[str]:
     n_other = sum(pace.rows[status] for status in in_order[SHOWN_STATUSES:])
     if n_other:
         shown.append(f"{n_other:,} of other statuses")
-    return [*words, f"{n_rows:,} row{'s' if n_rows != 1 else ''}: {', '.join(shown)}"]
+    return [*words, f"{counted(n_rows, 'row')}: {', '.join(shown)}"]
 
 
 def times(pace: Pace) -> list[str]:
@@ -228,7 +229,7 @@ def times(pace: Pace) -> list[str]:
 
     tokens_per_s = pace.tokens_per_s()
     if tokens_per_s is not None:
-        words.append(f"{tokens_per_s:,.0f} {TOKENS_PER_S}")
+        words.append(f"{per_second(tokens_per_s)} {TOKENS_PER_S}")
     elif TOKENS_PER_S in pace.figures:
         words.append(f"{pace.figures[TOKENS_PER_S]} {TOKENS_PER_S}")
     return words

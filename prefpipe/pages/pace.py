@@ -120,7 +120,9 @@ class Pace:
         if self.task.in_bunches and not self.is_done:
             return None
         begin, end = self._marks[0], self._last
-        if begin.n_done == 0 and self.task.first_is_slow and not self.is_done:
+        if begin.n_done == 0 and self.task.first_is_slow and end.n_done > self._base.n_done:
+            begin = self._base
+        elif begin.n_done == 0 and self.task.first_is_slow and not self.is_done:
             return None
         if end.n_tokens == begin.n_tokens or end.active_s <= begin.active_s:
             return None

@@ -81,5 +81,5 @@ def _trouble(artifact: Artifact) -> list[str]:
         problems.append(metrics)
     summary = artifact.path / SUMMARY_FILE
     if summary.exists() and read_summary(artifact) is None:
-        problems.append(f"{summary} cannot be read: it is no JSON object")
+        problems.append(f"{summary} cannot be read: it is not a JSON object")
     return problems

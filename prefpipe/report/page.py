@@ -175,7 +175,7 @@ def refuse_other_file(path: Path, *, overwrite: bool) -> None:
         )
     if path.exists() and not overwrite and not _is_report(path):
         raise UsageError(
-            f"-o {path} exists and is no report of prefpipe",
+            f"-o {path} exists and is not a prefpipe report",
             hint="choose another name, or replace it with --overwrite",
         )
 

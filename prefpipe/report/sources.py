@@ -219,7 +219,7 @@ def parts_on_disk(pool: ReportedPool, *, needs: Sequence[str]) -> list[int]:
     for artifact in needed:
         if artifact.n_parts != n_parts:
             raise InputError(
-                f"{artifact.path} has {artifact.n_parts} parts and its candidates {n_parts}",
+                f"{artifact.path} has {artifact.n_parts} parts, but its candidates have {n_parts}",
                 hint=f"run `prefpipe status {quote(str(artifact.path))}`",
             )
     missing: set[int] = set()
@@ -267,6 +267,7 @@ def require_same_version(
     """
     if parents.get("candidates") != digest:
         raise InputError(
-            f"{child.artifact.part_path(index)} was made from another version of its candidates",
-            hint=f"run the `prefpipe {child.artifact.record.stage}` command again",
+            f"{child.artifact.part_path(index)} was made from a different version of its "
+            "candidates",
+            hint=f"run the same `prefpipe {child.artifact.record.stage}` command again",
         )

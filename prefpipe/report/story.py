@@ -68,7 +68,7 @@ def tell(
     if not artifacts:
         raise InputError(
             f"{folder} holds no artifact",
-            hint="pass the folder in which prefpipe's stages wrote theirs",
+            hint="pass the folder that holds a run's artifacts, such as run/candidates",
         )
     pools = pools_of(artifacts)
     policies = [artifact for artifact in artifacts if artifact.kind == "policy"]

@@ -36,6 +36,7 @@ from prefpipe.stages.shared.partwise import (
     open_stage_output,
 )
 from prefpipe.text.begun_turns import answered
+from prefpipe.text.numbers import per_second
 from prefpipe.text.tool_turns import readable_turns
 
 FAILING = ("error",)
@@ -189,7 +190,7 @@ def describe(summary: Summary, elapsed_s: float) -> None:
     n_texts = int(summary.counted_now.get("n_texts", 0))
     n_truncated = int(summary.counted_now.get("n_truncated", 0))
     summary.notes.append(
-        f"{n_texts:,} texts in {elapsed_s:.1f} s ({n_texts / elapsed_s:.0f} texts/s)"
+        f"{n_texts:,} texts in {elapsed_s:.1f} s ({per_second(n_texts / elapsed_s)} texts/s)"
     )
     share = n_truncated / max(1, n_texts)
     summary.notes.append(

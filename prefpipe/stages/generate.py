@@ -69,6 +69,7 @@ from prefpipe.stages.shared.skipped_rows import (
     report_skipped_rows,
 )
 from prefpipe.text.control_text import note_on_server, spells_control_token
+from prefpipe.text.numbers import counted, per_second
 from prefpipe.text.thoughts import ThoughtMarkers, without_thoughts
 
 FAILING = ("error", "prompt_too_long")
@@ -146,9 +147,10 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
 
     summary = Summary(config.stage, config.output)
     of_share = f", share {config.share}," if config.share is not None else ""
+    each = f" of {counted(config.prompts_a_part, 'prompt')}" if output.n_parts > 1 else ""
     runtime.log(
-        f"{len(prompts)} prompts{of_share} x {config.n} responses in {output.n_parts} parts of "
-        f"{config.prompts_a_part} prompts"
+        f"{counted(len(prompts), 'prompt')}{of_share} x {counted(config.n, 'response')} in "
+        f"{counted(output.n_parts, 'part')}{each}"
     )
     started = time.perf_counter()
     with open_models(samplers, runtime) as models:
@@ -465,7 +467,9 @@ class CandidateMaker:
         n_duplicates = int(counted.get("n_duplicates", 0))
         if n_tokens or self.config.backend != SERVER:
             speed = n_tokens / elapsed_s if elapsed_s else 0.0
-            summary.notes.append(f"{n_tokens:,} tokens in {elapsed_s:.0f} s ({speed:.0f} tokens/s)")
+            summary.notes.append(
+                f"{n_tokens:,} tokens in {elapsed_s:.0f} s ({per_second(speed)} tokens/s)"
+            )
         else:
             summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
 

@@ -52,6 +52,7 @@ from prefpipe.stages.shared.training_groups import (
     refuse_lost_thoughts,
     stored_ids_fit,
 )
+from prefpipe.text.numbers import per_second
 from prefpipe.training.encoding import N_APART, N_TOKENISED, Encoder, notes_on_encoding
 from prefpipe.training.forward import (
     Measured,
@@ -118,9 +119,9 @@ def run(
     if summary.n_parts_made:
         elapsed_s = time.perf_counter() - started
         n_tokens = int(counted["n_tokens"])
-        rate = n_tokens / elapsed_s
+        speed = per_second(n_tokens / elapsed_s)
         summary.notes.append(
-            f"{n_tokens:,} response tokens in {elapsed_s:.1f} s ({rate:,.0f} tokens/s)"
+            f"{n_tokens:,} response tokens in {elapsed_s:.1f} s ({speed} tokens/s)"
         )
         summary.facts |= {"n_tokens": n_tokens, "elapsed_s": elapsed_s}
     check_error_rate(summary, failing, config.max_error_rate)

@@ -1,7 +1,7 @@
-"""Prompts whose last turn is the beginning of the answer, and the answer joined with it.
+"""Prompts whose last turn begins the answer, and the answer joined with it.
 
-A response is what follows the beginning. Whoever reads the answer as a whole, a rater or a chat
-template, is shown one turn of both.
+A response is the text after the beginning. Raters and chat templates, which read the whole answer,
+get both in one turn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ def with_whole_answer(turns: Sequence[Turn], response: str) -> tuple[list[Turn],
         return list(turns), response
 
     before, last = list(turns[:-1]), turns[-1]
-    # the tools of a prompt stand in its last turn
+    # A prompt's tools are in its last turn.
     if TOOLS in last and before:
         before[-1] = {**before[-1], TOOLS: last[TOOLS]}
     return before, last["content"] + response

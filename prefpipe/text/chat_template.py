@@ -1,18 +1,17 @@
 """Conversations as token ids: the template writes the structure, and contents are data.
 
-One place for policies, reward models, judges and generators, so that a text is the same tokens
-everywhere. The tokenizer is handed in.
+Policies, reward models, judges and generators all use this module, so that a text is the same
+tokens everywhere. The caller passes the tokenizer.
 
-**Contents are data.** A response that speaks of ``<|im_end|>`` does not end its turn there, see
+**Contents are data.** A response that mentions ``<|im_end|>`` does not end its turn there, see
 `prefpipe.text.control_tokens`.
 
-**Tools are told, or the conversation is refused.** A template that writes nothing of the tools of a
-prompt, of a call in it or of what a tool returned would make another prompt of it, and nothing
-would say so. So each of them is taken out or changed, one by one, and what the template writes then
-must be another text.
+**Tools appear, or the conversation is refused.** A template that drops a prompt's tools, a call or
+a tool's result would silently produce a different prompt. So each of them is removed or changed,
+one by one, and the template's output must change each time.
 
-**The clock stands still.** A template may call ``strftime_now``. It is given the date of the run,
-at midnight.
+**The clock is fixed.** A template may call ``strftime_now``, which returns the date of the run, at
+midnight.
 """
 
 import hashlib
@@ -44,25 +43,25 @@ CLOCK_MACRO = (
     "{% set told.text = told.text | replace(directive, value) %}{% endfor %}"
     "{{ told.text }}{% endmacro %}\n"
 )
-"""Stands in front of a template that reads the clock.
+"""Prefix of a template that reads the clock.
 
-Templates are given plain data, and no function of ours.
+Templates get plain data only, no functions.
 """
 PROBES = ("Which seven boats are blue?", "Where do old clocks sleep?")
 PROBE_ANSWERS = ("The boats in the north harbour.", "Under the stairs of the tower.")
-TRIED = "the template was tried on two plain questions, without and with a system turn before them"
+TRIED = "prefpipe tried the template on two plain questions, without and with a system turn"
 
 
 class ChatTemplate:
     """A tokenizer with a chat template. Several threads may use it.
 
     Args:
-        tokenizer: of transformers.
-        eos_ids: the ids that end a turn; they are control tokens whatever the tokenizer calls them.
-        today: what a template that reads the clock is told, ``YYYY-MM-DD``; default the day on
-            which this object is made.
-        args: what the template is given beside the conversation, see
-            `prefpipe.text.template_args`.
+        tokenizer: a transformers tokenizer.
+        eos_ids: the ids that end a turn; they are control tokens even if the tokenizer does not
+            mark them as special.
+        today: the date for a template that reads the clock, ``YYYY-MM-DD``; default: the day on
+            which this object is created.
+        args: the template's arguments beside the conversation, see `prefpipe.text.template_args`.
     """
 
     def __init__(
@@ -74,33 +73,32 @@ class ChatTemplate:
         args: Mapping[str, Any] | None = None,
     ) -> None:
         template = tokenizer.chat_template or ""
-        # several templates come by their names: whatever one of them writes counts
+        # Several templates come by name: the output of each counts.
         source = template if isinstance(template, str) else json.dumps(template)
         self.tokenizer = tokenizer
         self.today = today or datetime.now().astimezone().date().isoformat()
         self._args = dict(args or {})
         self._reads_clock = CLOCK in source
         self._control = ControlTokens(tokenizer, source, eos_ids)
-        # stands where a begun answer goes on: two characters that no text holds, and digits
+        # Marks where a begun answer continues: two characters that no text holds, and digits.
         self._place_to_go_on = f"\ufdd4{secrets.randbelow(10**16):016}\ufdd5"
         self._wholly_written: set[str] = set()
-        """Hashes of prompts with tools of which the template is known to leave nothing out."""
+        """Hashes of prompts with tools that the template is known to write completely."""
 
     @property
     def control_tokens(self) -> dict[int, str]:
-        """Spellings by id."""
+        """Spellings of control tokens by id."""
         return self._control.spellings
 
     def text(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> str:
-        """Return what the template writes; control tokens in contents carry a mark, see `tokenise`.
+        """Return the template's output; control tokens in contents carry a mark, see `tokenise`.
 
-        The generation prompt of turns that end with the beginning of an answer is that beginning:
-        the text ends with it.
+        If the last turn begins the answer, the text ends with that beginning instead of a
+        generation prompt.
 
         Raises:
-            TemplateError: the template raises anything: it is a program of the model's author; or
-                it leaves out a tool, a call of one, or what one returned; or it does not write the
-                beginning of an answer as it stands.
+            TemplateError: the template, a program of the model's author, raises an error; or it
+                drops a tool, a call or a tool's result; or it changes the beginning of an answer.
         """
         messages, tools = for_template(turns)
         messages, tools = self._as_data(messages), self._as_data(tools)
@@ -110,11 +108,11 @@ class ChatTemplate:
         if not holds_tools(turns):
             return text
         self._refuse_omissions(messages, tools, text, add_generation_prompt=add_generation_prompt)
-        # calls and tools are written as JSON, in which a mark is escaped
+        # Calls and tools are written as JSON, which escapes the mark.
         return self._control.unescaped(text)
 
     def _begun_text(self, messages: list[dict[str, Any]], tools: list[Any] | None) -> str:
-        """Return what the template writes up to the end of the last turn's content.
+        """Return the template's output up to the end of the last turn's content.
 
         Raises:
             TemplateError: as `text`.
@@ -124,7 +122,7 @@ class ChatTemplate:
         messages = [*messages[:-1], marked]
         whole = self._rendered(messages, tools, add_generation_prompt=False)
         text, place, _ = whole.rpartition(self._place_to_go_on)
-        # a template may strip what a turn begins with
+        # A template may strip the beginning of a turn.
         if not place or not text.endswith(beginning.lstrip()):
             raise TemplateError(
                 "it cannot continue the assistant's last turn: it writes "
@@ -137,7 +135,7 @@ class ChatTemplate:
         return self._control.unescaped(text)
 
     def ids(self, turns: Sequence[Turn], *, add_generation_prompt: bool) -> list[int]:
-        """Return the ids of what the template writes; no token is added to it.
+        """Return the ids of the template's output; no token is added.
 
         Raises:
             TemplateError: as `text` and `tokenise`.
@@ -147,7 +145,7 @@ class ChatTemplate:
     def conversation_ids(self, turns: Sequence[Turn], response: str) -> list[int]:
         """Return the ids of a conversation and its response as a finished turn.
 
-        What the template adds behind it is among them.
+        They include what the template adds after it.
 
         Raises:
             TemplateError: as `ids`.
@@ -160,14 +158,14 @@ class ChatTemplate:
         Such a response must not pass for a whole conversation.
 
         Raises:
-            TemplateError: as `ids`; or the template writes turns with plain words, and the response
-                holds those in front of a user's turn: whatever follows them would be read as what
-                the user says next.
+            TemplateError: as `ids`; or the template marks turns with plain words, and the response
+                holds those of a user's turn: the text after them would be read as the user's next
+                turn.
         """
         if self.holds_turn_words(response):
             raise TemplateError(
-                f"the response holds {self.turn_words!r}, and this template writes the same in "
-                "front of a user's turn: the two cannot be told apart"
+                f"the response holds {self.turn_words!r}, which this template also writes "
+                "before a user's turn, so the two cannot be distinguished"
             )
         return self.conversation_ids(turns, response)
 
@@ -175,8 +173,8 @@ class ChatTemplate:
         """Return the ids of a text that `text` returned, or of a piece of one.
 
         Raises:
-            TemplateError: control tokens in contents cannot be told from the template's own with
-                this tokenizer.
+            TemplateError: this tokenizer cannot separate control tokens in contents from the
+                template's own.
         """
         return self._control.tokenise(text)
 
@@ -186,16 +184,16 @@ class ChatTemplate:
 
     @property
     def control_token(self) -> str:
-        """A control token for messages: the end of a turn, where it is known."""
+        """A control token for messages: the end of a turn, if known."""
         return self._control.example
 
     def note_on_control_text(self, n: int, n_conversations: int) -> list[str]:
-        """Return a sentence on conversations with the text of a control token, none for none."""
+        """Return a sentence on conversations with the text of a control token, if any."""
         return note_on_control_text(n, n_conversations, self.control_token)
 
     @cached_property
     def turn_words(self) -> str | None:
-        """What the template writes in front of a user's turn, where that is plain words.
+        """The template's text before a user's turn, if that is plain words.
 
         A response may hold such words.
         """
@@ -213,15 +211,15 @@ class ChatTemplate:
         between, question, _ = behind.partition(PROBES[1])
         if not answer or not question or self._control.is_written_in(between):
             return None
-        # new lines in front of the words are part of what tells a turn, `\n\nHuman:`
+        # Newlines before the words are part of the marker, `\n\nHuman:`.
         words = between.strip(" ").rstrip()
         return words if any(map(str.isalnum, words)) else None
 
     def holds_turn_words(self, response: str) -> bool:
         """Return whether a response holds the `turn_words`.
 
-        It may begin with them without the white space before them: a turn begins in front of the
-        response as well.
+        It may begin with them without the white space before them, because the response begins a
+        turn.
         """
         words = self.turn_words
         if words is None:
@@ -229,38 +227,39 @@ class ChatTemplate:
         return words in response or response.lstrip().startswith(words.lstrip())
 
     def self_test(self, name: str, *, answered: bool) -> None:
-        """Refuse a template that is no use before a large model is loaded for it.
+        """Refuse an unusable template before a large model is loaded.
 
         Args:
             name: of the model, for messages.
-            answered: whether finished answers are tried as well, for a model that is to read them.
+            answered: whether to try finished answers, too, for a model that reads them.
 
         Raises:
-            ModelError: the template fails on plain questions, leaves them out, or makes the same
-                tokens of different ones.
+            ModelError: the template fails on plain questions, drops them, or gives different ones
+                the same tokens.
         """
         hint = "correct chat_template.jinja in a copy of the model's folder"
         texts = self._probe_texts(name, answered=answered)
         for probe, text in texts.items():
-            # a template may write everything in capitals
+            # A template may write everything in capitals.
             if probe.casefold() not in text.casefold():
                 raise ModelError(
-                    f"the chat template of {name} leaves the text of a turn out: of {probe!r} it "
-                    f"makes {text!r}",
-                    hint="a template that loops over a content's parts writes nothing of a plain "
-                    f"text; {hint}",
+                    f"the chat template of {name} drops the text of a turn: it turns "
+                    f"{probe!r} into {text!r}",
+                    hint=f"{hint}: a template that loops over a content's parts writes nothing "
+                    "for plain text",
                 )
 
         ids = {tuple(self.tokenise(text)) for text in texts.values()}
         if len(ids) < len(texts):
             raise ModelError(
-                f"the chat template of {name} makes the same tokens of different turns", hint=hint
+                f"the chat template of {name} produces the same tokens for different turns",
+                hint=hint,
             )
 
     def _probe_texts(self, name: str, *, answered: bool) -> dict[str, str]:
-        """Return what the template writes of each probe, in the first form that it takes.
+        """Return the template's output for each probe, in the first form that it accepts.
 
-        Some templates take no conversation without a system turn.
+        Some templates require a system turn.
         """
         problem: TemplateError | None = None
         for before in ([], [{"role": "system", "content": "Be brief."}]):
@@ -289,7 +288,7 @@ class ChatTemplate:
         return texts
 
     def _as_data(self, value: Any) -> Any:
-        """Return turns or tools whose texts a template writes and a tokenizer reads as data."""
+        """Return turns or tools whose texts are marked as data for template and tokenizer."""
         return _with_texts(value, lambda text: self._control.marked(replace_lone_surrogates(text)))
 
     def _rendered(
@@ -299,7 +298,7 @@ class ChatTemplate:
         if tools:
             settings["tools"] = list(tools)
         if self._reads_clock:
-            # given with each call: the tokenizer's own template may be written to disk with a model
+            # Passed with each call: the tokenizer's own template may be saved with a model.
             source = CLOCK_MACRO + self.tokenizer.get_chat_template(tools=settings.get("tools"))
             clock = _clock_at(datetime.fromisoformat(self.today))
             settings |= {"chat_template": source, CLOCK_VARIABLE: clock}
@@ -324,12 +323,12 @@ class ChatTemplate:
         *,
         add_generation_prompt: bool,
     ) -> None:
-        """Refuse a conversation of which the template leaves out a tool, a call, or its result.
+        """Refuse a conversation if the template drops one of its tools, calls or results.
 
         Raises:
-            TemplateError: naming what, and the flag that leaves it out knowingly.
+            TemplateError: names the dropped item, and the flag that drops it explicitly.
         """
-        # once for all answers of a prompt: what is written of it does not depend on them
+        # Once for all answers of a prompt: its own text does not depend on them.
         last = turns[-1]
         is_answer = not add_generation_prompt and last["role"] == "assistant" and CALLS not in last
         prompt = json.dumps([turns[:-1] if is_answer else turns, tools])
@@ -343,13 +342,12 @@ class ChatTemplate:
                     omission.turns, omission.tools, add_generation_prompt=add_generation_prompt
                 )
             except TemplateError:
-                continue  # it reads what is missing now
+                continue  # it reads the item that is missing now
             if other == text:
                 name = getattr(self.tokenizer, "name_or_path", "") or "the tokenizer"
                 raise TemplateError(
-                    f"the chat template of {name} writes nothing of {omission.what}, and the model "
-                    "would not know of it; choose a model whose template takes tools, or "
-                    f"{omission.way_out}"
+                    f"the chat template of {name} drops {omission.what}, so the model would "
+                    f"not see it; choose a model whose template takes tools, or {omission.way_out}"
                 )
         self._wholly_written.add(prompt_hash)
 
@@ -371,8 +369,8 @@ def _clock_at(moment: datetime) -> list[list[str]]:
     for letter in string.ascii_letters:
         for directive in (f"%-{letter}", f"%{letter}"):
             value = moment.strftime(directive)
-            # what is no directive comes back as it is
+            # Anything that is not a directive comes back unchanged.
             if "%" not in value:
                 values.append([directive, value])
-    # last, so that the sign which it leaves begins no directive
+    # Last, so that the remaining sign does not begin a directive.
     return [*values, ["%%", "%"]]

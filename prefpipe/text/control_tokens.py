@@ -1,19 +1,18 @@
-"""Control tokens of a tokenizer, and how a content that spells one stays a text.
+"""Control tokens of a tokenizer, and how contents that spell one stay text.
 
-**Contents are data.** A response may speak of ``<|im_end|>``. Rendered and tokenised as one text,
-it would end its own turn there, and could write the next ones. So a control token counts as one
-only where the template itself writes it; in contents its letters are tokenised like any others. A
-conversation that holds no such text, nearly every one, goes through ``transformers`` as it always
-did, to the same ids.
+**Contents are data.** A response may mention ``<|im_end|>``. Rendered and tokenised as one text, it
+would end its own turn there, and could write the next ones. So a control token counts only if the
+template itself writes it; in contents its letters are tokenised like any others. Nearly all
+conversations hold no such text and go through ``transformers`` unchanged, to the same ids.
 
-The others go two ways round the tokenizer's own matching:
+The others avoid the tokenizer's own matching in two steps:
 
 - A mark is put inside each control token that a content spells, so that the template cannot lose
-  track of it. What the rendered text still spells out whole was written by the template.
-- These are then spelled anew, with letters that nobody else can write. The text is tokenised by a
-  copy of the tokenizer that knows the same control tokens, with the same ids, under these new
-  spellings alone. Everything between two control tokens is tokenised in one piece, with the
-  tokenizer's own rules, as text of ordinary letters is.
+  track of it. Every token that the rendered text still spells whole was written by the template.
+- These are then replaced by private spellings, which no text can contain. The text is tokenised by
+  a copy of the tokenizer that knows the same control tokens, with the same ids, only under these
+  new spellings. Everything between two control tokens is tokenised in one piece as ordinary text,
+  by the tokenizer's own rules.
 """
 
 import json
@@ -30,15 +29,15 @@ from prefpipe.errors import InputError
 
 
 class TemplateError(InputError):
-    """A conversation that the template cannot write, or whose contents pass for what it writes.
+    """A conversation that the template cannot write, or whose contents imitate its output.
 
-    ``why`` is the reason alone, for messages that name the row.
+    ``why`` is only the reason, for messages that name the row.
     """
 
     def __init__(self, why: str) -> None:
         super().__init__(
             f"the model's chat template refuses this conversation: {why}",
-            hint="change the turns, or leave out --system-prompt if it is the system turn",
+            hint="change the turns, or leave --system-prompt out if it causes the system turn",
         )
         self.why = why
 
@@ -49,9 +48,10 @@ class ControlTokens:
     ``spellings`` are the texts of these tokens by id.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: a transformers tokenizer.
         template: its source.
-        eos_ids: the ids that end a turn; they are control tokens whatever the tokenizer calls them.
+        eos_ids: the ids that end a turn; they are control tokens even if the tokenizer does not
+            mark them as special.
     """
 
     def __init__(self, tokenizer: Any, template: str, eos_ids: Sequence[int]) -> None:
@@ -65,18 +65,18 @@ class ControlTokens:
         )
         self._normalised_pattern = self._pattern_in_normalised_text()
 
-        # digits, which no template changes, between two characters that are none
+        # Digits, which no template changes, between two noncharacters.
         self._mark = f"\ufdd0{secrets.randbelow(10**16):016}\ufdd1"
         self._escaped_mark = self._mark.encode("unicode_escape").decode()
 
     @property
     def example(self) -> str:
-        """A control token for messages: the end of a turn, where it is known."""
+        """A control token for messages: the end of a turn, if known."""
         end = getattr(self._tokenizer, "eos_token", None)
         return str(end or next(iter(self.spellings.values()), "none"))
 
     def is_written_in(self, text: str) -> bool:
-        """Return whether what a template wrote holds a control token."""
+        """Return whether a template's output holds a control token."""
         return self._pattern.search(text) is not None
 
     def is_spelled_in(self, content: str) -> bool:
@@ -84,8 +84,8 @@ class ControlTokens:
         return self.is_written_in(content) or self._is_in_normalised(content)
 
     def marked(self, content: str) -> str:
-        """Return a content with a mark behind the first letter of each control token in it."""
-        # tokens may overlap: what is left of one may spell another
+        """Return a content with a mark after the first letter of each control token in it."""
+        # Tokens may overlap: the rest of one may spell another.
         while self._pattern.search(content):
             content = self._pattern.sub(self._with_mark, content)
         return content
@@ -94,19 +94,19 @@ class ControlTokens:
         return match.group()[0] + self._mark + match.group()[1:]
 
     def unescaped(self, text: str) -> str:
-        """Return a rendered text whose marks are as they were put, where a template wrote JSON."""
+        """Return a rendered text with marks unescaped where a template wrote JSON."""
         return text.replace(self._escaped_mark, self._mark)
 
     def without_marks(self, text: str) -> str:
-        """Return a text as a reader should see it."""
+        """Return a text without marks, for readers."""
         return text.replace(self._mark, "")
 
     def tokenise(self, text: str) -> list[int]:
-        """Return the ids of a rendered text, or of a piece of one; no token is added to it.
+        """Return the ids of a rendered text, or of a piece of one; no token is added.
 
         Raises:
-            TemplateError: control tokens in contents cannot be told from the template's own with
-                this tokenizer.
+            TemplateError: this tokenizer cannot separate control tokens in contents from the
+                template's own.
         """
         needs_care = self._mark in text or self._is_in_normalised(text)
         if not needs_care:
@@ -114,25 +114,25 @@ class ControlTokens:
                 ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
             return ids
 
-        # what is still spelled out whole was written by the template
-        # Spellings are drawn once, so the copy is made by one thread.
+        # Tokens still spelled whole were written by the template. Spellings are drawn once, so the
+        # copy is made by one thread.
         with self._lock:
             private = self._private_tokenizer
         renamed = self._pattern.sub(lambda match: self._private_spellings[match.group()], text)
         made: list[int] = private.encode(self.without_marks(renamed), add_special_tokens=False).ids
 
-        # no more may come out than were written; the unknown token comes of ordinary letters
+        # No more may come out than were written; ordinary letters can give the unknown token.
         unknown = getattr(self._tokenizer, "unk_token", None)
         n_written = sum(match.group() != unknown for match in self._pattern.finditer(text))
         n_made = sum(self.spellings.get(token, unknown) != unknown for token in made)
         if n_made != n_written:
             raise TemplateError(
-                "a content holds the text of a control token, and the tokenizer makes one of it"
+                "a content holds the text of a control token, and the tokenizer turns it into one"
             )
         return made
 
     def _pattern_in_normalised_text(self) -> re.Pattern[str] | None:
-        """Return a pattern of the control tokens that are looked for in normalised text, if any.
+        """Return a pattern of the control tokens that are matched in normalised text, if any.
 
         A tokenizer that writes everything in lower case may find ``[SEP]`` in ``[sep]``.
         """
@@ -151,14 +151,14 @@ class ControlTokens:
     def _is_in_normalised(self, text: str) -> bool:
         if self._normalised_pattern is None:
             return False
-        # the template's own are found as they are spelled
+        # The template's own are found by their exact spelling.
         written = self._pattern.sub("\n", text)
         normalised = self._tokenizer.backend_tokenizer.normalizer.normalize_str(written)
         return self._normalised_pattern.search(normalised) is not None
 
     @cached_property
     def _private_spellings(self) -> dict[str, str]:
-        """Return how each control token is spelled for the copy: at random, so by nobody else."""
+        """Return each control token's random spelling for the copy, which no text can contain."""
         secret = secrets.token_hex(8)
         return {
             spelling: f"\ufdd2{secret}:{token_id}\ufdd3"
@@ -170,23 +170,23 @@ class ControlTokens:
         """Return the copy of the tokenizer that knows control tokens by their private spellings.
 
         Raises:
-            TemplateError: there is no such copy of a tokenizer that is written in Python.
+            TemplateError: a tokenizer written in Python has no such copy.
         """
         backend = getattr(self._tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise TemplateError(
-                "a content holds the text of a control token, which this kind of tokenizer cannot "
-                "keep apart"
+                "a content holds the text of a control token, which this kind of tokenizer "
+                "cannot keep as text"
             )
 
         content = _renamed(json.loads(backend.to_str()), self._private_spellings)
         private = Tokenizer.from_str(json.dumps(content))
-        # the ids must be those that the model knows
+        # The ids must be those of the model.
         for token_id, spelling in self.spellings.items():
             if private.token_to_id(self._private_spellings[spelling]) != token_id:
                 raise TemplateError(
-                    f"a content holds the text of a control token, and {spelling} cannot be "
-                    "spelled anew"
+                    f"a content holds the text of a control token, and {spelling} has no "
+                    "other tokenisation"
                 )
         return private
 
@@ -215,14 +215,13 @@ def _spellings_of(tokenizer: Any, template: str, eos_ids: Sequence[int]) -> dict
 
 
 def _renamed(content: dict[str, Any], spellings: Mapping[str, str]) -> dict[str, Any]:
-    """Return a ``tokenizer.json`` with other spellings of control tokens, and their ids and habits.
+    """Return a ``tokenizer.json`` with new spellings of control tokens, ids and options unchanged.
 
-    They are renamed in the vocabulary as well: a model of pieces (Unigram) would find them there by
-    their old letters.
+    The vocabulary is renamed, too: a Unigram model would find them there by their old letters.
     """
     for token in content["added_tokens"]:
         if token["content"] in spellings:
-            # their new letters are not touched by a normaliser, and are looked for before it
+            # The new spellings are matched before the normaliser and not changed by it.
             token |= {"content": spellings[token["content"]], "normalized": False}
 
     model = content["model"]
@@ -234,7 +233,7 @@ def _renamed(content: dict[str, Any], spellings: Mapping[str, str]) -> dict[str,
     if model.get("unk_token") in spellings:
         model["unk_token"] = spellings[model["unk_token"]]
 
-    # a merge that makes a control token, or has one as its part, has nothing to make any more
+    # Merges that make or use a control token are dropped.
     if "merges" in model:
         merges = []
         for merge in model["merges"]:
@@ -243,5 +242,5 @@ def _renamed(content: dict[str, Any], spellings: Mapping[str, str]) -> dict[str,
                 merges.append(pair)
         model["merges"] = merges
 
-    # nothing of these is used: what the template writes is tokenised as it is
+    # These are unused: the template's output is tokenised unchanged.
     return content | {"post_processor": None, "truncation": None, "padding": None}

@@ -1,4 +1,4 @@
-"""How varied texts are: distinct n-grams, raw and at an equal number of them, and exact copies.
+"""Diversity of texts: distinct n-grams, raw and at equal counts, and exact copies.
 
 Texts come as lists of words, see `prefpipe.text.words`. n-grams do not run from one text into the
 next.
@@ -15,7 +15,7 @@ Counts = Mapping[tuple[str, ...], int]
 
 def pooled_ngrams(texts: Sequence[Sequence[str]], n: int) -> Counter[tuple[str, ...]]:
     """Return how often each n-gram occurs in all ``texts`` together."""
-    # text by text, so that no n-gram runs from one into the next
+    # Text by text, so that no n-gram runs from one into the next.
     total: Counter[tuple[str, ...]] = Counter()
     for words in texts:
         total.update(count_ngrams(words, n))
@@ -25,15 +25,15 @@ def pooled_ngrams(texts: Sequence[Sequence[str]], n: int) -> Counter[tuple[str, 
 def distinct_share(counts: Counts) -> float:
     """Return distinct n-grams over all n-grams, in (0, 1]; NaN where there is none.
 
-    distinct-n of Li et al. 2016 (arXiv 1510.03055). It falls with the length of the texts, whatever
-    they say, because words recur: of two sets, compare `expected_distinct_share`.
+    distinct-n of Li et al. 2016 (arXiv 1510.03055). It falls with the length of the texts because
+    words recur: to compare two sets, use `expected_distinct_share`.
     """
     n_ngrams = sum(counts.values())
     return len(counts) / n_ngrams if n_ngrams else nan
 
 
 def repeated_share(words: Sequence[str], *, n: int = 4) -> float:
-    """Return the share of a text's n-grams that occurred before in it, in [0, 1).
+    """Return the share of a text's n-grams that occurred earlier in it, in [0, 1).
 
     ``1 - (distinct n-grams) / (n-grams)``: seq-rep-n of Welleck et al. 2019 (arXiv 1908.04319). A
     text of fewer than ``n`` words has no n-gram and repeats none: 0.
@@ -43,7 +43,7 @@ def repeated_share(words: Sequence[str], *, n: int = 4) -> float:
 
 
 def expected_distinct_share(counts: Counts, n_drawn: int) -> float:
-    """Return the distinct share that ``n_drawn`` of the n-grams have on average, in (0, 1].
+    """Return the expected distinct share of ``n_drawn`` n-grams, in (0, 1].
 
     They are drawn without replacement.
 
@@ -59,11 +59,11 @@ def expected_distinct_share(counts: Counts, n_drawn: int) -> float:
     if not 0 < n_drawn <= n_ngrams:
         return nan
 
-    # n-grams of one count have one probability, and there are few counts
+    # N-grams of one count share a probability, and there are few counts.
     n_expected = 0.0
     for count, n_such in Counter(counts.values()).items():
         n_expected += n_such * (1.0 - _probability_of_none(n_ngrams, count, n_drawn))
-    # the logarithms are rounded: where no n-gram recurs, the sum may be a little above 1
+    # Logarithms are rounded: if no n-gram recurs, the sum may be slightly above 1.
     return min(n_expected / n_drawn, 1.0)
 
 
@@ -72,7 +72,7 @@ def _probability_of_none(n_all: int, count: int, n_drawn: int) -> float:
     n_others = n_all - count
     if n_others < n_drawn:
         return 0.0
-    # by logarithms: the binomials of long texts are beyond a float
+    # By logarithms: the binomials of long texts exceed floats.
     return exp(
         lgamma(n_others + 1)
         + lgamma(n_all - n_drawn + 1)

@@ -1,8 +1,8 @@
-"""Whether a JSON schema is one, before a model is loaded that is to keep to it.
+"""Checks a JSON schema before a model is loaded that must follow it.
 
-What is looked at is the form of the keywords of draft 2020-12 that say what a value may be. Unknown
-keywords are allowed, as the draft has it. Which of them an engine can keep to, it says itself.
-Source: https://json-schema.org/draft/2020-12/json-schema-validation.
+It checks the form of the keywords of draft 2020-12 that constrain values. Unknown keywords are
+allowed, as in the draft. The engine itself reports which keywords it supports. Source:
+https://json-schema.org/draft/2020-12/json-schema-validation.
 """
 
 from collections.abc import Iterator, Mapping
@@ -30,7 +30,7 @@ LIMITS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipl
 
 
 def schema_problem(schema: Any) -> str | None:
-    """Return what is wrong with a schema, the first thing and its place; None if it is one."""
+    """Return the first problem of a schema with its place; None if it is valid."""
     return next(_problems(schema, schema, "the schema"), None)
 
 
@@ -38,7 +38,7 @@ def _problems(schema: Any, root: Any, place: str) -> Iterator[str]:
     if isinstance(schema, bool):
         return
     if not isinstance(schema, Mapping):
-        yield f"{place} is {_words(schema)}, and a schema is an object"
+        yield f"{place} is {_words(schema)}; a schema must be an object"
         return
 
     yield from _type_problems(schema, place)
@@ -54,7 +54,7 @@ def _problems(schema: Any, root: Any, place: str) -> Iterator[str]:
             continue
         listed = schema[keyword]
         if not isinstance(listed, list) or not listed:
-            yield f"{place}, {keyword} is {_words(listed)}, and must be a list of schemas"
+            yield f"{place}, {keyword} is {_words(listed)}; it must be a list of schemas"
             continue
         for number, each in enumerate(listed):
             yield from _problems(each, root, f"{place}, {keyword} {number}")
@@ -63,7 +63,7 @@ def _problems(schema: Any, root: Any, place: str) -> Iterator[str]:
             continue
         named = schema[keyword]
         if not isinstance(named, Mapping):
-            yield f"{place}, {keyword} is {_words(named)}, and must be an object of schemas"
+            yield f"{place}, {keyword} is {_words(named)}; it must be an object of schemas"
             continue
         for name, each in named.items():
             yield from _problems(each, root, f"{place}, {keyword}, {name!r}")
@@ -75,38 +75,38 @@ def _type_problems(schema: Mapping[str, Any], place: str) -> Iterator[str]:
     for name in names:
         if name not in TYPES:
             guess = did_you_mean(name, TYPES) if isinstance(name, str) else ""
-            yield f"{place}, type is {name!r}, and must be one of {', '.join(TYPES)}{guess}"
+            yield f"{place}, type is {name!r}; it must be one of {', '.join(TYPES)}{guess}"
 
 
 def _value_problems(schema: Mapping[str, Any], place: str) -> Iterator[str]:
-    """Yield the keywords whose values are of another kind than they must be."""
+    """Yield the keywords whose values have the wrong type."""
     if "enum" in schema and (not isinstance(schema["enum"], list) or not schema["enum"]):
-        yield f"{place}, enum is {_words(schema['enum'])}, and must be a list of values"
+        yield f"{place}, enum is {_words(schema['enum'])}; it must be a list of values"
 
     required = schema.get("required", [])
     if not isinstance(required, list) or not all(isinstance(name, str) for name in required):
-        yield f"{place}, required is {_words(required)}, and must be a list of names"
+        yield f"{place}, required is {_words(required)}; it must be a list of names"
     for keyword in COUNTS:
         value = schema.get(keyword, 0)
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            yield f"{place}, {keyword} is {value!r}, and must be a whole number of 0 or more"
+            yield f"{place}, {keyword} is {value!r}; it must be a whole number of 0 or more"
     for keyword in LIMITS:
         value = schema.get(keyword, 0)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            yield f"{place}, {keyword} is {value!r}, and must be a number"
+            yield f"{place}, {keyword} is {value!r}; it must be a number"
     if not isinstance(schema.get("pattern", ""), str):
-        yield f"{place}, pattern is {_words(schema['pattern'])}, and must be a text"
+        yield f"{place}, pattern is {_words(schema['pattern'])}; it must be a text"
 
 
 def _reference_problems(reference: Any, root: Any, place: str) -> Iterator[str]:
-    """Yield a reference that leads nowhere in this schema; no other file or address is read."""
+    """Yield a reference that leads nowhere in this schema; no other file is read."""
     if not isinstance(reference, str):
-        yield f"{place}, $ref is {_words(reference)}, and must be a text"
+        yield f"{place}, $ref is {_words(reference)}; it must be a text"
         return
     if not reference.startswith("#"):
-        yield f"{place}, $ref leads to {reference!r}, and only a place in this file, #/..., is read"
+        yield f"{place}, $ref leads to {reference!r}; it must lead to a place in this file, #/..."
         return
-    # an anchor, #name, may stand anywhere
+    # An anchor, #name, may be anywhere.
     if reference != "#" and not reference.startswith("#/"):
         return
 

@@ -1,19 +1,29 @@
-"""Figures as text: short numbers, a mean with its interval, or a dash where there is none."""
+"""Figures as text: short numbers, a mean with its interval, or a dash for a missing value."""
 
 from collections.abc import Mapping
 from math import isnan
 from typing import Any
 
 LARGE = 1e9
-"""From here on digits say nothing, and would push everything else out of a table."""
+"""From here on digits carry no information and would fill a table."""
+
+
+def counted(n: int, noun: str) -> str:
+    """Return a number and what is counted: ``1 part``, ``1,200 parts``."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def per_second(value: float) -> str:
+    """Return a number a second: ``1,234``, and ``0.5`` of slow ones."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"
 
 
 def figure(value: float) -> str:
-    """Return a number as people read it.
+    """Return a number for human readers.
 
-    It has four significant digits, thousands apart and no trailing zeros.
+    It has four significant digits, thousands separators and no trailing zeros.
     """
-    # every float is a whole number from 2^53 on, and its last digits say nothing
+    # From 2^53 on every float is a whole number, and its last digits carry no information.
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}"
     if abs(value) < 1000:
@@ -24,11 +34,11 @@ def figure(value: float) -> str:
 
 
 def interval(values: Mapping[str, Any], form: str, *, signed: bool = False) -> str:
-    """Return ``0.412 [0.380, 0.444]``; the interval is left out where there is none.
+    """Return ``0.412 [0.380, 0.444]``; the interval is omitted if there is none.
 
     Args:
         values: ``mean``, ``low`` and ``high``.
-        form: how each number is written, ``{:.3f}``.
+        form: the format of each number, ``{:.3f}``.
         signed: write a plus sign too.
     """
     if signed:
@@ -41,7 +51,7 @@ def interval(values: Mapping[str, Any], form: str, *, signed: bool = False) -> s
 
 
 def number(value: float | None, form: str) -> str:
-    """Return a number in its form, or a dash where there is none."""
+    """Return a formatted number, or a dash for a missing value."""
     if value is None or isnan(value):
         return "-"
 

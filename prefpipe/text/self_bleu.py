@@ -1,4 +1,4 @@
-"""Self-BLEU: how much the texts of a set resemble each other."""
+"""Self-BLEU: the similarity of the texts of a set."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -8,7 +8,7 @@ from prefpipe.text.words import count_ngrams
 
 MAX_ORDER = 4
 FLOOR = 0.1
-"""What an order without a match counts as, in n-grams."""
+"""Matches, in n-grams, assumed for an order without a match."""
 Ngram = tuple[str, ...]
 
 
@@ -21,15 +21,15 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
         p_n = (n-grams that are in a reference) / (n-grams)
         BP = exp(min(0, 1 - r/h))
 
-    An n-gram counts at most as often as in the reference that has most of it. h is the words of the
-    text, r those of the reference whose length is nearest, of two the shorter.
+    An n-gram counts at most as often as in the reference with the most of it. h is the words of the
+    text, r those of the reference with the nearest length, the shorter of two.
 
     Self-BLEU is of Zhu et al. 2018 (Texygen, arXiv 1802.01886). An order without a match has
     ``p_n = 0.1 / (n-grams)``, and a text without any match has BLEU 0: smoothing `floor` of
     sacrebleu, "method 1" of Chen and Cherry 2014, with effective order.
 
-    Self-BLEU rises with the number of texts. Texts without a word are left out; NaN where fewer
-    than two are left.
+    Self-BLEU rises with the number of texts. Texts without a word are left out; NaN if fewer than
+    two remain.
     """
     texts = [words for words in texts if words]
     if len(texts) < 2:
@@ -52,7 +52,7 @@ def self_bleu(texts: Sequence[Sequence[str]]) -> float:
         for n, n_matches in enumerate(matches):
             logs.append(log(max(n_matches, FLOOR) / (length - n)))
 
-        # its own length counts where another text has it as well
+        # Its own length counts if another text has it, too.
         lengths_of_others = (
             other for other in of_length if other != length or of_length[length] > 1
         )
@@ -66,7 +66,7 @@ def _clipped_matches(counts: Sequence[Counter[Ngram]]) -> list[int]:
 
     In time linear in all texts together, not pair by pair.
     """
-    # of each n-gram the highest count, the text that has it, and the second highest
+    # For each n-gram: the highest count, its text, and the second highest count.
     most: dict[Ngram, tuple[int, int, int]] = {}
     for place, of_text in enumerate(counts):
         for ngram, count in of_text.items():

@@ -1,8 +1,7 @@
 """Arguments of a chat template beside the conversation: ``enable_thinking=false``.
 
-A template that never reads an argument writes the same without it, and nothing would say that it
-was spelt wrongly. So the variables of the template's source are looked through before a model is
-loaded.
+A template that never reads an argument silently writes the same without it, so a misspelling would
+go unnoticed. So the variables in the template's source are checked before a model is loaded.
 """
 
 import json
@@ -29,7 +28,7 @@ WORDS: Mapping[str, Any] = {
 }
 """Words that are values: JSON's, with the spellings of YAML 1.2 and Python."""
 UNCLEAR = ("yes", "no", "on", "off")
-"""Texts to JSON, true or false to some readers of YAML; to a template any text is true."""
+"""Texts in JSON, but true or false in some YAML; to a template any text is true."""
 SET_BY_PREFPIPE = frozenset(
     {
         "messages",
@@ -49,9 +48,9 @@ SET_BY_PREFPIPE = frozenset(
         "prefpipe_clock",
     }
 )
-"""What a template, or the function that renders it, is handed already."""
+"""Names that a template, or the function that renders it, receives already."""
 OF_THE_READER = frozenset({"raise_exception", "strftime_now", "documents"})
-"""Variables of a template that no user means."""
+"""Variables of a template that are not arguments for users."""
 
 
 class _GenerationBlocks(Extension):
@@ -68,7 +67,7 @@ def read_template_args(texts: Sequence[str]) -> dict[str, Any]:
     """Return the arguments of ``KEY=VALUE`` texts.
 
     Raises:
-        ValueError: a sentence on each text that is none, or that names a key again.
+        ValueError: has a sentence for each text that is invalid or repeats a key.
     """
     args: dict[str, Any] = {}
     problems = []
@@ -76,7 +75,7 @@ def read_template_args(texts: Sequence[str]) -> dict[str, Any]:
         key, equals, written = text.partition("=")
         key = key.strip()
         if not equals or not key.isidentifier():
-            problems.append(f"{FLAG} {text}: it is written KEY=VALUE, enable_thinking=false")
+            problems.append(f"{FLAG} {text}: write it as KEY=VALUE, such as enable_thinking=false")
         elif key in SET_BY_PREFPIPE:
             problems.append(f"{FLAG} {text}: `{key}` is set by prefpipe")
         elif key in args:
@@ -92,10 +91,11 @@ def read_template_args(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def _value(written: str) -> Any:
-    """Return a value: JSON where it is some, else the text as it stands.
+    """Return a value: parsed if it is JSON, else the text itself.
 
     Raises:
-        ValueError: what begins like JSON and is none, or a word that readers take differently.
+        ValueError: a text that begins like JSON but is not, or a word that readers interpret
+            differently.
     """
     if written in WORDS:
         return WORDS[written]
@@ -107,27 +107,27 @@ def _value(written: str) -> Any:
         raise ValueError("the value is nested too deep") from error
     except ValueError as error:
         if written.startswith(("{", "[", '"')):
-            raise ValueError(f"the value is no JSON ({error})") from error
+            raise ValueError(f"the value is not JSON ({error})") from error
         return written
 
-    # `NaN` and 1e999 are numbers to Python, and JSON knows neither, however deep they stand
+    # `NaN` and 1e999 are numbers to Python but not to JSON, at any depth.
     try:
         text = json.dumps(value, allow_nan=False, ensure_ascii=False)
     except ValueError as error:
-        raise ValueError("the value is no finite number") from error
+        raise ValueError("the value is not a finite number") from error
     if has_lone_surrogates(text):
-        raise ValueError("the value holds half of a surrogate pair, which is no character")
+        raise ValueError("the value holds half of a surrogate pair, which is not a character")
     return value
 
 
 def written_args(args: TemplateArgs) -> str:
-    """Return arguments as the command line takes them, for messages."""
+    """Return arguments in command-line form, for messages."""
     texts = [f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in args.items()]
     return " ".join(texts) or "none"
 
 
 def variables_of(template: str) -> set[str] | None:
-    """Return the variables that a template's source reads; None of a template that is no Jinja.
+    """Return the variables that a template's source reads; None if it is not Jinja.
 
     Args:
         template: its source.
@@ -139,24 +139,25 @@ def variables_of(template: str) -> set[str] | None:
         tree = environment.parse(template)
         undeclared = meta.find_undeclared_variables(tree)
     except jinja2.TemplateError:
-        return None  # a template that cannot be read fails on its first conversation, by name
+        return None  # an unreadable template fails on its first conversation, with its name
 
-    # jinja2 counts a variable that is set in one branch and read in another as undeclared
+    # jinja2 treats a variable set in one branch and read in another as undeclared.
     set_here = {name.name for name in tree.find_all(nodes.Name) if name.ctx != "load"}
     return undeclared - (set_here - _asked_for(tree))
 
 
 def _asked_for(tree: nodes.Template) -> set[str]:
-    """Return the variables whose value from outside counts although the template sets them.
+    """Return the variables that callers can set although the template sets them, too.
 
-    It asks whether they are defined, has a default for them, or makes their value of themselves.
+    It checks whether they are defined, has a default for them, or derives their value from
+    themselves.
     """
     asked = set()
     for node in tree.find_all((nodes.Test, nodes.Filter)):
         asks = node.name in ("defined", "undefined", "default", "d")
         if asks and isinstance(node.node, nodes.Name):
             asked.add(node.node.name)
-    # what is made of itself has a value before: where that is the first one, it is from outside
+    # A value derived from itself has an earlier value; if it is the first, it comes from outside.
     first: dict[str, nodes.Assign] = {}
     for assign in sorted(tree.find_all(nodes.Assign), key=lambda assign: assign.lineno):
         if isinstance(assign.target, nodes.Name):
@@ -182,7 +183,7 @@ def refuse_unread(template: str, args: TemplateArgs, name: str) -> None:
         name: of the model, for messages.
 
     Raises:
-        UsageError: naming the first of them, and the variable that is spelt most like it.
+        UsageError: names the first of them, and the variable with the nearest spelling.
     """
     read = args_read_by(template, args)
     unread = [key for key in args if key not in read]
@@ -193,7 +194,7 @@ def refuse_unread(template: str, args: TemplateArgs, name: str) -> None:
     offered = sorted(
         key for key in variables - SET_BY_PREFPIPE - OF_THE_READER if not key.endswith("_token")
     )
-    shown = f"it reads {', '.join(offered)}" if offered else "it reads no argument at all"
+    shown = f"it reads {', '.join(offered)}" if offered else "it reads no arguments"
     raise UsageError(
         f"{FLAG} {unread[0]}: the chat template of {name} never reads `{unread[0]}`"
         f"{did_you_mean(unread[0], offered)}",
@@ -202,19 +203,20 @@ def refuse_unread(template: str, args: TemplateArgs, name: str) -> None:
 
 
 def refuse_contradiction(given: TemplateArgs, recorded: TemplateArgs, candidates: str) -> None:
-    """Refuse arguments that are not those of the candidates: prompts would be other prompts.
+    """Refuse arguments that differ from the candidates': prompts would change.
 
     Args:
-        given: on the command line.
-        recorded: with what sampled the candidates.
+        given: arguments on the command line.
+        recorded: arguments with which the candidates were sampled.
         candidates: where they are, for messages.
 
     Raises:
-        UsageError: naming both.
+        UsageError: names both.
     """
     if any(key not in recorded or recorded[key] != value for key, value in given.items()):
         raise UsageError(
             f"{FLAG} {written_args(given)}: the candidates of {candidates} were sampled with "
             f"{written_args(recorded)}",
-            hint=f"leave {FLAG} out, which takes theirs, or sample again with the other value",
+            hint=f"leave {FLAG} out to use the candidates' value, or sample again with the new "
+            "value",
         )

@@ -1,7 +1,7 @@
-"""What a model thinks before it answers, kept apart by the markers that it writes around it.
+"""Separates a model's thoughts from its answer by the markers around them.
 
 The markers are those of its chat template or tokenizer. A template may open the thought itself, so
-that a response has the end alone; and a response that was cut off may have the start alone.
+that a response has only the end marker; a response that was cut off may have only the start.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from prefpipe.text.begun_turns import is_begun
 
 FIELD = "thoughts"
-"""Of a model that sampled, in its run's identity: the two markers, where it has some."""
+"""Identity key of a sampling model's two markers, if it has any."""
 AUTO, NONE, BETWEEN = "auto", "none", ".."
 
 
 class ThoughtMarkers(NamedTuple):
-    """What stands before a thought, and what behind it."""
+    """The texts before and after a thought."""
 
     start: str
     end: str
@@ -32,14 +32,14 @@ USUAL = (
     ThoughtMarkers("<|begin_of_thought|>", "<|end_of_thought|>"),
     ThoughtMarkers("◁think▷", "◁/think▷"),
 )
-"""Markers of published models, in the order in which they are looked for."""
+"""Markers of published models, in search order."""
 
 
 def read_markers(text: str) -> ThoughtMarkers | None:
     """Return the markers that a user names, ``<think>..</think>``; None for ``auto`` and ``none``.
 
     Raises:
-        ValueError: there are not two.
+        ValueError: the text does not hold two markers.
     """
     if text in (AUTO, NONE):
         return None
@@ -53,13 +53,13 @@ def read_markers(text: str) -> ThoughtMarkers | None:
 
 
 def find_markers(template: str, added_tokens: Collection[str]) -> ThoughtMarkers | None:
-    """Return the markers of a model, None where it shows none.
+    """Return the markers of a model; None if none are found.
 
-    Its template writes the end, or both are tokens that were added to its vocabulary.
+    Either its template writes the end marker, or both are added tokens.
 
     Args:
         template: the source of its chat template.
-        added_tokens: of its tokenizer.
+        added_tokens: the added tokens of its tokenizer.
     """
     for markers in USUAL:
         if markers.end in template or set(markers) <= set(added_tokens):
@@ -68,12 +68,12 @@ def find_markers(template: str, added_tokens: Collection[str]) -> ThoughtMarkers
 
 
 def is_opened(messages: Sequence[Mapping[str, Any]], prompt: str, markers: ThoughtMarkers) -> bool:
-    """Return whether a response begins inside of a thought.
+    """Return whether a response begins inside a thought.
 
     Args:
         messages: the prompt's.
-        prompt: the end of what the template wrote of it.
-        markers: of the model.
+        prompt: the end of its rendered text.
+        markers: the model's markers.
     """
     if is_begun(messages):
         begun = messages[-1]["content"]
@@ -81,7 +81,7 @@ def is_opened(messages: Sequence[Mapping[str, Any]], prompt: str, markers: Thoug
     end = prompt.rstrip()
     if not end.endswith(markers.start):
         return False
-    # a template may write nothing behind a turn: then the marker is a word of who wrote it
+    # A template may write nothing after a turn: then the marker belongs to the turn's author.
     last = str(messages[-1]["content"]).strip() if messages else ""
     return last == markers.start or not last or not end.endswith(last[-len(end) :])
 
@@ -89,18 +89,18 @@ def is_opened(messages: Sequence[Mapping[str, Any]], prompt: str, markers: Thoug
 def split_thought(text: str, markers: ThoughtMarkers, *, opened: bool) -> tuple[str, str | None]:
     """Return the answer of a response, and the thought before it.
 
-    The answer is ``""`` where the thought has no end. The thought is None where there is none, or
-    where it ended without a word. White space around both is left out, where there are markers.
+    The answer is ``""`` if the thought has no end. The thought is None if there is none or it is
+    empty. White space around both is stripped if there are markers.
 
     Args:
-        text: all that was sampled.
-        markers: of the model.
+        text: the whole sampled text.
+        markers: the model's markers.
         opened: whether the prompt has opened the thought.
     """
     thought, end, answer = text.partition(markers.end)
     has_start = thought.lstrip().startswith(markers.start)
     if not (has_start or opened):
-        # an end without a start belongs to the answer
+        # An end without a start belongs to the answer.
         return text, None
     thought = thought.lstrip().removeprefix(markers.start).strip()
     return (answer.strip(), thought or None) if end else ("", thought)
@@ -109,7 +109,7 @@ def split_thought(text: str, markers: ThoughtMarkers, *, opened: bool) -> tuple[
 def without_thoughts(
     messages: Sequence[dict[str, str]], markers: ThoughtMarkers
 ) -> list[dict[str, str]]:
-    """Return a prompt whose earlier answers are without their thoughts."""
+    """Return a prompt without the thoughts of its earlier answers."""
     turns = []
     for number, turn in enumerate(messages):
         content = turn["content"]

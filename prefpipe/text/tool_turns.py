@@ -1,7 +1,7 @@
-"""Turns with tools and tool calls, as chat templates and servers take them and people read them.
+"""Turns with tools and tool calls, for chat templates, servers and human readers.
 
 A turn maps names to texts, see `prefpipe.artifacts.tool_calls`: its calls are JSON, and so are the
-tools, which stand in the prompt's last turn.
+tools, which are in the prompt's last turn.
 """
 
 import json
@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 CALLS, TOOLS = "tool_calls", "tools"
-NO_TOOLS = "leave the tools out, knowingly, with --leave-out tools"
-NO_ROWS = "take these rows out"
-NO_CALLS = "take these rows out, or leave the calls out, knowingly, with --leave-out tool_calls"
+NO_TOOLS = "drop the tools with --leave-out tools"
+NO_ROWS = "remove these rows"
+NO_CALLS = "remove these rows, or drop the calls with --leave-out tool_calls"
 Turn = Mapping[str, Any]
 
 
 def for_template(turns: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Any] | None]:
-    """Return turns and tools as a chat template takes them: arguments of a call are an object."""
+    """Return turns and tools for a chat template: a call's arguments are an object."""
     tools: list[Any] | None = None
     messages = []
     for turn in turns:
@@ -30,7 +30,7 @@ def for_template(turns: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Any]
 
 
 def for_server(turns: Sequence[Turn]) -> tuple[list[dict[str, Any]], list[Any] | None]:
-    """Return turns and tools as OpenAI's protocol takes them: arguments of a call are JSON text."""
+    """Return turns and tools for OpenAI's protocol: a call's arguments are JSON text."""
     messages, tools = for_template(turns)
     for message in messages:
         if CALLS in message:
@@ -56,7 +56,7 @@ def holds_tools(turns: Sequence[Turn]) -> bool:
 class Omission(NamedTuple):
     """A conversation without one thing.
 
-    ``what`` names it, and ``way_out`` says what to do for whoever can do without it.
+    ``what`` names it, and ``way_out`` is the hint for users who can do without it.
     """
 
     what: str
@@ -70,7 +70,7 @@ def without_each(
 ) -> Iterator[Omission]:
     """Yield the conversation without each of its tools, calls, arguments and results.
 
-    A template that tells all of them writes another text of each.
+    A template that writes all of them gives a different text for each.
 
     Args:
         turns: as `for_template` returns them.
@@ -79,7 +79,7 @@ def without_each(
     whole, tools = list(turns), list(tools or ())
     yield from _without_each_tool(whole, tools)
 
-    # results without their calls are no conversation, and are refused
+    # Results without their calls are not a valid conversation and are refused.
     way_out = NO_ROWS if any(turn["role"] == "tool" for turn in whole) else NO_CALLS
     for number, turn in enumerate(whole):
         calls = turn.get(CALLS, [])
@@ -94,7 +94,7 @@ def without_each(
                 yield Omission(f"the arguments of {what}", way_out, changed, tools)
 
         if turn["role"] == "tool":
-            # changed, not taken out: a template may refuse a call that nothing answers
+            # Changed, not removed: a template may refuse a call without a result.
             what = f"the result of a tool in turn {number}"
             changed = _with(whole, number, "content", f"{turn['content']}.")
             yield Omission(what, NO_ROWS, changed, tools)
@@ -120,7 +120,7 @@ def _replaced(items: Sequence[Any], place: int, item: Any) -> list[Any]:
 def _with(
     turns: Sequence[dict[str, Any]], number: int, key: str, value: Any
 ) -> list[dict[str, Any]]:
-    """Return turns of which one has another value; a turn without calls has no such key."""
+    """Return turns with one value changed; a turn without calls has no such key."""
     changed = {name: held for name, held in turns[number].items() if name != key}
     if value or key != CALLS:
         changed[key] = value
@@ -128,12 +128,12 @@ def _with(
 
 
 def readable_turns(turns: Sequence[Turn]) -> list[tuple[str, str]]:
-    """Return a role and a text for each turn: calls are told as JSON, tools before all turns."""
+    """Return a role and a text for each turn: calls are JSON, tools come before all turns."""
     tools = [("tools", str(turn[TOOLS])) for turn in turns if TOOLS in turn]
     readable = []
     for turn in turns:
         texts = []
-        # a turn that is nothing but calls has no text of its own, not even an empty one
+        # A turn of only calls has no text, not even an empty one.
         if turn["content"] or CALLS not in turn:
             texts.append(str(turn["content"]))
         if CALLS in turn:

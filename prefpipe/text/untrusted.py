@@ -1,21 +1,21 @@
-"""Text that others wrote, made safe for a terminal.
+"""Makes untrusted text safe for a terminal.
 
-Responses may hold ANSI escapes, NUL bytes and characters that turn the reading direction. They are
-shown, so that one sees what a model really wrote, but as signs that do nothing.
+Responses may hold ANSI escapes, NUL bytes and characters that change the reading direction. They
+are shown as harmless symbols, so that the model's real output stays visible.
 """
 
 import unicodedata
 
 KEPT = {"\n", "\N{ZERO WIDTH JOINER}", "\N{ZERO WIDTH NON-JOINER}"}
-"""Joiners hold emoji and the letters of many scripts together; they cannot move anything else."""
+"""Joiners connect emoji and letters of many scripts; they cannot move anything else."""
 INVISIBLE = {"Cc", "Cf", "Co", "Cs", "Zl", "Zp"}
 TAB = "    "
 
 
 def visible(text: str) -> str:
-    r"""Return ``text`` with every control and formatting character replaced by a sign for it.
+    r"""Return ``text`` with every control and formatting character replaced by a symbol.
 
-    ESC becomes ``␛``, NUL ``␀``. What has no picture is written as its escape, RIGHT-TO-LEFT
+    ESC becomes ``␛``, NUL ``␀``. Characters without a picture become their escape, RIGHT-TO-LEFT
     OVERRIDE as ``\u202e``. New lines stay, tabs become four spaces. Letters of right-to-left
     scripts are letters and stay.
     """
@@ -26,7 +26,7 @@ def visible(text: str) -> str:
 
 def visible_line(text: str, limit: int = 80) -> str:
     """Return ``visible(text)`` on one line, at most ``limit`` characters, cut with ``…``."""
-    # of a text of megabytes its beginning is enough, white space and signs included
+    # The beginning of a text of megabytes is enough, white space and symbols included.
     line = visible(" ".join(text[: 8 * limit].split()))
     return line if len(line) <= limit else f"{line[: limit - 1]}…"
 

@@ -1,4 +1,4 @@
-"""A text as words, in languages with and without spaces: for checks that count, and for n-grams."""
+"""Splits a text into words, with or without spaces: for checks that count, and for n-grams."""
 
 import unicodedata
 from collections import Counter
@@ -8,7 +8,7 @@ from typing import Final
 import regex  # type: ignore[import-untyped]
 
 IN_WORDS: Final = r"\p{L}\p{M}\p{N}_"
-"""What a word is made of, as inside a pattern's brackets: letters with their marks, and digits."""
+"""Characters of a word, for a pattern's brackets: letters with their marks, and digits."""
 CHINESE_AND_JAPANESE: Final = r"\p{Han}\p{Hiragana}\p{Katakana}"
 SOUTH_EAST_ASIAN: Final = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 TIBETAN: Final = r"\p{Tibetan}"
@@ -19,7 +19,7 @@ def _spaced_word(unspaced: str) -> str:
     """Return the pattern of a word of scripts with spaces: ``don't``, ``well-known``, ``3.14``.
 
     Args:
-        unspaced: the scripts without spaces, of which no letter belongs to such a word.
+        unspaced: the scripts without spaces, whose letters are not part of such a word.
     """
     letters = rf"[[{IN_WORDS}]--[{unspaced}]]++"
     return rf"{letters}(?:['\u2019.,\-](?=[\p{{L}}\p{{N}}]){letters})*+"
@@ -45,8 +45,8 @@ def split_words(text: str) -> list[str]:
     """Return the words of ``text`` as checks count them, without punctuation.
 
     A word is a run of letters, marks, digits and underscores, with an apostrophe, hyphen, full stop
-    or comma inside it (``don't``, ``well-known``, ``3.14``, ``1,000``). Of Chinese and Japanese
-    every sign is one.
+    or comma inside it (``don't``, ``well-known``, ``3.14``, ``1,000``). Every Chinese or Japanese
+    character is a word.
     """
     words: list[str] = _CHECKED_WORD.findall(text)
     return words
@@ -65,5 +65,5 @@ def words_and_signs(text: str) -> list[str]:
 
 
 def count_ngrams(words: Sequence[str], n: int) -> Counter[tuple[str, ...]]:
-    """Return how often each n-gram of ``words`` occurs; none where there are fewer than ``n``."""
+    """Return how often each n-gram of ``words`` occurs; none if there are fewer than ``n``."""
     return Counter(zip(*(words[start:] for start in range(n)), strict=False))

@@ -1,7 +1,7 @@
 """Groups to padded tensors, and the order in which groups are visited.
 
 Axes: P prompts (groups), R responses of a prompt, S sequences (the responses of all groups, one
-after the other, without gaps), T tokens. The response mask is made here and nowhere else.
+after the other, without gaps), T tokens. Only this module makes the response mask.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -15,7 +15,7 @@ from prefpipe.training.groups import NO_GROUP, Group, Response, pairs_in
 from prefpipe.training.shared_prompt import n_packed_tokens, pack_groups, pieces_of
 
 Batch = dict[str, Any]
-"""What is computed at once, packed or padded.
+"""A micro-batch, packed or padded.
 
 Packed: the row of `prefpipe.training.shared_prompt.pack_groups`. Padded: ``input_ids``,
 ``attention_mask``, ``response_mask``, (S, T), prompt then response, padded on the right.
@@ -27,7 +27,7 @@ Either way:
 ``ref_logps``: (P, R) float32, only with a reference.
 ``n_prompt_tokens``: int, prompt tokens if each prompt is computed once a response.
 ``pairs``: (P, R, R) bool, which response beats which, only where selection named pairs.
-``weights``: (P,) float32, how much each prompt counts, only where they do not count alike.
+``weights``: (P,) float32, how much each prompt counts, only if the weights differ.
 ``pair_weights``: (P, R, R) float32, how much each pair counts within its prompt, likewise.
 """
 
@@ -35,7 +35,7 @@ Either way:
 class GroupCollator:
     """Make a batch of groups: packed, each prompt once, or padded.
 
-    ``pad_token_id`` may be any token, as it is masked.
+    ``pad_token_id`` may be any token because it is masked.
 
     ``end_token_ids``: the tokens that end a response; a response that does not end with one was cut
     off.
@@ -100,17 +100,17 @@ class GroupCollator:
 
 
 IDLE = Group("", [0], [Response(0, [0, 0], 0.0, "positive")])
-"""What a device computes when it has nothing to do and others wait for it."""
+"""What an idle device computes while others wait for it."""
 
 
 class BudgetCollator:
     """Cut a device's prompts into micro-batches of at most ``max_tokens`` tokens.
 
-    Returns ``{"batches": [...], "n_prompts": P, "idle": ...}``. A micro-batch is what
-    `GroupCollator` makes. Packed, a group that is too long by itself is a micro-batch whose
-    ``rows`` are several packed rows, cut between responses; a single response always fits. There
-    may be no group at all, in the last batches of an epoch. ``idle`` is a row of three tokens, for
-    passes that a device makes only because others have more to do.
+    Returns ``{"batches": [...], "n_prompts": P, "idle": ...}``. Micro-batches are made by
+    `GroupCollator`. If packed, a group that is too long becomes a micro-batch whose ``rows`` are
+    several packed rows, cut between responses; a single response always fits. The last batches of
+    an epoch may have no group. ``idle`` is a row of three tokens, for passes that a device makes
+    only because others have more work.
     """
 
     def __init__(self, collator: GroupCollator, max_tokens: int) -> None:
@@ -149,7 +149,7 @@ class BudgetCollator:
 
 
 def pairs_of(groups: Sequence[Group], width: int) -> Tensor:
-    """Return (P, R, R) bool: the pairs that selection named, of responses that are still there.
+    """Return (P, R, R) bool: the pairs named by selection, of responses that remain.
 
     A group without named pairs in a batch that has some pairs every positive with every negative.
     """
@@ -162,7 +162,7 @@ def pairs_of(groups: Sequence[Group], width: int) -> Tensor:
 
 
 def pair_weights_of(groups: Sequence[Group], width: int) -> Tensor:
-    """Return (P, R, R): each pair's weight; 1 throughout in a group whose pairs count alike."""
+    """Return (P, R, R): each pair's weight; 1 everywhere if a group's pairs weigh equally."""
     weights = torch.ones(len(groups), width, width)
     for p, group in enumerate(groups):
         places = {response.sample_idx: r for r, response in enumerate(group.responses)}
@@ -207,21 +207,21 @@ def longest_sequence(group: Group) -> int:
 
 def order_of_epoch(n_groups: int, seed: int, epoch: int) -> list[int]:
     """Return the groups in the order in which an epoch, counted from 0, cuts them into steps."""
-    # Nothing else draws from this generator: the order is of seed and epoch alone.
+    # Nothing else draws from this generator: the order depends only on seed and epoch.
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     order: list[int] = torch.randperm(n_groups, generator=generator).tolist()
     return order
 
 
 class GlobalBatchSampler(Sampler[int]):
-    """Visit groups in an order of seed and epoch alone, with like lengths side by side.
+    """Visit groups in an order that depends only on seed and epoch, with similar lengths together.
 
     Groups are shuffled and cut into global batches; within a global batch, which is one optimizer
     step, they are sorted by length. The step's gradient is the same in any order, and micro-batches
     of like lengths pad less.
 
     An epoch ends with empty places up to a multiple of ``at_once``, the prompts that all devices
-    take together: accelerate would fill up with prompts of the epoch's beginning otherwise, which
+    take together: otherwise accelerate would fill up with prompts from the epoch's beginning, which
     would count twice.
     """
 

@@ -1,4 +1,4 @@
-"""What happens beside the steps: metrics, TensorBoard, progress, stopping when asked."""
+"""Callbacks: metrics, TensorBoard, progress, stopping on request."""
 
 import time
 import warnings
@@ -18,7 +18,7 @@ from prefpipe.training.tables import METRICS, METRICS_FILE, write_table
 TENSORBOARD_FOLDER = "tensorboard"
 
 FLUSH_EVERY_S = 5.0
-"""``metrics.parquet`` is written anew so often at most."""
+"""``metrics.parquet`` is rewritten at most this often."""
 
 COLLAPSE_NATS = 1.0
 """Fall of the positives' mean log-probability, in nats a token, that is called a collapse
@@ -35,9 +35,9 @@ Progress = Callable[[int, int], Any]
 class MetricsFile(TrainerCallback):  # type: ignore[misc]
     """Keep ``metrics.parquet`` equal to the trainer's log.
 
-    The log travels with each checkpoint, so after a kill and a resume the file has the rows up to
-    the checkpoint once and loses those of steps that are taken again. The file is replaced as a
-    whole, at most every few seconds.
+    Each checkpoint stores the log, so after a kill and a resume the file has the rows up to the
+    checkpoint once, without those of repeated steps. The file is replaced as a whole, at most every
+    few seconds.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -47,11 +47,11 @@ class MetricsFile(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any
     ) -> None:
-        """Drop the rows that the resumed checkpoint does not know."""
+        """Drop the rows after the resumed checkpoint."""
         self._flush(state)
 
     def on_log(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
-        """Write the rows if the last time was long enough ago."""
+        """Write the rows if the last write was long enough ago."""
         if time.monotonic() - self._flushed_at > FLUSH_EVERY_S:
             self._flush(state)
 
@@ -74,7 +74,7 @@ def metric_rows(log_history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             row = {name: entry.get(name) for name in METRICS.column_names}
             rows.append(row | {"split": "train"})
         elif "eval_loss" in entry:
-            # only the measures have the prefix; step and epoch have none
+            # Only the measures have the prefix; step and epoch do not.
             row = {
                 name: entry.get(name, entry.get(f"eval_{name}")) for name in METRICS.column_names
             }
@@ -83,7 +83,7 @@ def metric_rows(log_history: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 class CollapseWarning(TrainerCallback):  # type: ignore[misc]
-    """Warn, once, when the positives' log-probability falls far below where it began."""
+    """Warn once when the positives' log-probability falls far below its start."""
 
     def __init__(self) -> None:
         self._has_warned = False
@@ -91,7 +91,7 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
     def on_log(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
         """Compare the last train rows with the first."""
         values = [entry["logps/chosen"] for entry in state.log_history if "logps/chosen" in entry]
-        # The first rows and the last ones must not be the same.
+        # The first and the last rows must be different rows.
         is_too_early = len(values) < 2 * N_FIRST_ROWS
         if self._has_warned or is_too_early or not state.is_world_process_zero:
             return
@@ -102,8 +102,8 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
         self._has_warned = True
         warnings.warn(
             f"the log-probability of the positives fell from {began:.2f} to {now:.2f} nats a token "
-            f"by step {state.global_step}: the policy is unlearning good answers too; "
-            "lower --learning-rate or --beta",
+            f"by step {state.global_step}: the policy is unlearning good answers, too; lower "
+            "--learning-rate or --beta",
             PrefpipeWarning,
             stacklevel=2,
         )
@@ -119,22 +119,22 @@ class StopWhenAsked(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_kwargs: Any
     ) -> None:
-        """Ask, and if so save and stop; the last step of all ends by itself."""
+        """Save and stop on request; the last step ends automatically."""
         if state.global_step < state.max_steps and self.should_stop():
             self.stopped = True
-            args.load_best_model_at_end = False  # nothing is saved but the checkpoint
+            args.load_best_model_at_end = False  # only the checkpoint is saved
             control.should_save = True
             control.should_training_stop = True
 
 
 class FirstStep(TrainerCallback):  # type: ignore[misc]
-    """Call ``begin`` once, before the first step: from there on a run has steps to lose."""
+    """Call ``begin`` once before the first step: from then on the run can lose steps."""
 
     def __init__(self, begin: Callable[[], None]) -> None:
         self._begin: Callable[[], None] | None = begin
 
     def on_step_begin(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
-        """Call it, unless it was called."""
+        """Call ``begin`` unless it has been called."""
         if self._begin is not None:
             self._begin()
             self._begin = None
@@ -143,21 +143,21 @@ class FirstStep(TrainerCallback):  # type: ignore[misc]
 class LogWithCheckpoints(TrainerCallback):  # type: ignore[misc]
     """Write a row of the log before every checkpoint and evaluation.
 
-    It comes whatever ``logging_steps`` says. What was measured since the last row is not in a
-    checkpoint: a run that goes on from it would leave these prompts out of its next row. Stands
-    behind whatever asks for a checkpoint.
+    It ignores ``logging_steps``. Measures since the last row are not in a checkpoint, so a resumed
+    run would miss these prompts in its next row. This callback comes after all that request
+    checkpoints.
     """
 
     def on_step_end(self, _args: Any, _state: Any, control: TrainerControl, **_kwargs: Any) -> None:
-        """Ask for a row."""
+        """Request a row."""
         if control.should_save or control.should_evaluate:
             control.should_log = True
 
 
 class KeepSteps(TrainerCallback):  # type: ignore[misc]
-    """Have the model kept after some steps, as soon as the step's own row is in the log.
+    """Keep the model after some steps, once the step's own row is in the log.
 
-    Every process calls ``keep``: weights that are cut over several devices are gathered for it.
+    Every process calls ``keep``: sharded weights are gathered for it.
     """
 
     def __init__(self, steps: Collection[int], keep: Callable[[], None]) -> None:
@@ -167,12 +167,12 @@ class KeepSteps(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, _args: Any, state: TrainerState, control: TrainerControl, **_kwargs: Any
     ) -> None:
-        """Ask for the row, whatever ``logging_steps`` says."""
+        """Request the row, whatever ``logging_steps`` says."""
         if state.global_step in self._steps:
             control.should_log = True
 
     def on_log(self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any) -> None:
-        """Keep the model, behind the row of the step and not behind those of evaluations."""
+        """Keep the model after the step's row, not after those of evaluations."""
         if state.global_step in self._steps and "loss" in state.log_history[-1]:
             self._keep()
 
@@ -188,7 +188,7 @@ class ShownSteps(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any
     ) -> None:
-        """Begin with the steps that are left."""
+        """Begin with the remaining steps."""
         if state.is_world_process_zero:
             n_left = state.max_steps - state.global_step
             self._advance = self._stack.enter_context(self._progress(n_left, state.global_step))
@@ -213,9 +213,9 @@ class ShownSteps(TrainerCallback):  # type: ignore[misc]
 class TensorBoard(TrainerCallback):  # type: ignore[misc]
     """Write the metrics as TensorBoard scalars, one folder a run, without a timestamp in its name.
 
-    Not the callback of transformers: that one gives evaluations no ``eval/epoch``, adds the figures
-    of the whole run and the speed of evaluations as tags, and on resume leaves the points of steps
-    that are taken again beside the new ones.
+    It replaces transformers' callback, which gives evaluations no ``eval/epoch``, adds the figures
+    of the whole run and the speed of evaluations as tags, and after a resume keeps the old points
+    of repeated steps beside the new ones.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -225,7 +225,7 @@ class TensorBoard(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, _args: Any, state: TrainerState, _control: Any, **_kwargs: Any
     ) -> None:
-        """Open the event file; on resume, TensorBoard forgets the steps that are taken again."""
+        """Open the event file; on resume, TensorBoard drops the steps that are repeated."""
         if state.is_world_process_zero:
             self._writer = SummaryWriter(str(self.folder), purge_step=state.global_step + 1)
 

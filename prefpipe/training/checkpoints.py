@@ -1,8 +1,8 @@
-"""Which checkpoint to go on from.
+"""Which checkpoint to resume from.
 
 The trainer writes a checkpoint file by file, ``trainer_state.json`` last. A process killed in
 between leaves a folder that looks like a checkpoint; resuming from it would silently lose the
-optimizer or the weights, so it is skipped and said so.
+optimizer or the weights, so it is skipped with a log line.
 """
 
 import json
@@ -14,16 +14,16 @@ from pathlib import Path
 from prefpipe.errors import ModelError, UsageError
 from prefpipe.models.weights import check_safetensors
 
-HINT = "give a complete checkpoint-N folder, or drop --resume-from"
+HINT = "pass a complete checkpoint-N folder, or leave --resume-from out"
 
 CHECKPOINT_NAME = re.compile(r"checkpoint-(\d+)")
 
 STATE_FILES = ("optimizer.pt", "scheduler.pt", "rng_state*.pth")
-"""What a checkpoint has beside its weights, on one device and under DDP."""
+"""Files of a checkpoint beside its weights, on one device and under DDP."""
 
 SHARDED_STATES = ("optimizer_*", "global_step*", "pytorch_model_fsdp*")
-"""Where FSDP and DeepSpeed keep optimizer and weights: folders, which their own loaders check, or
-files that hold all of it.
+"""Where FSDP and DeepSpeed store optimizer and weights: folders, checked by their own loaders, or
+single files.
 """
 
 
@@ -56,7 +56,7 @@ def require_checkpoint(path: Path) -> Path:
     """Return ``path`` if it is a complete checkpoint, or the last complete one inside it.
 
     Raises:
-        UsageError: it is neither. Training from the start instead would be the silent surprise.
+        UsageError: it is neither. Silently training from the start would be a surprise.
     """
     if CHECKPOINT_NAME.fullmatch(path.name) or (path / "trainer_state.json").exists():
         problem = checkpoint_problem(path)
@@ -65,7 +65,7 @@ def require_checkpoint(path: Path) -> Path:
         return path
 
     if not path.is_dir():
-        raise UsageError(f"{path}: there is no such folder", hint=HINT)
+        raise UsageError(f"{path} does not exist", hint=HINT)
     skipped: list[str] = []
     last = find_last_checkpoint(path, skipped.append)
     if last is None:
@@ -85,11 +85,11 @@ def require_wrapper(path: Path, wrapper: str) -> None:
 
     Args:
         path: a complete checkpoint.
-        wrapper: what this run is under: ``FSDP``, ``DeepSpeed``, or ``DDP``, whose checkpoints are
-            those of one device.
+        wrapper: the wrapper of this run: ``FSDP``, ``DeepSpeed``, or ``DDP``, whose checkpoints
+            equal those of one device.
 
     Raises:
-        UsageError: it was written under another.
+        UsageError: it was written under another wrapper.
     """
     written_under = "DDP"
     if any(path.glob("pytorch_model_fsdp*")):
@@ -100,23 +100,23 @@ def require_wrapper(path: Path, wrapper: str) -> None:
     if written_under != wrapper:
         names = {"DDP": "DDP or on one device", "FSDP": "FSDP", "DeepSpeed": "DeepSpeed"}
         raise UsageError(
-            f"{path} was written under {names[written_under]}, and this run is under "
+            f"{path} was written under {names[written_under]}, but this run is under "
             f"{names[wrapper]}",
-            hint="start it as it was started before, or begin again with --overwrite",
+            hint="start the run with the same launcher as before, or begin again with --overwrite",
         )
 
 
 def checkpoint_problem(path: Path) -> str | None:
-    """Say what a checkpoint folder lacks, or None when it is complete and its files can be read."""
+    """Return what a checkpoint folder lacks; None if it is complete and readable."""
     if not path.is_dir():
-        return "there is no such folder"
+        return "it does not exist"
     try:
         state = json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
         int(state["global_step"])
     except (OSError, ValueError, KeyError, TypeError):
         return "trainer_state.json, which is written last, is missing or cut off"
 
-    # Weights and optimizer lie elsewhere then, and none of the files below need be there.
+    # Weights and optimizer are elsewhere then, and the files below are not needed.
     if any(any(path.glob(pattern)) for pattern in SHARDED_STATES):
         broken = _broken_archives(path, "*.bin")
         return f"{broken[0]} is cut off" if broken else None
@@ -131,7 +131,7 @@ def checkpoint_problem(path: Path) -> str | None:
 
 
 def _broken_archives(folder: Path, pattern: str) -> list[str]:
-    """Return the files that torch has not written to their end.
+    """Return the files that torch did not finish writing.
 
     It writes zip archives, whose directory comes last.
     """
@@ -139,7 +139,7 @@ def _broken_archives(folder: Path, pattern: str) -> list[str]:
 
 
 def weights_problem(path: Path) -> str | None:
-    """Say why the weights of a model or adapter folder cannot be used, None when they are whole."""
+    """Return why the weights of a model or adapter folder are unusable; None if they are fine."""
     try:
         weights = _weight_files(path)
         for file in weights:

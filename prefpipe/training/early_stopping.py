@@ -1,14 +1,14 @@
-"""Stop when evaluations get no better, and keep the model of the best one.
+"""Stop when evaluations no longer improve, and keep the model of the best one.
 
-Better: a higher ``rewards/accuracy``; where it is the same, a lower loss. The accuracy is a mean of
-shares of few pairs, so it moves in jumps and evaluations tie often; then the loss tells which of
-two models is surer of the same order. An objective that compares nothing has no accuracy: the loss
-alone decides. The evaluation before the first step is not one of them: its
-model is what the run began with, and with a reference its scores are all ties.
+Better means a higher ``rewards/accuracy``, or an equal one with a lower loss. The accuracy is a
+mean of shares of few pairs, so it jumps and evaluations often tie; then the loss shows which model
+is more certain of the same order. An objective without comparisons has no accuracy, so only the
+loss decides. The evaluation before the first step does not count: its model is the run's start, and
+with a reference its scores are all ties.
 
-The trainer's own early stopping knows one figure and no ties, and takes back what it counted only
-together with every other callback; this one writes what it knows into each checkpoint and reads it
-from there.
+The trainer's own early stopping supports one figure and no ties, and restores its state only
+together with every other callback; this one stores its state in each checkpoint and reads it from
+there.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,7 +29,7 @@ Evaluation = dict[str, float]
 class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
     """End training after ``patience`` evaluations in a row without a new best.
 
-    The model of a new best is saved with a checkpoint, which stays whatever ``save_total_limit``
+    The model of a new best is saved with a checkpoint, which is kept whatever ``save_total_limit``
     says. The trainer loads it at the end.
     """
 
@@ -45,7 +45,7 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
 
     @property
     def best_step(self) -> int | None:
-        """The step of the best evaluation, None before there is one."""
+        """The step of the best evaluation; None before the first."""
         return None if self.best is None else int(self.best["step"])
 
     def on_evaluate(
@@ -56,7 +56,7 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
         metrics: Mapping[str, float],
         **_kwargs: Any,
     ) -> None:
-        """Save a new best, and stop at the end of patience, with a checkpoint that says so."""
+        """Save a new best, and stop when patience ends, with a checkpoint that records it."""
         if state.global_step == 0:
             return
 
@@ -76,28 +76,28 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
             control.should_training_stop = True
 
     def state(self) -> dict[str, Any]:
-        """Return what goes into a checkpoint."""
+        """Return the state for a checkpoint."""
         return {
             "args": {"patience": self.patience},
             "attributes": {"n_waited": self.n_waited, "best": self.best},
         }
 
     def restore(self, state: TrainerState, output: Path, checkpoint: Path) -> None:
-        """Take back what a checkpoint knows, and find the checkpoint of the best model.
+        """Restore the state from a checkpoint, and find the checkpoint of the best model.
 
-        That one is in the output, or beside the checkpoint that is gone on from.
+        It is in the output, or beside the resumed checkpoint.
 
         Raises:
-            UsageError: it is gone. The best model of the run could not be saved any more.
+            UsageError: it is gone, so the run's best model could not be saved any more.
         """
-        # A checkpoint of a run without early stopping has no entry, and the trainer, which fills
-        # the entry when it saves, makes none.
+        # A checkpoint of a run without early stopping has no entry, and the trainer fills existing
+        # entries only.
         saved = state.stateful_callbacks.setdefault(type(self).__name__, self.state())
         self.n_waited = saved["attributes"]["n_waited"]
         best = saved["attributes"]["best"]
         if best is None:
             return
-        # JSON sorted the keys
+        # JSON sorted the keys.
         self.best = {name: best[name] for name in ("step", *MEASURES) if name in best}
 
         step = int(self.best["step"])
@@ -107,14 +107,14 @@ class EarlyStopping(TrainerCallback, ExportableState):  # type: ignore[misc]
                 state.best_model_checkpoint = str(place)
                 return
         raise UsageError(
-            f"{checkpoint} goes on from a run whose best evaluation was at step {step}, "
-            f"and its model, {checkpoint.parent / f'checkpoint-{step}'}, is gone or incomplete",
-            hint="put it back, or start again with --overwrite",
+            f"{checkpoint} continues a run whose best evaluation was at step {step}, but its "
+            f"model, {checkpoint.parent / f'checkpoint-{step}'}, is gone or incomplete",
+            hint="restore it, or start again with --overwrite",
         )
 
 
 def is_better(evaluation: Mapping[str, float], best: Mapping[str, float]) -> bool:
-    """Return whether the accuracy is higher, or the same, or there is none, and the loss lower."""
+    """Return whether the accuracy is higher, or equal or missing with a lower loss."""
     rank = evaluation.get("rewards/accuracy", 0.0), -evaluation["loss"]
     return rank > (best.get("rewards/accuracy", 0.0), -best["loss"])
 
@@ -128,7 +128,7 @@ def evaluation_of(entry: Mapping[str, float]) -> Evaluation:
 def evaluation_figures(
     log_history: Sequence[Mapping[str, float]], early: EarlyStopping | None
 ) -> dict[str, Any]:
-    """Return the evaluations worth keeping of a run.
+    """Return the evaluations of a run to record.
 
     ``baseline``: before the first step; ``last``; with early stopping ``best``, whose model is
     saved, and ``stopped_early``: whether the patience ended the run; {} for a run without
@@ -150,7 +150,7 @@ def evaluation_figures(
 
 
 def describe_evaluation(figures: Mapping[str, Any]) -> list[str]:
-    """Return in words what the evaluations of a run say, and which model was saved."""
+    """Return in words the evaluations of a run, and which model was saved."""
     if not figures:
         return []
 
@@ -167,8 +167,8 @@ def describe_evaluation(figures: Mapping[str, Any]) -> list[str]:
     )
     if baseline is not None and not is_better(best, baseline):
         lines.append(
-            "no evaluation is better than the one before the first step: training did not help on "
-            "held-out prompts"
+            "no evaluation is better than the one before the first step: training did not "
+            "help on held-out prompts"
         )
     return lines
 

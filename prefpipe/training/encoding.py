@@ -1,13 +1,14 @@
-"""Text back to token ids, for groups whose stored ids belong to another tokenizer or are not there.
+"""Text to token ids, for groups whose stored ids belong to another tokenizer or are missing.
 
-Stored ids are what the policy really sampled and are trained on wherever they fit. Otherwise the
+Stored ids are what the policy really sampled, and are used whenever they fit. Otherwise the
 conversation goes through the policy's own chat template, and the response is what the template adds
-behind the prompt.
+after the prompt.
 
-Where the tokens of the prompt are not the first tokens of prompt plus response, the response is
-tokenised apart from it. That happens where a response begins with a newline, which tokenizers like
-to join with the newline that ends the prompt. A policy never writes such a joint token: its prompt
-is there before it begins. So apart is what it would have sampled, and a note counts such responses.
+If the tokens of the prompt are not the first tokens of prompt plus response, the response is
+tokenised separately. That happens when a response begins with a newline, which many tokenizers join
+with the newline at the end of the prompt. A policy never writes such a joint token, because its
+prompt is fixed before it begins. So separate tokens are what it would have sampled, and a note
+counts such responses.
 
 Control tokens in a response or in a prompt are text, see `prefpipe.text.chat_template`, and never
 end a response.
@@ -25,16 +26,16 @@ from prefpipe.text.control_tokens import TemplateError
 Message = Mapping[str, Any]
 
 N_TOKENISED, N_APART = "n_tokenised", "n_tokenised_apart"
-"""Of a tally: responses that were encoded, and those of them that were apart from their prompts."""
+"""Tally names: encoded responses, and those tokenised separately from their prompts."""
 
 
 class Encoded(NamedTuple):
     """A conversation as tokens.
 
-    ``prompt`` includes the generation prompt, ``response`` the end of the turn where the response
-    ended by itself. ``is_apart``: the two were tokenised apart, for jointly the prompt has other
-    tokens. ``holds_control_text``: a turn or the response holds the text of a control token, which
-    was read as text.
+    ``prompt`` includes the generation prompt, ``response`` the end of the turn if the response
+    ended itself. ``is_apart``: the two were tokenised separately, because jointly the prompt has
+    other tokens. ``holds_control_text``: a turn or the response holds the text of a control token,
+    which was read as text.
     """
 
     prompt: list[int]
@@ -44,10 +45,10 @@ class Encoded(NamedTuple):
 
 
 class EncodingError(InputError):
-    """One conversation that has no tokens of this model; others may have.
+    """One conversation that this model cannot encode; others may be fine.
 
     ``problem``: ``template_error``, the template cannot write it, or ``not_prefix``, it writes the
-    prompt otherwise once it is answered.
+        prompt differently once it is answered.
     """
 
     def __init__(self, problem: str, message: str, *, hint: str) -> None:
@@ -58,14 +59,14 @@ class EncodingError(InputError):
 class Encoder:
     """A tokenizer with a chat template, and the ids that end a turn.
 
-    It counts what it encodes, so each thread has its own, see `anew`.
+    It counts its encodings, so each thread needs its own, see `anew`.
 
     Args:
-        tokenizer: of transformers.
-        eos_token_ids: of the model; the tokenizer's own is one anyway.
-        today: what a template that reads the clock is told.
-        template_args: what the template is given beside the conversation.
-        template: of this tokenizer and these ids, where there is one already.
+        tokenizer: a transformers tokenizer.
+        eos_token_ids: the model's; the tokenizer's own is always included.
+        today: the date for a template that reads the clock.
+        template_args: the template's arguments beside the conversation.
+        template: an existing template of this tokenizer and these ids, if any.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Encoder:
         self._anchors: list[str] | None = None
 
     def anew(self) -> "Encoder":
-        """Return an encoder with the same tokenizer and template that has counted nothing yet."""
+        """Return an encoder with the same tokenizer and template, and empty counts."""
         return Encoder(self.tokenizer, sorted(self.eos_token_ids), template=self.template)
 
     def encode(
@@ -99,18 +100,18 @@ class Encoder:
     ) -> Encoded:
         """Return prompt ids, generation prompt included, and response ids.
 
-        They are counted for `notes`.
+        The counts are for `notes`.
 
         Args:
             prompt_id: for messages.
             messages: the conversation up to the response.
             response: the response's text.
-            finished: whether it ended by itself; its ids then end with the template's end of turn.
-                One that was cut at a token limit ends with its last token.
+            finished: whether it ended itself; its ids then end with the template's end of turn. A
+                response cut at a token limit ends with its last token.
 
         Raises:
             EncodingError: this conversation cannot be encoded.
-            InputError: the prompt begins with two BOS, as every prompt of this model would.
+            InputError: the prompt begins with two BOS, like every prompt of this model.
         """
         encoded = self.encode_as_it_is(prompt_id, messages, response, finished=finished)
         if begins_with_two_bos(encoded.prompt, self.tokenizer.bos_token_id):
@@ -127,7 +128,7 @@ class Encoder:
     def encode_as_it_is(
         self, prompt_id: str, messages: Sequence[Message], response: str, *, finished: bool
     ) -> Encoded:
-        """Return what `encode` returns, whatever the prompt begins with, and count nothing.
+        """Return the same as `encode` without the check for two BOS, and count nothing.
 
         Raises:
             EncodingError: as `encode`.
@@ -142,7 +143,7 @@ class Encoder:
                 "template_error",
                 f"prompt {prompt_id}: the policy's chat template refuses its conversation: "
                 f"{error.why}",
-                hint="choose a model whose template takes these turns",
+                hint="choose a model whose chat template accepts these turns",
             ) from error
 
         is_apart = whole[: len(prompt)] != prompt
@@ -155,7 +156,7 @@ class Encoder:
                 "not_prefix",
                 f"prompt {prompt_id}: its text is not the beginning of prompt plus response; "
                 "the chat template writes a finished turn differently",
-                hint="train the model that generated the responses, whose token ids are stored",
+                hint="train the model that generated the responses: their token ids are stored",
             )
 
         holds_control_text = any(self.holds_control_text(turn) for turn in whole_turns)
@@ -164,11 +165,11 @@ class Encoder:
         )
 
     def notes(self) -> list[str]:
-        """Return what a reader should know of the responses that were encoded, in sentences."""
+        """Return sentences about the encoded responses for the user."""
         return notes_on_encoding(self.tally())
 
     def tally(self) -> dict[str, float]:
-        """Return what was counted, by name, to be added to what other encoders counted."""
+        """Return the counts by name, to be added to those of other encoders."""
         return {
             N_TOKENISED: self.n_encoded,
             N_APART: self.n_apart,
@@ -178,7 +179,7 @@ class Encoder:
     def _prompt(self, messages: Sequence[Message]) -> tuple[str, list[int]]:
         """Return text and ids of a prompt.
 
-        Those of the last one are kept, for responses of one prompt come together.
+        Those of the last prompt are cached, because responses of one prompt come together.
         """
         turns = list(messages)
         if self._last_prompt is None or self._last_prompt[0] != turns:
@@ -188,11 +189,11 @@ class Encoder:
         return text, list(ids)
 
     def _apart(self, text: str) -> list[int]:
-        """Return the ids of what follows a prompt, as if it joined with nothing of the prompt.
+        """Return the ids of the text after a prompt, without joining it with the prompt.
 
-        Some tokenizers put a space in front of every text. So the text is tokenised behind an
-        anchor that keeps it from being the first, where the tokenizer is of that kind; which anchor
-        serves is found out with a response that joins with nothing.
+        Some tokenizers put a space before every text. With such a tokenizer the text is tokenised
+        after an anchor, so that it is not the first text; a response that joins with nothing shows
+        which anchor works.
         """
         if self._anchors is None:
             self._anchors = self._find_anchors()
@@ -218,7 +219,7 @@ class Encoder:
             for spelling in self.template.control_tokens.values()
             if spelling in prompt_text
         ]
-        # In the order in which they are tried: best none at all.
+        # In the order of trial: preferably none at all.
         serving = []
         for anchor in ("", *written, "\n", ":"):
             before = self.template.tokenise(anchor) if anchor else []
@@ -229,11 +230,11 @@ class Encoder:
     def _until_end(self, ids: list[int], *, finished: bool) -> list[int]:
         """Cut what the template adds after the end of the turn.
 
-        The end itself goes, too, where the response was cut off.
+        The end itself is cut, too, if the response was cut off.
         """
         ends = [position for position, token in enumerate(ids) if token in self.eos_token_ids]
-        # Control tokens are the template's alone; an ordinary token that ends turns may stand in
-        # the response as well.
+        # Only the template writes control tokens; an ordinary token that ends turns may also be in
+        # the response.
         control_ends = [end for end in ends if ids[end] in self.template.control_tokens]
         end = len(ids)
         if control_ends:
@@ -249,17 +250,17 @@ class Encoder:
 
 
 def notes_on_encoding(tally: Mapping[str, float]) -> list[str]:
-    """Return what a reader should know of responses that were encoded, of their `Encoder.tally`."""
+    """Return sentences about encoded responses from their `Encoder.tally`."""
     notes = []
     n_encoded, n_apart = int(tally.get(N_TOKENISED, 0)), int(tally.get(N_APART, 0))
     if n_apart:
         notes.append(
-            f"{n_apart:,} of {n_encoded:,} responses are tokenised apart from their prompts: "
-            "tokenised with them, their first letters would change the prompts' last tokens"
+            f"{n_apart:,} of {n_encoded:,} responses are tokenised separately from their "
+            "prompts: tokenised together, their first letters would change the prompts' last tokens"
         )
     return notes + notes_of_control_text(tally, n_encoded)
 
 
 def begins_with_two_bos(ids: Sequence[int], bos_token_id: int | None) -> bool:
-    """Return whether template and tokenizer have both put the beginning of sequence in front."""
+    """Return whether template and tokenizer both added the beginning of sequence."""
     return bos_token_id is not None and list(ids[:2]) == [bos_token_id, bos_token_id]

@@ -1,8 +1,8 @@
-"""Which prompts are kept out of training to be evaluated on.
+"""Which prompts are held out of training for evaluation.
 
-Whether a prompt is held out follows from the seed and its own id, and from nothing else: not from
-the order of rows, the parts, the objective, or which other prompts there are. So two runs with the
-same seed hold out the same prompts, and more data moves none of the old ones.
+The seed and a prompt's own id alone decide whether it is held out, not the order of rows, the
+parts, the objective, or the other prompts. So two runs with the same seed hold out the same
+prompts, and more data does not move the old ones.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from prefpipe.training.groups import Group, PreparedGroups, ResponseStatus
 HELD_OUT = "held_out"
 
 N_NAMED = 3
-"""Prompts that a message names of those that are in both sets."""
+"""The most prompts in both sets that a message names."""
 
 
 class HasPrompt(Protocol):
@@ -31,14 +31,14 @@ Item = TypeVar("Item", bound=HasPrompt)
 
 
 class Split(NamedTuple):
-    """What is trained on, with every response's status, and what is evaluated on."""
+    """The training set, with every response's status, and the evaluation set."""
 
     train: PreparedGroups
     evaluation: list[Group]
 
 
 def place_of(prompt_id: str, seed: int) -> float:
-    """Return a prompt's place in [0, 1): what lies below the fraction is held out.
+    """Return a prompt's place in [0, 1): prompts below the fraction are held out.
 
     It is 53 bits of ``sha256(["eval", seed, prompt_id])``.
     """
@@ -55,11 +55,11 @@ def split_groups(
 
     Args:
         items: groups, or anything else that has a ``prompt_id``.
-        fraction: expected share of prompts that is held out, in [0, 1); 0 holds out nothing.
+        fraction: expected share of held-out prompts, in [0, 1); 0 holds out nothing.
         seed: another seed holds out other prompts.
 
     Raises:
-        InputError: one of the two is left empty.
+        InputError: one of the two is empty.
     """
     if fraction <= 0:
         return list(items), []
@@ -75,8 +75,7 @@ def split_groups(
         empty = "evaluate" if train else "train"
         raise InputError(
             f"--eval-fraction {fraction:g} of {n_prompts} prompts leaves none to {empty} on",
-            hint="another --eval-fraction or --seed, or hold prompts out yourself with "
-            "--eval-groups",
+            hint="change --eval-fraction or --seed, or pass held-out prompts with --eval-groups",
         )
     return train, evaluation
 
@@ -84,10 +83,10 @@ def split_groups(
 def hold_out(prepared: PreparedGroups, fraction: float, seed: int) -> Split:
     """Split prepared groups.
 
-    Responses that are evaluated on have the status ``held_out``, those left out keep theirs.
+    Responses for evaluation get the status ``held_out``; dropped ones keep their status.
 
     Raises:
-        InputError: one of the two is left empty.
+        InputError: one of the two is empty.
     """
     train, evaluation = split_groups(prepared.groups, fraction, seed)
 
@@ -109,7 +108,7 @@ def refuse_shared_prompts(
     """Refuse an evaluation set that has a prompt of the training set.
 
     Raises:
-        InputError: how many prompts are in both, and the first of them.
+        InputError: states how many prompts are in both, and names the first.
     """
     evaluated = {item.prompt_id for item in evaluation}
     shared = sorted(evaluated & {item.prompt_id for item in train})
@@ -120,6 +119,6 @@ def refuse_shared_prompts(
     if len(shared) > N_NAMED:
         shown += ", ..."
     raise InputError(
-        f"{len(shared)} of the {len(evaluated)} prompts of {name} are trained on as well: {shown}",
-        hint="evaluate on other prompts, or hold some of these out with --eval-fraction",
+        f"{len(shared)} of the {len(evaluated)} prompts of {name} are also trained on: {shown}",
+        hint="pass other prompts with --eval-groups, or hold some out with --eval-fraction",
     )

@@ -1,4 +1,4 @@
-"""From a batch to the log-probabilities of its responses: the one place where the policy is run.
+"""From a batch to the log-probabilities of its responses: only this module runs the policy.
 
 The output projection sees only the positions that predict a response token. With a vocabulary of
 49,000 the logits are the largest tensor of a small model's step, and those of prompts and padding
@@ -33,10 +33,10 @@ from prefpipe.training.shared_prompt import (
 )
 
 Figures = TypeVar("Figures", bound=tuple[Tensor | None, ...])
-"""A named tuple of what a model says of responses, (S,) each; None for what nobody asked for."""
+"""A named tuple of a model's figures of responses, (S,) each; None if not requested."""
 
 PADDED = ("input_ids", "attention_mask", "response_mask")
-"""What `sequence_logps` reads of a padded batch."""
+"""The tensors of a padded batch that `sequence_logps` reads."""
 
 NOT_PACKABLE = (
     TypeError,
@@ -46,7 +46,7 @@ NOT_PACKABLE = (
     IndexError,
     NotImplementedError,
 )
-"""What a model's own code raises that does not take packed rows."""
+"""Errors of a model's own code if it does not accept packed rows."""
 
 
 def sequence_logps(
@@ -64,9 +64,10 @@ def sequence_logps(
         model: a causal language model, wrapped for parallel training or not.
         input_ids: (S, T), padded on the right.
         attention_mask: (S, T), 0 at padding.
-        response_mask: (S, T) bool; position 0 is never a response token, as nothing predicts it.
+        response_mask: (S, T) bool; position 0 is never a response token, because nothing predicts
+            it.
         ended: (S,) bool, whether the response's last token is an end-of-sequence token; without it
-            there is no ``end_probs``.
+            ``end_probs`` is None.
         entropy: measure the entropies too.
 
     Returns:
@@ -101,13 +102,13 @@ def _sequence_token_logps(
 def packed_logps(
     model: nn.Module, packed: Mapping[str, Any], *, entropy: bool = False
 ) -> ResponseLogps:
-    """Return what `sequence_logps` does, of a packed row: each prompt is computed once.
+    """Return the same as `sequence_logps` for a packed row: each prompt is computed once.
 
     Args:
         model: a causal language model that `share_prompts` has prepared, wrapped for parallel
             training or not.
-        packed: what `prefpipe.training.shared_prompt.pack_groups` returned, and ``ended`` (S,)
-            where it is known.
+        packed: the result of `prefpipe.training.shared_prompt.pack_groups`, and ``ended`` (S,) if
+            known.
         entropy: measure the entropies too.
 
     Returns:
@@ -142,7 +143,7 @@ def _summed(tokens: Tensor, response_mask: Tensor, ended: Tensor | None) -> Resp
 def batch_logps(
     model: nn.Module, batch: Mapping[str, Any], *, entropy: bool = False
 ) -> ResponseLogps:
-    """Return what a model says of a batch's responses, (S,) each, packed or padded as they come."""
+    """Return a model's figures of a batch's responses, (S,) each, packed or padded."""
     if "layout" in batch:
         return packed_logps(model, batch, entropy=entropy)
     padded = {name: batch[name] for name in PADDED}
@@ -150,7 +151,7 @@ def batch_logps(
 
 
 def by_group(rows: Sequence[Figures], slots: Tensor) -> Figures:
-    """Return responses that come one after the other as (P, R), 0 where ``slots`` (P, R) is -1.
+    """Return the figures of consecutive responses as (P, R), 0 where ``slots`` (P, R) is -1.
 
     Args:
         rows: named tuples of figures (S,), as `batch_logps` returns them; one that is None stays
@@ -173,7 +174,7 @@ def by_group(rows: Sequence[Figures], slots: Tensor) -> Figures:
 
 
 def share_prompts(model: nn.Module) -> str | None:
-    """Prepare a model so that groups are computed packed, or say why they cannot be.
+    """Prepare a model to compute packed groups, or return why it cannot.
 
     Args:
         model: a causal language model or an adapter of one, in the precision it is trained in.
@@ -191,18 +192,16 @@ def share_prompts(model: nn.Module) -> str | None:
 def prepare_packing(
     model: nn.Module, read: Callable[[Batch], Tensor], *, pad_token_id: int | None = None
 ) -> str | None:
-    """Give a model the attention of packed rows if it computes the same, or say what differs.
+    """Give a model the attention of packed rows if the results agree, or return what differs.
 
-    What a model does with a packed row is compared with what it does with the same responses one by
-    one, on two small random groups. A model whose layers mix tokens by other means than attention,
-    or whose attention is not the one that was asked for, is found out there and left as it was.
+    The model's results for a packed row are compared with those for the same responses one by one,
+    on two small random groups. This detects a model whose layers mix tokens by other means than
+    attention, or whose attention is not the requested one; such a model is left unchanged.
 
     Args:
         model: in the precision it is trained in.
-        read: returns what the model says of a batch's responses, (S,), packed or padded as they
-            come.
-        pad_token_id: what padded batches must be padded with, for a model that finds the ends of
-            rows by it.
+        read: returns the model's figures of a batch's responses, (S,), packed or padded.
+        pad_token_id: the padding of padded batches, for a model that finds the ends of rows by it.
     """
     inside = without_adapters(model)
     problem = changes_attention(inside.config)
@@ -215,7 +214,7 @@ def prepare_packing(
 
     was_training = model.training
     attention_before = inside.config._attn_implementation  # noqa: SLF001 - its only name
-    # Without dropout, which would draw other numbers for the packed row than for the plain ones.
+    # Without dropout, which would draw different numbers for packed and plain rows.
     model.eval()
     try:
         plain_batch = pad_sequences(sequences_of(groups), pad_token_id or 0)
@@ -235,12 +234,12 @@ def prepare_packing(
 
 
 def share_as_first(model: nn.Module, share: Callable[[nn.Module], str | None]) -> str | None:
-    """Share prompts on all processes where the first finds that it can be done.
+    """Share prompts on all processes if the first one finds that it works.
 
     ``share`` is `share_prompts`, or one like it.
 
-    The others may have no weights yet (FSDP sends them later), and packed and plain passes do not
-    go together.
+    The others may have no weights yet (FSDP sends them later), and packed and plain passes must not
+    be mixed.
     """
     problem = None
     if processes().is_main_process:
@@ -252,17 +251,17 @@ def share_as_first(model: nn.Module, share: Callable[[nn.Module], str | None]) -
 
 
 def _difference(packed: Tensor, plain: Tensor, dtype: torch.dtype) -> str | None:
-    """Say by how much the output on packed rows differs, None where that is rounding."""
-    # relative to the mean size where a value is smaller: a score may be near 0 by itself
+    """Return by how much the output on packed rows differs; None if only by rounding."""
+    # Relative to the mean size if a value is smaller: a score may be near 0.
     sizes = plain.abs().maximum(plain.nan_to_num(0.0).abs().mean())
     error = float(((packed - plain).abs() / sizes).nan_to_num(0.0).max())
 
-    # NaN on both sides is a broken model, which is not this check's to report
+    # NaN on both sides is a broken model, which this check does not report.
     has_same_nans = bool((packed.isnan() == plain.isnan()).all())
     tolerance = 1e-4 if dtype == torch.float32 else 5e-2
     if error < tolerance and has_same_nans:
         return None
-    return f"what it says of packed rows differs by {error:.1e} from plain ones"
+    return f"its results for packed rows differ by {error:.1e} from those for plain rows"
 
 
 def shares_prompts(model: nn.Module) -> bool:
@@ -281,7 +280,7 @@ def to_device(batch: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
 
 
 class Measured(NamedTuple):
-    """A response under a frozen policy.
+    """A response measured under a frozen policy.
 
     ``logp`` is summed over its tokens, ``token_logps`` that of each.
     """
@@ -306,13 +305,13 @@ def measure_responses(
 ) -> Iterator[Measured]:
     """Yield the log-probabilities of responses under a frozen policy, the longest groups first.
 
-    Groups are sorted by length and batched up to ``max_batch_tokens``, packed where the model takes
+    Groups are sorted by length and batched up to ``max_batch_tokens``, packed if the model accepts
     that and padded otherwise, so the result does not depend on the training batch. Dropout is off;
     the model's mode is restored.
 
     Args:
         model: the reference policy, usually the policy before its first step.
-        groups: what ``prepare_groups`` kept.
+        groups: the groups that ``prepare_groups`` kept.
         pad_token_id: any token; padding is masked.
         bf16: compute under bfloat16 autocast, as training will.
         max_batch_tokens: tokens of one forward pass; one response always fits.
@@ -329,13 +328,13 @@ def measure_responses(
 def response_batches(
     model: nn.Module, groups: Sequence[Group], *, pad_token_id: int, max_batch_tokens: int
 ) -> Iterator[KeyedBatch]:
-    """Return the batches of `measure_responses`, in which the model has no part yet.
+    """Return the batches of `measure_responses`, before the model is applied.
 
     Args:
-        model: whose kind of batches.
-        groups: as there.
-        pad_token_id: as there.
-        max_batch_tokens: as there.
+        model: decides the kind of batches.
+        groups: as in `measure_responses`.
+        pad_token_id: as in `measure_responses`.
+        max_batch_tokens: as in `measure_responses`.
 
     Raises:
         InputError: a token id that the model does not have.
@@ -350,7 +349,7 @@ def measure_batches(
 ) -> Iterator[Measured]:
     """Yield the log-probabilities of the responses of batches, see `measure_responses`.
 
-    For one thread at a time: the model is changed while it measures.
+    Use one thread at a time: the model is changed while it measures.
     """
     device = next(model.parameters()).device
     was_training = model.training
@@ -370,7 +369,7 @@ def measure_batches(
 
 
 def _token_logps(model: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    """Return the log-probability of every response token, (N,), packed or padded as they come."""
+    """Return the log-probability of every response token, (N,), packed or padded."""
     if "layout" in batch:
         return _packed_token_logps(model, batch, entropy=False)[:, 0]
     padded = {name: batch[name] for name in PADDED}
@@ -395,7 +394,7 @@ def reference_logps(
 def _packed_batches(groups: Sequence[Group], _pad: int, max_tokens: int) -> Iterator[KeyedBatch]:
     """Yield groups, the longest first.
 
-    A group that is too long for a batch comes in several, each with the prompt.
+    A group that is too long for a batch is split into several, each with the prompt.
     """
     pending: list[Group] = []
     n_pending = 0
@@ -414,7 +413,7 @@ def _padded_batches(
 ) -> Iterator[KeyedBatch]:
     """Yield responses, the longest first, each with its prompt.
 
-    A batch holds as many as its longest response lets in.
+    A batch holds as many as its longest response allows.
     """
     pending: list[tuple[int, Key, tuple[Sequence[int], Sequence[int]]]] = []
     for group in groups:
@@ -460,7 +459,7 @@ def _project_only(model: nn.Module, positions: Tensor) -> Iterator[None]:
 
 
 def unwrap(model: Any) -> Any:
-    """Return the model inside the wrappers of parallel training; adapters stay around it."""
+    """Return the model inside the wrappers of parallel training, with its adapters."""
     while hasattr(model, "module"):
         model = model.module
     return model

@@ -8,7 +8,7 @@ from prefpipe.training.groups import NO_GROUP, Group
 
 
 class GroupDataset(Dataset[Group | None]):
-    """Groups as the trainer wants them: an indexed data set."""
+    """Groups as an indexed data set for the trainer."""
 
     def __init__(self, groups: Sequence[Group]) -> None:
         self.groups = list(groups)

@@ -1,8 +1,8 @@
 """Groups to train on: one prompt, its kept responses with rewards and roles, all checked.
 
-A response is trained on whole or not at all, unless truncation is asked for; what is left out has a
-status and a reason. A group that is left without a positive or without a negative is left out
-whole: there is nothing to compare. Objectives that compare nothing take the positives alone.
+A response is used whole or not at all, unless truncation is requested; dropped responses have a
+status and a reason. A group without a positive or without a negative is dropped whole, because
+there is nothing to compare. Objectives without comparisons use only the positives.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ KEPT = ("ok", "truncated", "held_out")
 ROLES = ("positive", "negative")
 
 Key = tuple[str, int]
-"""``(prompt_id, sample_idx)``: what joins a candidate's rows everywhere."""
+"""``(prompt_id, sample_idx)``, which joins a candidate's rows everywhere."""
 
 
 class Response(NamedTuple):
@@ -27,9 +27,9 @@ class Response(NamedTuple):
 
     ``token_ids`` are the ids as sampled, end of sequence included when there was one. ``role`` is
     ``positive`` or ``negative``. ``ref_logp`` is the summed log-probability under the reference
-    policy, None where none is needed. ``beats``: the samples that this one is to beat under
-    pairwise objectives; None: a positive beats every negative. ``problem``: why the model's chat
-    template makes no tokens of this response, which has none then.
+    policy, None if none is needed. ``beats``: the samples that this one should beat under pairwise
+    objectives; None: a positive beats every negative. ``problem``: why the model's chat template
+    cannot encode this response, which then has no tokens.
     """
 
     sample_idx: int
@@ -42,11 +42,11 @@ class Response(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What ``select`` kept for one prompt.
+    """The responses that ``select`` kept for one prompt.
 
     ``weight``: how much the prompt counts in the loss, 1 on the mean over prompts.
     ``pair_weights``: how much each pair (winner, loser) counts within it, by ``sample_idx``; None:
-    all alike.
+        equal weights.
     """
 
     prompt_id: str
@@ -64,7 +64,7 @@ class ResponseStatus(NamedTuple):
 
 
 class PreparedGroups(NamedTuple):
-    """Groups that can be trained on, and the status of every response that came in, by key."""
+    """Groups to train on, and the status of every input response, by key."""
 
     groups: list[Group]
     statuses: dict[Key, ResponseStatus]
@@ -80,18 +80,18 @@ class PreparedGroups(NamedTuple):
         return {name: count for name, count in sorted(self.counts.items()) if name not in KEPT}
 
     def describe_left_out(self) -> str:
-        """Return ``left_out`` in words, "" where there is nothing."""
+        """Return ``left_out`` in words, "" if it is empty."""
         return ", ".join(f"{count} {name}" for name, count in self.left_out.items())
 
 
 NO_GROUP = -1
-"""Index of the empty places that fill the last batches of an epoch, where prompts do not divide by
+"""Index of the empty places that fill an epoch's last batches if prompts do not divide by
 processes.
 """
 
 
 def missing_role(group: Group, roles: Sequence[str] = ROLES) -> str | None:
-    """Name the first of the roles that no response of a group has, None where all are there."""
+    """Return the first role that no response of a group has; None if none is missing."""
     there = {response.role for response in group.responses}
     for role in roles:
         if role not in there:
@@ -100,9 +100,9 @@ def missing_role(group: Group, roles: Sequence[str] = ROLES) -> str | None:
 
 
 def missing_pair(group: Group) -> str | None:
-    """Return ``pair`` where a group has none.
+    """Return ``pair`` if a group has no pair.
 
-    Pairs are those that selection named, or else a positive and a negative.
+    Pairs are those named by selection, else a positive with a negative.
     """
     return None if pairs_in(group) else "pair"
 
@@ -115,27 +115,26 @@ def prepare_groups(
     find_missing: Callable[[Group], str | None] = missing_role,
     roles: Sequence[str] = ROLES,
 ) -> PreparedGroups:
-    """Check groups against the length limit and leave out what cannot be compared.
+    """Check groups against the length limit and drop what cannot be compared.
 
     Statuses: ``ok``; ``truncated`` (cut at the limit and trained on); ``too_long`` (prompt plus
     response); ``prompt_too_long`` (no room for a single response token); ``empty`` (no token);
-    ``template_error`` (see ``problem``); ``identical`` (the same tokens as a response that stays: a
-    positive stays before a negative, then the lower index); ``no_contrast`` (fine itself, but the
-    group lost what it needs, its last positive or negative, say); ``unused_negative`` (the
+    ``template_error`` (see ``problem``); ``identical`` (the same tokens as a kept response: a
+    positive is kept before a negative, then the lower index); ``no_contrast`` (fine itself, but the
+    group lost something it needs, such as its last positive or negative); ``unused_negative`` (the
     objective trains on positives alone).
 
     Args:
         groups: any order; order is kept.
         max_length: longest prompt plus response, in tokens.
         on_too_long: ``drop`` the response, ``truncate`` it to the limit, or stop with an ``error``.
-        find_missing: names what a group would need to be trained on and does not have, None for
-            nothing.
-        roles: those that are trained on.
+        find_missing: names what a group lacks for training; None for nothing.
+        roles: the roles to train on.
 
     Raises:
         UsageError: something is too long and ``on_too_long`` is ``error``.
-        InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes
-            twice.
+        InputError: a prompt has no tokens, a reward is not finite, a role is unknown, or a key
+            occurs twice.
     """
     kept: list[Group] = []
     statuses: dict[Key, ResponseStatus] = {}
@@ -146,7 +145,7 @@ def prepare_groups(
         responses, copies = _without_copies(group.prompt_id, fitting)
         statuses |= unused | lengths | copies
 
-        # Last of all: what is too long or a copy may have been the group's only negative.
+        # Last: a dropped response may have been the group's only negative.
         remaining = group._replace(responses=responses)
         missing = find_missing(remaining)
         if missing is None:
@@ -166,11 +165,10 @@ def with_reference(
 
     Args:
         groups: what ``prepare_groups`` kept.
-        reference: by key, the sum and the number of tokens it is a sum of.
+        reference: by key, the sum and its number of tokens.
 
     Raises:
-        InputError: a response is missing from ``reference``, or was measured over another number of
-            tokens.
+        InputError: a response is missing from ``reference``, or its number of tokens differs.
     """
     measured = []
     for group in groups:
@@ -181,16 +179,16 @@ def with_reference(
             if key not in reference:
                 raise InputError(
                     f"no reference log-probability for {place}",
-                    hint="make the reference again, of these groups",
+                    hint="run `prefpipe logprobs` again on these groups",
                 )
 
             logp, n_tokens = reference[key]
             if n_tokens != len(response.token_ids):
                 raise InputError(
-                    f"the reference log-probability of {place} is a sum over {n_tokens} tokens, "
-                    f"and the response has {len(response.token_ids)}",
-                    hint="the reference was made with another --max-length or --on-too-long; "
-                    "make it again",
+                    f"the reference log-probability of {place} is a sum over {n_tokens} "
+                    f"tokens, but the response has {len(response.token_ids)}",
+                    hint="run `prefpipe logprobs` again with this run's --max-length and "
+                    "--on-too-long",
                 )
             responses.append(response._replace(ref_logp=logp))
         measured.append(group._replace(responses=responses))
@@ -200,14 +198,14 @@ def with_reference(
 def pairs_in(group: Group) -> list[tuple[Response, Response]]:
     """Return (winner, loser) of every pair.
 
-    The pairs are those that selection named, of responses that are still there; where it named
-    none, positives x negatives.
+    The pairs are those named by selection, of responses that remain; if it named none, positives x
+    negatives.
     """
     pairs: list[tuple[Response, Response]] = []
     if any(response.beats is not None for response in group.responses):
         by_index = {response.sample_idx: response for response in group.responses}
         for winner in group.responses:
-            # A loser may have been left out since it was named.
+            # A loser may have been dropped after it was named.
             losers = [by_index[index] for index in winner.beats or () if index in by_index]
             pairs += [(winner, loser) for loser in losers]
         return pairs
@@ -225,7 +223,7 @@ def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
     The objective takes the logarithm of the gap.
 
     Raises:
-        UsageError: there is such a pair; it names the first and counts all.
+        UsageError: there is such a pair; the message names the first and counts all.
     """
     n_pairs = 0
     without_gap = []
@@ -239,12 +237,12 @@ def require_reward_gaps(groups: Sequence[Group], objective: str) -> None:
 
     group, winner, loser = without_gap[0]
     raise UsageError(
-        f"{objective} takes the logarithm of the reward gap, and in {len(without_gap)} of "
+        f"{objective} takes the logarithm of the reward gap, but in {len(without_gap)} of "
         f"{n_pairs} pairs the winner is not rated above the loser: "
         f"in prompt {group.prompt_id} response {winner.sample_idx} has reward {winner.reward:g} "
         f"and response {loser.sample_idx} has {loser.reward:g}",
-        hint="leave such pairs out with `prefpipe select --min-margin`, or train with mmpo or rpo, "
-        "which can read them",
+        hint="drop such pairs with `prefpipe select --min-margin`, or train with mmpo or rpo, "
+        "which accept them",
     )
 
 
@@ -252,14 +250,14 @@ def check_group(group: Group, seen: Mapping[Key, ResponseStatus]) -> None:
     """Refuse a group that cannot be trained on or measured, whatever its length.
 
     Raises:
-        InputError: a prompt has no token, a reward is not finite, a role is unknown, or a key comes
-            twice or is in ``seen``.
+        InputError: a prompt has no tokens, a reward is not finite, a role is unknown, or a key
+            occurs twice or is in ``seen``.
     """
     has_tokens = any(response.problem is None for response in group.responses)
     if not group.prompt_token_ids and has_tokens:
         raise InputError(
-            f"prompt {group.prompt_id} has no token",
-            hint="nothing would predict a response's first token",
+            f"prompt {group.prompt_id} has no tokens",
+            hint="remove the prompt: nothing would predict a response's first token",
         )
 
     indices: set[int] = set()
@@ -268,25 +266,29 @@ def check_group(group: Group, seen: Mapping[Key, ResponseStatus]) -> None:
         is_in_group = response.sample_idx in indices
         if is_in_group or (group.prompt_id, response.sample_idx) in seen:
             raise InputError(
-                f"{place} comes twice", hint="groups are keyed by prompt_id and sample_idx"
+                f"{place} occurs twice", hint="select again: (prompt_id, sample_idx) must be unique"
             )
         indices.add(response.sample_idx)
 
         if response.reward is None or not isfinite(response.reward):
-            raise InputError(f"{place} has reward {response.reward}", hint="score and select again")
+            raise InputError(
+                f"{place} has reward {response.reward}",
+                hint="run `prefpipe score` and `prefpipe select` again",
+            )
         if response.role not in ROLES:
             raise InputError(
-                f"{place} has role {response.role!r}, not positive or negative", hint="select again"
+                f"{place} has role {response.role!r}, not positive or negative",
+                hint="run `prefpipe select` again",
             )
 
 
 def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
     """Refuse token ids that the model has no embedding for.
 
-    On a GPU they would end the process, and nothing would say which they are.
+    On a GPU they would end the process without naming them.
 
     Raises:
-        InputError: naming the first.
+        InputError: names the first.
     """
     for group in groups:
         _require_known(group.prompt_token_ids, n_vocabulary, f"prompt {group.prompt_id}")
@@ -296,12 +298,12 @@ def require_known_tokens(groups: Sequence[Group], n_vocabulary: int) -> None:
 
 
 def _require_known(token_ids: Sequence[int], n_vocabulary: int, place: str) -> None:
-    # min and max first: they are fast, and nearly always the whole check
+    # Min and max first: they are fast and usually settle the check.
     if not token_ids or 0 <= min(token_ids) <= max(token_ids) < n_vocabulary:
         return
     wrong = next(token for token in token_ids if not 0 <= token < n_vocabulary)
     raise InputError(
-        f"{place} holds the token id {wrong}, and the model has {n_vocabulary} tokens",
+        f"{place} holds the token id {wrong}, but the model has only {n_vocabulary} tokens",
         hint="pass the model that sampled the responses, or generate again; `prefpipe check` lists "
         "them all",
     )
@@ -310,7 +312,7 @@ def _require_known(token_ids: Sequence[int], n_vocabulary: int, place: str) -> N
 def fit_length(
     group: Group, *, max_length: int, on_too_long: str
 ) -> tuple[list[Response], dict[Key, ResponseStatus]]:
-    """Return the responses that fit the length limit, cut where asked for, and the status of all.
+    """Return the responses that fit the length limit, cut if requested, and the status of all.
 
     Statuses: ``ok``, ``truncated``, ``too_long``, ``prompt_too_long``, ``empty`` and
     ``template_error``, as in `prepare_groups`.
@@ -339,7 +341,7 @@ def fit_length(
             raise UsageError(
                 f"response {response.sample_idx} of prompt {group.prompt_id} is too long: "
                 f"{lengths}",
-                hint="raise --max-length, or choose --on-too-long drop or truncate",
+                hint="raise --max-length, or pass --on-too-long drop or truncate",
             )
         elif room < 1:
             status = ResponseStatus("prompt_too_long", lengths)
@@ -373,7 +375,7 @@ def _without_copies(
     """Return the responses whose tokens differ, in their order, and the status of the others."""
     statuses: dict[Key, ResponseStatus] = {}
     originals: dict[tuple[int, ...], Response] = {}
-    # The first of equal tokens is the one that stays, so what is to stay comes first.
+    # The first of equal responses is kept, so preferred ones come first.
     for response in sorted(responses, key=lambda each: (each.role != "positive", each.sample_idx)):
         original = originals.setdefault(tuple(response.token_ids), response)
         if original is not response:

@@ -21,7 +21,7 @@ from prefpipe.training.shared_prompt import Layout
 class HeadScores(NamedTuple):
     """The scores of responses, (S,).
 
-    ``n_tokens``: of each response, behind what its group shares.
+    ``n_tokens``: tokens of each response, after the group's shared ones.
     """
 
     scores: Tensor
@@ -36,9 +36,9 @@ def head_scores(model: nn.Module, batch: Mapping[str, Any]) -> HeadScores:
 
 
 def share_conversations(model: nn.Module) -> str | None:
-    """Do for a reward model what `share_prompts` does for a policy."""
+    """Prepare a reward model as `share_prompts` prepares a policy."""
     if score_head(model) is getattr(without_adapters(model), "classifier", None):
-        return "an encoder's prompt looks at the response behind it, so it is another one for each"
+        return "an encoder's prompt attends to the response, so it differs for each response"
     return prepare_packing(
         model,
         lambda batch: head_scores(model, batch).scores,
@@ -47,7 +47,7 @@ def share_conversations(model: nn.Module) -> str | None:
 
 
 def score_head(model: nn.Module) -> Any:
-    """Return what makes scores of hidden states: ``score``, or ``classifier`` of encoders.
+    """Return the head of hidden states to scores: ``score``, or an encoder's ``classifier``.
 
     Raises:
         ModelError: the classifier has neither.
@@ -57,7 +57,7 @@ def score_head(model: nn.Module) -> Any:
         if isinstance(getattr(inside, name, None), nn.Module):
             return getattr(inside, name)
     raise ModelError(
-        f"{type(inside).__name__} has no score head: neither `score` nor `classifier`",
+        f"{type(inside).__name__} has no score head named `score` or `classifier`",
         hint="start from a causal language model, or from an encoder of the BERT family",
     )
 
@@ -84,8 +84,8 @@ def _packed_scores(model: nn.Module, packed: Mapping[str, Any]) -> Tensor:
 def _read_ends(model: nn.Module, layout: Layout) -> Iterator[None]:
     """Let the head score each response's last token, and a packed row's logits be the S scores.
 
-    A classifier takes the head's output at one token of each row, and a packed row has one such
-    token only: so the head says all scores at every token.
+    A classifier reads the head's output at one token of each row, and a packed row has only one
+    such token: so the head returns all scores at every token.
     """
     head = score_head(model)
     project = head.forward

@@ -1,4 +1,4 @@
-"""What is logged about a batch of groups, beside the loss."""
+"""The measures of a batch of groups that are logged beside the loss."""
 
 from collections.abc import Mapping, Sequence
 from math import isnan, nan
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.losses import Targets
+from prefpipe.text.numbers import per_second
 
 MEASURES = (
     "loss",
@@ -26,14 +27,13 @@ MEASURES = (
     "logps/rejected_fall",
 )
 SCORE_MEASURES = MEASURES[: MEASURES.index("logps/chosen")]
-"""Those that scores alone have."""
+"""The measures that need only scores."""
 
 FALLS = {"logps/chosen_fall": "logps/chosen", "logps/rejected_fall": "logps/rejected"}
-"""How far a log-probability has fallen, and which one it is."""
+"""Falls of log-probabilities, and the log-probability of each."""
 
 N_FIRST_ROWS = 10
-"""Rows that are averaged for where a run began: each is of other prompts, and single rows differ by
-more.
+"""Rows averaged as a run's start: each is of other prompts, so single rows vary more.
 """
 
 PAIR_FIGURES = ("accuracy", "ece", "brier", "log_loss")
@@ -50,8 +50,8 @@ def measure_groups(
 
     Args:
         losses: (P,).
-        scores: (P, R) what the objective compared; None where it compares nothing, and the columns
-            of pairs and negatives are NaN.
+        scores: (P, R) the compared scores; None if the objective compares nothing: the columns of
+            pairs and negatives are then NaN.
         policy: log-probabilities and token counts, each (P, R).
         targets: every prompt has a positive and, where scores are compared, a negative.
         ref_logps: (P, R) log-probabilities under the reference; without it the columns that need it
@@ -60,7 +60,7 @@ def measure_groups(
     chosen = targets.positives & targets.mask
     rejected = targets.mask & ~targets.positives
 
-    # A token's share, so that long responses count as much as short ones.
+    # Per token, so that long responses count as much as short ones.
     n_tokens = policy.n_tokens.clamp(min=1)
     mean_logps = policy.logps / n_tokens
     falls = torch.full_like(mean_logps, torch.nan)
@@ -90,7 +90,7 @@ def measure_groups(
 
 
 def named_pairs(targets: Targets) -> Tensor:
-    """Return (P, R, R) bool: the pairs that selection named, else positives with negatives."""
+    """Return (P, R, R) bool: the pairs named by selection, else positives with negatives."""
     exists = targets.mask[:, :, None] & targets.mask[:, None, :]
     if targets.pairs is not None:
         return targets.pairs & exists
@@ -102,8 +102,8 @@ def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
 
     Args:
         losses: (P,).
-        scores: (P, R) what the objective compared.
-        pairs: (P, R, R) bool, which response is to beat which; every prompt has a pair.
+        scores: (P, R) the compared scores.
+        pairs: (P, R, R) bool, which response should beat which; every prompt has a pair.
     """
     n_pairs = pairs.sum((-2, -1)).clamp(min=1)
     won = ((scores[:, :, None] > scores[:, None, :]) & pairs).sum((-2, -1))
@@ -118,7 +118,7 @@ def measure_pairs(losses: Tensor, scores: Tensor, pairs: Tensor) -> Tensor:
 def _weighted_sum(values: Tensor, counts: Tensor) -> Tensor:
     """Return (P,) sums of values (P, R), each as often as its count.
 
-    Where the count is 0 a value may be anything, infinite too.
+    If the count is 0, the value may be anything, even infinite.
     """
     return torch.where(counts > 0, values * counts, torch.zeros_like(values)).sum(-1)
 
@@ -130,17 +130,17 @@ def _mean(values: Tensor, where: Tensor) -> Tensor:
 def complete_entry(entry: dict[str, float], log_history: Sequence[Mapping[str, float]]) -> None:
     """Finish a log entry in place.
 
-    What is NaN because nothing says it (no reference, nothing compared) goes; falls are counted
-    from the beginning of the run then.
+    NaN values of unavailable measures (no reference, nothing compared) are removed; falls are then
+    counted from the beginning of the run.
 
     Args:
-        entry: with the names of ``MEASURES``, all behind ``eval_`` in an evaluation.
+        entry: with the names of ``MEASURES``, all prefixed with ``eval_`` in an evaluation.
         log_history: the entries before it.
     """
     is_evaluation = "eval_loss" in entry
     prefix = "eval_" if is_evaluation else ""
     unknown = [*FALLS, "kl", "entropy", "logps/rejected"]
-    # Scores that are no number stay and show; a share is none only where nothing is compared.
+    # NaN scores stay visible; a share is NaN only if nothing is compared.
     if isnan(entry.get(prefix + "rewards/accuracy", nan)):
         unknown += SCORE_MEASURES[1:]
     for name in unknown:
@@ -166,15 +166,15 @@ def mean_measures(rows: Sequence[Mapping[str, float]], names: Sequence[str]) -> 
 
 
 UNDECIDED_MARGIN = 5e-4
-"""Mean margins below it print as 0.000: the policy is its reference, and which of two scores is
-higher is rounding noise.
+"""Mean margins below it print as 0.000: the policy equals its reference, and the order of two
+scores is rounding noise.
 """
 
 
 def describe_accuracy(figures: Mapping[str, float], *, digits: int = 0) -> str:
     """Return the accuracy in words.
 
-    It is ``undecided`` where the margins are known, and rounding noise.
+    It is ``undecided`` if the margins are known and only rounding noise.
     """
     margin = figures.get("rewards/margins")
     if margin is not None and abs(margin) < UNDECIDED_MARGIN:
@@ -189,12 +189,12 @@ def shown_figures(row: Mapping[str, float]) -> dict[str, str]:
     if "rewards/margins" in row:
         figures |= {"margin": f"{row['rewards/margins']:.3f}", "accuracy": describe_accuracy(row)}
     if "tokens_per_s" in row:
-        figures["tokens/s"] = f"{row['tokens_per_s']:,.0f}"
+        figures["tokens/s"] = per_second(row["tokens_per_s"])
     return figures
 
 
 def describe_progress(figures: Mapping[str, Any]) -> str:
-    """Return in words how the measures moved from the first steps of a run to the last."""
+    """Return in words how the measures changed from the first steps of a run to the last."""
     first, last = figures["first"], figures["last"]
     if not first:
         return f"{figures['n_steps']} steps"
@@ -203,7 +203,7 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
         f"mean of the first and of the last {figures['n_steps_averaged']} steps: "
         f"loss {first['loss']:.3f} to {last['loss']:.3f}"
     )
-    # An objective that compares nothing has neither.
+    # An objective without comparisons has neither.
     if "rewards/margins" in first:
         text += (
             f", margin {first['rewards/margins']:.3f} to {last['rewards/margins']:.3f}, "
@@ -213,7 +213,7 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
 
 
 def describe_calibration(figures: Mapping[str, Any]) -> str:
-    """Return in words how right and how sure the scores are about held-out pairs."""
+    """Return in words the accuracy and calibration of the scores on held-out pairs."""
     return (
         f"{figures['n_pairs']} held-out pairs: accuracy {figures['accuracy']:.1%}, "
         f"ECE {figures['ece']:.3f}, Brier {figures['brier']:.3f}, "

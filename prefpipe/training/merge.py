@@ -1,14 +1,14 @@
 """A LoRA adapter added to its base: ``W + scale * B A`` for every adapted matrix.
 
 peft does the arithmetic: rank-stabilised scales, DoRA's magnitudes, whole modules in
-``modules_to_save``. It is done in float32 whatever the base is stored in, and rounding happens
-once, at the end. What peft leaves to its caller is done here:
+``modules_to_save``. It runs in float32 whatever the base's stored precision, and rounding happens
+once, at the end. This module does what peft leaves to its caller:
 
-- tied embeddings of which the adapter changes one side: they come apart first, or the other side
-  would change with it;
+- tied embeddings of which the adapter changes one side: they are untied first, or the other side
+  would change, too;
 - a vocabulary that grew: the base grows to the adapter's rows before the adapter is loaded;
-- an adapter that changes nothing, and rounding that swallows what it changes: every matrix is
-  compared before and after.
+- an adapter that changes nothing, and rounding that cancels its changes: every matrix is compared
+  before and after.
 """
 
 import warnings
@@ -44,11 +44,11 @@ KINDS = {
     "sequence-classification": AutoModelForSequenceClassification,
 }
 KIND_OF_TASK = {"CAUSAL_LM": "causal-lm", "SEQ_CLS": "sequence-classification"}
-"""A key of `KINDS` by peft's ``task_type``; an adapter that names no task is what its base is."""
+"""A key of `KINDS` by peft's ``task_type``; an adapter without a task has its base's."""
 
 
 class Adapted(NamedTuple):
-    """A base in float32 with its adapter beside it, and notes on how the two were fitted."""
+    """A base in float32 with its separate adapter, and notes on how they were fitted."""
 
     model: Any
     tokenizer: Any
@@ -60,7 +60,7 @@ class Changes:
     """What merging did to the adapted matrices, in float32 and rounded to ``dtype``.
 
     ``norm2`` and ``update2`` are the squared norms of all matrices and of their updates; ``kept``
-    is the scalar product of the exact update and the one that rounding leaves.
+    is the scalar product of the exact and the rounded update.
     """
 
     dtype: torch.dtype
@@ -107,28 +107,28 @@ class Changes:
 
 
 def kind_of(files: ModelFiles) -> str:
-    """Return what an adapter makes of its base, a key of `KINDS`.
+    """Return the kind of an adapted model, a key of `KINDS`.
 
     Raises:
-        ModelError: no adapter, no LoRA, a quantised base, or an adapter for something else.
+        ModelError: not an adapter, not LoRA, a quantised base, or an adapter for another task.
     """
     if files.base is None:
         raise ModelError(
-            f"{files.path} is no adapter: there is no adapter_config.json, and nothing to merge",
+            f"{files.path} is not an adapter: it has no adapter_config.json",
             hint="pass the folder that `prefpipe train --lora-r N` wrote, or another LoRA adapter",
         )
     config = read_json(files.path / ADAPTER_CONFIG)
     if config.get("peft_type") != "LORA":
         raise ModelError(
-            f"the adapter in {files.path} is of the type {config.get('peft_type')}, "
-            "and LORA is what is merged here",
+            f"the adapter in {files.path} is of the type {config.get('peft_type')}; prefpipe "
+            "merges LORA only",
             hint="merge it with the tool that made it",
         )
     if "quantization_config" in read_json(files.base.path / MODEL_CONFIG):
         raise ModelError(
             f"the base {files.base.requested} is stored quantised: "
-            "adding an adapter to rounded weights loses most of it",
-            hint="pass the base as it was before with --model BASE",
+            "an adapter added to rounded weights would be mostly lost",
+            hint="pass the unquantised base with --model BASE",
         )
 
     task = str(config.get("task_type"))
@@ -136,15 +136,14 @@ def kind_of(files: ModelFiles) -> str:
     loses_head = files.base.kind == "sequence-classification" and kind == "causal-lm"
     if kind not in KINDS or loses_head:
         raise ModelError(
-            f"the adapter in {files.path} is for {task}, its base is a {files.base.kind} model",
-            hint="adapters of causal language models and of one-label sequence classifiers are "
-            "merged",
+            f"the adapter in {files.path} is for {task}, but its base is a {files.base.kind} model",
+            hint="pass an adapter of a causal language model or of a one-label sequence classifier",
         )
     return kind
 
 
 def stored_dtype(files: ModelFiles) -> str:
-    """Return the key of `DTYPES` that a model is stored in, float32 where it names none of them."""
+    """Return the key of `DTYPES` that a model is stored in; float32 if it names none of them."""
     config = read_json(files.path / MODEL_CONFIG)
     dtype = str(config.get("dtype") or config.get("torch_dtype"))
     return dtype if dtype in DTYPES else "float32"
@@ -164,7 +163,7 @@ def load_adapted(files: ModelFiles, *, trust_remote_code: bool = False) -> Adapt
     shapes = _shapes_of(files.path)
     is_classifier = kind == "sequence-classification"
     if is_classifier:
-        # before weights are loaded, which may take minutes
+        # Before loading weights, which may take minutes.
         _require_one_label(files, base, shapes, trust_remote_code=trust_remote_code)
 
     transformers_logging.disable_progress_bar()
@@ -190,7 +189,7 @@ def load_adapted(files: ModelFiles, *, trust_remote_code: bool = False) -> Adapt
         raise ModelError(
             f"the adapter in {files.path} does not fit the base {base.requested}: "
             f"{' '.join(lines[:3])[:400]}",
-            hint="pass the base that it was trained on with --model BASE",
+            hint="pass the base of its training with --model BASE",
         ) from error
     return Adapted(model.eval().requires_grad_(requires_grad=False), tokenizer, notes)
 
@@ -219,14 +218,14 @@ def _require_one_label(
 
     if not has_head:
         raise ModelError(
-            f"the adapter in {files.path} is of a sequence classifier and brings no head, "
-            "nor does its base",
-            hint="pass the classifier that it was trained on with --model BASE",
+            f"the adapter in {files.path} is for a sequence classifier, but neither it nor "
+            "its base has a head",
+            hint="pass the classifier of its training with --model BASE",
         )
     if n_labels != 1:
         raise ModelError(
-            f"the adapter in {files.path} is of a classifier with {n_labels} labels, "
-            "and a reward model has one",
+            f"the adapter in {files.path} is for a classifier with {n_labels} labels; a "
+            "reward model has one",
             hint="merge it with peft itself",
         )
 
@@ -234,7 +233,7 @@ def _require_one_label(
 def _fit_vocabulary(
     model: Any, tokenizer: Any, shapes: dict[str, tuple[int, ...]], files: ModelFiles
 ) -> list[str]:
-    """Grow or shrink the base's embeddings to the rows that the adapter brings; return notes on it.
+    """Resize the base's embeddings to the adapter's rows; return notes on it.
 
     Raises:
         ModelError: the adapter's own tokenizer has tokens without a row.
@@ -250,19 +249,20 @@ def _fit_vocabulary(
     notes = []
     if len(brought) == 1 and brought != {n_rows}:
         [n_brought] = brought
-        # The adapter's own rows take their place, so the new ones need no mean of the old.
+        # The adapter's own rows replace them, so the new rows need no mean of the old.
         model.resize_token_embeddings(n_brought, mean_resizing=False)
         notes.append(
             f"the base's vocabulary goes from {n_rows:,} to the adapter's {n_brought:,} rows"
         )
         n_rows = n_brought
 
-    # Some models are published with a token that is never fed: the base's own tokenizer may do so.
+    # Some models are published with an unused token without a row: allowed in the base's own
+    # tokenizer.
     is_bases = files.base is not None and files.tokenizer_hash == files.base.tokenizer_hash
     if len(tokenizer) > n_rows and not is_bases:
         raise ModelError(
-            f"the tokenizer in {files.tokenizer_path} has {len(tokenizer):,} tokens and the model "
-            f"{n_rows:,} rows: added tokens were never given embeddings",
+            f"the tokenizer in {files.tokenizer_path} has {len(tokenizer):,} tokens, but the "
+            f"model has {n_rows:,} rows: the added tokens have no embeddings",
             hint="save the adapter with its embeddings (save_embedding_layers=True), or remove the "
             "tokens from its tokenizer",
         )
@@ -270,10 +270,10 @@ def _fit_vocabulary(
 
 
 def merge_weights(adapted: Adapted, dtype: torch.dtype) -> tuple[Any, Changes]:
-    """Add the adapter to its base and round to ``dtype``; the model that was passed is used up.
+    """Add the adapter to its base and round to ``dtype``; do not use the passed model afterwards.
 
     Returns:
-        The plain model, and what happened to the adapted matrices.
+        The plain model, and the changes of the adapted matrices.
 
     Raises:
         ModelError: a merged matrix, or a rounded one, holds a number that is not finite.
@@ -283,13 +283,13 @@ def merge_weights(adapted: Adapted, dtype: torch.dtype) -> tuple[Any, Changes]:
     with warnings.catch_warnings():
         # At the end, peft says of each layer that it is merged already.
         warnings.simplefilter("ignore")
-        # Layer by layer: the copy of one matrix is all the memory that comparing takes.
+        # Layer by layer: the comparison needs the memory of only one matrix.
         for name, module in list(adapted.model.named_modules()):
             for suffix, before, after in _merge_module(module):
                 changes.add(name.removeprefix("base_model.model.") + suffix, before, after)
         model = adapted.model.merge_and_unload()
 
-    # A saved model is read by what its configuration says; peft writes its top level alone.
+    # A saved model is read by its configuration; peft only updates the top level.
     embeddings, output = model.get_input_embeddings(), model.get_output_embeddings()
     if output is not None and output.weight.data_ptr() != embeddings.weight.data_ptr():
         model.config.get_text_config().tie_word_embeddings = False
@@ -298,9 +298,9 @@ def merge_weights(adapted: Adapted, dtype: torch.dtype) -> tuple[Any, Changes]:
 
 
 def _merge_module(module: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Merge what the adapter has for one module; yield each matrix's suffix, before and after."""
+    """Merge the adapter of one module; yield each matrix's suffix, before and after."""
     if isinstance(module, ModulesToSaveWrapper):
-        # trained as a whole: nothing is added, it takes the place of the base's
+        # Trained as a whole: it replaces the base's module.
         trained = module.modules_to_save[module.active_adapters[0]]
         for name, before in module.original_module.named_parameters():
             yield f".{name}", before, trained.get_parameter(name)
@@ -311,7 +311,7 @@ def _merge_module(module: Any) -> Iterator[tuple[str, Tensor, Tensor]]:
 
 
 def _matrix_of(layer: Any) -> Tensor:
-    """Return the frozen matrix that a layer of peft adapts: a parameter, or a module's weight."""
+    """Return the frozen matrix that a peft layer adapts: a parameter, or a module's weight."""
     is_parameter = hasattr(layer, "parameter_name")
     matrix: Tensor = layer.get_param() if is_parameter else layer.get_base_layer().weight
     return matrix
@@ -327,7 +327,7 @@ def _require_finite(model: Any, dtype: torch.dtype) -> None:
         )
         raise ModelError(
             f"the merged {name} {problem}",
-            hint="look at the adapter, or pass --dtype float32 or bfloat16",
+            hint="check the adapter, or pass --dtype float32 or bfloat16",
         )
 
 

@@ -1,8 +1,8 @@
-"""Whether a merged model is what base and adapter were, on a few real texts.
+"""Whether a merged model agrees with base plus adapter, on a few real texts.
 
-Compared are log-probabilities, or rewards for a classifier. Both models compute in float32, so that
-what is compared is the weights. What differs in float32 is the order of sums; in half precision the
-rounding of the weights comes on top.
+It compares log-probabilities, or rewards for a classifier. Both models compute in float32, so that
+only the weights are compared. In float32 only the order of sums differs; in half precision the
+rounding of the weights adds to it.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 TOLERANCES = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 1e-1}
-"""Mean absolute difference that rounding explains **(ours)**.
+"""Mean absolute difference that rounding can explain **(ours)**.
 
 In nats a token, or in units of reward.
 """
@@ -42,7 +42,7 @@ CONVERSATIONS = (
 
 
 class Expected(NamedTuple):
-    """What a merged model is held against: `measure` of its base, alone and with the adapter."""
+    """What a merged model is compared with: `measure` of its base, alone and with the adapter."""
 
     texts: list[list[int]]
     base: Tensor
@@ -72,7 +72,7 @@ def measure_adapted(model: Any, tokenizer: Any) -> Expected:
 
 
 def encode_texts(tokenizer: Any) -> list[list[int]]:
-    """Return the ids of a few conversations, in the model's own template where there is one."""
+    """Return the ids of a few conversations, in the model's own template if it has one."""
     texts = []
     for question, answer in CONVERSATIONS:
         turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
@@ -106,14 +106,14 @@ def measure(model: Any, texts: Sequence[Sequence[int]]) -> Tensor:
 
 
 def compare(base: Tensor, adapted: Tensor, merged: Tensor, n_texts: int) -> Agreement:
-    """Compare what `measure` returned for three models.
+    """Compare the results of `measure` for three models.
 
-    A number that is not finite on one side alone is an endless difference.
+    A number that is not finite on only one side is an infinite difference.
     """
     difference = (merged - adapted).abs()
     both_nan = merged.isnan() & adapted.isnan()
     difference = torch.where(torch.isfinite(difference) | both_nan, difference, torch.inf)
-    # The NaN that are left are on both sides, and no difference.
+    # The remaining NaN are on both sides and no difference.
     difference = difference.nan_to_num(0.0, torch.inf)
     return Agreement(
         n_texts,
@@ -127,7 +127,7 @@ def compare(base: Tensor, adapted: Tensor, merged: Tensor, n_texts: int) -> Agre
 def weight_sums(model: Any) -> dict[str, tuple[tuple[int, ...], float, float]]:
     """Return shape, sum and sum of squares of every weight.
 
-    They are the same before a model is saved and after it is loaded, and take no second model in
+    They are equal before a model is saved and after it is loaded, and need no second model in
     memory.
     """
     sums = {}

@@ -1,16 +1,16 @@
-"""The policy before and after training: loaded, and saved as a folder that every tool reads.
+"""Loads the policy, and saves it as a folder that every tool reads.
 
-What is trained. Without LoRA all weights, in float32; ``bf16`` computes under autocast and keeps
+Trained weights. Without LoRA all weights, in float32; ``bf16`` computes under autocast and keeps
 float32 weights, because at learning rates near 1e-6 an update is smaller than the spacing of
 bfloat16 numbers and would be lost. With LoRA the adapter is float32, and the frozen base is
-bfloat16 where ``bf16`` is set, or 4-bit where ``load_in_4bit`` is.
+bfloat16 with ``bf16``, or 4-bit with ``load_in_4bit``.
 
 Starting from an adapter folder. With LoRA the adapter itself is trained further (its rank and
-modules must be the ones asked for), so that the result names the same base model. Without LoRA it
-is merged into its base first, and the result is a whole model.
+modules must match the flags), so that the result names the same base model. Without LoRA it is
+merged into its base first, and the result is a whole model.
 
 Dropout is off in the model, so that policy and reference agree at the start; only ``lora_dropout``
-asks for some.
+turns some on.
 """
 
 import shutil
@@ -47,7 +47,7 @@ SAVED_SUFFIX = ".saving"
 class LoraSettings:
     """Low-rank adapters (arXiv 2106.09685).
 
-    ``target_modules`` empty means every linear layer but the output.
+    Empty ``target_modules`` means every linear layer except the output.
     """
 
     r: int
@@ -59,7 +59,7 @@ class LoraSettings:
 class Policy(NamedTuple):
     """A model ready to be trained, and its tokenizer.
 
-    ``adapter_base``: what an adapter is saved against, None for a whole model.
+    ``adapter_base``: the base that a saved adapter names; None for a whole model.
     """
 
     model: Any
@@ -83,7 +83,7 @@ def load_policy(
         lora: train adapters of this shape; None trains all weights.
         bf16: see the module's text.
         seed: of the adapter's random start.
-        load_in_4bit: hold the frozen base in 4 bits; only with ``lora``.
+        load_in_4bit: keep the frozen base in 4 bits; only with ``lora``.
         trust_remote_code: run Python files that come with the model.
 
     Raises:
@@ -94,7 +94,7 @@ def load_policy(
     whole = _require_causal(files)
     require_chat_template(files)
     transformers_logging.disable_progress_bar()
-    # Numpy and python randomness too: adapters start from random numbers.
+    # NumPy's and Python's randomness, too: adapters start from random numbers.
     set_seed(seed)
 
     dtype = torch.bfloat16 if bf16 and lora is not None else torch.float32
@@ -122,7 +122,7 @@ def load_policy(
 
 
 def end_token_ids(model: Any, tokenizer: Any) -> set[int]:
-    """Return what ends a response: the tokenizer's token and those that generation stops at."""
+    """Return the ids that end a response: the tokenizer's, and those that generation stops at."""
     generation = getattr(model, "generation_config", None)
     stops = getattr(generation, "eos_token_id", None)
     if not isinstance(stops, list):
@@ -137,7 +137,7 @@ def check_lora(
     load_in_4bit: bool = False,
     trust_remote_code: bool = False,
 ) -> None:
-    """Check adapters that are to be trained against the model's configuration alone.
+    """Check the LoRA settings against the model's configuration.
 
     No weights are loaded.
 
@@ -156,9 +156,9 @@ def check_lora(
     try:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except Exception:  # noqa: BLE001 - its code may need real weights; loading will tell
+    except Exception:  # noqa: BLE001 - its code may need real weights; loading will show
         return
-    # The adapters are built without weights too.
+    # The adapters are built without weights, too.
     _add_lora(model, lora, low_cpu_mem_usage=True)
 
 
@@ -171,8 +171,8 @@ def load_reference(
         files: a checked model folder: a causal language model, or an adapter of one.
         dtype: ``float32`` and ``mixed`` have float32 weights, ``bfloat16`` has bfloat16 weights,
             ``nf4-float32`` and ``nf4-bfloat16`` have 4-bit weights as `load_policy` would.
-        merge_adapter: add an adapter to its base's weights, as a policy that is trained whole has
-            it, instead of computing it beside them, as one whose adapter is trained further does.
+        merge_adapter: add an adapter to its base's weights, like a policy whose weights are all
+            trained, instead of computing it beside them, like one whose adapter is trained further.
             The two differ in the last digits.
         trust_remote_code: run Python files that come with the model.
 
@@ -221,13 +221,13 @@ def _load_weights(
 
 
 def require_generation_config(model: Any, folder: Path) -> None:
-    """Give a model the generation configuration of its folder, where there is one.
+    """Give a model the generation configuration of its folder, if any.
 
-    transformers passes over a ``generation_config.json`` that it cannot open. Such a model would
-    stop at other tokens, and what is saved of it would have lost the file for good.
+    transformers ignores a ``generation_config.json`` that it cannot open. Such a model would stop
+    at other tokens, and its saved copy would lose the file.
 
     Raises:
-        OSError: the file is there and cannot be read.
+        OSError: the file exists and cannot be read.
     """
     if (folder / "generation_config.json").is_file() and model.can_generate():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
@@ -236,7 +236,7 @@ def require_generation_config(model: Any, folder: Path) -> None:
 def turn_dropout_off(model: nn.Module) -> None:
     """Set every dropout probability of a model to 0.
 
-    Those of modules, and the attribute that attention functions read.
+    This covers modules, and the attribute that attention functions read.
     """
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -253,16 +253,16 @@ def save_policy(
 
     A whole model, or an adapter that names its base and the base's revision. Everything is written
     to a hidden folder beside and then moved file by file, ``config.json`` or
-    ``adapter_config.json`` last: without it a folder is no model.
+    ``adapter_config.json`` last: without it a folder is not a model.
 
     Args:
         policy: as loaded, trained.
-        folder: exists; other files in it are left alone.
+        folder: an existing folder; other files in it are not touched.
         card: text of ``README.md``.
-        weights: all of the model's, where its own are cut over several devices.
+        weights: all weights of the model, if its own are sharded over devices.
     """
     staging = folder / SAVED_SUFFIX
-    # What a save that was killed left behind.
+    # Leftovers of a killed save.
     with suppress(FileNotFoundError):
         shutil.rmtree(staging)
 
@@ -272,7 +272,7 @@ def save_policy(
         config = model.peft_config["default"]
         config.base_model_name_or_path = policy.adapter_base.requested
         config.revision = policy.adapter_base.revision
-        # peft writes a set in the order of its hashes, which differs from one process to the next.
+        # peft writes a set in the order of its hashes, which differs between processes.
         for name, value in list(vars(config).items()):
             if isinstance(value, set):
                 setattr(config, name, sorted(value))
@@ -282,8 +282,8 @@ def save_policy(
     if weights is not None:
         options["state_dict"] = dict(weights)
 
-    # The trainer switches the cache off; a saved model that generates without one is many times
-    # slower. Training may go on behind a save, without it.
+    # The trainer turns the cache off, but a saved model without it generates many times slower.
+    # Training may continue after a save, without the cache.
     uses_cache = model.config.use_cache
     model.config.use_cache = True
     model.save_pretrained(staging, **options)
@@ -303,9 +303,9 @@ def save_policy(
 def model_card(
     policy: Policy, source: ModelFiles, facts: Mapping[str, Any], kind: str = "A model"
 ) -> str:
-    """Return a short model card: what was trained from what, and how.
+    """Return a short model card: the start model, the result, and the settings.
 
-    ``kind`` is what a whole model is called.
+    ``kind`` is the name of a whole model.
     """
     library = "transformers"
     if policy.adapter_base is not None:
@@ -315,7 +315,7 @@ def model_card(
         start += f" (an adapter of {source.base.requested})"
 
     lines = ["---", f"library_name: {library}", "tags: [prefpipe]"]
-    # The hub takes names of its own only: no path, no bundled:NAME.
+    # The hub takes only its own names: no path, no bundled:NAME.
     if not Path(start).exists() and ":" not in start:
         lines.append(f"base_model: {start}")
     lines += ["---", "", f"{kind} trained by prefpipe from `{start}`.", ""]
@@ -326,9 +326,9 @@ def model_card(
 
 @contextmanager
 def old_names_of_peft() -> Iterator[None]:
-    """Keep a warning from users that is about peft's code.
+    """Hide a warning about peft's own code from users.
 
-    It asks for gradient checkpointing by transformers' old name.
+    peft uses transformers' old name of gradient checkpointing.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings(
@@ -342,8 +342,8 @@ def _require_causal(files: ModelFiles) -> ModelFiles:
     whole = files.base if files.base is not None else files
     if whole.kind != "causal-lm":
         raise ModelError(
-            f"{whole.path} is a {whole.kind} model, and only causal language models are trained",
-            hint="pass the folder of an instruct model with --model",
+            f"{whole.path} is a {whole.kind} model; a policy is a causal language model",
+            hint="pass a causal language model with --model",
         )
     return whole
 
@@ -362,15 +362,15 @@ def _add_lora(model: Any, lora: LoraSettings, *, low_cpu_mem_usage: bool = False
     except ValueError as error:
         raise UsageError(
             f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
-            hint="leave it out to adapt every linear layer",
+            hint="leave --lora-target-modules out to adapt every linear layer",
         ) from error
 
 
 def _check_same_lora(adapter: Any, lora: LoraSettings, path: Path) -> None:
-    """Refuse adapters of another shape than the one whose training goes on.
+    """Refuse LoRA settings that differ from the adapter whose training continues.
 
     Raises:
-        UsageError: naming every difference.
+        UsageError: names every difference.
     """
     differences = []
     if adapter.r != lora.r:
@@ -381,7 +381,7 @@ def _check_same_lora(adapter: Any, lora: LoraSettings, path: Path) -> None:
         differences.append(f"modules are {', '.join(sorted(adapter.target_modules))} there")
     if differences:
         raise UsageError(
-            f"the adapter in {path} is trained further as it is: {'; '.join(differences)}",
-            hint="give the adapter's own --lora-* values; without --lora-r it is merged and all "
-            "weights are trained",
+            f"the adapter in {path} does not match the --lora-* flags: {'; '.join(differences)}",
+            hint="pass the adapter's own --lora-* values, or leave --lora-r out to merge it and "
+            "train all weights",
         )

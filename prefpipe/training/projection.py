@@ -1,8 +1,8 @@
 """Log-probabilities of response tokens without the logits tensor.
 
 With a vocabulary of 49,000 to 256,000 the logits of a group are larger than everything else in its
-step. Here the output projection runs over a few hundred tokens at a time, keeps the
-log-probabilities alone, and is computed again in the backward pass.
+step. Here the output projection runs over a few hundred tokens at a time, keeps only the
+log-probabilities, and is computed again in the backward pass.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +17,7 @@ from prefpipe.maths.compute.training_memory import KEPT_LOGITS
 from prefpipe.maths.objectives.logps import token_entropies, token_logps
 
 CHUNK_LOGITS = 2**25
-"""Logits of one chunk where they are computed again: 128 MiB in float32."""
+"""Logits of one chunk if they are computed again: 128 MiB in float32."""
 
 NEUTRAL = {
     "final_logit_softcapping": None,
@@ -25,7 +25,7 @@ NEUTRAL = {
     "logits_scaling": 1.0,
     "lm_head_multiplier": 1.0,
 }
-"""What models do to their logits by configuration, and the value that changes nothing."""
+"""Configuration settings that change logits, and the value that changes nothing."""
 
 
 def chunked_token_logps(
@@ -38,14 +38,14 @@ def chunked_token_logps(
 ) -> Tensor:
     """Return the log-probability of each label, (M, 1) float32.
 
-    With ``entropy`` the entropy of its distribution stands beside it, (M, 2).
+    With ``entropy`` the entropy of its distribution is the second column, (M, 2).
 
     Args:
         project: the output projection, (m, H) to (m, V).
-        hidden: (M, H), what predicts each label.
+        hidden: (M, H), the hidden states that predict the labels.
         labels: (M,).
         n_vocabulary: V, which decides the size of a chunk.
-        entropy: add the entropies, nats, which no gradient goes through.
+        entropy: add the entropies, nats, without gradients.
     """
 
     def score(some_hidden: Tensor, some_labels: Tensor) -> Tensor:
@@ -67,9 +67,9 @@ def chunked_token_logps(
 
 
 def changes_logits(config: Any) -> str | None:
-    """Name what a model does to its logits after the projection, None for nothing.
+    """Return what a model does to its logits after the projection; None for nothing.
 
-    Where it does anything, they must be made whole.
+    If it does anything, the whole logits are needed.
     """
     text = getattr(config, "text_config", config)
     for name, neutral in NEUTRAL.items():
@@ -83,7 +83,7 @@ def changes_logits(config: Any) -> str | None:
 def scoring_head(
     model: nn.Module, predictors: Tensor, labels: Tensor, *, entropy: bool = False
 ) -> Iterator[None]:
-    """Let the model's output projection return `chunked_token_logps` in the place of logits.
+    """Make the model's output projection return `chunked_token_logps` instead of logits.
 
     The model is still called as a whole, so wrappers (DDP, FSDP, autocast, adapters) stay in force.
 
@@ -91,7 +91,7 @@ def scoring_head(
         model: a causal language model, unwrapped.
         predictors: (M,) tokens of the packed row whose output predicts each label.
         labels: (M,).
-        entropy: as there.
+        entropy: as in `chunked_token_logps`.
     """
     head: Any = model.get_output_embeddings()  # type: ignore[operator]
     project = head.forward
@@ -110,5 +110,5 @@ def scoring_head(
     try:
         yield
     finally:
-        # Only what was set on this head goes: its class has the real one.
+        # Only the attribute set on this head is removed: its class has the real one.
         del head.forward

@@ -1,4 +1,4 @@
-"""A frozen base in 4 bits under adapters that are trained.
+"""A frozen base in 4 bits under trained adapters.
 
 This is QLoRA (Dettmers et al. 2023, arXiv 2305.14314).
 
@@ -18,7 +18,7 @@ from transformers import BitsAndBytesConfig
 from prefpipe.errors import MissingExtraError
 
 NF4 = {"nf4-float32": torch.float32, "nf4-bfloat16": torch.bfloat16}
-"""What a reference's ``--dtype`` says of a 4-bit base, and the precision that it computes in."""
+"""A reference's ``--dtype`` for a 4-bit base, and the precision that it computes in."""
 
 
 def require_bitsandbytes() -> None:
@@ -32,7 +32,7 @@ def require_bitsandbytes() -> None:
 
 
 def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return how transformers is to load a base in 4 bits that computes in ``dtype``."""
+    """Return transformers' configuration of a 4-bit base that computes in ``dtype``."""
     require_bitsandbytes()
     return BitsAndBytesConfig(
         load_in_4bit=True,
@@ -43,12 +43,12 @@ def nf4_config(dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def keep_one_kernel(model: Any) -> None:
-    """Have every 4-bit layer take the same path in evaluation and in training.
+    """Make every 4-bit layer take the same path in evaluation and in training.
 
-    On CPUs with AVX512-BF16, bitsandbytes packs the weights anew in evaluation, for a fused kernel
-    that it would fetch from the hub, and leaves them so when training begins. Packing fails for
-    rows narrower than a block of 64 weights, and a reference that went through another kernel than
-    the policy would round otherwise.
+    On CPUs with AVX512-BF16, bitsandbytes repacks the weights in evaluation, for a fused kernel
+    from the hub, and leaves them packed when training begins. Packing fails for rows narrower than
+    a block of 64 weights, and a reference computed by another kernel than the policy would round
+    differently.
     """
     modules: list[nn.Module] = list(model.modules())
     for module in modules:

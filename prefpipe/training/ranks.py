@@ -1,9 +1,9 @@
-"""The processes of one run: how many there are, and what they agree on.
+"""The processes of one run: their number, and decisions that they must share.
 
 A launcher (``accelerate launch``, ``torchrun``) starts one process a device, all with the same
-command. What each finds out by itself may differ (a signal that came to one of them, a folder seen
-a moment later), and one that then takes another way leaves the others waiting for it for good. So
-such questions are asked here.
+command. Their own observations may differ (a signal to only one of them, a folder seen a moment
+later), and a process that branches differently leaves the others waiting forever. So such decisions
+are made here.
 """
 
 import os
@@ -20,13 +20,13 @@ from transformers.integrations import deepspeed
 T = TypeVar("T")
 
 TIMEOUT = timedelta(minutes=30)
-"""Longest wait for another process: shares of the reference take unequally long, and NCCL's ten
+"""Longest wait for another process: shares of the reference take different times, and NCCL's ten
 minutes could end the run.
 """
 
 
 def processes(*, cpu: bool = not torch.cuda.is_available()) -> PartialState:
-    """Return the processes of this run, connected with each other on the first call.
+    """Return the processes of this run, connected on the first call.
 
     They talk over NCCL on GPUs, over gloo without.
     """
@@ -34,10 +34,10 @@ def processes(*, cpu: bool = not torch.cuda.is_available()) -> PartialState:
 
 
 def cuts_weights() -> bool:
-    """Return whether the launcher asks for weights cut over the devices: FSDP, ZeRO-3.
+    """Return whether the launcher shards weights over the devices: FSDP, ZeRO-3.
 
     Such a model stays in the machine's memory until the wrapper hands each device its piece: it
-    need not fit on one.
+    need not fit on one device.
     """
     if os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true":
         return True
@@ -47,14 +47,14 @@ def cuts_weights() -> bool:
 
 @contextmanager
 def loading_whole(*, fsdp_sends: bool = False) -> Iterator[None]:
-    """Let a model be loaded with all its weights, to be asked something before it is cut up.
+    """Load a model with all its weights, to use it before it is sharded.
 
     With ``fsdp_cpu_ram_efficient_loading`` only the first process of a machine reads a model's
-    file, and the others have memory as they find it; with ZeRO-3 each would get a piece of every
+    file, and the others have uninitialised memory; with ZeRO-3 each would get a piece of every
     weight.
 
     Args:
-        fsdp_sends: FSDP will send the weights to the others, and nothing is asked of them before.
+        fsdp_sends: FSDP sends the weights to the others, which do not use them before.
     """
     name = "FSDP_CPU_RAM_EFFICIENT_LOADING"
     before = None if fsdp_sends else os.environ.pop(name, None)
@@ -69,7 +69,7 @@ def loading_whole(*, fsdp_sends: bool = False) -> Iterator[None]:
 
 
 def from_first(value: T) -> T:
-    """Return what the first process has, on all of them."""
+    """Return the first process's value, on all processes."""
     if processes().num_processes == 1:
         return value
     values = [value]
@@ -78,7 +78,7 @@ def from_first(value: T) -> T:
 
 
 def any_process(flag: bool) -> bool:
-    """Return whether a flag is set on one process at least, on all of them."""
+    """Return whether a flag is set on at least one process, on all processes."""
     state = processes()
     if state.num_processes == 1:
         return flag

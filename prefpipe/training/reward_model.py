@@ -1,17 +1,17 @@
-"""A reward model before and after training: loaded, given a head, saved as `score` takes it.
+"""Loads a reward model, gives it a head, and saves it in the form that `score` reads.
 
-What training may start from: a causal language model or a bare encoder, whose head begins at
-random, by the seed; or a sequence classifier with one label, which is trained further. Weights are
-float32 whatever ``bf16`` says (it computes under autocast), as `score` loads them on a CPU, so that
-scores there are those of training.
+Training starts from a causal language model or a bare encoder, with a random head drawn by the
+seed; or from a sequence classifier with one label, which is trained further. Weights are float32
+whatever ``bf16`` says (it computes under autocast), as `score` loads them on a CPU, so that its
+scores equal those of training.
 
-Adapters are merged at the end: a reward model is one folder. With LoRA the head is trained whole
-beside the adapters.
+Adapters are merged at the end: a reward model is one folder. With LoRA all weights of the head are
+trained beside the adapters.
 
 The pad token. A classifier finds the end of a row as the last token that is not the pad token.
-Where a conversation ends with the very token that is used for padding (``pad_token = eos_token``,
-as many tokenizers have it), the score would be read one token early; so a pad token is chosen that
-conversations do not end with, and the saved tokenizer and configuration name it.
+If a conversation ends with the padding token itself (``pad_token = eos_token`` in many tokenizers),
+the score would be read one token early. So a pad token is chosen that does not end conversations,
+and the saved tokenizer and configuration name it.
 """
 
 import warnings
@@ -45,32 +45,32 @@ from prefpipe.training.ranks import loading_whole
 PAD_TOKEN = "<|pad|>"  # noqa: S105 - a token of the vocabulary
 
 KINDS = ("causal-lm", "sequence-classification", "sentence-transformers")
-"""What training may start from."""
+"""Kinds of models that training may start from."""
 
 _WORST_LENGTH = 1_000_000
-"""Tokenizers without a limit say so with an absurd number."""
+"""Tokenizers without a limit report a huge number."""
 
 _EXAMPLE = ([{"role": "user", "content": "What is 2 + 2?"}], "2 + 2 is 4.")
 
 
 def require_reward_start(files: ModelFiles, chat_template: Path | None) -> None:
-    """Refuse what a reward model cannot be trained from, before anything is loaded.
+    """Refuse a start model that cannot become a reward model, before anything is loaded.
 
     Raises:
-        ModelError: an adapter, or no chat template there and none given.
+        ModelError: it is an adapter, or there is no chat template.
         UsageError: the template's file cannot be read.
     """
     if files.kind not in KINDS:
         raise ModelError(
-            f"{files.requested} is an adapter, and a reward model starts from a whole model",
-            hint="merge the adapter into its base first",
+            f"{files.requested} is an adapter; a reward model starts from a whole model",
+            hint="merge the adapter into its base first with `prefpipe merge`",
         )
     if chat_template is not None:
         read_template(chat_template)
     elif files.chat_template_hash is None:
         raise ModelError(
-            f"{files.requested} has no chat template, and a reward model reads conversations "
-            "through one",
+            f"{files.requested} has no chat template, which a reward model needs to read "
+            "conversations",
             hint="pass --chat-template FILE; docs/guides/reward-models.md has one for encoders "
             "of the BERT family",
         )
@@ -80,23 +80,24 @@ def read_template(path: Path) -> str:
     """Return the text of a chat template.
 
     Raises:
-        UsageError: the file cannot be read, or holds nothing.
+        UsageError: the file cannot be read, or is empty.
     """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
-            f"--chat-template {path} cannot be read: {error}", hint="give a Jinja file"
+            f"--chat-template {path} cannot be read: {error}", hint="pass a Jinja file"
         ) from error
     if not text.strip():
         raise UsageError(
-            f"--chat-template {path} is empty", hint="give a Jinja file, chat_template.jinja"
+            f"--chat-template {path} is empty",
+            hint="pass a Jinja file with --chat-template, such as chat_template.jinja",
         )
     return text
 
 
 def with_template(files: ModelFiles, path: Path, day: str) -> ModelFiles:
-    """Return the model with the day that another chat template is told, where it reads the clock.
+    """Return the model with the date for another chat template, if that reads the clock.
 
     Raises:
         UsageError: as `read_template`.
@@ -111,8 +112,8 @@ def load_reward_tokenizer(
     """Return the tokenizer with its chat template, and a pad token that no conversation ends with.
 
     Raises:
-        ModelError: the template fails on a question and its answer, leaves them out, or begins them
-            with two BOS.
+        ModelError: the template fails on a question and its answer, drops them, or begins them with
+            two BOS.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(
         files.tokenizer_path, trust_remote_code=trust_remote_code, local_files_only=True
@@ -125,7 +126,7 @@ def load_reward_tokenizer(
     example = template.conversation_ids(*_EXAMPLE)
     problem = None
     if not example:
-        problem = "makes no token of a question and its answer"
+        problem = "produces no tokens for a question and its answer"
     elif begins_with_two_bos(example, tokenizer.bos_token_id):
         problem = f"writes {tokenizer.bos_token} twice at the start"
     if problem is not None:
@@ -144,7 +145,7 @@ def load_reward_tokenizer(
 def _spare_token(tokenizer: Any, last_id: int) -> str | None:
     """Return a special token that may serve as padding.
 
-    It is not the last of a conversation, and best one that conversations do without.
+    It does not end a conversation, and preferably does not occur in one.
     """
     needed = {tokenizer.bos_token, tokenizer.eos_token}
     for token in sorted(tokenizer.all_special_tokens, key=lambda token: token in needed):
@@ -156,7 +157,7 @@ def _spare_token(tokenizer: Any, last_id: int) -> str | None:
 def longest_conversation(
     files: ModelFiles, tokenizer: Any, *, trust_remote_code: bool = False
 ) -> int:
-    """Return how many tokens the model can read, as `score` counts them.
+    """Return how many tokens the model can read, by `score`'s count.
 
     Its configuration and its tokenizer may both set a limit.
     """
@@ -179,12 +180,12 @@ def load_reward_model(
     """Load a model with a score head for training; its dropout is off.
 
     A fresh head is drawn from N(0, 1 / (hidden size + 1)) (arXiv 2009.01325), so that first scores
-    differ by about 1 and less.
+    differ by about 1 or less.
 
     Args:
-        files: what `require_reward_start` let through.
-        tokenizer: what `load_reward_tokenizer` returned; a pad token that is new to the model gets
-            a row of embeddings.
+        files: accepted by `require_reward_start`.
+        tokenizer: from `load_reward_tokenizer`; a pad token that is new to the model gets an
+            embedding row.
         lora: train adapters of this shape and the head; None trains all weights.
         seed: of the head and of the adapters' random start.
         trust_remote_code: run Python files that come with the model.
@@ -195,7 +196,7 @@ def load_reward_model(
         UsageError: ``lora`` names modules the model lacks.
     """
     model = _load(files, seed=seed, trust_remote_code=trust_remote_code)
-    # Never to fewer rows: many models have more than their tokenizer has tokens.
+    # Never to fewer rows: many models have more rows than their tokenizer has tokens.
     if len(tokenizer) > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(len(tokenizer))
     model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
@@ -206,10 +207,10 @@ def load_reward_model(
 
 
 def finished_reward_model(reward_model: Policy, *, trains_on: bool = False) -> Policy:
-    """Return the trained model as it is saved: adapters merged.
+    """Return the trained model for saving, with adapters merged.
 
-    The trained object must not be used any more, unless ``trains_on``: then a copy in the machine's
-    memory is merged, for a device may have no room for two.
+    Do not use the trained object afterwards, unless ``trains_on``: then a copy in the machine's
+    memory is merged, because a device may have no room for two.
     """
     model = reward_model.model
     if not hasattr(model, "merge_and_unload"):
@@ -220,7 +221,7 @@ def finished_reward_model(reward_model: Policy, *, trains_on: bool = False) -> P
 
 
 def _copy_on_cpu(model: Any) -> Any:
-    # `deepcopy` takes what is copied already from its memo, by the object's id
+    # `deepcopy` reuses copies from its memo, by the object's id.
     copies: dict[int, Any] = {}
     for weight in model.parameters():
         copied = weight.detach().to("cpu", copy=True)
@@ -233,7 +234,7 @@ def _copy_on_cpu(model: Any) -> Any:
 def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
     set_seed(seed)
     transformers_logging.disable_progress_bar()
-    # What is missing is looked at here, and said once.
+    # Missing weights are checked here and reported once.
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     labels = {} if files.kind == "sequence-classification" else {"num_labels": 1}
@@ -259,7 +260,7 @@ def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
     if model.config.num_labels != 1:
         raise ModelError(
             f"{files.requested} has {model.config.num_labels} labels; a reward model has one",
-            hint="start from the language model or encoder under it",
+            hint="start from its language model or encoder",
         )
     _start_head(model, files, info)
     return model
@@ -268,7 +269,7 @@ def _load(files: ModelFiles, *, seed: int, trust_remote_code: bool) -> Any:
 def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
     """Draw a head that the files lack.
 
-    Other missing weights are refused, and a classifier without its own head.
+    Other missing weights, and a classifier without its own head, are refused.
     """
     head = score_head(model)
     head_names = [name for name, module in model.named_modules() if module is head]
@@ -280,7 +281,7 @@ def _start_head(model: Any, files: ModelFiles, info: dict[str, Any]) -> None:
         if any(key.startswith(f"{name}.") for name in head_names):
             missing_of_head.add(key)
 
-    # A classifier has its own head, and its files must hold it too.
+    # A classifier has its own head, which its files must hold, too.
     lost = missing
     if files.kind != "sequence-classification":
         lost = missing - missing_of_head
@@ -316,7 +317,7 @@ def _add_lora(model: Any, lora: LoraSettings) -> Any:
     except ValueError as error:
         raise UsageError(
             f"--lora-target-modules {', '.join(lora.target_modules)}: {error}",
-            hint="leave it out to adapt every linear layer",
+            hint="leave --lora-target-modules out to adapt every linear layer",
         ) from error
 
 
@@ -339,6 +340,6 @@ def check_ends(prompt_id: str, ids: Sequence[int], pad_token_id: int) -> None:
     if ids[-1] == pad_token_id:
         raise InputError(
             f"a conversation of prompt {prompt_id} ends with the pad token",
-            hint="correct the chat template, so that a response's turn ends with a token of its "
-            "own",
+            hint="correct the chat template so that a response's turn ends with a token other than "
+            "the pad token",
         )

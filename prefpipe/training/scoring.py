@@ -1,8 +1,8 @@
-"""How a model's output on a batch becomes scores, losses, and what is logged.
+"""How a model's output on a batch becomes scores, losses and logged measures.
 
-The trainer knows batches, passes and averages; a scoring knows the rest, and is all in which a
-policy and a reward model differ there. A model's output on responses is a named tuple of figures:
-(S,) one after the other, (P, R) by group.
+The trainer handles batches, passes and averages; a scoring handles the rest, and is the only
+difference between a policy and a reward model there. A model's output on responses is a named tuple
+of figures: (S,) in sequence, (P, R) by group.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,11 +36,11 @@ from prefpipe.training.measures import (
 )
 
 LOGGED_ONLY = ("entropies",)
-"""Figures of a model's output that no loss is made of."""
+"""Figures of a model's output that no loss uses."""
 
 
 class Scoring(Protocol):
-    """What `GroupTrainer` asks of a scoring.
+    """The interface between `GroupTrainer` and a scoring.
 
     ``measures``: names of the columns that ``measure`` returns, ``loss`` the first.
     """
@@ -52,7 +52,7 @@ class Scoring(Protocol):
 
         A named tuple of figures (S,) with ``n_tokens``.
 
-        ``measured``: with the figures that are logged and not trained on.
+        ``measured``: include the figures that are only logged.
         """
 
     def measure(self, batch: Batch, output: Any) -> tuple[Tensor, Tensor]:
@@ -65,13 +65,13 @@ class Scoring(Protocol):
         """
 
     def summarise(self, rows: np.ndarray) -> dict[str, float]:
-        """Return the evaluation's figures by name, of the rows (P, E) of all prompts."""
+        """Return the evaluation's figures by name, from the rows (P, E) of all prompts."""
 
 
 class PolicyScoring:
-    """Scores are made of log-probabilities.
+    """Scores computed from log-probabilities.
 
-    ``sft_weight``: of the positives' likelihood beside the objective, 0 for none.
+    ``sft_weight``: weight of the positives' likelihood beside the objective, 0 for none.
     """
 
     measures: Sequence[str] = MEASURES
@@ -113,14 +113,14 @@ class PolicyScoring:
 class RewardScoring:
     """Scores are the output of a reward model's head.
 
-    An evaluation keeps the score difference of every pair, so that its calibration is that of all
+    An evaluation keeps the score difference of every pair, so that its calibration covers all
     pairs, however they were batched; ``calibration`` is the last one, in full.
     """
 
     measures: Sequence[str] = SCORE_MEASURES
 
     def __init__(self, objective: str, knobs: Mapping[str, KnobValue], *, width: int = 0) -> None:
-        """Take the objective, its knobs, and the most responses that an evaluated group has."""
+        """Take the objective, its knobs, and the most responses in an evaluated group."""
         self.objective = objective
         self.knobs = knobs
         self.width = width
@@ -141,7 +141,7 @@ class RewardScoring:
     def examine(self, batch: Batch, output: HeadScores) -> Tensor:
         """Return the measures, then ``width^2`` score differences and as many reward gaps.
 
-        They are NaN where there is no pair.
+        They are NaN without a pair.
         """
         measured, _ = self.measure(batch, output)
         pairs = named_pairs(targets_of(batch))
@@ -150,14 +150,14 @@ class RewardScoring:
         columns = [measured]
         for values in (output.scores, batch["rewards"]):
             gaps = (values[:, :, None] - values[:, None, :]).float()
-            # every batch to the same width: the trainer concatenates the rows of all
+            # All batches have the same width: the trainer concatenates their rows.
             padded = gaps.new_full((n_prompts, self.width, self.width), float("nan"))
             padded[:, :n_responses, :n_responses] = gaps.masked_fill(~pairs, float("nan"))
             columns.append(padded.flatten(1))
         return torch.cat(columns, 1)
 
     def summarise(self, rows: np.ndarray) -> dict[str, float]:
-        """Return the means of the measures, and how right and sure the scores are about winners."""
+        """Return the means of the measures, and the accuracy and calibration of the scores."""
         n_measures = len(self.measures)
         means = rows[:, :n_measures].mean(0).tolist()
 
@@ -172,7 +172,7 @@ class RewardScoring:
             reliability[binning] = {name: column.tolist() for name, column in curve.items()}
 
         figures = measure_calibration(differences)
-        # rounded, so that 2/3 is one gap whichever two float32 ratings it is the difference of
+        # Rounded, so that 2/3 is one gap whichever two float32 ratings give it.
         reward_gaps = np.abs(gaps).round(5)
         self.calibration = {
             **figures,
@@ -186,7 +186,7 @@ class RewardScoring:
 
 
 def targets_of(batch: Batch) -> Targets:
-    """Return what the scores of a batch are compared with."""
+    """Return the targets of a batch's scores."""
     return Targets(
         batch["rewards"],
         batch["positives"],
@@ -197,7 +197,7 @@ def targets_of(batch: Batch) -> Targets:
 
 
 def weighted(losses: Tensor, batch: Batch) -> Tensor:
-    """Return the losses (P,), each times its prompt's weight, where the batch has weights."""
+    """Return the losses (P,), times each prompt's weight if the batch has weights."""
     weights = batch.get("weights")
     return losses if weights is None else losses * weights
 
@@ -205,7 +205,7 @@ def weighted(losses: Tensor, batch: Batch) -> Tensor:
 def differentiable_figures(output: Any) -> dict[str, Tensor]:
     """Return the figures of a model's output that a loss has a derivative to.
 
-    These are not the token counts, nor what is only logged, nor what nobody asked for.
+    Excluded are token counts, figures that are only logged, and figures that were not requested.
     """
     figures = {}
     for name, value in output._asdict().items():

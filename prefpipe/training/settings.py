@@ -1,4 +1,4 @@
-"""The knobs of the optimizer loop, and how they become ``transformers.TrainingArguments``."""
+"""Settings of the optimizer loop, and their ``transformers.TrainingArguments``."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
@@ -14,8 +14,8 @@ from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.knobs import KnobValue
 
 EVAL_SHARE = 0.1
-"""Share of the run between two evaluations where ``eval_steps`` is not given; the trainer rounds up
-to whole steps.
+"""Share of the run between two evaluations if ``eval_steps`` is not given; the trainer rounds up to
+whole steps.
 """
 
 
@@ -23,13 +23,13 @@ to whole steps.
 class TrainSettings:
     """One training run.
 
-    ``sft_weight``: of the likelihood of the positives beside the objective, 0: none.
-    ``warmup_steps``: in place of the share ``warmup_ratio``, None: that holds.
+    ``sft_weight``: weight of the positives' likelihood beside the objective, 0: none.
+        ``warmup_steps``: overrides the share ``warmup_ratio``; None: the share applies.
     ``max_steps`` above 0 beats ``num_train_epochs``; batch sizes count prompts,
     ``max_batch_tokens`` tokens. ``shared_prompt``: each prompt is computed once for all its
-    responses, where the model allows. ``evaluates``: there are evaluation groups; every
-    ``eval_steps`` steps, None: ten times a run. ``early_stopping_patience``: evaluations without a
-    better one that end the run, None: none do. ``max_hours``: wall-clock budget, None for no limit.
+    responses, if the model allows it. ``evaluates``: there are evaluation groups; every
+    ``eval_steps`` steps, None: ten times a run. ``early_stopping_patience``: evaluations without
+    improvement that end the run; None: off. ``max_hours``: wall-clock budget, None for no limit.
     ``keep_steps``: after which the model is written, in ascending order.
     """
 
@@ -63,28 +63,28 @@ class TrainSettings:
 
 
 def n_steps_of(settings: TrainSettings, n_groups: int) -> int:
-    """Return the optimizer steps of a run that nothing ends early."""
+    """Return the optimizer steps of a run that does not end early."""
     if settings.max_steps > 0:
         return settings.max_steps
     return ceil(settings.num_train_epochs * ceil(n_groups / settings.global_batch_size))
 
 
 def warmup_of(settings: TrainSettings) -> float:
-    """Return the length of the warm-up as the trainer reads it: below 1 a share, else steps."""
+    """Return the trainer's warm-up setting: below 1 a share, else steps."""
     return settings.warmup_ratio if settings.warmup_steps is None else settings.warmup_steps
 
 
 def learns_nothing(settings: TrainSettings, n_groups: int) -> bool:
-    """Return whether the run is one step, and that is the first of a warm-up, at rate 0."""
+    """Return whether the run is one step at rate 0, the first of a warm-up."""
     warms_up = warmup_of(settings) > 0 and settings.lr_scheduler_type != "constant"
     return n_steps_of(settings, n_groups) == 1 and warms_up
 
 
 def require_kept_steps(settings: TrainSettings, n_groups: int) -> None:
-    """Refuse a step that is to be kept and never comes.
+    """Refuse a ``--keep-step`` that is never reached.
 
     Raises:
-        UsageError: naming the first such step and the last one of the run.
+        UsageError: names the first such step and the run's last one.
     """
     n_steps = n_steps_of(settings, n_groups)
     never = [step for step in settings.keep_steps if step > n_steps]
@@ -92,12 +92,12 @@ def require_kept_steps(settings: TrainSettings, n_groups: int) -> None:
         raise UsageError(
             f"--keep-step {never[0]} is never reached: the run ends at step {n_steps}, with "
             f"{n_groups} groups and {settings.global_batch_size} of them a step",
-            hint="keep an earlier step, or train for longer with --num-train-epochs or --max-steps",
+            hint="keep an earlier step, or train longer with --num-train-epochs or --max-steps",
         )
 
 
 def check_settings(settings: TrainSettings, n_processes: int) -> None:
-    """Refuse what would otherwise end the run once the model is loaded and the reference measured.
+    """Refuse settings that would fail only after loading the model and measuring the reference.
 
     Raises:
         UsageError: a tracker whose package is not installed, or batch sizes that do not divide.
@@ -111,10 +111,10 @@ def check_settings(settings: TrainSettings, n_processes: int) -> None:
 def require_trackers(names: Iterable[str]) -> None:
     """Refuse a tracker whose package is not installed.
 
-    The trainer would say so after the model is loaded.
+    The trainer would fail only after the model is loaded.
 
     Raises:
-        UsageError: naming the package.
+        UsageError: names the package.
     """
     for name in names:
         if name in ("none", "tensorboard") or find_spec(name) is not None:
@@ -122,7 +122,7 @@ def require_trackers(names: Iterable[str]) -> None:
         package = name.replace("_", "-")
         raise UsageError(
             f"--report-to {name}: the package {name} is not installed",
-            hint=f"pip install {package}, or leave out --report-to: TensorBoard gets every measure",
+            hint=f"pip install {package}, or leave --report-to out: TensorBoard gets every measure",
         )
 
 
@@ -156,19 +156,20 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
         arguments = TrainingArguments(**_translate(settings, folder))
     except (ValueError, ImportError) as error:
         raise UsageError(
-            f"the trainer refuses its settings: {error}", hint="run `prefpipe train --help`"
+            f"the trainer refuses its settings: {error}",
+            hint="see the flags in `prefpipe train --help`",
         ) from error
 
-    # A launcher may set a precision of its own, of which the run's identity would not know.
+    # A launcher may set its own precision, which the run's identity would miss.
     if arguments.mixed_precision != ("bf16" if settings.bf16 else "no"):
         raise UsageError(
-            f"the launcher asks for mixed precision {arguments.mixed_precision}, and this run is "
-            "in float32",
+            f"the launcher sets mixed precision {arguments.mixed_precision}, but this run "
+            "uses float32",
             hint="pass --bf16 to `prefpipe train`, or `--mixed_precision no` to `accelerate "
             "launch`",
         )
 
-    # Without a launcher and with several GPUs in sight, the trainer would split batches over them
+    # Without a launcher and with several visible GPUs, the trainer would split batches over them
     # (DataParallel), which cannot split groups. One process trains on one device; `accelerate
     # launch` starts more.
     arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001 - as the trainer itself does
@@ -180,14 +181,14 @@ def training_arguments(settings: TrainSettings, folder: Path) -> TrainingArgumen
 
 
 def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
-    # Newer transformers renamed gradient checkpointing: the old name warns there, and is the only
-    # one before.
+    # Newer transformers renamed gradient checkpointing: the old name warns there, but older
+    # releases know only that.
     known = {field.name for field in fields(TrainingArguments)}
     checkpointing = "gradient_checkpointing"
     if "activation_checkpointing" in known:
         checkpointing = "activation_checkpointing"
 
-    # TensorBoard is a callback of prefpipe's own: see `prefpipe.training.callbacks.TensorBoard`.
+    # TensorBoard is prefpipe's own callback: see `prefpipe.training.callbacks.TensorBoard`.
     trackers = [name for name in settings.report_to if name != "tensorboard"]
 
     arguments: dict[str, Any] = {
@@ -211,11 +212,11 @@ def _translate(settings: TrainSettings, folder: Path) -> dict[str, Any]:
         "save_total_limit": settings.save_total_limit,
         "logging_strategy": "steps",
         "logging_steps": settings.logging_steps,
-        "logging_nan_inf_filter": False,  # a NaN loss is an error here, not a number to paper over
+        "logging_nan_inf_filter": False,  # a NaN loss is an error here and must not be hidden
         "disable_tqdm": True,
         "log_level": "error",
         "report_to": trackers or "none",
-        # groups are tuples, and have no columns
+        # Groups are tuples and have no columns.
         "remove_unused_columns": False,
         "dataloader_pin_memory": torch.cuda.is_available(),
         "use_cpu": not torch.cuda.is_available(),

@@ -1,6 +1,6 @@
 """Groups packed so that each prompt is computed once: layout, and attention that is exact.
 
-A micro-batch is one row of tokens, group after group, a group being its prompt and then its
+A micro-batch is one row of tokens, group after group; a group is its prompt followed by its
 responses::
 
     [prompt A][A's response 0][A's response 1]...[prompt B][B's response 0]...
@@ -8,10 +8,10 @@ responses::
 Positions start again after the prompt in every response. A prompt's tokens attend to the prompt; a
 response's tokens attend to their prompt and to the tokens before them in the same response, and to
 nothing else. All other layers work token by token, so the prompt's are computed once, with
-gradients from every response. Nothing is padded but the responses inside an attention call.
+gradients from every response. Only the responses inside an attention call are padded.
 
-The attention is a function registered with transformers, so it holds for every model that looks its
-attention up there, through adapters, gradient checkpointing and wrappers for several devices.
+The attention is a function registered with transformers, so it works for every model that looks up
+its attention there, through adapters, gradient checkpointing and wrappers for several devices.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class Span(NamedTuple):
 
 
 class PackedGroup(NamedTuple):
-    """Where a group's prompt and responses lie; the responses follow the prompt without gaps."""
+    """The places of a group's prompt and responses; responses follow the prompt without gaps."""
 
     prompt: Span
     responses: tuple[Span, ...]
@@ -46,8 +46,8 @@ class Places(NamedTuple):
     """Where attention finds a group's responses, on one device.
 
     ``padded``: (responses * longest,) each response's tokens, counted from the first one's first,
-    padded with its last; ``real``: which of those are no padding. Both None where all responses are
-    equally long, and a view does. ``sees``: (longest, prompt + longest) bool.
+    padded with its last; ``real``: which of those are not padding. Both are None if all responses
+    are equally long and a view is enough. ``sees``: (longest, prompt + longest) bool.
     """
 
     padded: Tensor | None
@@ -58,7 +58,7 @@ class Places(NamedTuple):
 class Layout:
     """The groups of a packed row.
 
-    Opaque on purpose: what moves batches to devices must not take it apart.
+    Opaque on purpose, so that code that moves batches to devices does not take it apart.
     """
 
     __slots__ = ("_places", "groups")
@@ -69,18 +69,18 @@ class Layout:
 
     @property
     def sizes(self) -> list[int]:
-        """Tokens of each prompt and of all the responses behind it, in turn."""
+        """Tokens of each prompt and of all its responses, in turn."""
         sizes = []
         for group in self.groups:
             sizes.append(group.prompt.length)
             sizes.append(sum(span.length for span in group.responses))
-        # A group without responses takes one piece, its prompt.
+        # A group without responses has one piece, its prompt.
         return [size for size in sizes if size > 0]
 
     def places(self, device: torch.device) -> list[Places]:
-        """Return the places of each group, made once.
+        """Return the places of each group, computed once.
 
-        Every layer asks for them, and copying them to a GPU would stop it.
+        Every layer needs them, and copying them to a GPU would stall it.
         """
         if device not in self._places:
             self._places[device] = [
@@ -114,7 +114,7 @@ def pack_groups(groups: Sequence[Group]) -> dict[str, Any]:
             span = Span(len(ids), len(response.token_ids))
             ids += response.token_ids
             positions += range(prompt.length, prompt.length + span.length)
-            # the prompt's last token predicts the first one; each of them the next
+            # The prompt's last token predicts the first response token, each of those the next.
             predictors.append(prompt.start + prompt.length - 1)
             predictors += range(span.start, span.start + span.length - 1)
             labels += response.token_ids
@@ -179,7 +179,7 @@ def trial_groups(n_vocabulary: int, *, without: int | None = None) -> list[Group
 
 
 def changes_attention(config: Any) -> str | None:
-    """Name what a model's attention does beyond a softmax over all earlier tokens, if anything."""
+    """Return what a model's attention does beyond a softmax over all earlier tokens."""
     text = getattr(config, "text_config", config)
     if getattr(text, "attn_logit_softcapping", None):
         return f"its attention caps scores (attn_logit_softcapping = {text.attn_logit_softcapping})"
@@ -189,9 +189,9 @@ def changes_attention(config: Any) -> str | None:
     is_sliding = bool(window)
     if layers:
         is_sliding = any("sliding" in kind or "chunked" in kind for kind in layers)
-    # Qwen's configurations name a window, and switch it off beside it.
+    # Qwen's configurations set a window and disable it in another field.
     if is_sliding and getattr(text, "use_sliding_window", True):
-        return f"its attention looks back over a window of {window} tokens only"
+        return f"its attention only covers a window of {window} tokens"
     return None
 
 
@@ -215,9 +215,9 @@ def shared_prompt_attention(
         key: (1, key heads, N, head size), positions applied; heads are shared where there are
             fewer.
         value: as ``key``.
-        packed_layout: where groups lie.
+        packed_layout: the places of the groups.
         scaling: factor of the scores; default one over the root of the head size.
-        dropout: of the weights, in training.
+        dropout: dropout of the attention weights in training.
     """
     attend = partial(_attend, scaling=scaling, dropout=dropout if module.training else 0.0)
     # One split, whose backward pass is one concatenation; slices would each fill a row with zeros
@@ -227,7 +227,7 @@ def shared_prompt_attention(
 
     outputs = []
     for group in packed_layout.groups:
-        # Copies, because what the backward pass keeps of a view is the whole row.
+        # Copies, because for a view the backward pass would keep the whole row.
         prompt_query, prompt_key, prompt_value = (next(each).contiguous() for each in states)
         outputs.append(attend(prompt_query, prompt_key, prompt_value, None)[0])
         if not group.responses:
@@ -239,8 +239,7 @@ def shared_prompt_attention(
         values = torch.cat([prompt_value.expand(n, -1, -1, -1), values], dim=2)
         output = attend(queries, keys, values, places.sees).flatten(0, 1)
         if places.real is not None:
-            # Padding stands behind each response, where no token of it looks; here it is left out
-            # again.
+            # Padding comes after each response, where no token attends; it is dropped here.
             output = output.index_select(0, places.real)
         outputs.append(output)
     return torch.cat(outputs)[None], None
@@ -294,7 +293,7 @@ def _places_of(group: PackedGroup, device: torch.device) -> Places:
     lengths = torch.tensor([span.length for span in group.responses])
     longest = int(lengths.max())
 
-    # every token sees the whole prompt and what comes before it in its response
+    # Every token sees the whole prompt and the earlier tokens of its response.
     n_prompt = group.prompt.length
     everything = torch.ones(longest, n_prompt + longest, dtype=torch.bool, device=device)
     sees = everything.tril(n_prompt)

@@ -1,10 +1,10 @@
-"""What the settings of a training start from where they are not given, by objective."""
+"""Default training settings by objective."""
 
 from typing import NamedTuple
 
 
 class StartValues(NamedTuple):
-    """Settings that an objective's authors report to work, for full training of 7B to 9B models."""
+    """Settings from an objective's authors, for full training of 7B to 9B models."""
 
     learning_rate: float
     global_batch_size: int
@@ -48,4 +48,4 @@ of most and DPO's customary learning rate (ours).
 """
 
 LORA_LEARNING_RATE_FACTOR = 10.0
-"""Adapters want a learning rate about ten times that of full training **(ours)**."""
+"""Adapters need about ten times the learning rate of full training **(ours)**."""

@@ -117,7 +117,7 @@ METRICS = Schema(
 
 
 def write_table(path: Path, schema: Schema, rows: list[dict[str, object]], key: str = "") -> None:
-    """Replace a Parquet file as a whole; ``key`` says what it was made from."""
+    """Replace a Parquet file as a whole; ``key`` identifies its inputs."""
     arrow = schema.arrow().with_metadata({"prefpipe.schema": schema.tag, "prefpipe.key": key})
     with atomic_write(path) as file:
         pq.write_table(pa.Table.from_pylist(rows, schema=arrow), file)

@@ -1,4 +1,4 @@
-"""Tokens a second of training, and what computing each prompt once saves."""
+"""Tokens a second of training, and the savings from computing each prompt once."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 
 class ComputedTokens(NamedTuple):
-    """What was computed since the last time it was asked, on this process.
+    """Tokens computed since the last query, on this process.
 
-    ``n_computed``: tokens that went through the model to be trained on, prompts and responses, each
-    pass over a prompt counted, padding and the first pass of groups in two passes not.
+    ``n_computed``: tokens computed for training, prompts and responses, counting each pass over a
+        prompt, without padding and the first pass of groups in two passes.
     ``n_prompt_each``: prompt tokens if each prompt went through once a response. ``elapsed_s``:
-    evaluation and saving left out.
+        without evaluation and saving.
     """
 
     n_computed: int
@@ -31,19 +31,19 @@ class Throughput:
         self._n_prompt_each = 0
 
     def begin(self) -> None:
-        """Start the clock, if it stands."""
+        """Start the clock if it is stopped."""
         if self._since is None:
             self._since = self.clock()
 
     def count(self, batch: Mapping[str, Any]) -> None:
-        """Count a micro-batch that is trained on."""
+        """Count a training micro-batch."""
         for row in batch.get("rows", [batch]):
             self._n_computed += _n_tokens(row)
         self._n_prompt_each += batch["n_prompt_tokens"]
 
     @contextmanager
     def apart(self) -> Iterator[None]:
-        """Leave out the time of what is done inside."""
+        """Exclude the time of the block."""
         began = self.clock()
         try:
             yield
@@ -52,7 +52,7 @@ class Throughput:
                 self._apart_s += self.clock() - began
 
     def take(self) -> ComputedTokens:
-        """Return what was computed since the last time, and stop the clock."""
+        """Return the tokens computed since the last call, and stop the clock."""
         elapsed_s = 0.0
         if self._since is not None:
             elapsed_s = self.clock() - self._since - self._apart_s

@@ -1,8 +1,8 @@
 """A wall-clock budget: stop while there is still time to save.
 
-What comes next is foreseen from what was measured: at the end of a step it is asked whether one
-more step, the evaluations that are due and the saving still fit. The first saving has no
-measurement; it is reckoned from the bytes of weights and optimizer.
+The forecast uses measured times: at the end of a step it checks whether one more step, the
+evaluations that are due and the saving still fit. The first saving has no measurement; it is
+estimated from the bytes of weights and optimizer.
 """
 
 import time
@@ -13,26 +13,25 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 SAVE_BYTES_PER_S = 2e8
-"""Speed at which a first checkpoint is taken to be written **(ours)**: below a network file
-system's usual.
+"""Assumed speed of writing the first checkpoint **(ours)**: below that of a typical network file
+system.
 """
 
 SECONDS_AN_HOUR = 3600.0
 
 
 class TimeBudget(TrainerCallback):  # type: ignore[misc]
-    """Measures steps, evaluations and savings, and says when another step would be one too many.
+    """Measures steps, evaluations and savings, and knows when another step would not fit.
 
-    It decides nothing: ``is_up()`` is a question for whoever stops the training, on all processes
-    alike. It is never up before the first step, so that a budget that is too small for anything
-    still gets on by a step each time.
+    It only answers ``is_up()``; the caller stops the training, on all processes alike. It is never
+    up before the first step, so that even a very small budget makes one step each time.
 
     Args:
         hours: the budget.
         started: when it began, on ``clock``.
         clock: seconds.
-        keep_steps: after which the model is written; each counts as much as a checkpoint, which
-            holds more.
+        keep_steps: steps after which the model is written; each counts like a checkpoint, which is
+            larger.
     """
 
     def __init__(
@@ -57,17 +56,17 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
 
     def is_up(self) -> bool:
         """Return whether one more step, with evaluations and saving, would not fit any more."""
-        # One evaluation that is due now comes in any case; another may be due after the step.
+        # An evaluation that is due now runs in any case; another may be due after the step.
         n_evaluations = int(self._evaluation_is_due) + 1
-        # likewise models to be kept: of this step, which is about to be written, and of the next
+        # The same for models to keep: of this step, which is written next, and of the next step.
         n_saves = 1 + len(self._keep_steps & {self._step, self._step + 1})
         needed_s = self.step_s + n_evaluations * self.evaluation_s + n_saves * self.save_s
         return self._has_stepped and self.clock() + needed_s > self.deadline
 
     def stops_between_parts(self) -> Callable[[], bool]:
-        """Return a question to ask before each part of work that comes before the training.
+        """Return a check to call before each part of work that precedes the training.
 
-        It is whether another part like the longest would not fit.
+        It returns whether another part as long as the longest would not fit.
         """
         asked_at: list[float] = []
         longest_s = 0.0
@@ -85,9 +84,9 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
     def on_train_begin(
         self, args: TrainingArguments, _state: Any, _control: Any, model: nn.Module, **_kwargs: Any
     ) -> None:
-        """Reckon how long the first checkpoint takes.
+        """Estimate how long the first checkpoint takes.
 
-        It holds the weights, and two moments of those that are trained, in float32.
+        It holds the weights, and two moments of the trained weights, in float32.
         """
         n_bytes = 0
         for weight in model.parameters():
@@ -106,23 +105,23 @@ class TimeBudget(TrainerCallback):  # type: ignore[misc]
     def on_step_end(
         self, _args: Any, state: TrainerState, control: TrainerControl, **_kwargs: Any
     ) -> None:
-        """Keep the longest step."""
+        """Record the longest step."""
         self._step = state.global_step
         self.step_s = max(self.step_s, self._lap())
         self._has_stepped = True
         self._evaluation_is_due = control.should_evaluate
 
     def on_log(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
-        """Keep what is written with a row of the log out of the evaluation after it."""
+        """Exclude the writing of a log row from the evaluation after it."""
         if not self._evaluation_is_due:
             self._lap()
 
     def on_evaluate(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
-        """Keep the longest evaluation."""
+        """Record the longest evaluation."""
         self.evaluation_s = max(self.evaluation_s, self._lap())
 
     def on_save(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
-        """Keep the longest saving; the first one replaces what was reckoned."""
+        """Record the longest saving; the first one replaces the estimate."""
         saved_s = self._lap()
         self.save_s = max(self.save_s, saved_s) if self._has_saved else saved_s
         self._has_saved = True

@@ -1,8 +1,8 @@
 """The Hugging Face trainer over groups.
 
-The trainer brings accelerate, FSDP, DeepSpeed, checkpoints and trackers; this subclass says what
-the loss of a batch of groups is, in which order groups are visited, how a step's loss is averaged
-and what is logged.
+The trainer brings accelerate, FSDP, DeepSpeed, checkpoints and trackers; this subclass defines the
+loss of a batch of groups, the order of groups, the averaging of a step's loss, and the logged
+measures.
 
 Averaging. The loss of a step is the mean over the prompts of the global batch, whatever the split
 into micro-batches and devices: each micro-batch contributes its sum divided by the prompts of the
@@ -54,7 +54,7 @@ from prefpipe.training.throughput import Throughput, throughput_figures
 class GroupTrainer(Trainer):  # type: ignore[misc]
     """Train on groups with any objective of ``prefpipe.maths.objectives.registry``.
 
-    ``scoring`` says how the model's output becomes scores; by default as a policy's does.
+    ``scoring`` turns the model's output into scores; the default is a policy's.
     """
 
     # compute_loss normalises over the accumulated batch itself, so the trainer must not divide
@@ -73,7 +73,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         callbacks: Sequence[TrainerCallback] = (),
         scoring: Scoring | None = None,
     ) -> None:
-        # The trainer's own __init__ asks for some of these.
+        # The trainer's own __init__ reads some of these.
         self.settings = settings
         self.tokenizer = tokenizer
         self.scoring: Scoring = PolicyScoring(
@@ -85,7 +85,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         self._n_tokens: list[Tensor] = []
         self._throughput = Throughput()
 
-        # Padding is masked, so any id serves where the tokenizer names none.
+        # Padding is masked, so any id works if the tokenizer names none.
         pad_token_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         collator = GroupCollator(
             pad_token_id, end_token_ids(model, tokenizer), packed=shares_prompts(model)
@@ -104,7 +104,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         # arguments from us.
         self.model_accepts_loss_kwargs = True
         # Not in the arguments: they would refuse --save-steps that are no multiple of --eval-steps,
-        # and early stopping asks for its checkpoints by itself.
+        # and early stopping requests its own checkpoints.
         self.args.load_best_model_at_end = self._early_stopping() is not None
         # stdout belongs to the command's result
         self.remove_callback(PrinterCallback)
@@ -114,11 +114,11 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         return self.scoring.summarise(np.asarray(prediction.predictions))
 
     def create_accelerator_and_postprocess(self) -> None:
-        """Let FSDP2 compute what one device computes under autocast.
+        """Make FSDP2 compute the same as one device under autocast.
 
-        Weights travel in bfloat16, all else stays as it is.
+        Weights are sent in bfloat16; everything else stays unchanged.
 
-        accelerate would have it keep hidden states and log-probabilities in bfloat16 too, and sum
+        accelerate would keep hidden states and log-probabilities in bfloat16, too, and sum
         gradients in it; the policy would not begin at its reference, which is measured under
         autocast.
         """
@@ -136,9 +136,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
             )
 
     def compute_loss_context_manager(self) -> ExitStack:
-        """Enter autocast where FSDP2 has the model.
+        """Enter autocast if FSDP2 wraps the model.
 
-        accelerate puts it around the models of the other wrappers only.
+        accelerate does this only for the other wrappers.
         """
         contexts: ExitStack = super().compute_loss_context_manager()
         if self.is_fsdp_enabled and self.args.bf16:
@@ -157,7 +157,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(
         self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device
     ) -> tuple[list[Any], Tensor]:
-        """Return what the device computes in one step, and the step's prompts on all processes."""
+        """Return the device's batches of one step, and the step's prompts on all processes."""
         self._throughput.begin()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         n_prompts = torch.tensor(sum(batch["n_prompts"] for batch in batches), device=device)
@@ -174,19 +174,18 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         log-probabilities of all its responses without gradients, then the loss's derivative to each
         of them, and the rows again, each weighted with its own. The gradients are those of one
         pass. Every process makes as many passes as the one that needs most, because wrappers for
-        several devices wait for each other in each; a process that has no prompt left makes idle
-        ones.
+        several devices synchronise in each; a process without prompts makes idle passes.
 
         Raises:
-            PrefpipeError: the loss is not finite; training on would only spoil the weights.
+            PrefpipeError: the loss is not finite; further training would ruin the weights.
         """
         model.train()
         inputs = self._prepare_inputs(inputs)
         batches, idle_row = inputs["batches"], inputs["idle"]
         shares: list[Tensor] = []
 
-        # The first pass over groups in several rows, of all of them at once: processes count their
-        # passes together.
+        # The first passes over groups in several rows come together, so that processes agree on
+        # their number.
         rows = [row for batch in batches for row in batch.get("rows", ())]
         outputs = iter(self._read_without_gradients(model, rows, spare=idle_row))
 
@@ -225,7 +224,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     ) -> list[Any]:
         """Return the model's output on rows without gradients.
 
-        ``spare`` is computed where other processes have more.
+        ``spare`` is computed while other processes have more rows.
         """
         n_spare = self._most(len(rows)) - len(rows)
         with torch.no_grad(), self.compute_loss_context_manager():
@@ -242,8 +241,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     def _backward(self, loss: Tensor) -> None:
         if self.accelerator.distributed_type == DistributedType.DEEPSPEED:
-            # It would divide by the accumulated micro-batches, which the loss has been divided by
-            # already.
+            # It would divide by the accumulated micro-batches, but the loss is already divided.
             self.accelerator.backward(loss, scale_wrt_gas=False)
         else:
             self.accelerator.backward(loss)
@@ -258,21 +256,22 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def _weights(
         self, batch: Batch, row_outputs: Sequence[Any], n_prompts: Any, shares: list[Tensor]
     ) -> list[tuple[Tensor, ...]]:
-        """Return for each row the loss's derivatives to the model's output, figure by figure."""
+        """Return for each row the loss's derivatives with respect to the model's figures."""
         output = by_group(row_outputs, batch["slots"])
         leaves: dict[str, Any] = {}
         for name, figure in differentiable_figures(output).items():
             leaves[name] = figure.detach().requires_grad_()
-        # Back to the figures and no further: the model, and what wraps it, has no part in this.
+        # Back to the figures only: the model and its wrappers are not involved.
         loss: Any = self._count(batch, output._replace(**leaves), n_prompts, shares)
         loss.backward()
 
-        # from prompts by responses back to the rows that the responses lie in
+        # From prompts by responses back to the rows of the responses.
         exists = batch["slots"] >= 0
         sizes = [len(row_output.n_tokens) for row_output in row_outputs]
         weights = []
         for leaf in leaves.values():
-            # What the objective does not read has no derivative: how responses end, nearly always.
+            # Figures that the objective does not read have no derivative, usually how responses
+            # end.
             grad = leaf.grad if leaf.grad is not None else torch.zeros_like(leaf)
             weights.append(grad[exists].split(sizes))
         return list(zip(*weights, strict=True))
@@ -280,25 +279,24 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def _weighted(self, model: nn.Module, row: Batch, weights: Sequence[Tensor] | None) -> Tensor:
         """Return the model's output on a row, each figure times its weight, summed.
 
-        With None it is a pass that adds nothing.
+        With None the pass adds nothing.
         """
         output = self.scoring.read(model, row, measured=False)
         figures = list(differentiable_figures(output).values())
         if weights is None:
-            # Times 0, so that the backward pass runs through the model as the others' does.
+            # Times 0, so that the backward pass runs through the model like the others.
             return figures[0].sum() * 0.0
         sums = [(figure * weight).sum() for figure, weight in zip(figures, weights, strict=True)]
         return torch.stack(sums).sum()
 
     def _count(self, batch: Batch, output: Any, n_prompts: Any, shares: list[Tensor]) -> Tensor:
-        """Return the share of the step's mean loss, and keep it and the measures for the log."""
+        """Return the share of the step's mean loss, and store it and the measures for the log."""
         measured, losses = self.scoring.measure(batch, output)
         loss_sum = losses.sum()
         if not bool(torch.isfinite(loss_sum)):
             raise PrefpipeError(
                 f"the loss is {loss_sum.item()} at step {self.state.global_step + 1}",
-                hint="lower --learning-rate or --beta and run again; the last checkpoint is still "
-                "good",
+                hint="lower --learning-rate or --beta and run again; the last checkpoint is intact",
             )
 
         self._measured.append(measured)
@@ -337,15 +335,15 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
                 examined.append(self.scoring.examine(batch, output))
         measured = torch.cat(examined)
 
-        # The loop computes metrics only where there are labels; nobody reads these.
+        # The loop computes metrics only if there are labels; these are not read.
         labels = measured[:, 0]
         return None, measured, labels
 
     def evaluate(self, *arguments: Any, **named: Any) -> dict[str, float]:
         """Return the means over the evaluation groups.
 
-        Training goes on as if there had been no evaluation. A data loader takes a random number
-        when it is opened: without the fork, LoRA's dropout would depend on ``eval_steps``.
+        Training continues as if there had been no evaluation. A data loader draws a random number
+        when it opens: without the fork, LoRA's dropout would depend on ``eval_steps``.
         """
         device = self.args.device
         devices = [device] if device.type == "cuda" else []
@@ -367,12 +365,12 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         checkpoint: str | None,
         trial: Any,
     ) -> tuple[int, int]:
-        """Return where to go on; a run that early stopping has ended goes on at its end."""
+        """Return where to resume; a run that early stopping ended resumes at its end."""
         where: tuple[int, int] = super()._init_training_state(
             max_steps, n_steps_per_epoch, n_epochs, checkpoint, trial
         )
-        # A checkpoint brings its own steps between logs, evaluations and saves; those asked for now
-        # count.
+        # A checkpoint stores its own steps between logs, evaluations and saves; the current ones
+        # apply.
         self.state.compute_steps(self.args, max_steps)
         early = self._early_stopping()
         if early is not None and checkpoint is not None:
@@ -390,12 +388,12 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def _take_measures(self) -> dict[str, float]:
         """Return the means over all prompts of all processes since the last time, and their number.
 
-        All processes must ask, also those that had no prompt. The trainer's own loss is a mean over
-        steps, in which prompts of a short last step would count more than elsewhere; the mean here
-        takes its place.
+        All processes must call it, including those without prompts. The trainer's own loss is a
+        mean over steps, in which prompts of a short last step would count more; this mean replaces
+        it.
         """
         measures = self.scoring.measures
-        # Empty to begin with: a process that had no prompt adds nothing, and takes part.
+        # Empty at first: a process without prompts adds nothing but takes part.
         no_rows = torch.zeros(0, len(measures), device=self.args.device)
         rows = torch.cat([no_rows, *self._measured])
         no_tokens = rows.new_zeros(()).long()
@@ -423,7 +421,7 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
 
     @property
     def wrapper(self) -> str:
-        """What holds the model: ``FSDP``, ``DeepSpeed``, or ``DDP``, also on one device."""
+        """The model's wrapper: ``FSDP``, ``DeepSpeed``, or ``DDP``, which also means one device."""
         if self.is_fsdp_enabled:
             return "FSDP"
         return "DeepSpeed" if self.is_deepspeed_enabled else "DDP"
@@ -431,9 +429,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     def whole_weights(self) -> dict[str, Tensor] | None:
         """Return the model's weights gathered from all processes, on the first of them.
 
-        None where each has them whole.
+        None if each process has them whole.
 
-        All processes must ask: gathering waits for each of them.
+        All processes must call it: gathering waits for each of them.
         """
         if self.is_fsdp_enabled:
             return self._untied(self.accelerator.get_state_dict(self.model))
@@ -442,9 +440,9 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         return None
 
     def _untied(self, weights: dict[str, Tensor] | None) -> dict[str, Tensor] | None:
-        """Return gathered weights without those that the model takes from others.
+        """Return gathered weights without tied copies.
 
-        Both are whole once they are gathered, and one is enough.
+        Both copies are whole once gathered, and one is enough.
         """
         if weights is None:
             return None
@@ -462,5 +460,5 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
     ) -> None:
         super()._save(output_dir, self._untied(state_dict))
         if self.args.should_save:
-            # A checkpoint is a whole model: tokenizer and chat template with it.
+            # A checkpoint is a whole model, with tokenizer and chat template.
             self.tokenizer.save_pretrained(output_dir or self.args.output_dir)

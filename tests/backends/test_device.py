@@ -16,7 +16,7 @@ def test_a_named_device_is_taken_at_its_word():
 
 
 def test_a_gpu_that_is_not_there_is_refused():
-    with pytest.raises(UsageError, match="device 'cuda:99': torch sees"):
+    with pytest.raises(UsageError, match="device 'cuda:99' is not available: torch sees"):
         find_device("cuda:99")
 
 

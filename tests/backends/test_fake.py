@@ -130,7 +130,7 @@ def test_a_long_answer_takes_longer_and_holds_one_slot_only():
 def test_timing_is_no_part_of_a_fakes_identity():
     timed = FakeModel.parse("fake:delay_s=0.1,token_delay_s=0.2,slots=8,error_rate=0.5")
     assert timed.identity == FakeModel.parse("fake:error_rate=0.5").identity
-    with pytest.raises(UsageError, match="one slot or more"):
+    with pytest.raises(UsageError, match="at least one slot"):
         FakeModel.parse("fake:slots=0")
 
 

@@ -219,7 +219,7 @@ def test_the_wait_ends_with_the_grace_or_with_a_further_signal(callers, how):
     assert 0.4 < time.monotonic() - started < 30
     threads.finish()
     assert time.monotonic() - started < 30, "nor does the end wait"
-    assert "answers that are on their way and paid for" in lines[0]
+    assert "pending answers, which are paid for" in lines[0]
     assert len(lines) == 1
     server.answer(2)
 

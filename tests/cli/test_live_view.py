@@ -13,12 +13,25 @@ from prefpipe.cli.main import run
 
 Start = Callable[..., AtTerminal]
 
+PLAN = """\
+rounds: 2
+prompts: many.jsonl
+model: "fake:delay_s=0.5"
+prompt_use: reuse
+generate: {backend: fake, n: 2, part_size: 2}
+score: {scorer: fake}
+embed: {model: nowhere}
+select: {strategy: best-worst}
+train: {max_steps: 1, report_to: none}
+"""
+
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Starts commands in a folder with prompts, and ends them."""
     write_prompts(tmp_path / "prompts.jsonl", 8)
     write_prompts(tmp_path / "many.jsonl", 200)
+    (tmp_path / "plan.yaml").write_text(PLAN)
     started: list[AtTerminal] = []
 
     def start_one(*words: str, **settings: str) -> AtTerminal:
@@ -38,7 +51,7 @@ def generate(model: str, prompts: str = "prompts.jsonl") -> list[str]:
 def test_a_run_at_a_terminal_shows_its_parts_and_leaves_the_summary(start: Start) -> None:
     command = start(*generate("fake"))
     assert command.finish() == 0
-    assert "━ 0 of 4 parts    0%" in re.sub(r"\x1b\[[0-9;]*m", "", command.text)
+    assert "━ 4 of 4 parts  100%" in re.sub(r"\x1b\[[0-9;]*m", "", command.text)
     said = "\n".join(command.screen.lines)
     assert said.startswith("8 prompts x 2 responses in 4 parts of 2 prompts\n")
     assert "generate: 16 rows in candidates" in said
@@ -49,7 +62,10 @@ def test_a_run_at_a_terminal_shows_its_parts_and_leaves_the_summary(start: Start
 @pytest.mark.slow
 def test_ctrl_c_leaves_the_terminal_as_it_was(start: Start) -> None:
     command = start(*generate("fake:delay_s=600"))
-    command.read_until("0 of 4")
+    command.read_until("loading fake")
+    # the second one from here on is drawn while nothing else is printed
+    n_before = command.text.count("0 of 4")
+    command.read_until("0 of 4", n_more_than=n_before + 1)
     command.process.send_signal(signal.SIGINT)
     assert command.finish() == 130
     lines = command.screen.lines
@@ -85,6 +101,35 @@ def test_a_terminal_that_cannot_be_drawn_on_has_lines(
     assert command.finish() == 0
     assert "\x1b" not in command.text
     assert "generate: 4 of 4 parts done, 16 rows: 16 ok, " in command.text
+
+
+@pytest.mark.slow
+def test_a_step_of_a_plan_says_which_it_is_and_an_interrupt_leaves_nothing(start: Start) -> None:
+    """The view is of the step's process, and the interrupt comes to the plan's."""
+    command = start("rounds", "plan.yaml", "-o", "run")
+    command.read_until("1 of 100 parts")
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", command.text)
+    assert "round 1 of 2, step 1 of 10\r\ngenerate  run/round-01/candidates\r\n" in shown
+
+    command.process.send_signal(signal.SIGINT)
+    assert command.finish() == 130
+    lines = command.screen.lines
+    assert not any(line.startswith("generate  run") for line in lines)
+    assert lines[-1] == "interrupted: finished parts are kept; run the same command again to go on"
+    assert command.screen.is_cursor_seen
+
+
+@pytest.mark.slow
+def test_one_view_is_over_all_workers(start: Start) -> None:
+    command = start(*generate("fake"), "--workers", "2")
+    assert command.finish() == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", command.text)
+    assert {
+        line for line in shown.splitlines() if " of 4 parts" in line and "worker" in line
+    } == set()
+    said = "\n".join(command.screen.lines)
+    assert "generate: 16 rows in candidates" in said
+    assert "━" not in said
 
 
 STEPS = {

@@ -106,10 +106,10 @@ def test_what_is_not_known_yet_is_printed_by_the_scripts_last_lines(
     steps = [*shared_steps(plan, Path("run")), *selection_steps(plan, Path("run"))]
     assert commands_of(work, script) == [step.words for step in steps]
     assert (
-        "# where the others are judged is known now: the rest of the study\n"
+        "# The steps at which the other runs are judged are known now: the rest of the study.\n"
         'rest="$(prefpipe study plan.yaml -o run --dry-run)"\neval "$rest"\n'
     ) in script
-    assert "# not counted, as their steps are not known yet: 4 runs" in script.splitlines()
+    assert "# not counted, because their steps are not known yet: 4 runs" in script.splitlines()
     assert any(
         line.startswith("# detectable difference (power 0.8") for line in script.splitlines()
     )

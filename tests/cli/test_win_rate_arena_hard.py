@@ -182,5 +182,5 @@ def test_the_weighted_rate_against_a_bootstrap_written_out() -> None:
     "weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, float("nan")], [1.0, float("inf")]]
 )
 def test_weights_that_are_none_are_refused(weights) -> None:
-    with pytest.raises(InputError, match="each row has one above 0"):
+    with pytest.raises(InputError, match="expected one above 0 per row"):
         weighted_win_rate([0.5, 0.5], weights)

@@ -203,7 +203,7 @@ def test_a_line_that_makes_no_prefpipe_available_is_an_error(job: Job) -> None:
     process = job.start()
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert "error: the lines above make no prefpipe available" in stderr
+    assert "error: prefpipe is not found; correct the activation lines above" in stderr
 
 
 def test_an_error_is_the_jobs_and_queues_nothing(job: Job) -> None:

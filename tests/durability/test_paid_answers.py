@@ -183,7 +183,7 @@ def test_a_signal_waits_for_what_is_paid_and_sends_nothing_more(
         _, stderr = process.communicate(timeout=120)
         assert process.returncode == code, stderr
         assert (
-            "waiting for 8 answers that are on their way and paid for; a second signal drops them"
+            "waiting for 8 pending answers, which are paid for; a second signal drops them"
             in stderr
         )
         assert number == signal.SIGINT or "hint: run the same command again to go on" in stderr

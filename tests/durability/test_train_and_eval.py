@@ -689,7 +689,7 @@ def test_resume_from_a_folder_without_a_checkpoint_is_refused_before_the_model_i
         refused,
         2,
         f"{inputs.model} holds no complete checkpoint",
-        "give a complete checkpoint-N folder, or drop --resume-from",
+        "pass a complete checkpoint-N folder, or leave --resume-from out",
     )
     assert "loading" not in refused.stderr
     assert not (folder / "policy").exists()

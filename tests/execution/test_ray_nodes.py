@@ -41,7 +41,7 @@ def test_addresses(on: str, environment: dict[str, str], expected: Address | Non
 
 @pytest.mark.parametrize("on", ["ray:http://head:8265", "ray:head:x", "ray::6379", "ray:head:"])
 def test_what_is_no_address_is_refused(on: str) -> None:
-    with pytest.raises(UsageError, match="is no address of a Ray cluster"):
+    with pytest.raises(UsageError, match="is not an address of a Ray cluster"):
         address_of(on, {})
 
 
@@ -97,8 +97,8 @@ def test_what_a_node_does_not_see(probe: Probe, tmp_path: Path) -> None:
     (tmp_path / "out" / ".token").write_text("b" * 32)
     problems = problems_of(facts_of_this_node(probe), probe, expected)
     assert problems == [
-        f"its output folder {tmp_path / 'out'} is another one, with other files",
-        f"its {tmp_path / 'prompts.jsonl'} is another one: 6 bytes, here 3",
+        f"its output folder {tmp_path / 'out'} is a different folder, with other files",
+        f"its {tmp_path / 'prompts.jsonl'} is a different file: 6 bytes there, 3 here",
         f"it does not see {tmp_path / 'in'}",
     ]
 
@@ -108,7 +108,9 @@ def test_what_a_node_does_not_see(probe: Probe, tmp_path: Path) -> None:
 
     nowhere = probe._replace(folder=str(tmp_path / "gone"))
     problems = problems_of(facts_of_this_node(nowhere), nowhere, expected)
-    assert problems == [f"it does not see the folder {tmp_path / 'gone'}, where the command runs"]
+    assert problems == [
+        f"it does not see the folder {tmp_path / 'gone'}, in which the command runs"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -145,4 +147,4 @@ def test_an_engine_that_the_driver_lacks_is_the_same_on_all_nodes(probe: Probe) 
 def test_an_output_folder_that_may_not_be_written(probe: Probe) -> None:
     facts = facts_of_this_node(probe)._replace(can_write=False)
     problems = problems_of(facts, probe, Expected({}, TOKEN))
-    assert problems[0].startswith("it may not write into the output folder")
+    assert problems[0].startswith("it cannot write into the output folder")

@@ -232,7 +232,7 @@ def test_an_engine_that_no_worker_can_open_is_no_fault_of_the_parts(
     words = ["generate", prompts, "--backend", "openai", "--model", "gpt-5", "--part-size", 2]
     ended = run_command(*words, "-o", tmp_path / "out", "--workers", 2)
     assert ended.code == 1
-    assert "error: no OPENAI_API_KEY" in ended.stderr, ended.stderr
+    assert "error: OPENAI_API_KEY is not set" in ended.stderr, ended.stderr
     assert ended.stderr.count("loading gpt-5") == 6
     assert "set aside" not in ended.stderr
 
@@ -312,7 +312,7 @@ def test_a_worker_that_nobody_drives_is_an_error(
         monkeypatch.setenv("PREFPIPE_WORKER_CHANNEL", channel)
     ended = run_command("worker")
     assert ended.code == 2
-    assert "run a stage with --workers N" in ended.stderr
+    assert "start workers with `prefpipe generate ... --workers N`" in ended.stderr
 
 
 @pytest.mark.models

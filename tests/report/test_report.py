@@ -331,8 +331,8 @@ def test_scores_of_other_candidates_are_not_joined(
     shutil.copy(other / "run.json", folder / "candidates" / "run.json")
     told, err = told_of(folder, capsys)
     (pool,) = told["pools"]
-    assert "another version of its candidates" in pool["rewards"]["error"]
-    assert "another version of its candidates" in err
+    assert "a different version of its candidates" in pool["rewards"]["error"]
+    assert "a different version of its candidates" in err
 
 
 @pytest.mark.slow

@@ -260,7 +260,7 @@ def test_a_checkpoint_of_one_device_goes_on_with_two_and_that_of_another_wrapper
     refused = launcher.two(FSDP2, *REFERENCE, folder=stopped.folder, codes=(2, 2))
     assert (
         refused.said.count(
-            "checkpoint-2 was written under DDP or on one device, and this run is under FSDP"
+            "checkpoint-2 was written under DDP or on one device, but this run is under FSDP"
         )
         == 1
     ), refused.said
@@ -288,6 +288,5 @@ def test_a_wrong_setting_is_said_once(launcher: Launcher) -> None:
 def test_mixed_precision_that_only_the_launcher_knows_of_is_refused(launcher: Launcher) -> None:
     failed = launcher.two(DDP | {"ACCELERATE_MIXED_PRECISION": "bf16"}, codes=(2, 2))
     assert (
-        failed.said.count("the launcher asks for mixed precision bf16, and this run is in float32")
-        == 1
+        failed.said.count("the launcher sets mixed precision bf16, but this run uses float32") == 1
     ), failed.said

@@ -171,7 +171,7 @@ def test_settings_that_a_server_refuses_are_left_out_said_and_recorded(
     )
     without = ["min_p", "repetition_penalty", "top_k"] if names_them else sorted(NEUTRAL)
     assert (
-        f"refuses {', '.join(without)}: sent without, so its own defaults hold"
+        f"refuses {', '.join(without)}: they are left out, and the server's own defaults apply"
         in capsys.readouterr().err
     )
     (step,) = json.loads((tmp_path / "out" / "run.json").read_text())["history"]
@@ -282,8 +282,8 @@ def test_a_long_wait_that_the_server_asks_for_is_said_and_a_stop_ends_it(tmp_pat
         client.close()
     assert time.monotonic() - started < 60
     (line,) = lines
-    assert "asks for 3600 s of patience, of which 600 s are waited (status 429:" in line
-    assert "nothing is sent until" in line
+    assert "asks for a pause of 3600 s, of which prefpipe waits 600 s (status 429:" in line
+    assert "the next request leaves at" in line
 
 
 @pytest.mark.slow

@@ -632,7 +632,7 @@ def test_a_reference_with_other_token_counts_is_refused(groups, model, tmp_path)
         counts=footer.counts,
         parents=footer.parents,
     )
-    with pytest.raises(InputError, match="is a sum over 8 tokens, and the response has 7"):
+    with pytest.raises(InputError, match="is a sum over 8 tokens, but the response has 7"):
         training(groups, tmp_path / "policy", model, reference=tmp_path / "reference")
 
 

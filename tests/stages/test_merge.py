@@ -327,7 +327,7 @@ def test_added_tokens_without_embeddings_are_refused(adapter, tmp_path):
     tokenizer = make_tiny_tokenizer()
     tokenizer.add_tokens(["<think>"])
     tokenizer.save_pretrained(adapter)
-    refused(ModelError, "has 261 tokens and the model 260 rows", adapter, tmp_path / "out")
+    refused(ModelError, "has 261 tokens, but the model has 260 rows", adapter, tmp_path / "out")
 
 
 def test_a_base_whose_own_tokenizer_has_more_tokens_than_rows_is_taken_as_it_is(base, tmp_path):
@@ -379,10 +379,10 @@ def test_several_labels_and_a_missing_head_are_refused(base, tmp_path):
     saved = load_file(path / "adapter_model.safetensors")
     [name] = [name for name in saved if ".score." in name]
     save_file({**saved, name: torch.randn(3, 32)}, path / "adapter_model.safetensors")
-    refused(ModelError, "is of a classifier with 3 labels", path, tmp_path / "out")
+    refused(ModelError, "is for a classifier with 3 labels", path, tmp_path / "out")
     del saved[name]
     save_file(saved, path / "adapter_model.safetensors")
-    refused(ModelError, "brings no head, nor does its base", path, tmp_path / "out")
+    refused(ModelError, "neither it nor its base has a head", path, tmp_path / "out")
 
 
 def test_an_adapter_that_was_never_trained_is_refused(base, tmp_path):
@@ -594,7 +594,7 @@ def test_other_kinds_of_adapters_are_refused(adapter, tmp_path):
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"peft_type": "LOHA"}))
     refused(
         ModelError,
-        "is of the type LOHA, and LORA is what is merged here",
+        "is of the type LOHA; prefpipe merges LORA only",
         adapter,
         tmp_path / "out",
     )

@@ -199,4 +199,4 @@ def test_a_server_is_sent_the_argument(tmp_path, capsys):
         assert len(server.bodies) == 1
     said = capsys.readouterr().err
     assert "refuses `chat_template_kwargs`" in said
-    assert "--template-arg needs a server" in said
+    assert "leave --template-arg out, or use a server" in said

@@ -17,22 +17,22 @@ GOOD = [
     {"$ref": "#name"},
 ]
 BAD = [
-    (3, "the schema is 3, and a schema is an object"),
-    ({"type": "strng"}, "type is 'strng', and must be one of object, array, string"),
+    (3, "the schema is 3; a schema must be an object"),
+    ({"type": "strng"}, "type is 'strng'; it must be one of object, array, string"),
     ({"type": "strng"}, "did you mean"),
     ({"type": ["string", 3]}, "type is 3"),
-    ({"properties": ["a"]}, "properties is a list, and must be an object of schemas"),
+    ({"properties": ["a"]}, "properties is a list; it must be an object of schemas"),
     ({"properties": {"a": {"type": "int"}}}, "the schema, properties, 'a', type is 'int'"),
-    ({"items": [{"type": "string"}]}, "items is a list, and a schema is an object"),
-    ({"anyOf": []}, "anyOf is a list, and must be a list of schemas"),
+    ({"items": [{"type": "string"}]}, "items is a list; a schema must be an object"),
+    ({"anyOf": []}, "anyOf is a list; it must be a list of schemas"),
     ({"oneOf": [True, {"enum": "abc"}]}, "oneOf 1, enum is the text 'abc'"),
-    ({"required": "a"}, "required is the text 'a', and must be a list of names"),
+    ({"required": "a"}, "required is the text 'a'; it must be a list of names"),
     ({"minLength": -1}, "minLength is -1"),
     ({"maxItems": True}, "maxItems is True"),
-    ({"minimum": "0"}, "minimum is '0', and must be a number"),
-    ({"pattern": 7}, "pattern is 7, and must be a text"),
+    ({"minimum": "0"}, "minimum is '0'; it must be a number"),
+    ({"pattern": 7}, "pattern is 7; it must be a text"),
     ({"$ref": "#/$defs/gone"}, "$ref leads to '#/$defs/gone', which is not in the schema"),
-    ({"$ref": "other.json"}, "only a place in this file"),
+    ({"$ref": "other.json"}, "it must lead to a place in this file"),
 ]
 
 

@@ -52,10 +52,10 @@ def test_a_value_is_json_or_else_the_text(written, value):
         ("add_generation_prompt=false", "is set by prefpipe"),
         ("a=no", "write true or false"),
         ("a=Off", "write true or false"),
-        ("a={x", "the value is no JSON"),
-        ("a=NaN", "no finite number"),
-        ("a=1e999", "no finite number"),
-        ('a={"b": [NaN]}', "no finite number"),
+        ("a={x", "the value is not JSON"),
+        ("a=NaN", "not a finite number"),
+        ("a=1e999", "not a finite number"),
+        ('a={"b": [NaN]}', "not a finite number"),
         ('a="\\ud800"', "half of a surrogate pair"),
         ("a=" + "[" * 5000, "nested too deep"),
     ],
@@ -115,7 +115,7 @@ def test_an_argument_that_is_never_read_is_refused_with_the_nearest_name():
     assert caught.value.hint == "it reads enable_thinking"
     with pytest.raises(UsageError, match="of org/m never reads") as caught:
         refuse_unread(TEMPLATES["gemma"], {"enable_thinking": False}, "org/m")
-    assert caught.value.hint == "it reads no argument at all"
+    assert caught.value.hint == "it reads no arguments"
     args = {"enable_thinking": False, "other": 1}
     assert args_read_by(TEMPLATES["qwen3"], args) == {"enable_thinking": False}
 

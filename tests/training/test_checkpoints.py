@@ -83,7 +83,7 @@ def test_an_explicit_path_may_be_a_checkpoint_or_hold_some(tmp_path):
 
 def test_an_explicit_path_without_a_complete_checkpoint_is_an_error(tmp_path):
     """Starting over without a word is what users of other trainers complain about."""
-    with pytest.raises(UsageError, match="nowhere: there is no such folder"):
+    with pytest.raises(UsageError, match="nowhere does not exist"):
         require_checkpoint(tmp_path / "nowhere")
     path = make_checkpoint(tmp_path, 5)
     (path / "optimizer.pt").unlink()
@@ -94,7 +94,7 @@ def test_an_explicit_path_without_a_complete_checkpoint_is_an_error(tmp_path):
         require_checkpoint(path)
     with pytest.raises(UsageError, match=r"holds no complete checkpoint .*optimizer.pt is missing"):
         require_checkpoint(tmp_path)
-    with pytest.raises(UsageError, match="there is no such folder"):
+    with pytest.raises(UsageError, match="does not exist"):
         require_checkpoint(tmp_path / "checkpoint-7")
 
 

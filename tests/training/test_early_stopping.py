@@ -58,7 +58,7 @@ def test_a_checkpoint_gives_back_best_and_patience(tmp_path):
     state = TrainerState(stateful_callbacks={"EarlyStopping": callback.state()})
     again = EarlyStopping(3)
     with pytest.raises(
-        UsageError, match=r"best evaluation was at step 2, and its model, .*/checkpoint-2, is gone"
+        UsageError, match=r"best evaluation was at step 2, but its model, .*/checkpoint-2, is gone"
     ):
         again.restore(state, tmp_path, tmp_path / "checkpoint-4")
     assert (again.n_waited, again.best) == (1, callback.best)

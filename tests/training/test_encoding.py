@@ -110,7 +110,9 @@ def test_a_response_that_would_join_with_the_prompt_is_tokenised_apart(response)
     assert encoded.response == [*tokenizer(response, add_special_tokens=False)["input_ids"], eos]
     assert encoded.is_apart
     assert tokenizer.decode([*encoded.prompt, *encoded.response]) == tokenizer.decode(joint)
-    assert encoder.notes()[0].startswith("1 of 1 responses are tokenised apart from their prompts")
+    assert encoder.notes()[0].startswith(
+        "1 of 1 responses are tokenised separately from their prompts"
+    )
 
 
 def test_apart_means_no_space_where_the_tokenizer_puts_one_in_front_of_every_text():

@@ -112,7 +112,7 @@ def test_a_held_out_response_that_was_cut_says_so():
 def test_prompts_on_both_sides_are_counted_and_named():
     with pytest.raises(
         InputError,
-        match=r"4 of the 6 prompts of --eval-groups are trained on as well: prompt-2, prompt-3, prompt-4, \.\.\.",
+        match=r"4 of the 6 prompts of --eval-groups are also trained on: prompt-2, prompt-3, prompt-4, \.\.\.",
     ):
         refuse_shared_prompts(items_of(6), items_of(8)[2:], "--eval-groups")
     refuse_shared_prompts(items_of(3), items_of(6)[3:], "--eval-groups")

@@ -129,7 +129,7 @@ def test_a_token_id_that_the_model_has_not_is_named(token, place):
     ids[0] = highest + 1 if token == 7 else token
     with pytest.raises(
         InputError,
-        match=f"^{place} holds the token id {ids[0]}, and the model has {highest + 1} tokens",
+        match=f"^{place} holds the token id {ids[0]}, but the model has only {highest + 1} tokens",
     ):
         require_known_tokens([group], highest + 1)
 
@@ -141,7 +141,7 @@ def test_unknown_roles_doubled_keys_and_empty_prompts_are_errors():
         prepare_groups([odd], max_length=100, on_too_long="drop")
     with pytest.raises(InputError, match="response 0 of prompt p comes twice"):
         prepare_groups([group, group], max_length=100, on_too_long="drop")
-    with pytest.raises(InputError, match="prompt p has no token"):
+    with pytest.raises(InputError, match="prompt p has no tokens"):
         prepare_groups([group._replace(prompt_token_ids=[])], max_length=100, on_too_long="drop")
 
 
@@ -160,7 +160,7 @@ def test_a_missing_or_differently_cut_reference_is_an_error():
     group = make_group("p", lengths=(4, 6))
     with pytest.raises(InputError, match="no reference log-probability for response 1 of prompt p"):
         with_reference([group], {("p", 0): (-1.0, 4)})
-    with pytest.raises(InputError, match="is a sum over 5 tokens, and the response has 6"):
+    with pytest.raises(InputError, match="is a sum over 5 tokens, but the response has 6"):
         with_reference([group], {("p", 0): (-1.0, 4), ("p", 1): (-1.0, 5)})
 
 

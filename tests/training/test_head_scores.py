@@ -108,7 +108,7 @@ def test_packed_is_padded_is_alone_in_scores_and_gradients(kind):
 def test_an_encoder_is_computed_padded_and_says_why():
     model, groups = make_model("bert"), make_groups(4)
     problem = share_conversations(model)
-    assert "an encoder's prompt looks at the response behind it" in problem
+    assert "an encoder's prompt attends to the response" in problem
     assert not shares_prompts(model)
     torch.testing.assert_close(
         head_scores(model, GroupCollator(0)(groups)).scores, model_alone(model, groups)

@@ -214,7 +214,7 @@ def test_bfloat16_halves_the_frozen_base_and_keeps_what_is_trained_in_float32(ba
 def test_a_reward_model_is_refused(tmp_path):
     files = inspect_model(make_tiny_reward_model(tmp_path), "rm")
     with pytest.raises(
-        ModelError, match="is a sequence-classification model, and only causal language models"
+        ModelError, match="is a sequence-classification model; a policy is a causal language model"
     ):
         load_policy(files, lora=None, bf16=False, seed=0)
 

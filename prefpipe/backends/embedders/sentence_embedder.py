@@ -43,8 +43,8 @@ class SentenceEmbedder:
     ) -> None:
         if not (model.path / "modules.json").is_file():
             warnings.warn(
-                f"{model.requested} has no modules.json: not a sentence-transformers model; "
-                "its token vectors will be averaged",
+                f"{model.requested} has no modules.json, so it is not a "
+                "sentence-transformers model: its token vectors are averaged",
                 PrefpipeWarning,
                 stacklevel=2,
             )
@@ -56,8 +56,8 @@ class SentenceEmbedder:
         self._turns = turns_on(self._device)
         if not callable(self._model.tokenizer):
             raise ModelError(
-                f"{model.requested}: tokens cannot be counted with a "
-                f"{type(self._model.tokenizer).__name__}",
+                f"{model.requested}: its tokenizer, a "
+                f"{type(self._model.tokenizer).__name__}, cannot count tokens",
                 hint="use a transformer model, such as bundled:minilm",
             )
         self._prompt: str | None = self._model.prompts.get(self._model.default_prompt_name)
@@ -145,8 +145,8 @@ class SentenceEmbedder:
         positions = getattr(self._model.config, "max_position_embeddings", None) or own_limit
         if not 1 <= max_length <= positions:
             raise UsageError(
-                f"max_length {max_length} is outside 1 to {positions}, what {requested} can read",
-                hint=f"leave it out for the model's own limit, {own_limit}",
+                f"--max-length {max_length} is outside 1 to {positions}, the range of {requested}",
+                hint=f"leave --max-length out to use the model's own limit, {own_limit}",
             )
         self._model.max_seq_length = max_length
         return max_length

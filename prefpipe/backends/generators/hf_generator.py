@@ -70,8 +70,9 @@ class HfGenerator:
         limit = self._model.config.get_text_config().max_position_embeddings
         if max_model_len is not None and max_model_len > limit:
             raise ModelError(
-                f"max_model_len is {max_model_len}, but {model.requested} has {limit} positions",
-                hint=f"use --max-model-len {limit} or less",
+                f"--max-model-len {max_model_len} is above the {limit} positions of "
+                f"{model.requested}",
+                hint=f"pass --max-model-len {limit} or less, or leave it out",
             )
         self.max_model_len = int(max_model_len or limit)
         self.engine_version = f"transformers {transformers.__version__}"
@@ -162,8 +163,8 @@ def load_causal_lm(
     if files.kind != "causal-lm":
         raise ModelError(
             f"{model.requested} is a {files.kind} model; generating needs a causal language model",
-            hint="give --model a causal language model; rating belongs to score, "
-            "embedding to embed",
+            hint="pass a causal language model with --model; to rate, run `prefpipe score`, to "
+            "embed, `prefpipe embed`",
         )
 
     transformers_logging.disable_progress_bar()
@@ -179,22 +180,21 @@ def load_causal_lm(
     except (ValueError, OSError, RuntimeError, ImportError) as error:
         raise ModelError(
             f"transformers cannot load {files.path}: {error}",
-            hint="use --trust-remote-code if the model brings its own code and you trust it",
+            hint="if the model brings its own code and you trust it, pass --trust-remote-code",
         ) from error
 
     absent = sorted(report["missing_keys"]) + sorted(str(key) for key in report["mismatched_keys"])
     if absent:
         raise ModelError(
-            f"the weights in {files.path} lack {len(absent)} tensors of the model, "
-            f"the first one {absent[0]}",
-            hint="the folder's config.json and weights do not belong together; "
-            "download or save the model again",
+            f"the weights in {files.path} lack {len(absent)} tensors of the model, such as "
+            f"{absent[0]}",
+            hint="download or save the model again: its config.json and weights do not match",
         )
     if not is_supported(loaded.config.get_text_config()):
         raise ModelError(
-            f"{model.requested} ({loaded.config.model_type}) has recurrent layers, "
-            "which this back-end cannot batch",
-            hint="use --backend vllm",
+            f"{model.requested} ({loaded.config.model_type}) has recurrent layers, which "
+            "--backend transformers cannot batch",
+            hint="pass --backend vllm",
         )
     if model.kind == "adapter":
         loaded = _apply_adapter(loaded, model, merge=dtype == torch.float32)
@@ -220,5 +220,5 @@ def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
 def _unfitting(model: ModelFiles, reason: object) -> ModelError:
     return ModelError(
         f"the adapter in {model.path} does not fit its base model: {reason}",
-        hint=f"name the base it was trained on: {merge_command(model.path)}",
+        hint=f"merge it into the base it was trained on: {merge_command(model.path)}",
     )

@@ -37,9 +37,7 @@ from prefpipe.text.tool_turns import for_server
 UNKNOWN_LENGTH = 2**31 - 1
 
 OPTIONAL_FIELDS = {
-    "return_token_ids": (
-        "rows have no response_token_ids, so `train` will tokenise their texts again"
-    ),
+    "return_token_ids": "rows have no response_token_ids, so `train` tokenises their texts again",
     "logprobs": "rows have no logp",
 }
 """Request fields that a server may refuse, and what is lost without them."""
@@ -61,15 +59,15 @@ FLAGS = {
 TEMPLATE_KWARGS = "chat_template_kwargs"
 CONTINUES = {"continue_final_message": True, "add_generation_prompt": False}
 OF_THE_PROMPT = {
-    TEMPLATE_KWARGS: "--template-arg needs a server that hands it to a chat template (vLLM, "
-    "SGLang, llama.cpp)",
+    TEMPLATE_KWARGS: "leave --template-arg out, or use a server that passes it on (vLLM, SGLang, "
+    "llama.cpp)",
     **dict.fromkeys(
         CONTINUES,
-        "prompts that begin the answer need a server that goes on with it (vLLM, SGLang), or a "
-        "model that runs here (--backend vllm or transformers)",
+        "for prompts that begin the answer, use a server that continues it (vLLM, SGLang) or "
+        "a local model (--backend vllm or transformers)",
     ),
 }
-"""Request fields without which the prompt would be another one, and what a server needs for them.
+"""Request fields without which the prompt would be different, and the hint if one is refused.
 
 vLLM: https://docs.vllm.ai/en/stable/serving/openai_compatible_server/ (extra parameters).
 """
@@ -258,13 +256,13 @@ class OpenAIGenerator:
         if any(made.reasoning is not None for made in generations):
             self._say(
                 "reasoning",
-                "returns the model's reasoning apart from its responses: it is kept in "
-                "`response_reasoning`, and rows that have one have no response_token_ids and no "
-                "logp, since the server's are of both together",
+                "returns the model's reasoning separately: it is kept in "
+                "`response_reasoning`. Rows with reasoning have no response_token_ids and no "
+                "logp, because the server's cover both together",
             )
 
     def _say_lost(self, name: str) -> None:
-        self._say(name, f"gives no {name}: {OPTIONAL_FIELDS[name]}")
+        self._say(name, f"returns no {name}: {OPTIONAL_FIELDS[name]}")
 
     def _say(self, name: str, sentence: str) -> None:
         with self._lock:

@@ -138,8 +138,8 @@ class SharedDecoder:
         except BaseException as error:  # noqa: BLE001 - raised again in every caller's thread
             is_memory = isinstance(error, torch.OutOfMemoryError)
             end = EngineDeadError(
-                f"the engine failed while it sampled: {type(error).__name__}: {error}",
-                hint="use a smaller --batch-size" if is_memory else None,
+                f"the engine failed during sampling: {type(error).__name__}: {error}",
+                hint="pass a smaller --batch-size" if is_memory else None,
             )
             end.__cause__ = error
             with self._lock:

@@ -117,7 +117,7 @@ class VllmGenerator:
         except (RuntimeError, MemoryError, OSError, *REFUSED) as error:
             raise ModelError(
                 f"vLLM cannot load {model.requested}: {error}",
-                hint="read vLLM's log above; short of memory, lower --max-model-len or change "
+                hint="read vLLM's log above; if memory is short, lower --max-model-len or change "
                 "--gpu-memory-utilization",
             ) from error
         self.max_model_len = int(self._engine.model_config.max_model_len)

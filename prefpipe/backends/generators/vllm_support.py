@@ -107,7 +107,7 @@ def check_adapter(folder: Path) -> int:
     if rank < 1 or not fitting:
         raise ModelError(
             f"vLLM cannot load the adapter in {folder}: "
-            f"r is {rank}, and vLLM takes ranks from 1 to {LORA_RANKS[-1]}",
+            f"its rank r is {rank}, and vLLM takes ranks from 1 to {LORA_RANKS[-1]}",
             hint=ADAPTER_HINT,
         )
     return fitting[0]

@@ -20,8 +20,9 @@ def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
     if reference in SHIPPED:
         if SHIPPED[reference] != kind:
             raise UsageError(
-                f"--judge-prompt {reference} is a {SHIPPED[reference]} prompt",
-                hint=f"use {names}, or a file of yours",
+                f"--judge-prompt {reference} is a {SHIPPED[reference]} prompt, and this "
+                f"judge needs a {kind} prompt",
+                hint=f"pass --judge-prompt {names}, or your own file",
             )
         file = resources.files("prefpipe.text.judging").joinpath(FOLDER, f"{reference}.txt")
         return JudgePrompt(reference, file.read_text(encoding="utf-8"), kind)
@@ -37,6 +38,6 @@ def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
     if problems:
         raise UsageError(
             f"--judge-prompt {reference}: {'; '.join(problems)}",
-            hint="docs/guides/judging.md tells the placeholders",
+            hint="correct the file; docs/guides/judging.md lists the placeholders",
         )
     return JudgePrompt(reference, text, kind)

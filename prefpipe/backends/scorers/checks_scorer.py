@@ -112,8 +112,8 @@ class ChecksScorer:
         except ValueError as error:
             raise InputError(
                 f"{where}: {error}",
-                hint="correct the instruction, take it and its kwargs out, "
-                "or give the prompt `checks` of its own",
+                hint="correct the instruction, remove it and its kwargs, or give the prompt its "
+                "own `checks`",
             ) from error
         checks = parse_checks(value, where)
 

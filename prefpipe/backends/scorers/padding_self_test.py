@@ -58,12 +58,13 @@ def judge_padding(
     scores = [*alone, *padded]
     # NaN is below nothing, so this finds it too.
     if not all(abs(score) < float("inf") for score in scores):
-        return PaddingVerdict(f"scores that are not finite ({_show(scores)})", fatal=True)
+        return PaddingVerdict(f"some scores are not finite ({_show(scores)})", fatal=True)
 
     spread = max(alone) - min(alone)
     if spread <= 1e-6 * max(map(abs, alone)):
         return PaddingVerdict(
-            f"four different conversations all score {alone[0]:.6g}: the response is not read",
+            f"four different conversations all score {alone[0]:.6g}: the model does not read "
+            "the response",
             fatal=True,
         )
 
@@ -77,7 +78,8 @@ def judge_padding(
         gap, padded_gap = alone[first] - alone[second], padded[first] - padded[second]
         if gap * padded_gap < 0 and abs(gap) > tolerance.warn * spread:
             return PaddingVerdict(
-                f"padding changes which of two conversations is better; {difference}", fatal=True
+                f"padding changes which of two conversations scores higher; {difference}",
+                fatal=True,
             )
     if worst > tolerance.refuse:
         return PaddingVerdict(difference, fatal=True)

@@ -181,8 +181,8 @@ def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> R
     first, second = next(iter(repeated.values()))[:2]
     note = (
         f"{Path(source).name}: {len(repeated):,} candidates have several ratings, first at "
-        f"{first.place} and {second.place}: their {on_duplicate} is taken "
-        f"(--on-duplicate {on_duplicate})"
+        f"{first.place} and {second.place}; --on-duplicate {on_duplicate} takes their "
+        f"{on_duplicate}"
     )
     return Ratings(joined_by, by_key, n_repeated, [note])
 
@@ -204,13 +204,10 @@ def _refuse_contradictions(ratings_of: Mapping[Key, Sequence[_Rating]], problems
 def _hint(problems: Problems) -> str:
     if any(row.reason.startswith(SECOND_RATING) for row in problems.rows):
         return (
-            "where several people rated one candidate, take their mean with --on-duplicate mean; "
-            "else correct these rows"
+            "if several people rated one candidate, take their mean with --on-duplicate mean; "
+            "otherwise correct these rows"
         )
-    return (
-        "correct these rows, delete those of candidates that nobody rated, "
-        "or leave them out with --skip-bad-rows"
-    )
+    return "correct these rows, delete those without a rating, or skip them with --skip-bad-rows"
 
 
 def _find_key_column(table: UserTable, rating_column: str) -> str:

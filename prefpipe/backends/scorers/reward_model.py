@@ -24,7 +24,7 @@ from prefpipe.text.chat_template import ChatTemplate
 from prefpipe.text.control_text import CONTROL_TEXT, N_READ
 from prefpipe.text.control_tokens import TemplateError
 
-REMOTE_CODE_HINT: Final = "a model with code of its own needs --trust-remote-code, if you trust it"
+REMOTE_CODE_HINT: Final = "pass --trust-remote-code if the model brings code that you trust"
 NO_LIMIT: Final = 1_000_000
 """Tokenizers without a limit say so with an absurd number; anything above this is no limit."""
 READ: Final[Mapping[str, float]] = {N_READ: 1}
@@ -196,8 +196,8 @@ class RewardModelScorer:
         if verdict.problem and verdict.fatal:
             raise ModelError(
                 f"{self._name} fails the self-test: {verdict.problem}",
-                hint="its scores cannot be trusted; try --dtype float32, "
-                "and report it to the model's authors",
+                hint="do not trust its scores; try --dtype float32, and report the problem to the "
+                "model's authors",
             )
         if verdict.problem:
             warnings.warn(f"{self._name}: {verdict.problem}", PrefpipeWarning, stacklevel=3)
@@ -214,14 +214,15 @@ def _refuse_other_kinds(model: ModelFiles, trust_remote_code: bool) -> None:
     """Refuse what is no reward model before its weights are read."""
     if not (model.path / "config.json").is_file():
         raise ModelError(
-            f"{model.requested} has no config.json in {model.path}: not a whole model",
-            hint="merge an adapter into its model first; a reward model is a sequence classifier",
+            f"{model.requested} has no config.json in {model.path}, so it is not a whole model",
+            hint="pass a sequence classifier; merge an adapter into its model first with `prefpipe "
+            "merge`",
         )
     if not any(model.path.glob("*.safetensors")):
         raise ModelError(
             f"{model.requested} has no safetensors weights in {model.path} "
             "(pickled weights can run code)",
-            hint="convert it once with save_pretrained, in a place where you trust it",
+            hint="convert it to safetensors once with save_pretrained, if you trust the files",
         )
     try:
         config = AutoConfig.from_pretrained(
@@ -236,7 +237,7 @@ def _refuse_other_kinds(model: ModelFiles, trust_remote_code: bool) -> None:
         raise ModelError(
             f"{model.requested} has {config.num_labels} labels ({architectures}); "
             "a reward model has one",
-            hint="give a sequence classifier that was trained with num_labels=1",
+            hint="pass a sequence classifier trained with num_labels=1",
         )
 
 
@@ -252,15 +253,14 @@ def _load_tokenizer(model: ModelFiles, trust_remote_code: bool) -> Any:
     if tokenizer.pad_token_id is None:
         raise ModelError(
             f"the tokenizer of {model.requested} has no pad token, "
-            "so rows of different lengths cannot share a batch",
-            hint="set pad_token in tokenizer_config.json to the token that the model was trained "
-            "with",
+            "which batches of different lengths need",
+            hint="set pad_token in tokenizer_config.json to the token used in the model's training",
         )
     if not tokenizer.chat_template:
         raise ModelError(
-            f"the tokenizer of {model.requested} has no chat template; "
-            "another model's would give other scores",
-            hint="add chat_template.jinja, as the model was trained with, to a copy of its folder",
+            f"the tokenizer of {model.requested} has no chat template, and another model's "
+            "would give wrong scores",
+            hint="add the chat_template.jinja used in the model's training to a copy of its folder",
         )
     return tokenizer
 
@@ -287,15 +287,15 @@ def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) 
         raise ModelError(
             f"the files of {model.requested} lack {_list(untrained)}: "
             "these weights would be random",
-            hint="give a trained reward model; a language model has no score head",
+            hint="pass a trained reward model; a language model has no score head",
         )
     # A language model's output projection, which may have stayed in the file, is no loss.
     unused = sorted(key for key in info["unexpected_keys"] if not key.startswith("lm_head"))
     if unused:
         warnings.warn(
             f"{model.requested} has weights that {type(loaded).__name__} does not use: "
-            f"{_list(unused)}; if they belong to the head, these scores are not the model's "
-            "(try --trust-remote-code)",
+            f"{_list(unused)}. If they belong to the head, the scores are wrong: try "
+            "--trust-remote-code",
             PrefpipeWarning,
             stacklevel=3,
         )

@@ -1,9 +1,9 @@
 """Loops compiled to machine code, once an installation.
 
 Numba keeps what it compiled in ``__pycache__`` beside the source, else in the user's cache folder
-(``NUMBA_CACHE_DIR`` chooses another). What was compiled is valid for the sources of all of
-``prefpipe.maths``: Numba itself looks at the file of the function alone, and a function that calls
-one of another file would go on with machine code of the file's past after an update.
+(``NUMBA_CACHE_DIR`` chooses another). The cache is keyed by the sources of all of
+``prefpipe.maths``: Numba itself checks only the function's own file, so after an update a function
+could still call outdated machine code from another file.
 
 Compiled functions release Python's global lock, so that threads run them side by side, and each
 call does the same arithmetic in the same order whatever the number of threads.
@@ -46,32 +46,31 @@ def is_cached(function: Callable[..., Any]) -> bool:
 
 
 class ForgivingCache:
-    """Numba's cache of one function, whose failures cost a compilation and nothing else.
+    """Numba's cache of one function; a failure of the cache only costs a compilation.
 
-    A file of it may have been cut off by a full disk or a crash of the machine, and nothing in an
-    error of numba's says what to delete; and where the disk of the cache is full, or a quota is,
-    that of the output may not be.
+    A cache file may have been cut off by a full disk or a crash, and numba's error does not say
+    what to delete. The cache's disk or quota may be full while the output's is not.
     """
 
     def __init__(self, of_numba: Any) -> None:
         self._cache = of_numba
 
     def __getattr__(self, name: str) -> Any:
-        """Return what numba's cache has: its path and its counters."""
+        """Return attributes of numba's cache: its path and its counters."""
         return getattr(self._cache, name)
 
     def load_overload(self, signature: Any, target: Any) -> Any:
-        """Return what was compiled before, None where nothing can be read: it is compiled again."""
+        """Return the compiled function; None if it cannot be read and must be compiled again."""
         try:
             return self._cache.load_overload(signature, target)
-        except Exception:  # noqa: BLE001 - what a damaged pickle raises may be anything
+        except Exception:  # noqa: BLE001 - a damaged pickle may raise anything
             # An empty index in place of one that may be the damaged file.
             with suppress(Exception):
                 self._cache.flush()
             return None
 
     def save_overload(self, signature: Any, result: Any) -> None:
-        """Keep what was compiled, where that is possible."""
+        """Save the compiled function, if possible."""
         with suppress(Exception):
             self._cache.save_overload(signature, result)
 
@@ -86,8 +85,7 @@ def _compile(function: Function, more: dict[str, Any]) -> Function:
     if numba.config.DISABLE_JIT:
         return cast("Function", dispatcher)
 
-    # Private to Numba, which has no other way to say what else a function depends on; a test sees
-    # that it works.
+    # Private to Numba, which has no public way to declare further dependencies; a test checks it.
     dispatcher._cache._cache_file._source_stamp = _stamp_of_sources()  # noqa: SLF001
     dispatcher._cache = ForgivingCache(dispatcher._cache)  # noqa: SLF001
     return cast("Function", dispatcher)
@@ -95,7 +93,7 @@ def _compile(function: Function, more: dict[str, Any]) -> Function:
 
 @cache
 def _stamp_of_sources() -> str:
-    """Return one digest of all sources that compiled functions can be made of."""
+    """Return one digest of all sources that compiled functions may use."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
         digest.update(path.read_bytes())

@@ -1,4 +1,4 @@
-"""What a training run computes, in floating-point operations (FLOP), and how long a GPU takes.
+"""The floating-point operations (FLOP) of a training run, and its time on a GPU.
 
 A multiplication and an addition are two FLOP. Only matrix products are counted, as by Kaplan et al.
 2020 (arXiv 2001.08361, section 2.1 and table 1): norms, activations, softmax and the optimizer's
@@ -37,18 +37,18 @@ TALLIED = (
     "kept_squared_tokens",
     "kept_estimated",
 )
-"""The sums that ``select`` leaves in its parts and that are needed here."""
+"""The sums in ``select``'s parts that are needed here."""
 SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[KMBT])", re.IGNORECASE)
 UNITS = {"K": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}
 
 
 class ModelShape(NamedTuple):
-    """What the FLOP of a model depend on.
+    """The sizes that determine a model's FLOP.
 
     ``n_layer_parameters``: parameters that every token is multiplied with, of experts those that
-    one token meets. ``n_output_parameters``: those of the output projection, 0 where they are among
+    one token meets. ``n_output_parameters``: those of the output projection, 0 if they are among
     the others. ``attention_width``: the sum over attention layers of heads x (width of a query +
-    width of a value), 0 where it is not known.
+    width of a value), 0 if unknown.
     """
 
     n_layer_parameters: float
@@ -59,7 +59,7 @@ class ModelShape(NamedTuple):
 class TokenSums(NamedTuple):
     """The sequences of one pass over the data, summed: a response each, its prompt in front.
 
-    ``prompt_tokens`` counts a prompt as often as it is computed; ``squared_tokens`` is the sum of
+    ``prompt_tokens`` counts a prompt each time it is computed; ``squared_tokens`` is the sum of
     (prompt + response)^2.
     """
 
@@ -76,7 +76,7 @@ class TokenSums(NamedTuple):
 
 
 class Recipe(NamedTuple):
-    """How one trains: passes over the data, and what each computes beside one forward and backward.
+    """How training runs: passes over the data, and extra work beside one forward and backward.
 
     ``reference``: a frozen policy, whose log-probabilities are computed once.
     """
@@ -101,14 +101,14 @@ class TrainingWork(NamedTuple):
 
 
 class PoolAndKept(NamedTuple):
-    """The same prompts with every usable candidate, and with the kept group alone."""
+    """The same prompts with every usable candidate, and with only the kept group."""
 
     pool: TokenSums
     kept: TokenSums
 
 
 class Plan(NamedTuple):
-    """A selection that has not been run.
+    """A planned selection.
 
     Every prompt has ``n`` candidates of mean length, all of them usable.
     """
@@ -171,13 +171,13 @@ def gpu_hours(flop: float, *, tflops: float, mfu: float) -> float:
 
 
 def parse_size(text: str) -> float | None:
-    """Return the parameters that ``8B``, ``1.5b`` or ``135M`` stands for, None of no size."""
+    """Return the parameters that ``8B``, ``1.5b`` or ``135M`` stands for; None if it is no size."""
     match = SIZE.fullmatch(text.strip())
     return float(match["number"]) * UNITS[match["unit"].upper()] if match else None
 
 
 def planned_tokens(plan: Plan, *, shared_prompt: bool = False) -> PoolAndKept:
-    """Return what a selection would be made from and keep.
+    """Return the tokens that a selection would read and keep.
 
     Sequences have their mean length, so T^2 comes out low.
 
@@ -204,7 +204,7 @@ def planned_tokens(plan: Plan, *, shared_prompt: bool = False) -> PoolAndKept:
 
 
 def tallied_tokens(tally: Mapping[str, float], *, shared_prompt: bool = False) -> PoolAndKept:
-    """Return the tokens of a selection from what ``select`` tallied.
+    """Return the tokens of a selection from ``select``'s tallies.
 
     Args:
         tally: the sums of ``groups``: ``n_groups``, ``n_usable``, ``usable_prompt_tokens`` and so
@@ -229,9 +229,9 @@ def tallied_tokens(tally: Mapping[str, float], *, shared_prompt: bool = False) -
 def share_of_tokens_kept(tally: Mapping[str, float]) -> float | None:
     """Return the tokens of the kept groups over those of every usable candidate.
 
-    Each prompt is counted once a group. It is what remains of the work of a training step,
-    attention aside, as `prefpipe train` computes prompts unless ``--no-shared-prompt`` is given.
-    None where there is none.
+    Each prompt is counted once a group. Attention aside, this is the remaining share of a training
+    step's work, as `prefpipe train` computes prompts unless ``--no-shared-prompt`` is given. None
+    if there are no tokens.
     """
     if not tally.get("n_usable"):
         return None
@@ -242,9 +242,9 @@ def share_of_tokens_kept(tally: Mapping[str, float]) -> float | None:
 def _with_prompts_once(sums: TokenSums, prompt_tokens: float) -> TokenSums:
     """Return the sums with each prompt computed once.
 
-    Responses still attend to it, but it no longer attends to itself again. Of T^2 = P^2 + (T^2 -
-    P^2) the first part is counted once a prompt. The sum of P^2 is not known, and is taken from the
-    mean prompt length: exact where prompts are equally long.
+    Responses still attend to it, but it attends to itself only once. Of T^2 = P^2 + (T^2 - P^2) the
+    first part is counted once a prompt. The sum of P^2 is unknown and is computed from the mean
+    prompt length: exact if prompts are equally long.
     """
     if not sums.n_responses or not sums.n_prompts:
         return sums

@@ -1,6 +1,6 @@
-"""Roughly how many bytes a training step keeps in a device's memory.
+"""An estimate of the bytes that a training step keeps in a device's memory.
 
-A count of what must be there at once, not of what an allocator reserves:
+It counts what must be in memory at once, not what an allocator reserves:
 
     weights 4 N (float32), for LoRA under bfloat16 2 N; bfloat16 without LoRA adds 2 N, autocast's
     copies gradients 4 M M parameters are trained: all N, or the adapters' r (in + out) a layer
@@ -12,7 +12,7 @@ A count of what must be there at once, not of what an allocator reserves:
 
 Activations are those of a gated decoder layer (h hidden, i inner width): the inputs of its matrix
 products and element-wise steps; attention keeps no T x T scores. Fragmentation, buffers of kernels
-and copies for several devices come on top: take it for the order of magnitude and leave a third.
+and copies for several devices come on top: use it as an order of magnitude and leave a third free.
 """
 
 from typing import NamedTuple
@@ -22,7 +22,7 @@ KEPT_LOGITS = 2**27
 
 
 class MemoryShape(NamedTuple):
-    """What memory depends on: parameters N, layers, and widths of a layer.
+    """The sizes that determine memory: parameters N, layers, and widths of a layer.
 
     ``rank_width``: the sum over adapted layers of in + out.
     """
@@ -36,7 +36,7 @@ class MemoryShape(NamedTuple):
 
 
 class StepRecipe(NamedTuple):
-    """How a step is made: ``n_tokens`` at once on a device, ``lora_r`` 0 for all weights."""
+    """A step's settings: ``n_tokens`` at once on a device, ``lora_r`` 0 for all weights."""
 
     n_tokens: int
     lora_r: int = 0
@@ -61,7 +61,7 @@ class Footprint(NamedTuple):
 
 def step_footprint(shape: MemoryShape, recipe: StepRecipe) -> Footprint:
     """Return the bytes of a step by the formulas above."""
-    # Under LoRA the frozen weights are held in bfloat16 alone, the adapters in float32.
+    # Under LoRA the frozen weights are kept in bfloat16 only, the adapters in float32.
     if recipe.lora_r:
         trained = recipe.lora_r * shape.rank_width
         weights = (2.0 if recipe.bf16 else 4.0) * shape.n_parameters + 4.0 * trained

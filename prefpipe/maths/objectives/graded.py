@@ -1,4 +1,4 @@
-r"""Losses whose target for a score difference is a reward difference: how much better, not which.
+r"""Losses that match score differences to reward differences: how much better, not only which.
 
 Roles, or ``targets.pairs``, say which responses are compared; d is ``s_w - s_l`` and the reward gap
 ``r_w - r_l``.
@@ -28,8 +28,8 @@ def mmpo_loss(scores: Tensor, targets: Targets, *, gamma: float, comparison: str
 
     The gradient with respect to d is ``sigma(d) - p``, so the optimum is
     ``d = gamma * (q_w - q_l)``. gamma -> infinity is DPO. A zero margin, or gamma = 0, gives p =
-    1/2, which pulls the pair back to the reference: kept, not dropped. A negative rated above the
-    positive gives p < 1/2: the rewards decide, roles only say which pairs are formed.
+    1/2, which pulls the pair back to the reference; such pairs are kept. A negative rated above the
+    positive gives p < 1/2: the rewards decide; roles only determine which pairs are formed.
 
     Group form **(ours)**, the K-way version; it equals the pair form for two responses and reads no
     roles::
@@ -38,7 +38,7 @@ def mmpo_loss(scores: Tensor, targets: Targets, *, gamma: float, comparison: str
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
-        targets: rewards are granular quality scores, ratings from 1 to 10 say.
+        targets: rewards are granular quality scores, such as ratings from 1 to 10.
         gamma: nats a unit of quality, at least 0; log 3 = 1.1 reads "one point better wins 75 %".
         comparison: ``pair`` or ``group``.
 
@@ -76,10 +76,10 @@ def odpo_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
 
         loss = -log sigma( d - alpha * log(r_w - r_l) )
 
-    ``alpha = 0`` is ``dpo``. A gap below 1 has a negative offset, which asks for less than
-    ``d > 0``: the unit of the rewards matters. A gap of 0 or less has no logarithm: training
-    refuses such pairs by name (``prefpipe.training.groups.require_reward_gaps``); here they have
-    loss 0 and gradient 0, the limit of a gap that shrinks.
+    ``alpha = 0`` is ``dpo``. A gap below 1 has a negative offset, which requires less than ``d >
+    0``: the unit of the rewards matters. A gap of 0 or less has no logarithm: training refuses such
+    pairs and names them (``prefpipe.training.groups.require_reward_gaps``); here they have loss 0
+    and gradient 0, the limit of a gap that shrinks.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
@@ -91,7 +91,7 @@ def odpo_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
     gaps = differences_of(targets.rewards, targets.mask)
     has_gap = gaps > 0
 
-    # 1 stands where there is no gap: its logarithm reaches neither loss nor gradient.
+    # 1 replaces a missing gap: its logarithm is 0 and reaches neither loss nor gradient.
     offsets = alpha * torch.where(has_gap, gaps, torch.ones_like(gaps)).log()
     losses = softplus(offsets - differences_of(scores, targets.mask))
     return mean_over_pairs(clean(losses, has_gap), targets)
@@ -108,8 +108,8 @@ def rpo_loss(scores: Tensor, targets: Targets, *, eta: float, form: str) -> Tens
 
     Both are least, 0, at ``d = g``. The forward form weighs by the policy's own probability, with
     gradient ``sigma(d) * sigma(-d) * (d - g)``: pairs of which the policy is sure hardly move. The
-    backward form is ``mmpo`` up to a constant, with eta as gamma, and is not offered twice. A gap
-    of 0 or below is legal: the rewards decide, roles only say which pairs are formed.
+    backward form equals ``mmpo`` up to a constant, with eta as gamma, so it is not offered here. A
+    gap of 0 or below is allowed: the rewards decide; roles only determine which pairs are formed.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.

@@ -40,7 +40,7 @@ def ampo_loss(
         scores: (P, R) ``beta * mean_logp``.
         targets: rewards are read only when alpha is not 0.
         alpha: weight of the reward's deviation, in nats a unit of reward; at least 0.
-        gamma: weight of the negatives, above 0. A larger gamma asks for a larger margin.
+        gamma: weight of the negatives, above 0. A larger gamma requires a larger margin.
         deviation: ``signed`` or ``absolute``.
 
     Source: arXiv 2502.18293 and 2412.16378.
@@ -59,7 +59,7 @@ def refa_loss(
     deviation: str,
     eos_weight: float,
 ) -> Tensor:
-    r"""Contrast as AMPO does, and charge for ending early (REFA).
+    r"""Contrast as AMPO does, with a penalty for ending early (REFA).
 
     ::
 
@@ -67,12 +67,12 @@ def refa_loss(
 
     n_i is the number of tokens of response i, L_max that of the group's longest, and P_i the
     policy's probability of the end-of-sequence token where response i ended; 0 for a response that
-    was cut off, which never ended. A mean over tokens can be raised by ending bad responses sooner;
-    the second term takes that gain away. ``eos_weight = 0`` is ``ampo``.
+    was cut off, which never ended. Ending bad responses sooner raises their mean over tokens; the
+    second term removes that gain. ``eos_weight = 0`` is ``ampo``.
 
-    Two choices are **(ours)**: S+ and S- are the roles, where the paper splits at the mean reward,
-    so that the same selection serves both; and a prompt without a comparison has loss 0, its second
-    term included.
+    Two choices are **(ours)**: S+ and S- are the roles, so that one selection serves both
+    objectives, while the paper splits at the mean reward; and a prompt without a comparison has
+    loss 0, including its second term.
 
     Args:
         scores: (P, R) ``beta * mean_logp``.
@@ -82,7 +82,7 @@ def refa_loss(
         alpha: weight of the reward's deviation, in nats a unit of reward; at least 0.
         gamma: weight of the negatives, above 0.
         deviation: ``signed`` or ``absolute``.
-        eos_weight: price of a token that is missing, in nats at P = 1; at least 0.
+        eos_weight: penalty per missing token, in nats at P = 1; at least 0.
 
     Raises:
         UsageError: ``responses`` does not say how the responses ended.
@@ -91,8 +91,8 @@ def refa_loss(
     """
     if responses.end_probs is None:
         raise UsageError(
-            "refa reads the probability with which responses end, "
-            "and the log-probabilities came without it",
+            "refa needs the probability that each response ends, and the log-probabilities do "
+            "not have it",
             hint="pass ended_S to prefpipe.maths.objectives.logps.sum_response_logps",
         )
     contrast = ampo_loss(scores, targets, alpha=alpha, gamma=gamma, deviation=deviation)
@@ -107,9 +107,9 @@ def swepo_loss(scores: Tensor, targets: Targets, *, alpha: float, deviation: str
     r"""Contrast the responses above the mean reward with the others, by their deviation (SWEPO).
 
     ``ampo_loss`` with gamma = 1 and ``S+ = {r_i > mean r}``: the split comes from the rewards,
-    roles are not read. Signed deviations let very bad negatives weigh less in the denominator;
-    ``absolute`` lets them weigh more. Accounts of the paper differ, so both are offered. All
-    rewards equal: nobody is above the mean, loss 0.
+    roles are not read. Signed deviations give very bad negatives less weight in the denominator;
+    ``absolute`` gives them more. Accounts of the paper differ, so both are offered. If all rewards
+    are equal, no response is above the mean and the loss is 0.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
@@ -147,7 +147,7 @@ def infonca_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
 
 
 def nca_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
-    r"""Tell each response apart from the reference by itself, weighted by the rewards (NCA).
+    r"""Separate each response from the reference on its own, weighted by the rewards (NCA).
 
     With K the number of responses and the softmax of the rewards ``p_i = softmax(r / alpha)_i``::
 
@@ -173,17 +173,17 @@ def nca_loss(scores: Tensor, targets: Targets, *, alpha: float) -> Tensor:
 
 
 def plackett_luce_loss(scores: Tensor, targets: Targets) -> Tensor:
-    r"""Likelihood of the order that the rewards give, best drawn first (Plackett-Luce).
+    r"""Likelihood of the rewards' order, best drawn first (Plackett-Luce).
 
     DPO's form for rankings. With the responses sorted by reward, (1) the best::
 
         loss = -sum_k log( e^{s_(k)} / sum_{j >= k} e^{s_(j)} )
              = sum_i [ log sum_{j: r_j <= r_i} e^{s_j} - s_i ]
 
-    Roles are not read. Two responses with different rewards are ``dpo``. The second line is what is
-    computed; without ties it is the first. With ties it is Breslow's rule **(ours)**: each of the
-    tied is drawn from all that are not rated above it, the others of its tie included. So the order
-    in which tied responses come is immaterial, and equal rewards pull to equal scores, as under
+    Roles are not read. Two responses with different rewards are ``dpo``. The second line is
+    computed; without ties it equals the first. With ties it is Breslow's rule **(ours)**: each tied
+    response is drawn from all that are not rated above it, including the others of its tie. So the
+    order of tied responses does not matter, and equal rewards pull to equal scores, as under
     ``infonca`` and ``mmpo``. Only rewards that are equal to the last bit are tied.
 
     Args:
@@ -211,22 +211,22 @@ def ddo_loss(scores: Tensor, targets: Targets, *, eta: float) -> Tensor:
         p_i  proportional to  pi_i * exp( (r_i - E_pi r) / eta ),     E_pi r = sum_j pi_j * r_j
         loss = KL( p || pi ) = sum_i p_i * (log p_i - log pi_i)
 
-    Roles are not read. p is the distribution of most expected reward less ``eta`` times its
-    divergence from pi, one step of mirror descent. It is made of the scores as they are, so it
-    moves with the policy: the gradient ``pi - p`` is that of ``-log sum_j pi_j * exp(r_j / eta)``,
-    and training goes on until the best response of each group has all of pi. A large eta is a
-    policy gradient, ``-(r_i - E_pi r) * pi_i / eta``; a small one is fine-tuning on the best.
-    ``infonca`` is the same without pi in its target, and comes to rest at it.
+    Roles are not read. p maximises the expected reward minus ``eta`` times its divergence from pi,
+    one step of mirror descent. It is computed from the current scores, so it moves with the policy:
+    the gradient ``pi - p`` is that of ``-log sum_j pi_j * exp(r_j / eta)``, and training continues
+    until the best response of each group has all of pi. A large eta is a policy gradient, ``-(r_i -
+    E_pi r) * pi_i / eta``; a small one is fine-tuning on the best. ``infonca`` is the same without
+    pi in its target, at which it converges.
 
-    ``E_pi r`` is the same for every response of a prompt and cancels when p is normalised; it is
-    not computed. The authors minimise the cross-entropy, which is more by the entropy of p and has
-    the same gradient; the divergence is 0 where there is nothing to do, as where all rewards are
-    equal.
+    ``E_pi r`` is the same for every response of a prompt and cancels when p is normalised, so it is
+    not computed. The authors minimise the cross-entropy, which is larger by the entropy of p and
+    has the same gradient; the divergence is 0 if there is nothing to learn, for example if all
+    rewards are equal.
 
     Args:
         scores: (P, R) ``beta * mean_logp``; 1 / beta is the authors' temperature of the candidates.
         targets: ``positives`` is ignored. One response: loss 0.
-        eta: rewards that are worth a nat, above 0: the larger, the smaller the step.
+        eta: units of reward per nat, above 0; a larger eta makes a smaller step.
 
     Source: arXiv 2604.11119, by its abstract and its authors' code, which has ``exp(r / lambda)``
         (github.com/TiantianZ399/rethinking-theory-of-post-training-in-llm-experiment) and, earlier,

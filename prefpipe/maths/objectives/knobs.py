@@ -8,7 +8,7 @@ KnobValue = float | bool | str
 
 @dataclass(frozen=True)
 class Knob:
-    """One setting of an objective: its start value, what it does and which values it takes."""
+    """One setting of an objective: its start value, effect and allowed values."""
 
     name: str
     default: KnobValue
@@ -20,12 +20,12 @@ class Knob:
 
     @property
     def shown_default(self) -> str:
-        """The default as one writes it in YAML."""
+        """The default as written in YAML."""
         return str(self.default).lower() if isinstance(self.default, bool) else str(self.default)
 
     @property
     def range(self) -> str:
-        """The values it takes, in words: ``at least 0 and below 0.5``."""
+        """The allowed values in words: ``at least 0 and below 0.5``."""
         if isinstance(self.default, bool):
             return "true or false"
         if self.choices:
@@ -35,7 +35,7 @@ class Knob:
         return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
     def problem(self, value: object) -> str | None:
-        """Say what is wrong with a value, or None."""
+        """Return what is wrong with a value; None if nothing."""
         if isinstance(self.default, bool):
             if isinstance(value, bool):
                 return None
@@ -72,7 +72,7 @@ DEVIATION = Knob(
     choices=("signed", "absolute"),
 )
 NEGATIVES_WEIGHT = Knob(
-    "gamma", 3.0, "weight of the negatives: log(gamma) is the margin asked for", above=0.0
+    "gamma", 3.0, "weight of the negatives: log(gamma) is the required margin", above=0.0
 )
 EVIDENCE = Knob(
     "gamma",
@@ -84,6 +84,4 @@ LENGTH_NORMALISE = Knob(
     "length_normalise", default=True, help="mean log-probability a token; false: the sum"
 )
 TARGET_TEMPERATURE = Knob("alpha", 1.0, "temperature of the target softmax(r / alpha)", above=0.0)
-FLIPPED = Knob(
-    "eps", 0.1, "share of preferences that are the wrong way round", at_least=0.0, below=0.5
-)
+FLIPPED = Knob("eps", 0.1, "share of preferences that are reversed", at_least=0.0, below=0.5)

@@ -12,20 +12,21 @@ def sft_loss(scores: Tensor, targets: Targets) -> Tensor:
 
         loss = mean over S+ of -s_i,     s_i = log pi(y_i | x) / |y_i|
 
-    Fine-tuning on what selection calls good: on groups of ``best-of-n`` it is rejection sampling
-    fine-tuning (RAFT). Each positive counts alike, whatever its length, in nats a token. With
-    ``--no-length-normalise`` s is the sum over tokens and each token counts alike, as in TRL's
-    SFTTrainer, whose mean over the batch's tokens is this over the positives' mean length.
+    Fine-tuning on the selected positives: on groups of ``best-of-n`` it is rejection sampling
+    fine-tuning (RAFT). Each positive counts equally, whatever its length, in nats a token. With
+    ``--no-length-normalise`` s is the sum over tokens and each token counts equally, as in TRL's
+    SFTTrainer, whose mean over the batch's tokens is this loss divided by the positives' mean
+    length.
 
     ``--sft-weight a`` adds a times the first form to another objective. RPO of reasoning (arXiv
-    2404.19733) writes it so for one pair; TRL's ``sft`` beside DPO is again a mean over all tokens
-    of the batch's positives, which is the same where they are equally long.
+    2404.19733) writes it so for one pair; TRL's ``sft`` beside DPO is a mean over all tokens of the
+    batch's positives, which is the same if they are equally long.
 
     S+ are the roles. A prompt without a positive has loss 0; negatives are not read.
 
     Args:
         scores: (P, R), log-probabilities a token.
-        targets: of which ``positives`` and ``mask`` are read.
+        targets: only ``positives`` and ``mask`` are read.
 
     Source: the objective: RAFT, arXiv 2304.06767, and rejection sampling fine-tuning in arXiv
         2307.09288, section 3.2.3; the mean over responses rather than tokens (ours). The term:

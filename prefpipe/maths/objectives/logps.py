@@ -1,7 +1,7 @@
 """Log-probabilities of responses from the logits of a language model.
 
 Axes: N response tokens in one line, S sequences (one response each), T tokens of a sequence,
-V vocabulary. Natural logarithms, float32 whatever the model computes in.
+V vocabulary. Natural logarithms, in float32 whatever the model's precision.
 """
 
 from typing import NamedTuple
@@ -17,13 +17,12 @@ ENTROPY_LOGITS = {"cpu": 2**20, "else": 2**24}
 
 
 class ResponseLogps(NamedTuple):
-    """What a model says of each response, (S,).
+    """A model's log-probabilities of each response, (S,).
 
     ``logps``: summed log-probability. ``n_tokens``: how many tokens were summed. ``end_probs``:
-    probability of the end-of-sequence token with which the response ended, 0 where it was cut off;
-    None where nobody said which ended. ``entropies``: mean over the response's tokens of the
-    entropy of the distribution each was drawn from, nats; None where it was not asked for. No
-    gradient goes through it.
+    probability of the end-of-sequence token with which the response ended, 0 if it was cut off;
+    None if unknown. ``entropies``: mean over the response's tokens of the entropy of the
+    distribution each was drawn from, nats; None if not requested. No gradient flows through it.
     """
 
     logps: Tensor
@@ -59,7 +58,7 @@ def token_entropies(logits: Tensor, labels: Tensor, logps: Tensor) -> Tensor:
 
     Args:
         logits: (N, V).
-        labels: (N,) any token of each distribution.
+        labels: (N,) any one token of each distribution.
         logps: (N,) its log-probability, which with its logit gives the normaliser without another
             sum.
     """
@@ -74,7 +73,7 @@ def token_entropies(logits: Tensor, labels: Tensor, logps: Tensor) -> Tensor:
     for some_logits, some_normalisers in pieces:
         log_probs = some_logits.float() - some_normalisers[:, None]
 
-        # A banned token has log-probability -inf and probability 0, and adds nothing.
+        # A banned token has log-probability -inf and probability 0, and adds nothing to the sum.
         entropies.append(-(log_probs.exp() * log_probs.clamp(min=lowest)).sum(-1))
     return torch.cat(entropies)
 
@@ -118,5 +117,5 @@ def sum_response_logps(
 
 
 def mean_logps(responses: ResponseLogps) -> Tensor:
-    """Return ``logps / n_tokens`` (S,), in nats a token; empty responses were refused before."""
+    """Return ``logps / n_tokens`` (S,), in nats a token; empty responses are refused earlier."""
     return responses.logps / responses.n_tokens

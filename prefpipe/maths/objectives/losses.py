@@ -1,8 +1,8 @@
 r"""Losses over groups of responses, one function an objective.
 
 Every loss takes ``scores`` (P, R), P prompts with up to R responses each, and ``targets``, what the
-scores are compared with; it returns one loss per prompt, (P,). Nothing here knows models, reference
-policies or beta: ``prefpipe.maths.objectives.scores`` makes the scores,
+scores are compared with; it returns one loss per prompt, (P,). Models, reference policies and beta
+are unknown here: ``prefpipe.maths.objectives.scores`` computes the scores,
 ``prefpipe.maths.objectives.registry`` holds the table.
 
 - ``group``: a softmax over the whole group, or its order;
@@ -12,29 +12,29 @@ policies or beta: ``prefpipe.maths.objectives.scores`` makes the scores,
 - ``reward_head``: for the scores of a reward model;
 - ``masked``: what they share.
 
-What holds for all of them:
+All losses have these properties:
 
-- Entries outside ``targets.mask`` do not exist. They change neither loss nor gradient, NaN
-  included.
+- Entries outside ``targets.mask`` are ignored. They change neither loss nor gradient, even if they
+  are NaN.
 - A prompt that offers no comparison (no positive or no negative, or a single response) has loss 0
   and gradient 0; under ``sft``, which compares nothing, one without a positive.
 - Losses and gradients are finite for scores and rewards of any size that float32 holds comfortably
   (tested at 1e4): softmax by ``logsumexp``, logistic terms by ``softplus``.
-- The order of responses is immaterial, and a constant added to all rewards of a prompt changes
+- The order of responses does not matter, and a constant added to all rewards of a prompt changes
   nothing.
 - A constant added to all scores of a prompt changes nothing, except under ``nca``, ``orpo`` and
-  ``sft``, which look at scores one by one.
+  ``sft``, which use each score on its own.
 
 A pairwise loss on a group is the mean over all pairs (positive, negative) of the group, or
 over those that ``targets.pairs`` names, so a group of 1 and k gives k pairs that share one
 positive, and each prompt weighs the same whatever its k **(ours)**: the papers have one pair a
 prompt, where the rule is the paper's.
 
-Roles, not rewards, say which of the two should win; where
-rewards tie, ``dpo`` and its like still follow the roles (dropping ties belongs to selection). The
-losses that let rewards order the responses say so: ``swepo``, ``infonca``, ``nca``,
-``plackett-luce``, ``ddo`` and the group form of ``mmpo`` read no roles; ``mmpo``, ``rpo`` and
-``mmpo-reward`` take pairs from the roles and their order from the rewards.
+Roles, not rewards, say which of the two should win; if rewards tie, ``dpo`` and similar losses
+still follow the roles (selection drops ties). These losses let rewards order the responses:
+``swepo``, ``infonca``, ``nca``, ``plackett-luce``, ``ddo`` and the group form of ``mmpo`` read no
+roles; ``mmpo``, ``rpo`` and ``mmpo-reward`` take pairs from the roles and their order from the
+rewards.
 """
 
 from collections.abc import Callable, Mapping
@@ -91,7 +91,7 @@ LOSSES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
     }
 )
 """The loss of every objective of `prefpipe.maths.objectives.registry`, by the table's name:
-``loss(scores (P, R), targets, **knobs)`` gives (P,), where knobs are all of the objective's but
+``loss(scores (P, R), targets, **knobs)`` gives (P,), where knobs are all of the objective's except
 those of the score."""
 
 __all__ = [

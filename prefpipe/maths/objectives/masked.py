@@ -1,4 +1,4 @@
-"""What the losses are made of: a group's target, and sums that do not see what the mask leaves out.
+"""Building blocks of the losses: a group's target, and sums that ignore masked entries.
 
 Shapes: P prompts, R responses of a prompt.
 """
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 class Targets(NamedTuple):
-    """What a group's scores are compared with, each (P, R).
+    """The targets of a group's scores, each (P, R).
 
-    ``rewards``: float, higher is better, any scale. ``positives``: bool, the role that selection
-    gave. ``mask``: bool, True where there is a response; a response that is not a positive is a
-    negative. ``pairs``: (P, R, R) bool, which response is to beat which under pairwise losses;
-    None: every positive every negative. ``pair_weights``: (P, R, R) at least 0, how much each of
-    them counts within its prompt; None: all alike.
+    ``rewards``: float, higher is better, any scale. ``positives``: bool, the role from selection.
+        ``mask``: bool, True where there is a response; a response that is not a positive is a
+    negative. ``pairs``: (P, R, R) bool, which response should beat which under pairwise losses;
+    None: every positive beats every negative. ``pair_weights``: (P, R, R) at least 0, each pair's
+        weight within its prompt; None: equal weights.
     """
 
     rewards: Tensor
@@ -27,7 +27,7 @@ class Targets(NamedTuple):
 
 
 def clean(values: Tensor, mask: Tensor) -> Tensor:
-    """Put 0 where there is no response: rubbish there then reaches neither value nor gradient."""
+    """Set entries without a response to 0, so that they reach neither value nor gradient."""
     return torch.where(mask, values, torch.zeros_like(values))
 
 
@@ -40,8 +40,8 @@ def deviations_of(targets: Targets, kind: str) -> Tensor:
 
 
 def log_sum_exp(scores: Tensor, chosen: Tensor) -> Tensor:
-    """Return ``log sum e^s`` over the last axis where ``chosen``; hugely negative where none is."""
-    # The lowest finite number, not -inf: a row where nothing is chosen must stay free of inf - inf.
+    """Return ``log sum e^s`` over the last axis where ``chosen``; hugely negative if none is."""
+    # The lowest finite number, not -inf: a row without a choice must avoid inf - inf.
     return scores.masked_fill(~chosen, torch.finfo(scores.dtype).min).logsumexp(-1)
 
 
@@ -62,7 +62,7 @@ def cross_entropy(scores: Tensor, target: Tensor, mask: Tensor) -> Tensor:
 
 
 def differences_of(values: Tensor, mask: Tensor) -> Tensor:
-    """Return ``values[p, w] - values[p, l]`` (P, R, R), 0 in place of what does not exist."""
+    """Return ``values[p, w] - values[p, l]`` (P, R, R), 0 for missing entries."""
     values = clean(values, mask)
     return values[:, :, None] - values[:, None, :]
 
@@ -84,5 +84,5 @@ def mean_over_pairs(losses: Tensor, targets: Targets) -> Tensor:
 
     weights = clean(targets.pair_weights, pairs)
     total = weights.sum((-2, -1))
-    # Where all weights are 0 the sum above is 0 as well, and any divisor will do.
+    # If all weights are 0, the sum above is 0, too, and any divisor works.
     return (weights * losses).sum((-2, -1)) / torch.where(total > 0, total, torch.ones_like(total))

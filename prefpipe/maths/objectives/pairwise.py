@@ -1,6 +1,6 @@
 r"""Losses of one score difference, ``d = s_w - s_l`` of a positive w and a negative l.
 
-The mean over pairs. Roles, or ``targets.pairs``, say who is to win; rewards are not read.
+The mean over pairs. Roles, or ``targets.pairs``, determine the winner; rewards are not read.
 """
 
 import torch
@@ -14,8 +14,8 @@ def dpo_loss(scores: Tensor, targets: Targets) -> Tensor:
     r"""Make each positive beat each negative (DPO): ``-log sigma(s_w - s_l)``, the mean over pairs.
 
     At the start of training, where policy and reference agree, the loss is log 2 exactly. On a
-    group of several negatives it is what GroupDPO calls group-wise DPO over all pairs; its authors
-    find a term of likelihood on the positives decisive, which is ``--sft-weight``.
+    group of several negatives it is GroupDPO's group-wise DPO over all pairs; its authors find a
+    likelihood term on the positives decisive, here ``--sft-weight``.
 
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
@@ -86,7 +86,8 @@ def ipo_loss(scores: Tensor, targets: Targets, *, tau: float) -> Tensor:
             ``length_normalise`` the mean a token, as in TRL, where the target then is
             ``1 / (2 tau)`` nats a token.
         targets: rewards are not read.
-        tau: strength of the pull to the reference, above 0; smaller asks for a larger difference.
+        tau: strength of the pull to the reference, above 0; a smaller tau requires a larger
+            difference.
 
     Source: arXiv 2310.12036, equation 17.
     """
@@ -126,16 +127,15 @@ def simpo_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tensor:
 
 
 def orpo_loss(scores: Tensor, targets: Targets, *, weight: float) -> Tensor:
-    r"""Learn the positives by heart, and make their odds beat those of the negatives (ORPO).
+    r"""Fine-tune on the positives, and make their odds beat those of the negatives (ORPO).
 
     With ``P = e^{mean_logp}`` and ``odds = P / (1 - P)``::
 
         loss = -mean_logp_w - weight * log sigma( log odds_w - log odds_l )
 
-    The first term is fine-tuning on the positives, so training may start from a model that was not
-    tuned before, and scores are absolute: a constant added to all of them does change the loss. The
-    first term is over the response; TRL and the authors' code can count the prompt's tokens there
-    too.
+    The first term is fine-tuning on the positives, so training may start from a base model, and
+    scores are absolute: a constant added to all of them does change the loss. The first term is
+    over the response; TRL and the authors' code can count the prompt's tokens there too.
 
     A P of 1 has infinite odds; it is held at 1 - 1e-7 (float32's last place), where the odds'
     gradient is 0.

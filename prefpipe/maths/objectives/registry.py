@@ -13,14 +13,14 @@ reward_head ``r_phi(x, y)``                      none: a reward model
 =========== ==================================== =====================
 
 A comparison is ``group``, a softmax over the group or its order, or ``pair``, a function of score
-differences, or ``none``, where each positive stands by itself.
+differences, or ``none``, which scores each positive on its own.
 
-``ALL_OBJECTIVES`` is the one place that says which objectives exist and which knobs they have;
-flags, checks, docs and the trainer read it. ``OBJECTIVES`` are those that train a policy,
-``REWARD_OBJECTIVES`` those that train a reward head. ``TARGETS`` says by which names ``--target``
-offers them: ``mmpo`` of a reward model is ``mmpo-reward`` here.
+``ALL_OBJECTIVES`` is the single list of objectives and their knobs; flags, checks, docs and the
+trainer read it. ``OBJECTIVES`` are those that train a policy, ``REWARD_OBJECTIVES`` those that
+train a reward head. ``TARGETS`` maps each ``--target`` to the names that it offers: ``mmpo`` of a
+reward model is ``mmpo-reward`` here.
 
-The functions stand in ``losses.LOSSES``, by the same names: flags and checks read this table
+The functions are in ``losses.LOSSES``, under the same names: flags and checks read this table
 without loading PyTorch. A new objective is a function there, a row here, and a row in
 docs/explanation/objectives.md.
 """
@@ -64,10 +64,9 @@ _POSITIVES = "positives over negatives"
 
 
 class LossOption(NamedTuple):
-    """What may go with any objective: a flag of ``prefpipe train``, and what becomes of the loss.
+    """An option for any objective: a flag of ``prefpipe train``, and the resulting loss.
 
-    ``trains``: what the objectives that take it train. ``not_with``: the objectives of those that
-    do not take it.
+    ``trains``: what its objectives train. ``not_with``: objectives that do not take it.
     """
 
     flag: str
@@ -83,8 +82,8 @@ LOSS_OPTIONS = (
         flag="--sft-weight A",
         formula="L + A * mean over S+ of ( -log pi(y|x) / |y| )",
         source="arXiv 2604.15602, 2404.19733",
-        meaning="fine-tuning on the positives beside the objective: "
-        "they do not lose likelihood together with the negatives",
+        meaning="fine-tuning on the positives beside the objective, so that they do not lose "
+        "likelihood with the negatives",
         trains=("policy",),
         not_with=("sft",),
     ),
@@ -92,38 +91,38 @@ LOSS_OPTIONS = (
         flag="--weight-by EXPR",
         formula="sum_p v_p * L_p / sum_p v_p, v_p the mean over the prompt's pairs of EXPR",
         source="huggingface/trl#5613",
-        meaning="prompts count by EXPR, and under objectives of pairs each pair too: "
-        "an expression over columns of the groups, margin, chosen_COLUMN and rejected_COLUMN",
+        meaning="weights each prompt (and each pair, if pairwise) by EXPR, an expression over "
+        "columns of the groups, margin, chosen_COLUMN and rejected_COLUMN",
         trains=("policy", "reward head"),
     ),
 )
-"""What goes with any objective. Loss and weights: ``likelihood.sft_loss``, ``masked.Targets``."""
+"""Options for any objective. Loss and weights: ``likelihood.sft_loss``, ``masked.Targets``."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Objective:
     """One row of the table.
 
-    The flags from ``reads_roles`` on are declared of the loss, and held by tests.
+    The attributes from ``reads_roles`` on declare properties of the loss, which tests check.
 
     Attributes:
         name: as in the table, and in ``losses.LOSSES``.
         score: ``log_ratio``, ``mean_logp``, ``logp`` or ``reward_head``.
         comparison: ``group``, ``pair`` or ``none``.
-        target: what the comparison is to agree with, in words.
+        target: in words, what the comparison should match.
         knobs: its settings.
         formula: the loss of one pair or group.
         source: paper.
-        summary: when to take it, in half a sentence.
-        reads_roles: whether roles matter at the start values of the knobs or at others.
-        reads_rewards: whether rewards do.
+        summary: when to use it, in half a sentence.
+        reads_roles: whether roles matter, at the knobs' start values or at others.
+        reads_rewards: whether rewards matter.
         shift_invariant: a constant added to all scores of a prompt changes nothing.
-        monotone: a positive's score that rises never raises the loss.
+        monotone: raising a positive's score never raises the loss.
         needs_reward_gaps: each pair's winner must be rated above its loser.
-        reads_ends: the loss also takes the log-probabilities themselves, third, for how responses
+        reads_ends: the loss takes the log-probabilities as a third argument, to read how responses
             end.
-        follows_policy: the target is made of the scores, and no gradient goes through it, so that
-            the gradient is not that of the value.
+        follows_policy: the target is computed from the scores without a gradient, so the gradient
+            is not that of the loss value.
     """
 
     name: str
@@ -154,7 +153,7 @@ class Objective:
 
     @property
     def loss_options(self) -> tuple[LossOption, ...]:
-        """What may go with it."""
+        """The options that it takes."""
         return tuple(
             each
             for each in LOSS_OPTIONS
@@ -173,11 +172,11 @@ class Objective:
 
     @property
     def flag_name(self) -> str:
-        """What ``--objective`` calls it, beside its target."""
+        """Its name for ``--objective``, given its target."""
         return self.name.removesuffix("-reward")
 
     def knob(self, name: str) -> Knob | None:
-        """Return the knob of that name, or None."""
+        """Return the knob of this name, or None."""
         return next((knob for knob in self.knobs if knob.name == name), None)
 
 
@@ -214,13 +213,13 @@ _GROUP = (
             Knob(
                 "eos_weight",
                 1e-5,
-                "price of each token by which a response ends before the group's longest",
+                "penalty per token by which a response ends before the group's longest",
                 at_least=0.0,
             ),
         ),
         formula="as ampo, + eos_weight * sum_i P(EOS at n_i) * max(0, L_max - n_i)",
         source="arXiv 2412.16378",
-        summary="ampo, and ending early is charged for",
+        summary="ampo with a penalty for ending early",
         reads_rewards=True,
         monotone=True,
         reads_ends=True,
@@ -260,7 +259,7 @@ _GROUP = (
         name="nca",
         score="log_ratio",
         comparison="group",
-        target="softmax of the rewards, each response by itself",
+        target="softmax of the rewards, each response on its own",
         knobs=(beta_knob(0.01), TARGET_TEMPERATURE),
         formula="-sum_i [ softmax(r / alpha)_i * log sigma(s_i) + (1 / K) * log sigma(-s_i) ]",
         source="arXiv 2402.05369",
@@ -278,7 +277,7 @@ _GROUP = (
         knobs=(beta_knob(0.1),),
         formula="-sum_k log( e^{s_(k)} / sum_{j >= k} e^{s_(j)} ), (1) the best rewarded",
         source="arXiv 2305.18290",
-        summary="the whole ranking, of which only the order is trusted",
+        summary="the whole ranking; only the order of the rewards counts",
         reads_roles=False,
         reads_rewards=True,
     ),
@@ -292,7 +291,7 @@ _GROUP = (
             Knob(
                 "eta",
                 1.0,
-                "rewards that are worth a nat in the target: larger means smaller steps",
+                "units of reward per nat in the target: larger means smaller steps",
                 above=0.0,
             ),
             LENGTH_NORMALISE,
@@ -317,7 +316,8 @@ _LIKELIHOOD = (
         knobs=(LENGTH_NORMALISE,),
         formula="mean over S+ of -s, s = log pi(y|x) / |y|",
         source="arXiv 2304.06767, 2307.09288",
-        summary="fine-tuning on the positives, of best-of-n say: the baseline without negatives",
+        summary="fine-tuning on the positives, for example of best-of-n: the baseline without "
+        "negatives",
         shift_invariant=False,
         monotone=True,
     ),
@@ -357,7 +357,7 @@ _GRADED = (
         ),
         formula="-log sigma(d - alpha * log(r_w - r_l)), d = s_w - s_l",
         source="arXiv 2402.10571",
-        summary="dpo that asks for more where the reward gap is larger",
+        summary="dpo with a larger margin for a larger reward gap",
         reads_rewards=True,
         monotone=True,
         needs_reward_gaps=True,
@@ -394,7 +394,8 @@ _PAIRWISE = (
         knobs=(beta_knob(0.1),),
         formula="-log sigma(s_w - s_l)",
         source="arXiv 2305.18290, on groups 2604.15602",
-        summary="the baseline: each positive beats each negative (group DPO where there are more)",
+        summary="the baseline: each positive beats each negative (group DPO with several "
+        "negatives)",
         monotone=True,
     ),
     Objective(
@@ -415,8 +416,7 @@ _PAIRWISE = (
         knobs=(beta_knob(0.1), FLIPPED),
         formula="[ -(1 - eps) log sigma(d) + eps log sigma(-d) ] / (1 - 2 eps), d = s_w - s_l",
         source="arXiv 2403.00409",
-        summary="dpo with noise corrected for: "
-        "in the mean over wrong labels, dpo's loss on right ones",
+        summary="dpo corrected for noise: its mean over wrong labels is dpo's loss on right ones",
         monotone=True,
     ),
     Objective(
@@ -425,9 +425,7 @@ _PAIRWISE = (
         comparison="pair",
         target=f"{_POSITIVES} by 1 / (2 tau)",
         knobs=(
-            Knob(
-                "tau", 0.1, "pull to the reference: the margin asked for is 1 / (2 tau)", above=0.0
-            ),
+            Knob("tau", 0.1, "pull to the reference: the target margin is 1 / (2 tau)", above=0.0),
             Knob(
                 "length_normalise",
                 default=False,
@@ -446,7 +444,7 @@ _PAIRWISE = (
         knobs=(beta_knob(0.1),),
         formula="max(0, 1 - (s_w - s_l))",
         source="arXiv 2309.06657",
-        summary="pairs that are won by enough are left alone",
+        summary="pairs with a large enough margin are left alone",
         monotone=True,
     ),
     Objective(
@@ -484,7 +482,7 @@ _PAIRWISE = (
         formula="-s_w - weight * log sigma(log odds_w - log odds_l), "
         "odds = P / (1 - P), P = e^s, beta = 1",
         source="arXiv 2403.07691",
-        summary="fine-tuning and preferences at once, from a model that was not tuned before",
+        summary="fine-tuning and preferences at once, from a base model",
         shift_invariant=False,
         monotone=True,
     ),
@@ -505,11 +503,11 @@ _REWARD_HEAD = (
         name="bt-margin",
         score="reward_head",
         comparison="pair",
-        target=f"{_POSITIVES} by a margin that ratings ask for",
+        target=f"{_POSITIVES} by a margin set by the ratings",
         knobs=(Knob("gamma", 1.0, "margin a unit of rating", at_least=0.0),),
         formula="-log sigma(s_w - s_l - m), m = gamma * (r_w - r_l)",
         source="arXiv 2307.09288",
-        summary="bt that asks for more where the ratings are farther apart",
+        summary="bt with a larger margin for a larger rating gap",
         reads_rewards=True,
         monotone=True,
     ),
@@ -544,24 +542,23 @@ TARGETS: dict[str, dict[str, str]] = {
     "policy": {each.flag_name: name for name, each in OBJECTIVES.items()},
     "reward": {each.flag_name: name for name, each in REWARD_OBJECTIVES.items()},
 }
-"""What can be trained, and the objectives it takes: the name that is given, and that of the
-table."""
+"""Each target's objectives: the name for ``--objective``, and the table's name."""
 DEFAULTS = {"policy": "ampo", "reward": "bt"}
 OFFERED: tuple[str, ...] = tuple(
     dict.fromkeys(name for names in TARGETS.values() for name in names)
 )
-"""All names that ``--objective`` takes for some target."""
+"""All names that ``--objective`` takes for any target."""
 
 
 def objective_of(target: str, given: str | None) -> str:
-    """Return the table's name of the objective asked for; the target's default where none was.
+    """Return the table's name of an objective, or of the target's default.
 
     Args:
         target: ``policy`` or ``reward``.
-        given: as ``--objective`` says it.
+        given: the value of ``--objective``, if any.
 
     Raises:
-        UsageError: no such target, or an objective that it does not take; the message names those
+        UsageError: an unknown target, or an objective that it does not take; the hint lists those
             that it takes.
     """
     if target not in TARGETS:
@@ -579,10 +576,10 @@ def objective_of(target: str, given: str | None) -> str:
 
 
 def find_objective(name: str) -> Objective:
-    """Return the objective of that name.
+    """Return the objective of this name.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such objective.
     """
     if name not in ALL_OBJECTIVES:
         raise UsageError(
@@ -596,7 +593,7 @@ def owners_of(knob_name: str, trains: str | None = None) -> list[tuple[str, Knob
 
     Args:
         knob_name: its name.
-        trains: ``policy`` or ``reward head``, to ask those alone; None asks all.
+        trains: ``policy`` or ``reward head``, to search only those; None searches all.
     """
     owners = []
     for objective in ALL_OBJECTIVES.values():
@@ -607,7 +604,7 @@ def owners_of(knob_name: str, trains: str | None = None) -> list[tuple[str, Knob
 
 
 def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str, KnobValue]:
-    """Return all knobs of an objective: those given, else the defaults. None counts as not given.
+    """Return all knobs of an objective, given or default. None counts as not given.
 
     Raises:
         UsageError: a knob that the objective does not have (it names those that do), or a value out
@@ -639,7 +636,7 @@ def resolve_knobs(name: str, given: Mapping[str, KnobValue | None]) -> dict[str,
 
 
 def _where_it_is(knob_name: str, objective: Objective) -> str:
-    """Say which objectives have a knob that this one has not."""
+    """Return which objectives have a knob that this one lacks."""
     owners = owners_of(knob_name, objective.trains)
     if owners:
         return f"it belongs to {', '.join(find_objective(name).flag_name for name, _ in owners)}"

@@ -1,7 +1,6 @@
 r"""Losses for the scores of a reward model, ``r_phi(x, y)``, without beta and reference.
 
-``targets.rewards`` are ratings that come with the data. Pairs as everywhere: positives with
-negatives, or those named.
+``targets.rewards`` are ratings from the data. Pairs are positives with negatives, or those named.
 """
 
 from torch import Tensor
@@ -27,7 +26,7 @@ def bt_loss(scores: Tensor, targets: Targets) -> Tensor:
 
 
 def bt_margin_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tensor:
-    r"""Bradley-Terry with a margin that the ratings ask for.
+    r"""Bradley-Terry with a margin set by the ratings.
 
     ::
 
@@ -59,7 +58,7 @@ def mmpo_reward_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tenso
 
     The pair form of ``mmpo`` without beta. gamma -> infinity is ``bt``; gamma = 0, and equal
     ratings, give p = 1/2. Each pair sees its own p: the published code broadcasts (B, 1) with (B,),
-    so that there every pair sees the mean of the batch.
+    so that every pair there sees the mean of the batch.
 
     Args:
         scores: (P, R) ``r_phi(x, y)``.

@@ -27,11 +27,10 @@ def score_responses(
         policy: summed log-probabilities and token counts, each (P, R).
         reference_logps: (P, R) under the reference policy; None for objectives without one.
         mask: (P, R) bool, True where there is a response.
-        knobs: what ``resolve_knobs`` returned.
+        knobs: the result of ``resolve_knobs``.
 
     Raises:
-        UsageError: the objective needs a reference and none was given, or it scores with a reward
-            head.
+        UsageError: the objective needs a missing reference, or it scores with a reward head.
     """
     objective = find_objective(name)
     if objective.trains != "policy":
@@ -43,9 +42,9 @@ def score_responses(
     if objective.needs_reference:
         if reference_logps is None:
             raise UsageError(
-                f"objective {name} compares the policy with a reference, "
-                "and no reference log-probabilities were given",
-                hint="compute them with prefpipe.training.forward.reference_logps",
+                f"objective {name} compares the policy with a reference and needs reference "
+                "log-probabilities",
+                hint="compute them with prefpipe.training.forward.reference_logps and pass them",
             )
         values = values - reference_logps
 
@@ -67,13 +66,13 @@ def group_losses(
 
     Args:
         name: the objective.
-        scores: (P, R), what ``score_responses`` made, or the outputs of a reward head.
-        targets: what the scores are compared with.
-        knobs: what ``resolve_knobs`` returned.
-        policy: what ``score_responses`` got; only objectives with ``reads_ends`` look at it.
+        scores: (P, R), from ``score_responses``, or the outputs of a reward head.
+        targets: the targets of the scores.
+        knobs: the result of ``resolve_knobs``.
+        policy: as for ``score_responses``; only objectives with ``reads_ends`` read it.
 
     Raises:
-        UsageError: the objective reads how responses end, and ``policy`` does not say.
+        UsageError: the objective reads how responses end, and ``policy`` is missing.
     """
     objective = find_objective(name)
     loss = LOSSES[name]
@@ -83,6 +82,6 @@ def group_losses(
 
     if policy is None:
         raise UsageError(
-            f"objective {name} reads how responses end, and no log-probabilities were given"
+            f"objective {name} reads how responses end and needs their log-probabilities"
         )
     return loss(scores, targets, policy, **loss_knobs)

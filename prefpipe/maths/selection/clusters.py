@@ -1,12 +1,12 @@
-"""k-means clusters of a prompt's candidates from their distances alone, and one member of each.
+"""k-means clusters of a prompt's candidates from distances only, and one member of each.
 
 A cluster's centre is never formed. With ``D2`` the squared distances between the points, the centre
 of cluster c is at squared distance ``S_ic / n_c - W_c / (2 n_c^2)`` from point i, where
 ``S_ic = sum_{j in c} D2_ij`` and ``W_c = sum_{i in c} S_ic``, and the cluster's inertia is
 ``W_c / (2 n_c)``: sums over a prompt's R x R matrix, whatever the dimension of the embeddings.
 
-Own code, as scikit-learn's ``KMeans`` takes points and not distances, and a hundred times as long
-for a prompt's few dozen: docs/benchmarks.md.
+Own code, because scikit-learn's ``KMeans`` takes points instead of distances and is a hundred times
+slower for a prompt's few dozen: docs/benchmarks.md.
 """
 
 import numpy as np
@@ -54,7 +54,7 @@ def k_means(
     for _ in range(n_init):
         _start(squared_NN, k, state, labels, nearest, trial, chosen_trial)
         inertia = _move_points(squared_NN, k, labels, sums_KN, within_K, sizes_K)
-        # Beyond rounding: of starts that end alike the first stays.
+        # Beyond rounding: the first of equal results stays.
         if inertia < best_inertia * (1.0 - 1e-12):
             best_inertia = inertia
             best_labels[:] = labels

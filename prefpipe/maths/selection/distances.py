@@ -7,16 +7,15 @@ import numpy as np
 from prefpipe.maths.compute.compiled import compiled_sum
 
 ROWS_AT_ONCE = 8
-"""Vectors that the distances of a prompt are made for at once: 24 KiB at 384 dimensions."""
+"""Vectors whose distances are computed at once: 24 KiB at 384 dimensions."""
 
 
 class Geometry(NamedTuple):
-    """What embeddings (P, R, D) say of candidates, float64.
+    """Distances and norms of embeddings (P, R, D), float64.
 
     Attributes:
         distances: (P, R, R) ``||e_i - e_j||``.
-        squared_norms: (P, R) ``||e_i||^2``. A coordinate that is no finite number makes it one of
-            those too.
+        squared_norms: (P, R) ``||e_i||^2``. It is not finite if a coordinate is not.
     """
 
     distances: np.ndarray
@@ -32,17 +31,17 @@ def pairwise_distances(embeddings_PRD: np.ndarray) -> np.ndarray:
 def measure_embeddings(embeddings_PRD: np.ndarray, mask_PR: np.ndarray) -> Geometry:
     """Return the distances and norms of embeddings (P, R, D) of any float type.
 
-    Where the mask (P, R) is False whatever stands there counts as zeros.
+    Entries where the mask (P, R) is False count as zeros.
 
     Summed over differences, not over a product of norms, so that equal vectors are at distance 0
-    exactly and vectors far from the origin lose nothing. Own code, as SciPy's ``cdist`` takes one
-    prompt a call, copies float32 to float64 first, and adds in another order.
+    exactly and vectors far from the origin lose nothing. Own code, because SciPy's ``cdist`` takes
+    one prompt a call, first copies float32 to float64, and adds in a different order.
     """
     n_prompts, n_candidates, _ = embeddings_PRD.shape
     if embeddings_PRD.dtype == np.float16:
         embeddings_PRD = embeddings_PRD.astype(np.float32)
     elif embeddings_PRD.dtype not in (np.float32, np.float64):
-        # A longer float that does not fit becomes an infinity, which shows in its norm.
+        # A longer float that does not fit becomes infinity, which shows in its norm.
         with np.errstate(over="ignore"):
             embeddings_PRD = embeddings_PRD.astype(np.float64)
 
@@ -66,7 +65,7 @@ def _fill(embeddings_PRD: np.ndarray, mask_PR: np.ndarray, geometry: Geometry) -
     n_prompts, n_candidates, n_dimensions = embeddings_PRD.shape
     rows_RD = np.empty((n_candidates, n_dimensions))
     for p in range(n_prompts):
-        # To float64 once a prompt, and not once a pair.
+        # Converted to float64 once a prompt, not once a pair.
         for i in range(n_candidates):
             if not mask_PR[p, i]:
                 rows_RD[i] = 0.0

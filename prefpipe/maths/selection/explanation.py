@@ -1,4 +1,4 @@
-"""What a choice of negatives costs and covers by Opt-Select's objective, whoever made it."""
+"""The cost and coverage of a choice of negatives by Opt-Select's objective."""
 
 from typing import NamedTuple
 
@@ -22,11 +22,11 @@ from prefpipe.maths.selection.pools import Choice, Pools, PoolWeights
 
 
 class Explanation(NamedTuple):
-    """What a choice covers: NaN, and -1 in ``represents``, without distances.
+    """The coverage of a choice; NaN, and -1 in ``represents``, without distances.
 
-    Costs are in units of ``exp(log_unit)`` (P,) times the largest weight. ``log_unit`` is 0 except
-    where the cost of the choice would leave the float range: there the unit is the weight of the
-    response that costs most, and what is beyond the largest float stands as the largest float.
+    Costs are in units of ``exp(log_unit)`` (P,) times the largest weight. ``log_unit`` is 0 unless
+    the cost of the choice would leave the float range: then the unit is the weight of the response
+    that costs most, and larger values are capped at the largest float.
 
     ``cost`` (P,) of the choice, ``cost_bottom_k`` (P,) of the lowest rewards, ``cost_random`` (P,)
     the mean over all choices of as many. ``gains`` (P, K) beside the chosen negatives.
@@ -92,7 +92,7 @@ def explain_prompts(
             place_R[negatives_N[column]] = column
         columns_K = np.sort(place_R[chosen_K])
 
-        # A cost close to where floats end says nothing: take the unit of the term that decides.
+        # A cost near the limits of floats is meaningless: use the unit of the largest term.
         cost = coverage_cost(cost_CN, columns_K)
         if cost < TINY:
             rewards_R, temperature = weighting.rewards[p], weighting.temperatures[p]
@@ -123,7 +123,7 @@ def explain_prompts(
 
 @compiled
 def count_chosen(indices: np.ndarray) -> int:
-    """Return how many indices stand before the first -1."""
+    """Return how many indices precede the first -1."""
     n = 0
     while n < len(indices) and indices[n] >= 0:
         n += 1

@@ -1,4 +1,4 @@
-"""Pairs for pairwise objectives: which kept response is to beat which, and by how much."""
+"""Pairs for pairwise objectives: which kept response should beat which, and by how much."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -31,19 +31,19 @@ def build_pairs(
     - ``positive-negative``: every positive with every negative;
     - ``best-worst``: the highest with the lowest reward;
     - ``best-random``: the highest with another one drawn by ``seed``;
-    - ``all-ordered``: every two responses with different rewards, of whatever role;
+    - ``all-ordered``: every two responses with different rewards, whatever their roles;
     - ``adjacent``: each response with the nearest one below it.
 
-    Equal rewards make no pair, except of a positive with a negative, which are what selection says.
-    With ``min_margin`` above zero a smaller difference makes no pair, and ``adjacent`` skips to the
-    next response below that is far enough.
+    Equal rewards make no pair, except a positive with a negative, where the roles decide. With
+    ``min_margin`` above zero a smaller difference makes no pair, and ``adjacent`` skips to the next
+    response that is far enough below.
 
     Args:
         rewards: (R,) finite, of the kept responses.
         is_positive: (R,) bool.
         rule: one of `PAIR_RULES`.
-        max_pairs: at most so many, at least 1, spread evenly over the pairs by margin, the largest
-            and the smallest included.
+        max_pairs: the most pairs, at least 1, spread evenly over the margins, including the largest
+            and the smallest.
         min_margin: at least 0.
         seed: at least 0.
 
@@ -57,12 +57,12 @@ def build_pairs(
         )
     if (max_pairs is not None and max_pairs < 1) or not min_margin >= 0.0:
         raise UsageError(
-            f"max_pairs is {max_pairs} and min_margin {min_margin}; they are at least 1 and 0"
+            f"max_pairs is {max_pairs} and min_margin {min_margin}; they must be at least 1 and 0"
         )
     if len(rewards) != len(is_positive):
         raise InputError(
-            f"{len(rewards)} rewards and {len(is_positive)} roles: "
-            "one of each a response is expected"
+            f"{len(rewards)} rewards and {len(is_positive)} roles: expected one of each per "
+            "response"
         )
 
     values = [float(reward) for reward in rewards]

@@ -1,4 +1,4 @@
-"""What a strategy sees of many prompts at once, and what it answers."""
+"""The input of a strategy, many prompts at once, and its output."""
 
 from typing import NamedTuple
 
@@ -8,17 +8,17 @@ from prefpipe.maths.selection.samplers import Samplers
 
 
 class Evidence(NamedTuple):
-    """What some strategies read of the candidates beside rewards and distances.
+    """What some strategies read beside rewards and distances.
 
     ``spreads`` (P, R): the spread of several scorers, on the scale of the rewards, finite where
-    there is a candidate. ``samplers``: whose each candidate is.
+        there is a candidate. ``samplers``: the sampler of each candidate.
     """
 
     spreads: np.ndarray | None = None
     samplers: Samplers | None = None
 
     def of_prompts(self, rows: slice) -> "Evidence":
-        """Return that of some of the prompts."""
+        """Return the evidence of some of the prompts."""
         spreads = None if self.spreads is None else self.spreads[rows]
         samplers = self.samplers
         if samplers is not None:
@@ -27,19 +27,19 @@ class Evidence(NamedTuple):
 
 
 NO_EVIDENCE = Evidence()
-"""Of the strategies that read nothing more."""
+"""The evidence of strategies that read nothing more."""
 
 
 class Pools(NamedTuple):
-    """What a strategy sees of P prompts with up to R candidates, checked.
+    """The checked input of a strategy: P prompts with up to R candidates.
 
     ``negatives`` (P, R): the candidate negatives by ascending reward, equal rewards by ascending
-    index, -1 behind the last; ``n_negatives`` (P,). ``positives`` (P, p): best first, -1 behind the
-    last; ``n_positives`` (P,). ``distances`` (P, R, R), or None without embeddings. ``rewards``
-    (P, R), 0 where there is no candidate. ``weights`` (P, R): see
-    `prefpipe.maths.selection.weights.pool_weights`; ``temperatures`` (P,): their T. ``seeds``
-    (P,) uint64. ``k``: negatives that may be chosen. ``position``: c of ``reward-position``.
-    ``decided`` (P, k): the negatives where the strategy decided them with the positives, else None.
+    index, -1 after the last; ``n_negatives`` (P,). ``positives`` (P, p): best first, -1 behind the
+    last; ``n_positives`` (P,). ``distances`` (P, R, R), or None without embeddings. ``rewards`` (P,
+    R), 0 where there is no candidate. ``weights`` (P, R): see
+    `prefpipe.maths.selection.weights.pool_weights`; ``temperatures`` (P,): their T. ``seeds`` (P,)
+    uint64. ``k``: negatives that may be chosen. ``position``: c of ``reward-position``. ``decided``
+    (P, k): the negatives if the strategy decided them with the positives, else None.
     """
 
     negatives: np.ndarray
@@ -59,9 +59,9 @@ class Pools(NamedTuple):
     decided: np.ndarray | None = None
 
     def clients(self) -> np.ndarray:
-        """Return (P, C) whom Opt-Select's objective covers, -1 behind the last.
+        """Return (P, C) the candidates that Opt-Select's objective covers, -1 after the last.
 
-        The candidate negatives, or with ``covers_all`` everyone.
+        The candidate negatives, or with ``covers_all`` all candidates.
         """
         if not self.covers_all:
             return self.negatives
@@ -70,7 +70,7 @@ class Pools(NamedTuple):
         return np.asarray(np.take_along_axis(both, padding_last, axis=1))
 
     def weighting(self) -> "PoolWeights":
-        """Return the weights, and what they are made from."""
+        """Return the weights with the rewards and temperatures that they come from."""
         return PoolWeights(self.rewards, self.weights, self.temperatures)
 
 
@@ -83,9 +83,9 @@ class PoolWeights(NamedTuple):
 
 
 class Choice(NamedTuple):
-    """What was chosen, and what the strategy knows of it.
+    """The chosen negatives, and what the strategy knows about the choice.
 
-    ``negatives`` (P, K) ascending, -1 behind the last. ``bound_share`` (P,), the lower bound as a
+    ``negatives`` (P, K) ascending, -1 after the last. ``bound_share`` (P,), the lower bound as a
     share of the choice's cost, and ``is_optimal`` (P,) are of ``opt-select``, ``clusters`` (P, R)
     of ``coreset``; NaN, False and -1 elsewhere.
     """

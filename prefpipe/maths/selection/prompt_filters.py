@@ -1,4 +1,4 @@
-"""Which prompts are worth training on, by what their pools look like.
+"""Which prompts are worth training on, judged by their pools.
 
 With y+ and y- the usable responses of the highest and the lowest reward, a prompt is kept where
 
@@ -9,12 +9,11 @@ With y+ and y- the usable responses of the highest and the lowest reward, a prom
 - ``min_pass_rate`` and ``max_pass_rate``: the share of responses with ``r >= pass_reward`` is
   within the two.
 
-The first three are RIP (arXiv 2501.18578), the others are usual for verifiable rewards **(ours)**.
-
-A filter looks at the pool and not at what a strategy chooses from it, so that strategies that are
-compared keep the same prompts (**ours**; RIP pairs best with worst, and there the two are the
-same). Prompts without a group count for no quantile. The idea of RIP: a prompt whose worst answer
-is bad or short, or far from the best, is a bad prompt.
+The first three are RIP (arXiv 2501.18578), the others are common for verifiable rewards **(ours)**.
+A filter reads the pool, not a strategy's choice, so that compared strategies keep the same prompts
+(**ours**; RIP pairs best with worst, where the two are the same). Prompts without a group do not
+count in quantiles. The idea of RIP: a prompt whose worst answer is bad or short, or far from the
+best, is a bad prompt.
 """
 
 from numbers import Real
@@ -28,14 +27,14 @@ from prefpipe.maths.selection.screening import LARGEST_REWARD
 from prefpipe.maths.selection.validation import as_numbers
 
 SAME = 1e-9
-"""Of a limit: what rounding may move a value by. In thirds, 1 - 2/3 is more than 1/3 - 0."""
+"""Relative tolerance at a limit for rounding: in thirds, 1 - 2/3 is more than 1/3 - 0."""
 
 
 class PoolFacts(NamedTuple):
-    """What the filters look at, (P,) each.
+    """The figures that the filters read, (P,) each.
 
     ``rejected_reward`` and ``rejected_tokens`` of the lowest reward, equal ones by index; ``gap``
-    from the highest to the lowest; ``pass_rate``, NaN where nothing was rated.
+    from the highest to the lowest; ``pass_rate``, NaN if nothing was rated.
     """
 
     rejected_reward: np.ndarray
@@ -44,12 +43,12 @@ class PoolFacts(NamedTuple):
     pass_rate: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "PoolFacts":
-        """Return those of some prompts."""
+        """Return the facts of some prompts."""
         return PoolFacts(*(values[chosen] for values in self))
 
 
 class Thresholds(NamedTuple):
-    """The quantiles as numbers; None for a filter that was not asked for."""
+    """The quantiles as numbers; None for a filter that is off."""
 
     rejected_reward: float | None = None
     rejected_tokens: float | None = None
@@ -59,14 +58,14 @@ class Thresholds(NamedTuple):
 def pool_facts(
     rewards_PR: np.ndarray, n_tokens_PR: np.ndarray, usable_PR: np.ndarray, pass_reward: float
 ) -> PoolFacts:
-    """Return what the filters look at, 0 and NaN for a prompt without usable candidates.
+    """Return the figures that the filters read; 0 and NaN for a prompt without usable candidates.
 
     Args:
         rewards_PR: float, NaN where there is none.
-        n_tokens_PR: of each response.
-        usable_PR: bool. The pass rate alone is of all candidates with a reward, also of copies: ten
-            equal right answers of twenty are a rate of a half.
-        pass_reward: from which a response passes.
+        n_tokens_PR: the tokens of each response.
+        usable_PR: bool. Only the pass rate covers all candidates with a reward, including copies:
+            ten equal right answers of twenty are a rate of a half.
+        pass_reward: the reward from which a response passes.
     """
     is_empty_P = ~usable_PR.any(axis=1)
     highest_P = np.where(usable_PR, rewards_PR, -np.inf).max(axis=1, initial=-np.inf)
@@ -112,13 +111,13 @@ def find_thresholds(facts: PoolFacts, filters: PromptFilters) -> Thresholds:
 def filter_reasons(
     facts: PoolFacts, filters: PromptFilters, thresholds: Thresholds
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return for each prompt why it is left out, and in what words, as objects (P,); None if not.
+    """Return for each prompt the reason for its exclusion and its wording, (P,); None if kept.
 
     The reason is the first of ``low_pass_rate``, ``high_pass_rate``, ``small_spread``,
-    ``low_rejected_reward``, ``short_rejected`` and ``large_gap`` that holds. A value that is within
-    `SAME` of the limit is at it.
+    ``low_rejected_reward``, ``short_rejected`` and ``large_gap`` that holds. A value within `SAME`
+    of the limit counts as at the limit.
     """
-    # What is looked at, in which direction, against what; a limit of None asks nothing.
+    # Figure, direction and limit; a limit of None is off.
     checks = (
         ("low_pass_rate", "pass rate", facts.pass_rate, "below", filters.min_pass_rate),
         ("high_pass_rate", "pass rate", facts.pass_rate, "above", filters.max_pass_rate),
@@ -154,10 +153,10 @@ def filter_reasons(
 
 
 def require_prompts(facts: PoolFacts, filters: PromptFilters, thresholds: Thresholds) -> None:
-    """Refuse filters that leave none of these prompts.
+    """Refuse filters that drop all of these prompts.
 
     Raises:
-        UsageError: how many each filter takes, and what the prompts are like.
+        UsageError: states how many each filter drops, and the ranges of the prompts.
     """
     reasons_P, _ = filter_reasons(facts, filters, thresholds)
     is_left_P = np.fromiter((reason is None for reason in reasons_P), bool, len(reasons_P))
@@ -175,18 +174,18 @@ def require_prompts(facts: PoolFacts, filters: PromptFilters, thresholds: Thresh
         f"{name} {values.min():g} to {values.max():g}" for name, values in figures if len(values)
     ]
     raise UsageError(
-        f"the filters leave none of {len(reasons_P)} prompts: {taken}",
-        hint=f"they have {'; '.join(ranges)}: ask for less",
+        f"the filters drop all {len(reasons_P)} prompts: {taken}",
+        hint=f"loosen the filters; these prompts have {'; '.join(ranges)}",
     )
 
 
 def filter_prompts(
     rewards: Any, n_tokens: Any = None, mask: Any = None, **filters: float | None
 ) -> np.ndarray:
-    """Return for each prompt of a batch why it is left out, None where it is kept: objects (P,).
+    """Return for each prompt of a batch the reason for its exclusion, None if kept: objects (P,).
 
-    What is asked for is named as in `PromptFilters`, and explained at the top of this module. Use
-    it as ``mask & (reasons == None)[:, None]`` for `prefpipe.select_responses`.
+    The filters are named as in `PromptFilters` and explained at the top of this module. Use the
+    result as ``mask & (reasons == None)[:, None]`` for `prefpipe.select_responses`.
 
     Args:
         rewards: (P, R), finite, higher is better.
@@ -196,7 +195,7 @@ def filter_prompts(
 
     Raises:
         UsageError: an unknown filter, a value out of range, or filters that leave no prompt.
-        InputError: shapes that do not agree, or a reward that is no finite number.
+        InputError: shapes that do not agree, or a reward that is not finite.
     """
     unknown = sorted(set(filters) - set(PromptFilters._fields))
     if unknown:
@@ -207,7 +206,7 @@ def filter_prompts(
     for name, value in filters.items():
         may_be_none = value is None and name != "pass_reward"
         if not may_be_none and (isinstance(value, bool) or not isinstance(value, Real)):
-            raise UsageError(f"{name} is {value!r}; it is a number")
+            raise UsageError(f"{name} is {value!r}; it must be a number")
         try:
             float(value or 0.0)
         except OverflowError as error:
@@ -222,7 +221,7 @@ def filter_prompts(
     if rewards_PR.ndim != 2 or mask_PR.shape != rewards_PR.shape or mask_PR.dtype != bool:
         raise InputError(
             f"rewards have shape {rewards_PR.shape} and mask is {mask_PR.dtype} of shape "
-            f"{mask_PR.shape}; expected (P, R), and bool of the same shape"
+            f"{mask_PR.shape}; expected (P, R) and bool of the same shape"
         )
     if (mask_PR & ~(np.abs(rewards_PR) <= LARGEST_REWARD)).any():
         raise InputError("rewards are not finite", hint="mask candidates without a finite reward")
@@ -231,7 +230,8 @@ def filter_prompts(
         tokens_PR = as_numbers(n_tokens, "n_tokens")
     if tokens_PR.shape != rewards_PR.shape:
         raise InputError(
-            f"n_tokens have shape {tokens_PR.shape} for rewards of shape {rewards_PR.shape}"
+            f"n_tokens have shape {tokens_PR.shape} for rewards of shape {rewards_PR.shape}; "
+            "expected the same shape"
         )
     if n_tokens is None and wanted.min_rejected_tokens is not None:
         raise UsageError("min_rejected_tokens needs n_tokens")
@@ -247,21 +247,21 @@ def filter_prompts(
 
 
 def filter_problems(filters: PromptFilters) -> list[str]:
-    """Return what is wrong with values, each and together."""
+    """Return the problems of values, alone and in combination."""
     problems = []
     for name in ("min_rejected_reward", "min_rejected_tokens", "max_gap"):
         value = getattr(filters, name)
         if value is not None and not 0.0 < value < 1.0:
-            problems.append(f"{name} is {value}; it is a quantile, above 0 and below 1")
+            problems.append(f"{name} is {value}; it must be a quantile, above 0 and below 1")
     if filters.min_spread is not None and not 0.0 < filters.min_spread < np.inf:
-        problems.append(f"min_spread is {filters.min_spread}; it is above 0")
+        problems.append(f"min_spread is {filters.min_spread}; it must be above 0")
     for name in ("min_pass_rate", "max_pass_rate"):
         value = getattr(filters, name)
         if value is not None and not 0.0 <= value <= 1.0:
-            problems.append(f"{name} is {value}; it is in [0, 1]")
+            problems.append(f"{name} is {value}; it must be in [0, 1]")
 
     if not np.isfinite(filters.pass_reward):
-        problems.append(f"pass_reward is {filters.pass_reward}; it is a finite number")
+        problems.append(f"pass_reward is {filters.pass_reward}; it must be a finite number")
 
     least, most = filters.min_pass_rate, filters.max_pass_rate
     if least is not None and most is not None and least > most:

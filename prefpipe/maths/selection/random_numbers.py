@@ -1,7 +1,7 @@
 """Random numbers inside compiled loops: SplitMix64 (Steele, Lea and Flood 2014).
 
-Own code, as a compiled loop cannot make a NumPy generator of a seed. The same numbers on every
-machine and release.
+Own code, because a compiled loop cannot make a NumPy generator from a seed. It gives the same
+numbers on every machine and release.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
-"""Strategies, pair rules and prompt filters by name, and what each asks for; without NumPy.
+"""Strategies, pair rules and prompt filters by name, with their needs; without NumPy.
 
-Flags, checks and docs read this table. The functions stand in `strategies.RULES` and in `pairs`, by
-the same names: they need arrays and compiled loops, which ``prefpipe select --help`` should not
-wait for.
+Flags, checks and docs read this table. The functions are in `strategies.RULES` and in `pairs`,
+under the same names: they need arrays and compiled loops, which ``prefpipe select --help`` should
+not wait for.
 
 A new strategy is a row here, a function of `Pools` in `strategies`, and a row in
 docs/explanation/methods.md.
@@ -17,14 +17,14 @@ PAIR_RULES = ("positive-negative", "best-worst", "best-random", "all-ordered", "
 
 
 class Strategy(NamedTuple):
-    """What a strategy asks for.
+    """What a strategy needs.
 
     Attributes:
         name: as ``--strategy`` takes it.
         needs: ``"rewards"``; or beside them ``"embeddings"`` (or distances), ``"uncertainty"``, the
             spread of several scorers, or ``"samplers"``, which model gave each response.
-        n_positives: how many it keeps; None where the caller decides.
-        n_negatives: how many it chooses; None where the caller decides, by ``k``.
+        n_positives: how many it keeps; None if the caller decides.
+        n_negatives: how many it chooses; None if the caller decides with ``k``.
     """
 
     name: str
@@ -34,32 +34,32 @@ class Strategy(NamedTuple):
 
     @property
     def takes_k(self) -> bool:
-        """Whether the caller says how many negatives are chosen."""
+        """Whether the caller sets the number of negatives."""
         return self.n_negatives is None
 
     @property
     def draws(self) -> bool:
-        """Whether chance has a part in it, and so a seed."""
+        """Whether it is random and so needs a seed."""
         return self.name in ("coreset", "random", "best-random", "drts")
 
     @property
     def decides_positives(self) -> bool:
-        """Whether its positives are others than the highest rewards."""
+        """Whether its positives differ from the highest rewards."""
         return self.needs in ("uncertainty", "samplers")
 
     @property
     def takes_margin(self) -> bool:
-        """Whether a least margin between positives and negatives means something under it."""
+        """Whether a minimum margin between positives and negatives applies."""
         return self.needs != "uncertainty" and self.n_negatives != 0
 
     @property
     def n_spared(self) -> int:
-        """Candidates that are always left to be negatives."""
+        """Candidates that always remain for negatives."""
         return 0 if self.n_negatives == 0 else 1
 
     @property
     def accepts_ties(self) -> bool:
-        """Whether equal rewards leave it a choice: it ranks nothing, or needs no negative."""
+        """Whether it works with equal rewards: it does not rank, or needs no negative."""
         return self.needs == "samplers" or self.n_negatives == 0
 
 
@@ -84,7 +84,7 @@ STRATEGIES: dict[str, Strategy] = {strategy.name: strategy for strategy in _ROWS
 
 
 class PromptFilters(NamedTuple):
-    """What a prompt must be like, by `prefpipe.maths.selection.prompt_filters`; None: anything.
+    """Conditions on prompts, see `prefpipe.maths.selection.prompt_filters`; None: no condition.
 
     The first three are quantiles over prompts, in (0, 1); ``min_spread`` is in units of the reward;
     pass rates are in [0, 1], and a response passes from ``pass_reward`` on.
@@ -100,7 +100,7 @@ class PromptFilters(NamedTuple):
 
     @property
     def are_any(self) -> bool:
-        """Whether any prompt can be left out."""
+        """Whether any filter is set."""
         return any(value is not None for value in self[:6])
 
     @property
@@ -113,7 +113,7 @@ def find_strategy(name: str) -> Strategy:
     """Return the strategy called ``name``.
 
     Raises:
-        UsageError: there is none; the hint is the nearest name, or all of them.
+        UsageError: there is none; the hint gives the nearest name, or all names.
     """
     if isinstance(name, str) and name in STRATEGIES:
         return STRATEGIES[name]

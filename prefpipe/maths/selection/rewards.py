@@ -6,7 +6,7 @@ Grammar: numbers, scorer names, ``+ - * /``, unary minus, parentheses, and `FUNC
     min(logit(judge), 3) - 0.01 * length
     bin((alice + bob) / 2, 5, 1, 10)
 
-A value that is missing (NaN) for a candidate makes the result missing for that candidate alone.
+A missing value (NaN) makes the result missing for that candidate only.
 """
 
 import ast
@@ -18,15 +18,15 @@ import numpy as np
 from prefpipe.errors import InputError, UsageError
 
 MAX_DEPTH = 100
-"""Operators nested within each other; ``a + b + c`` nests one per term."""
+"""Limit of nested operators; ``a + b + c`` nests one per term."""
 
 
 class Function(NamedTuple):
-    """What an expression may call.
+    """A function that an expression may call.
 
-    ``apply`` takes arrays (R,); ``n_arguments`` is the least, and unless variadic the most. All
-    arguments but the first are plain numbers where ``problem`` says what is wrong with these, None
-    for nothing.
+    ``apply`` takes arrays (R,). ``n_arguments`` is the minimum number and, unless variadic, the
+    maximum. If ``problem`` is set, all arguments but the first are plain numbers, and it returns
+    what is wrong with them or None.
     """
 
     apply: Callable[..., np.ndarray]
@@ -36,7 +36,7 @@ class Function(NamedTuple):
 
 
 class Wording(NamedTuple):
-    """What messages call an expression, and what its names stand for."""
+    """The words of messages for an expression and for its names."""
 
     result: str = "reward"
     name: str = "scorer"
@@ -46,7 +46,7 @@ OF_REWARDS = Wording()
 
 
 class _Source(NamedTuple):
-    """What is parsed, for messages."""
+    """The parsed text, for messages."""
 
     text: str
     wording: Wording
@@ -66,10 +66,10 @@ class RewardExpression(NamedTuple):
         by zero gives an infinity or NaN.
 
         Args:
-            columns: by scorer, of shape (R,) or (P, R).
+            columns: one per scorer, of shape (R,) or (P, R).
 
         Raises:
-            UsageError: a scorer that ``columns`` has not; ``logit`` of a number outside (0, 1).
+            UsageError: a scorer missing from ``columns``; ``logit`` of a number outside (0, 1).
             InputError: columns of different shapes.
         """
         missing = [name for name in self.names if name not in columns]
@@ -85,9 +85,7 @@ class RewardExpression(NamedTuple):
         shape = next(iter(shapes))
         if len(shapes) > 1 or len(shape) not in (1, 2):
             listed = ", ".join(f"{name} {column.shape}" for name, column in values.items())
-            raise InputError(
-                f"scorer columns of one prompt have different or wrong shapes: {listed}"
-            )
+            raise InputError(f"the scorer columns of one prompt must have one shape: {listed}")
 
         with np.errstate(all="ignore"):
             return _evaluate(self.tree, values, shape)
@@ -97,11 +95,11 @@ def parse_reward(text: str, wording: Wording = OF_REWARDS) -> RewardExpression:
     """Parse a reward expression, or another one of the same grammar.
 
     Args:
-        text: as the user wrote it.
+        text: the user's text.
         wording: for messages.
 
     Raises:
-        UsageError: what is not in the grammar, naming the token and its column (from 1).
+        UsageError: a token outside the grammar; the message names it and its column (from 1).
     """
     source = _Source(text, wording)
     stripped = text.strip()
@@ -125,7 +123,7 @@ def standardise(values_R: np.ndarray) -> np.ndarray:
     """Return z-scores within each pool, the last axis: ``(x - mean) / std`` with ddof 0.
 
     Mean and spread are over the finite values. A spread within rounding (1e-12 of the largest
-    value) is none and gives zeros. What is not finite becomes NaN.
+    value) counts as zero and gives zeros. Values that are not finite become NaN.
     """
     is_finite = np.isfinite(values_R)
     finite = np.where(is_finite, values_R, 0.0)
@@ -147,13 +145,12 @@ def logit(values_R: np.ndarray) -> np.ndarray:
     """Return ``log(x / (1 - x))`` for x in (0, 1); NaN stays NaN.
 
     Raises:
-        UsageError: any other number, where SciPy's ``logit`` would answer with an infinity or NaN.
+        UsageError: any other number, for which SciPy's ``logit`` would return infinity or NaN.
     """
     is_bad = (values_R <= 0.0) | (values_R >= 1.0)
     if is_bad.any():
         raise UsageError(
-            f"logit of {values_R[is_bad][0]:g}: "
-            "it is a finite number only strictly between 0 and 1",
+            f"logit of {values_R[is_bad][0]:g}: logit needs a value strictly between 0 and 1",
             hint="clip first, for example logit(clip(x, 0.001, 0.999))",
         )
     return np.asarray(np.log(values_R) - np.log1p(-values_R))
@@ -165,7 +162,7 @@ def clip(values_R: np.ndarray, low_R: np.ndarray, high_R: np.ndarray) -> np.ndar
 
 
 SAME_STEP = 1e-9
-"""Of a step between two levels: what rounding of sums and means may move a value by."""
+"""Tolerance, as a share of a step between levels, for rounding of sums and means."""
 
 
 def bin_values(
@@ -178,18 +175,18 @@ def bin_values(
         d = (high - low) / (L - 1)
         bin(x, L, low, high) = low + d * floor((x - low) / d + 1/2)
 
-    What a rater answers who has only L marks on the same scale: values stay on its units, halfway
-    goes to the higher level, and a scale of L marks stays as it is. NaN stays NaN. The rule is
-    ours; quantiles of the data would not give two runs the same levels.
+    It imitates a rater with only L marks on the same scale: values keep their units, halfway goes
+    to the higher level, and a scale of L marks is unchanged. NaN stays NaN. The rule is ours;
+    quantiles of the data would give two runs different levels.
 
     Raises:
-        UsageError: a value outside the scale: the ends were mistaken, and it would hide in a level.
+        UsageError: a value outside the scale: the ends are wrong, and a level would hide that.
     """
     steps = (values_R - low_R) / (high_R - low_R) * (levels_R - 1.0)
     is_outside = (steps < -SAME_STEP) | (steps > levels_R - 1.0 + SAME_STEP)
     if is_outside.any():
         raise UsageError(
-            f"bin of {values_R[is_outside][0]:g}: the scale goes from {low_R.flat[0]:g} to "
+            f"bin of {values_R[is_outside][0]:g}: the scale runs from {low_R.flat[0]:g} to "
             f"{high_R.flat[0]:g}",
             hint="give the ends of the scale, or clip first, for example "
             "bin(clip(x, 1, 10), 5, 1, 10)",
@@ -222,7 +219,7 @@ FUNCTIONS: dict[str, Function] = {
     "clip": Function(clip, 3),
     "bin": Function(bin_values, 4, problem=_bin_problem),
 }
-"""What an expression may call: ``z(x)``, ``logit(x)``, ``min(x, y, ...)``, ``max(x, y, ...)``,
+"""The functions of an expression: ``z(x)``, ``logit(x)``, ``min(x, y, ...)``, ``max(x, y, ...)``,
 ``clip(x, low, high)`` and ``bin(x, levels, low, high)``."""
 
 _OPERATORS: dict[type[ast.operator], Callable[..., np.ndarray]] = {
@@ -255,7 +252,7 @@ def _evaluate(
 
 
 def _check(node: ast.expr, source: _Source, names: set[str], *, depth: int) -> None:
-    """Refuse whatever is not in the grammar, and collect the scorer names."""
+    """Refuse anything outside the grammar, and collect the scorer names."""
     if depth > MAX_DEPTH:
         raise _refuse(source, f"is nested deeper than {MAX_DEPTH} operators")
     parts: list[ast.expr] = []
@@ -273,10 +270,10 @@ def _check(node: ast.expr, source: _Source, names: set[str], *, depth: int) -> N
         _check_call(node, source)
         parts = node.args
     else:
-        raise _refuse(source, f"has {ast.unparse(node)!r}, which is no part of the grammar,", node)
+        raise _refuse(source, f"has {ast.unparse(node)!r}, which is not part of the grammar,", node)
     for part in parts:
         _check(part, source, names, depth=depth + 1)
-    # Behind its arguments: its numbers are those that can be held.
+    # After its arguments: their numbers are known to fit a float.
     if isinstance(node, ast.Call):
         _check_settings(node, source)
 
@@ -284,20 +281,20 @@ def _check(node: ast.expr, source: _Source, names: set[str], *, depth: int) -> N
 def _check_number(node: ast.Constant, source: _Source) -> None:
     # A bool is an int to Python.
     if isinstance(node.value, bool) or not isinstance(node.value, int | float):
-        raise _refuse(source, f"has {node.value!r}, which is no number,", node)
+        raise _refuse(source, f"has {node.value!r}, which is not a number,", node)
 
-    # 1e999 reads as infinity, and a long integer as one that no float holds.
+    # 1e999 reads as infinity, and a long integer may not fit a float.
     try:
         is_finite = bool(np.isfinite(float(node.value)))
     except OverflowError:
         is_finite = False
     if not is_finite:
-        raise _refuse(source, "has a number too large to hold", node)
+        raise _refuse(source, "has a number that is too large", node)
 
 
 def _check_call(node: ast.Call, source: _Source) -> None:
     if not isinstance(node.func, ast.Name) or node.func.id not in FUNCTIONS:
-        raise _refuse(source, f"calls {ast.unparse(node.func)!r}, which is no function,", node)
+        raise _refuse(source, f"calls {ast.unparse(node.func)!r}, which is not a function,", node)
 
     name, n_given = node.func.id, len(node.args)
     function = FUNCTIONS[name]
@@ -311,7 +308,7 @@ def _check_call(node: ast.Call, source: _Source) -> None:
 
 
 def _check_settings(node: ast.Call, source: _Source) -> None:
-    """Refuse settings of a function that are no plain numbers, or not those that it can use."""
+    """Refuse settings of a function that are not plain numbers, or out of range."""
     assert isinstance(node.func, ast.Name)
     name = node.func.id
     find_problem = FUNCTIONS[name].problem
@@ -319,14 +316,14 @@ def _check_settings(node: ast.Call, source: _Source) -> None:
         return
     numbers = _plain_numbers(node.args[1:])
     if numbers is None:
-        raise _refuse(source, f"gives {name} more than one argument that is no number,", node)
+        raise _refuse(source, f"gives {name} more than one argument that is not a number,", node)
     problem = find_problem(*numbers)
     if problem is not None:
         raise _refuse(source, f"gives {name} {problem}", node)
 
 
 def _plain_numbers(nodes: Sequence[ast.expr]) -> list[float] | None:
-    """Return the numbers that these parts are, signs included; None where one is anything else."""
+    """Return these parts as numbers, signs included; None if one is not a number."""
     numbers = []
     for node in nodes:
         sign = 1.0

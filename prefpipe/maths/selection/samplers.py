@@ -1,9 +1,9 @@
 """Delta learning: positives of one sampler, negatives of another (arXiv 2507.06187).
 
 The paper pairs the response of a small model with that of a smaller one, ``y+ ~ A``, ``y- ~ B``,
-and lets no reward decide. Its samplers answer once. With several answers of each the first are
-taken, as samples of one prompt are drawn alike, and a reward, where there is one, only drops
-inversions **(ours)**.
+and lets no reward decide. Its samplers answer once. With several answers of each, the first ones
+are used, because samples of one prompt are exchangeable; a reward, if any, only drops inversions
+**(ours)**.
 """
 
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Samplers(NamedTuple):
 def first_of_each(
     rewards_PR: np.ndarray, mask_PR: np.ndarray, samplers: Samplers, *, positives: int, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positives (P, positives) and the negatives (P, k), -1 behind the last.
+    """Return the positives (P, positives) and the negatives (P, k), -1 after the last.
 
     The positives are the first of the one sampler by index, listed by descending reward; the
     negatives are the first of the other by index. A prompt that lacks either has neither.
@@ -29,7 +29,7 @@ def first_of_each(
     Args:
         rewards_PR: float.
         mask_PR: bool, the usable candidates, without inversions.
-        samplers: whose each candidate is.
+        samplers: the sampler of each candidate.
         positives: at least 1.
         k: at least 1.
     """
@@ -65,7 +65,7 @@ def mask_inversions(
 
 
 def _first(mask_PR: np.ndarray, n: int) -> np.ndarray:
-    """Return (P, n) the first indices where the mask is True, -1 behind the last."""
+    """Return (P, n) the first indices where the mask is True, -1 after the last."""
     width = min(n, mask_PR.shape[1])
     order_PR = np.argsort(~mask_PR, axis=1, kind="stable")[:, :width]
     is_there_PR = np.take_along_axis(mask_PR, order_PR, axis=1)

@@ -12,7 +12,7 @@ ANSWERED = ("ok", "truncated")
 """Statuses of candidates that have a response."""
 
 NO_FLAWS: Mapping[str, np.ndarray] = MappingProxyType({})
-"""What a strategy needs of a candidate beside text and reward: nothing."""
+"""Flaws of a strategy that needs only text and reward: none."""
 
 LARGEST_REWARD = 1e150
 """Rewards are squared for their standard deviation, which must stay a finite number."""
@@ -43,24 +43,23 @@ def screen_candidates(
 
     - the status itself, unless it is ``ok`` or ``truncated``; ``error`` is named
       ``generation_error``;
-    - ``empty``: no text but white space;
+    - ``empty``: only white space;
     - ``truncated``: that status, with ``drop_truncated``;
     - ``no_reward``: NaN; ``infinite_reward``: infinite, or beyond `LARGEST_REWARD`;
-    - those of ``flaws_N``, in their order: ``no_embedding``; ``no_spread``, one of the scorers
-      whose disagreement counts gave nothing; ``other_sampler``, of a model that the strategy takes
-      nothing from;
-    - ``duplicate``: the text, character for character, of a usable candidate of the same prompt
-      that stands before it.
+    - those of ``flaws_N``, in their order: ``no_embedding``; ``no_spread``, a required scorer gave
+      no score; ``other_sampler``, a model that the strategy does not use;
+    - ``duplicate``: exactly the text of an earlier usable candidate of the same prompt.
 
     Args:
-        prompts_N: int, which prompt each candidate is of.
+        prompts_N: int, the prompt of each candidate.
         texts_N: int, equal where the texts are equal.
-        is_blank_N: bool, no text but white space, or no text.
+        is_blank_N: bool, no text or only white space.
         rewards_N: float, NaN where there is none.
         statuses_N: text, as ``generate`` wrote it.
-        flaws_N: by reason, bool, which candidates have it; what is needed differs by strategy.
-        drop_truncated: leave out responses that were cut at the token limit.
-        keep_duplicates: let equal texts of one prompt take part more than once.
+        flaws_N: for each reason, bool, which candidates have it; the reasons depend on the
+            strategy.
+        drop_truncated: drop responses that were cut at the token limit.
+        keep_duplicates: keep equal texts of one prompt.
 
     Raises:
         InputError: columns of different lengths.
@@ -69,7 +68,7 @@ def screen_candidates(
     lengths = [len(column) for column in columns]
     if len(set(lengths)) > 1:
         raise InputError(
-            f"columns of {', '.join(map(str, lengths))} rows: one value a candidate is expected"
+            f"columns of {', '.join(map(str, lengths))} rows: expected one value per candidate"
         )
 
     # The last reason first: each line takes precedence over those before it.
@@ -85,7 +84,7 @@ def screen_candidates(
     reasons_N[has_failed_N] = statuses_N[has_failed_N]
     reasons_N[statuses_N == "error"] = "generation_error"
 
-    # Only usable candidates have copies: what is left out takes no place away.
+    # Only usable candidates count as originals: a dropped one does not block its copies.
     if not keep_duplicates:
         usable = np.flatnonzero(is_none(reasons_N))
         n_texts = int(texts_N.max(initial=0)) + 1
@@ -109,8 +108,8 @@ def mask_near_duplicates(
 
     Candidates are taken from the highest reward down, equal rewards by ascending index; one whose
     embedding has a cosine similarity of ``threshold`` or more with one kept before is a near-copy.
-    So the positive always stays, and nothing that says the same becomes its negative **(ours)**. A
-    vector of zeros is like no other.
+    So the positive always stays, and no near-copy of it becomes its negative **(ours)**. A zero
+    vector is similar to none.
     """
     squared_norms_PR = np.einsum("prd,prd->pr", embeddings_PRD, embeddings_PRD, dtype=np.float64)
     order_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
@@ -154,7 +153,7 @@ def count_positives(usable_PR: np.ndarray, positives: int, *, n_spared: int = 1)
 
     ``positives`` of them, or as many as leave ``n_spared`` usable candidates to be negatives.
     """
-    # a whole number of Python may be larger than any of NumPy
+    # A Python integer may be larger than any NumPy integer.
     most = min(positives, usable_PR.shape[1])
     return np.asarray(np.maximum(np.minimum(most, usable_PR.sum(axis=1) - n_spared), 0))
 
@@ -167,11 +166,11 @@ def mask_low_margins(
     The positives are the `count_positives` highest rewards of ``mask_PR``, ties to the lower index,
     as in `prefpipe.maths.selection.select_pools`. Any other usable candidate i has margin
     ``min(r of positives) - r_i`` and is usable only with a margin of at least ``min_margin``. Zero,
-    as in the papers, changes nothing; any number above zero keeps candidates tied with a positive
-    out of the negatives. A prompt may be left with positives alone: `prompt_rejections` names it.
+    as in the papers, changes nothing; any number above zero excludes candidates tied with a
+    positive from the negatives. A prompt may keep positives only: `prompt_rejections` reports it.
     """
     if not min_margin >= 0.0:
-        raise UsageError(f"min_margin is {min_margin}; it is >= 0")
+        raise UsageError(f"min_margin is {min_margin}; it must be >= 0")
     if rewards_PR.size == 0 or min_margin == 0.0:
         return np.zeros(mask_PR.shape, dtype=bool)
 
@@ -201,19 +200,19 @@ def prompt_rejections(
 ) -> np.ndarray:
     """Return for each prompt None if it can be selected from, else why not, as objects (P,).
 
-    - ``no_rewards``: there are candidates, and not one has a finite reward;
-    - ``too_few_candidates``: fewer than two are without a flaw; without negatives, not one;
+    - ``no_rewards``: there are candidates, but none has a finite reward;
+    - ``too_few_candidates``: fewer than two have no flaw; fewer than one without negatives;
     - ``tie``: all usable rewards are equal, so nothing says which response is better;
     - ``low_margin``: margins left no negative beside the positives.
 
     Args:
-        rewards_PR: float, anything where nothing is.
+        rewards_PR: float; any value where there is no candidate.
         is_there_PR: bool, the candidates of each prompt, unusable ones included.
-        unflawed_PR: bool, those without a flaw, margins aside.
-        usable_PR: bool, those of them that the margin leaves.
+        unflawed_PR: bool, candidates without a flaw, before margins.
+        usable_PR: bool, those that remain after margins.
         positives: positives wanted a prompt.
-        n_spared: candidates that must be left to be negatives: 1, or 0 for ``best-of-n``.
-        accepts_ties: equal rewards are no reason.
+        n_spared: candidates that must remain for negatives: 1, or 0 for ``best-of-n``.
+        accepts_ties: whether equal rewards are accepted.
     """
     highest_P = np.where(unflawed_PR, rewards_PR, -np.inf).max(axis=1, initial=-np.inf)
     lowest_P = np.where(unflawed_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)

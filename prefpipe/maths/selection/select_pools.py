@@ -1,4 +1,4 @@
-"""The choice for many prompts whose arrays are checked and screened, as ``select`` has them."""
+"""The choice for many prompts whose arrays are checked and screened, as in ``select``."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from prefpipe.maths.selection.weights import pool_temperatures, pool_weights
 
 
 class Selection(NamedTuple):
-    """What is kept, as indices into the arrays given.
+    """The kept responses, as indices into the given arrays.
 
     Shapes are those of one prompt; a batch has P in front and -1 as padding.
 
@@ -31,15 +31,13 @@ class Selection(NamedTuple):
         represents: (R,) the index of the chosen negative nearest to each candidate that the
             objective covers, -1 elsewhere.
         gains: (k,) by how much the cost would rise without each negative.
-        cost_bottom_k: what the k lowest rewards would cost.
-        cost_random: what k random candidates would cost on average.
+        cost_bottom_k: the cost of the k lowest rewards.
+        cost_random: the mean cost of k random candidates.
         log_unit: costs are in units of ``exp(log_unit)`` times the largest weight (see
             `prefpipe.maths.selection.weights.pool_weights`). 0 unless the rewards span hundreds
-            of T and the cost would leave the float range; what is beyond it then is the largest
-            float.
-        largest_share: the share of the sum of the weights that the lowest reward has. Near 1 it
-            alone decides what is chosen first, and ``weight_temperature="auto"`` lets the others
-            count.
+            of T and the cost would leave the float range; larger costs are then the largest float.
+        largest_share: the lowest reward's share of the sum of the weights. Near 1 it alone decides
+            the first choice; ``weight_temperature="auto"`` gives the others weight.
     """
 
     positives: np.ndarray
@@ -69,9 +67,9 @@ def select_pools(
 ) -> Selection:
     """Choose the positives and negatives of many prompts.
 
-    Arguments mean what they mean for `prefpipe.maths.selection.select_responses.select_responses`.
-    ``min_margin``, ``near_duplicates`` and the inversions of ``delta`` are the caller's to apply,
-    to ``mask_PR``. ``evidence`` has what the strategy needs beside rewards and distances.
+    Arguments as for `prefpipe.maths.selection.select_responses.select_responses`. The caller
+    applies ``min_margin``, ``near_duplicates`` and the inversions of ``delta`` to ``mask_PR``.
+    ``evidence`` holds what the strategy needs beside rewards and distances.
     """
     rule = STRATEGIES[strategy]
     options = with_defaults(options)
@@ -92,7 +90,7 @@ def select_pools(
     if decided is None:
         positives_PK = _highest_rewards(rewards_PR, mask_PR, positives, rule.n_spared)
     else:
-        # Nobody of a prompt without roles takes part in anything.
+        # A prompt without roles is left out everywhere.
         positives_PK = decided[0]
         mask_PR = mask_PR & (positives_PK >= 0).any(axis=1, keepdims=True)
     n_positives_P = (positives_PK >= 0).sum(axis=1)
@@ -100,14 +98,14 @@ def select_pools(
     prompts, columns = np.nonzero(positives_PK >= 0)
     is_positive_PR[prompts, positives_PK[prompts, columns]] = True
 
-    # The candidate negatives: all others, where there are two candidates at least.
+    # The candidate negatives: all others, if there are at least two candidates.
     has_two_P = mask_PR.sum(axis=1) >= 2
     is_negative_PR = mask_PR & ~is_positive_PR & has_two_P[:, None]
     n_negatives_P = is_negative_PR.sum(axis=1)
     ascending_PR = np.argsort(np.where(is_negative_PR, rewards_PR, np.inf), axis=1, kind="stable")
     negatives_PR = np.where(places_R[None] < n_negatives_P[:, None], ascending_PR, -1)
 
-    # Whom the objective covers, and with what weight.
+    # The candidates that the objective covers, and their weights.
     covers_all = options["cover"] == "all"
     covered_PR = mask_PR if covers_all else is_negative_PR
     clients_PR = covered_PR & (n_negatives_P > 0)[:, None]
@@ -159,11 +157,11 @@ def select_pools(
 def _highest_rewards(
     rewards_PR: np.ndarray, mask_PR: np.ndarray, positives: int, n_spared: int
 ) -> np.ndarray:
-    """Return (P, p) each prompt's positives: the highest rewards, -1 behind the last."""
+    """Return (P, p) each prompt's positives: the highest rewards, -1 after the last."""
     n_positives_P = count_positives(mask_PR, positives, n_spared=n_spared)
     width = int(n_positives_P.max(initial=1))
 
-    # Stable: equal rewards stay in ascending order of index. What is masked stands last.
+    # Stable: equal rewards stay in ascending order of index. Masked entries come last.
     best_first_PR = np.argsort(np.where(mask_PR, -rewards_PR, np.inf), axis=1, kind="stable")
     is_place_of_positive_PR = np.arange(rewards_PR.shape[1])[None, :width] < n_positives_P[:, None]
     return np.where(is_place_of_positive_PR, best_first_PR[:, :width], -1)

@@ -26,7 +26,7 @@ from prefpipe.maths.selection.validation import (
 )
 
 PROMPTS_AT_ONCE = 256
-"""A batch is worked through in slices, so that memory does not grow with it."""
+"""A batch is processed in slices, so that memory does not grow with it."""
 
 
 def select_responses(
@@ -43,14 +43,14 @@ def select_responses(
     """Choose the positives and the negatives of one prompt, or of a batch of prompts.
 
     The positives are the highest rewards, ties to the lower index. A positive is never a negative,
-    also where its reward is tied. The strategies differ in the ``k`` negatives:
+    even if its reward is tied. The strategies differ in the ``k`` negatives:
 
     - ``opt-select``: the set S of k candidate negatives with the least
       ``Cost(S) = sum_i w_i min_{j in S} ||e_i - e_j||`` (AMPO, arXiv 2502.18293), w as in
       `prefpipe.maths.selection.weights.pool_weights`, proven optimal;
     - ``coreset``: k-means with k clusters over the embeddings of the candidate negatives, and of
-      each cluster the lowest-reward member (AMPO); missing clusters are made up by the lowest
-      rewards left;
+      each cluster the lowest-reward member (AMPO); missing clusters are replaced by the lowest
+      remaining rewards;
     - ``bottom-k``: the k lowest rewards (AMPO); ``top-bottom`` is the same rule, named for use with
       several positives;
     - ``random``: k candidate negatives without replacement, by ``seed``;
@@ -74,24 +74,24 @@ def select_responses(
         rewards: (R,), or (P, R) for a batch; finite, higher is better, any scale. Adding a constant
             changes no choice.
         embeddings: (R, D) or (P, R, D), finite; Euclidean distances between the rows as they are.
-        k: negatives wanted, at least 1. With fewer candidate negatives all of them are chosen;
-            never more than R - 1.
+        k: number of negatives, at least 1. With fewer candidate negatives all of them are chosen;
+            at most R - 1.
         strategy: a key of `prefpipe.maths.selection.registry.STRATEGIES`.
         distances: (R, R) or (P, R, R), finite, at least 0, instead of embeddings.
         mask: shape of ``rewards``, True where there is a candidate; values elsewhere are ignored. A
-            prompt of a batch with fewer than two candidates, or none left to be a negative, gets no
-            selection: -1 and NaN throughout.
+            prompt of a batch with fewer than two candidates, or without a candidate for a negative,
+            gets no selection: -1 and NaN throughout.
         seed: at least 0, below 2**64, for ``random``, ``best-random``, ``drts`` and the k-means
-            starts; one for every prompt of a batch, so that a row of a batch is chosen as it would
-            be alone. Rows with as many candidates then have the same draws: ``random`` takes the
-            same ranks of each. For draws of their own call it prompt by prompt, a seed each.
+            starts; the same for every prompt of a batch, so that a row of a batch is chosen as if
+            alone. Rows with equally many candidates then share draws: ``random`` takes the same
+            ranks in each. For independent draws call it once per prompt, with different seeds.
         **options: see `SelectOptions`.
 
     Raises:
-        InputError: fewer than two candidates, or no negative left; a value that is no finite
-            number; shapes that do not agree.
-        UsageError: an unknown strategy or option, a value out of range, embeddings, uncertainty or
-            samplers that the strategy needs and were not given.
+        InputError: fewer than two candidates, or no negative left; a value that is not finite;
+            shapes that do not agree.
+        UsageError: an unknown strategy or option, a value out of range, or missing embeddings,
+            uncertainty or samplers that the strategy needs.
     """
     rule = find_strategy(strategy)
     check_options(strategy, k, seed, options)
@@ -104,12 +104,12 @@ def select_responses(
     needs_cosines = options["near_duplicates"] is not None
     if needs_cosines and (geometry is None or is_distance):
         raise UsageError(
-            "near_duplicates is a cosine similarity, which needs embeddings",
-            hint="pass embeddings, or leave it out",
+            "near_duplicates is a cosine similarity and needs embeddings",
+            hint="pass embeddings, or leave near_duplicates out",
         )
 
     slices = []
-    # An empty batch has one slice too, whose arrays have no rows.
+    # An empty batch has one slice, too, with arrays of no rows.
     for start in range(0, max(1, len(rewards_PR)), PROMPTS_AT_ONCE):
         rows = slice(start, start + PROMPTS_AT_ONCE)
         embeddings_PRD, distances_PRR = None, None
@@ -152,14 +152,14 @@ def select_responses(
         if evidence.samplers is not None:
             causes = "inversions, near_duplicates and min_margin"
         raise InputError(
-            f"{causes} leave no candidate to be a negative",
+            f"{causes} leave no candidate for a negative",
             hint="lower them, or drop the prompt",
         )
     return _only_prompt(selection) if is_single else selection
 
 
 def _joined(slices: list[Selection]) -> Selection:
-    """Return slices of a batch as one, their positives in as many columns as the widest has."""
+    """Return the slices of a batch as one; positives have the columns of the widest slice."""
     most = max(each.positives.shape[1] for each in slices)
     columns_of = {
         name: list(values)
@@ -175,11 +175,11 @@ def _joined(slices: list[Selection]) -> Selection:
 def _checked_distances(
     embeddings_PRD: np.ndarray, mask_PR: np.ndarray, first_prompt: int | None
 ) -> np.ndarray:
-    """Return the distances (P, R, R) between embeddings that are checked.
+    """Return the distances (P, R, R) between checked embeddings.
 
     Raises:
-        InputError: see `checked_geometry`, which looks at every number and takes longer than all
-            the rest of a selection: so it is asked only where the norms leave a doubt.
+        InputError: see `checked_geometry`, which looks at every number and takes longer than the
+            rest of a selection, so it is called only if the norms leave a doubt.
     """
     geometry = measure_embeddings(embeddings_PRD, mask_PR)
     if not are_plain_norms(geometry.squared_norms):
@@ -195,7 +195,7 @@ def _screened(
     samplers: Samplers | None,
     options: SelectOptions,
 ) -> np.ndarray:
-    """Return the mask (P, R) that near-duplicates, inversions and margins leave."""
+    """Return the mask (P, R) after near-duplicates, inversions and margins."""
     threshold = options["near_duplicates"]
     if threshold is not None and embeddings_PRD is not None and distances_PRR is not None:
         is_copy_PR = mask_near_duplicates(
@@ -214,7 +214,7 @@ def _screened(
         is_close_PR = mask_low_margins(rewards_PR, mask_PR, min_margin=margin, positives=positives)
         mask_PR = mask_PR & ~is_close_PR
 
-        # Positives alone are no selection.
+        # Positives alone are not a selection.
         has_negative_P = mask_PR.sum(axis=1) > n_positives_P
         mask_PR = mask_PR & has_negative_P[:, None]
 

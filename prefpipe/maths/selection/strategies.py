@@ -1,7 +1,7 @@
 """The strategies: which of each prompt's candidate negatives are chosen.
 
-A strategy is a function of `Pools`, many prompts at once, that writes into a `Choice`. It stands in
-`RULES` by the name that the table in `registry` gives it.
+A strategy is a function of `Pools`, many prompts at once, that writes into a `Choice`. `RULES`
+holds it under its name in `registry`.
 
 `Pools` lists each prompt's candidate negatives by ascending reward, equal rewards by ascending
 index, and every rule works on that list. So where rewards are distinct, permuting the candidates
@@ -25,7 +25,7 @@ from prefpipe.maths.selection.validation import SelectOptions
 
 
 def choose(strategy: str, pools: Pools) -> Choice:
-    """Apply a strategy by its name; ``k`` of the pools is how many negatives it may choose."""
+    """Apply a strategy by its name; the pools' ``k`` is the most negatives it may choose."""
     n_prompts, n_candidates = pools.negatives.shape
     choice = Choice(
         negatives=np.full((n_prompts, max(1, pools.k)), -1, dtype=np.int64),
@@ -42,7 +42,7 @@ def _choose_lowest(pools: Pools, choice: Choice) -> None:
     width = min(pools.k, pools.negatives.shape[1])
     lowest_PK = pools.negatives[:, :width]
 
-    # Ascending by index, with the padding of -1 kept behind the last.
+    # Ascending by index, with the padding of -1 at the end.
     last = np.iinfo(np.int64).max
     ordered_PK = np.sort(np.where(lowest_PK < 0, last, lowest_PK), axis=1)
     choice.negatives[:, :width] = np.where(ordered_PK == last, -1, ordered_PK)
@@ -125,9 +125,9 @@ def decide_roles(
     seeds_P: np.ndarray,
     options: SelectOptions,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return what a strategy decides at once: positives (P, p) and negatives (P, k), -1 behind.
+    """Return positives (P, p) and negatives (P, k) decided together, -1 after the last.
 
-    None of a strategy whose positives are the highest rewards. ``options`` are `with_defaults`.
+    None for a strategy whose positives are the highest rewards. ``options`` are `with_defaults`.
     """
     if evidence.samplers is not None and STRATEGIES[strategy].needs == "samplers":
         positives = options["positives"]

@@ -21,35 +21,36 @@ from prefpipe.maths.selection.screening import LARGEST_REWARD
 from prefpipe.maths.selection.validation import as_numbers
 
 MOST_DRAWS = 30
-"""Draws of a second response that differs from the first; behind them any other will do."""
+"""Draws for a second response that differs from the first; after them any other is used."""
 PROMPTS_AT_ONCE = 256
-"""Prompts whose gaps are compared at the same time: R x R numbers of each."""
+"""Prompts whose gaps are compared at a time: R x R numbers each."""
 
 
 def scorer_spread(scores: Any, rewards: Any = None) -> np.ndarray:
     """Return the spread of several scorers, (R,) or (P, R), on the scale of the rewards.
 
     Each scorer is standardised within the prompt, ``z_s = (x_s - mean x_s) / std x_s``, so that
-    only what it says of this response beside the others counts. The spread is
+    only its opinion of this response relative to the others counts. The spread is
 
         sigma_i = std_s(z_si) * std_i(r_i)
 
     with ddof 0 throughout; without rewards the second factor is 1. So ``r + b sigma`` orders
-    responses as ``z(r) + b std(z)`` does, and scaling rewards or a scorer changes no choice. NaN
-    where a scorer gave nothing. **(ours)**: the paper has an ensemble on one scale.
+    responses as ``z(r) + b std(z)`` does, and scaling rewards or a scorer changes no choice. NaN if
+    a scorer gave no score. **(ours)**: the paper has an ensemble on one scale.
 
     Args:
         scores: (S, R) or (S, P, R), of at least two scorers.
         rewards: (R,) or (P, R); NaN where there is none.
 
     Raises:
-        InputError: fewer than two scorers, shapes that do not agree, or no numbers.
+        InputError: fewer than two scorers, shapes that do not agree, or values that are not
+            numbers.
     """
     scores_SPR = as_numbers(scores, "scores").astype(np.float64)
     if scores_SPR.ndim not in (2, 3) or len(scores_SPR) < 2:
         raise InputError(
-            f"scores have shape {scores_SPR.shape}, expected (S, R) or (S, P, R) of two scorers or "
-            "more: one alone has no spread"
+            f"scores have shape {scores_SPR.shape}, expected (S, R) or (S, P, R) of two or "
+            "more scorers: a single scorer has no spread"
         )
     spread_PR = np.asarray(standardise(scores_SPR).std(axis=0))
     if rewards is None:
@@ -58,7 +59,8 @@ def scorer_spread(scores: Any, rewards: Any = None) -> np.ndarray:
     rewards_PR = as_numbers(rewards, "rewards").astype(np.float64)
     if rewards_PR.shape != spread_PR.shape:
         raise InputError(
-            f"rewards have shape {rewards_PR.shape} for scores of shape {scores_SPR.shape}"
+            f"rewards have shape {rewards_PR.shape} for scores of shape {scores_SPR.shape}; "
+            f"expected {scores_SPR.shape[1:]}"
         )
     return np.asarray(spread_PR * _scale(rewards_PR))
 
@@ -82,7 +84,7 @@ def choose_pairs(
     spread_weight: float,
     quantile: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the positive and the negative of each prompt, (P, 1) and (P, 1), -1 where none is.
+    """Return the positive and the negative of each prompt, (P, 1) and (P, 1), -1 if there is none.
 
     - ``delta-ucb``: ``(i, j) = argmax over i != j of u_i - l_j``;
     - ``drts``, double reverse Thompson sampling: ``i = argmax(r + b z s)``,
@@ -134,7 +136,7 @@ def choose_pairs(
                 quantile,
             )
 
-    # The reward says which is better; of equal ones the lower index.
+    # The reward decides which is better; equal rewards go to the lower index.
     has_pair_P = pairs_P2[:, 0] >= 0
     rewards_P2 = np.take_along_axis(rewards_PR, np.maximum(pairs_P2, 0), axis=1)
     is_higher_P = rewards_P2[:, 1] > rewards_P2[:, 0]
@@ -160,7 +162,7 @@ def _rank_pairs(
     gaps_PRR = upper_PR[:, :, None] - lower_PR[:, None, :]
 
     # Rows are first responses from the best, columns second ones from the worst: a stable sort
-    # then breaks ties as promised. Usable candidates stand before the others in both.
+    # then breaks ties as documented. Usable candidates precede the others in both.
     is_usable_PR = np.arange(n_candidates)[None] < n_usable_P[:, None]
     is_pair_PRR = is_usable_PR[:, :, None] & is_usable_PR[:, None, :]
     is_pair_PRR &= best_first_PR[:, :, None] != ascending_PR[:, None, :]
@@ -206,7 +208,7 @@ def _draw_pairs(
             if second != first:
                 break
 
-        # One response is best and worst of every draw: any other of them.
+        # One response is best and worst in every draw: take any other one.
         if second == first:
             place = draw_below(state, n - 1)
             for candidate in ascending_N:

@@ -1,4 +1,4 @@
-"""What `select_responses` takes: its options, and the arrays that are checked before anything."""
+"""The arguments of `select_responses`: its options, and checks of its arrays."""
 
 from numbers import Integral, Real
 from typing import Any, Literal, TypedDict
@@ -12,13 +12,13 @@ from prefpipe.maths.selection.samplers import Samplers
 from prefpipe.maths.selection.screening import LARGEST_REWARD
 
 LARGEST_COORDINATE, SMALLEST_COORDINATE = 1e100, 1e-100
-"""Embeddings and distances are squared: beyond these the squares are infinite, or nothing."""
+"""Embeddings and distances are squared: beyond these limits squares overflow or vanish."""
 
 SMALLEST_PLAIN_NORM, LARGEST_PLAIN_NORM = 1e-180, 1e180
 """Squared norms between these leave no coordinate beyond the limits, with up to 1e20 dimensions."""
 
 MOST_STARTS = 1_000_000
-"""Of k-means, which a compiled loop counts."""
+"""Limit of k-means starts, counted by a compiled loop."""
 
 ASYMMETRY = 1e-6
 """How far a distance matrix may be from a symmetric one with zeros on its diagonal, relative to its
@@ -29,26 +29,26 @@ class SelectOptions(TypedDict, total=False):
     """Options of `select_responses`.
 
     Attributes:
-        positives: positives wanted, at least 1 (default 1); at least one candidate is left to be a
+        positives: positives wanted, at least 1 (default 1); at least one candidate remains for a
             negative.
-        min_margin: least reward difference between the lowest positive and a negative (0).
+        min_margin: minimum reward difference between the lowest positive and a negative (0).
         near_duplicates: cosine similarity, in (0, 1], from which two embeddings count as one
             response (None: never); the higher reward stays.
         weight_temperature: T of Opt-Select's weights, ``"paper"`` (1), ``"auto"`` (the standard
             deviation of the prompt's rewards) or a number above 0.
-        cover: whom the objective sums over, the candidate ``"negatives"`` or ``"all"``.
+        cover: candidates that the objective sums over: ``"negatives"`` or ``"all"``.
         n_init: k-means starts (10).
         time_limit_s: for one prompt's proof, counted in work so that the answer is the same on any
             machine (10).
         uncertainty: shape of the rewards, finite, at least 0, on their scale, for ``delta-ucb``,
-            ``drts`` and ``delta-quantile``: what `prefpipe.scorer_spread` makes of several
-            scorers, or the standard deviation of an ensemble.
-        samplers: of ``delta``: shape of the rewards, which model each response is of.
+            ``drts`` and ``delta-quantile``: the `prefpipe.scorer_spread` of several scorers, or the
+            standard deviation of an ensemble.
+        samplers: for ``delta``: shape of the rewards, the model of each response.
         position: c of ``reward-position``, in standard deviations from the mean (-2).
         spread_weight: b of the bounds ``r + b s`` and ``r - b s``, at least 0 (1).
         quantile: q of ``delta-quantile``, in [0, 1] (0.05).
-        chosen_from: whose responses are the positives of ``delta``, a value of ``samplers``.
-        rejected_from: whose responses are its negatives.
+        chosen_from: the sampler of the positives of ``delta``, a value of ``samplers``.
+        rejected_from: the sampler of its negatives.
     """
 
     positives: int
@@ -79,11 +79,11 @@ DEFAULT_OPTIONS: SelectOptions = {
     "spread_weight": 1.0,
     "quantile": 0.05,
 }
-"""What an option is where it is not given; those that only some strategies need have none."""
+"""Defaults of the options; those that only some strategies need have none."""
 
 
 def with_defaults(options: SelectOptions) -> SelectOptions:
-    """Return options with the defaults of those that are not given."""
+    """Return options with defaults filled in."""
     return {**DEFAULT_OPTIONS, **options}
 
 
@@ -93,14 +93,14 @@ def check_rewards(
     """Return rewards (P, R), 0 where masked, the mask, and whether one prompt was given.
 
     Args:
-        rewards: as `select_responses` got them.
-        mask: likewise.
-        n_spared: candidates that are left to be negatives: 1, or 0 for ``best-of-n``.
+        rewards: as passed to `select_responses`.
+        mask: as passed to it.
+        n_spared: candidates that must remain for negatives: 1, or 0 for ``best-of-n``.
     """
     array = as_numbers(rewards, "rewards").astype(np.float64)
     if array.ndim not in (1, 2):
         raise InputError(
-            f"rewards have shape {array.shape}, expected (R,) or (P, R): a reward per candidate"
+            f"rewards have shape {array.shape}, expected (R,) or (P, R): one reward per candidate"
         )
 
     is_there = np.ones(array.shape, dtype=bool) if mask is None else np.asarray(mask)
@@ -117,7 +117,7 @@ def check_rewards(
         if len(first) == 2:
             place += f" of prompt {first[0]}"
         raise InputError(
-            f"the reward of {place} is {array[first]}",
+            f"the reward of {place} is {array[first]}, not a finite number",
             hint="mask candidates without a finite reward",
         )
 
@@ -139,7 +139,7 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
     """Refuse options that do not exist or are out of range.
 
     Raises:
-        UsageError: naming the option, its value and what it takes.
+        UsageError: names the option, its value and its allowed values.
     """
     unknown = sorted(set(options) - SelectOptions.__optional_keys__)
     if unknown:
@@ -151,20 +151,20 @@ def check_options(strategy: str, k: int, seed: int, options: SelectOptions) -> N
     n_positives = STRATEGIES[strategy].n_positives
     if n_positives is not None and given["positives"] != n_positives:
         raise UsageError(
-            f"{strategy} keeps {n_positives} positive, got positives={given['positives']}",
-            hint="use top-bottom for several positives",
+            f"{strategy} keeps {n_positives} positive, but positives is {given['positives']}",
+            hint="use top-bottom to keep several positives",
         )
 
     _check_ranges(k, seed, given)
     if given["min_margin"] > 0.0 and not STRATEGIES[strategy].takes_margin:
         raise UsageError(
             f"min_margin does not apply to {strategy}",
-            hint="drop prompts by their spread of rewards with filter_prompts",
+            hint="to drop prompts by their spread of rewards, use filter_prompts",
         )
 
 
 def _check_kinds(k: int, seed: int, options: SelectOptions) -> None:
-    """Refuse what is no number: a text cannot be compared with a range."""
+    """Refuse values that are not numbers: a text cannot be compared with a range."""
     whole_numbers: dict[str, Any] = {
         "k": k,
         "seed": seed,
@@ -173,7 +173,7 @@ def _check_kinds(k: int, seed: int, options: SelectOptions) -> None:
     }
     for name, value in whole_numbers.items():
         if isinstance(value, bool) or not isinstance(value, Integral):
-            raise UsageError(f"{name} is {value!r}; it is a whole number")
+            raise UsageError(f"{name} is {value!r}; it must be a whole number")
 
     numbers: dict[str, Any] = {
         "min_margin": options["min_margin"],
@@ -186,7 +186,7 @@ def _check_kinds(k: int, seed: int, options: SelectOptions) -> None:
         numbers["near_duplicates"] = options["near_duplicates"]
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, Real):
-            raise UsageError(f"{name} is {number!r}; it is a number")
+            raise UsageError(f"{name} is {number!r}; it must be a number")
         try:
             float(number)
         except OverflowError as error:
@@ -194,43 +194,43 @@ def _check_kinds(k: int, seed: int, options: SelectOptions) -> None:
 
 
 def _check_ranges(k: int, seed: int, options: SelectOptions) -> None:
-    """Refuse numbers and words that an option does not take."""
+    """Refuse numbers and words that an option does not allow."""
     if k < 1:
         raise UsageError(f"k is {k}; at least 1 negative is needed")
     if options["positives"] < 1:
         raise UsageError(f"positives is {options['positives']}; at least 1 is needed")
     if not 0 <= seed < 2**64:
-        raise UsageError(f"seed is {seed}; seeds are at least 0 and below 2**64")
+        raise UsageError(f"seed is {seed}; it must be at least 0 and below 2**64")
 
     temperature: Any = options["weight_temperature"]
     if temperature not in ("paper", "auto"):
         is_number = isinstance(temperature, Real) and temperature is not True
         if not is_number or not 0.0 < float(temperature) < np.inf:
             raise UsageError(
-                f"weight_temperature is {temperature!r}; it is paper, auto or a number > 0"
+                f"weight_temperature is {temperature!r}; it must be paper, auto or a number > 0"
             )
     if options["cover"] not in ("negatives", "all"):
-        raise UsageError(f"cover is {options['cover']!r}; it is negatives or all")
+        raise UsageError(f"cover is {options['cover']!r}; it must be negatives or all")
     if not options["time_limit_s"] > 0.0:
-        raise UsageError(f"time_limit_s is {options['time_limit_s']}; it is > 0")
+        raise UsageError(f"time_limit_s is {options['time_limit_s']}; it must be > 0")
 
     n_init = options["n_init"]
     if n_init < 1:
         raise UsageError(f"n_init is {n_init}; at least 1 start is needed")
     if n_init > MOST_STARTS:
-        raise UsageError(f"n_init is {n_init}; at most {MOST_STARTS:,} starts are made")
+        raise UsageError(f"n_init is {n_init}; at most {MOST_STARTS:,} starts are possible")
 
     if not 0.0 <= options["min_margin"] < np.inf:
-        raise UsageError(f"min_margin is {options['min_margin']}; it is >= 0")
+        raise UsageError(f"min_margin is {options['min_margin']}; it must be >= 0")
     threshold = options["near_duplicates"]
     if threshold is not None and not 0.0 < threshold <= 1.0:
-        raise UsageError(f"near_duplicates is {threshold}; it is a cosine in (0, 1]")
+        raise UsageError(f"near_duplicates is {threshold}; it must be a cosine in (0, 1]")
     if not np.isfinite(options["position"]):
-        raise UsageError(f"position is {options['position']}; it is a finite number")
+        raise UsageError(f"position is {options['position']}; it must be a finite number")
     if not 0.0 <= options["spread_weight"] < np.inf:
-        raise UsageError(f"spread_weight is {options['spread_weight']}; it is >= 0")
+        raise UsageError(f"spread_weight is {options['spread_weight']}; it must be >= 0")
     if not 0.0 <= options["quantile"] <= 1.0:
-        raise UsageError(f"quantile is {options['quantile']}; it is in [0, 1]")
+        raise UsageError(f"quantile is {options['quantile']}; it must be in [0, 1]")
 
 
 def as_numbers(values: Any, name: str) -> np.ndarray:
@@ -244,8 +244,8 @@ def as_numbers(values: Any, name: str) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError) as error:
         raise InputError(
             f"{name} cannot be read as an array: {error}",
-            hint="pass NumPy arrays or lists of equal lengths; "
-            "of a torch tensor, .detach().cpu().float()",
+            hint="pass NumPy arrays or lists of equal lengths; convert a torch tensor with "
+            ".detach().cpu().float()",
         ) from error
     if array.dtype.kind not in "fiub" and array.size:
         raise InputError(f"{name} hold {array.dtype} values, not real numbers")
@@ -258,23 +258,23 @@ def check_geometry(
     """Return embeddings (P, R, D) or distances (P, R, R), or None, and whether they are distances.
 
     Args:
-        strategy: its name; it may need one of them.
+        strategy: the strategy's name; it may need one of them.
         shape: (P, R) of the rewards.
         is_single: whether one prompt was given, without P in front.
-        embeddings: as `select_responses` got them.
-        distances: likewise.
+        embeddings: as passed to `select_responses`.
+        distances: as passed to it.
 
     Raises:
-        UsageError: both, or neither where the strategy needs one.
-        InputError: another shape than the rewards ask for.
+        UsageError: both are given, or neither although the strategy needs one.
+        InputError: the shape does not match the rewards.
     """
     if embeddings is not None and distances is not None:
-        raise UsageError("embeddings and distances were both given", hint="give one of them")
+        raise UsageError("embeddings and distances were both given", hint="pass only one of them")
     if embeddings is None and distances is None:
         if STRATEGIES[strategy].needs == "embeddings":
             raise UsageError(
                 f"{strategy} needs embeddings or distances",
-                hint="run prefpipe embed, or use a strategy on rewards such as bottom-k",
+                hint="run `prefpipe embed`, or use a strategy on rewards such as bottom-k",
             )
         return None, False
 
@@ -302,7 +302,7 @@ def are_plain_norms(squared_norms_PR: np.ndarray) -> bool:
     """Return whether squared norms (P, R) alone show that `checked_geometry` would refuse nothing.
 
     The largest of a prompt is at least the square of its largest coordinate, and at most D times
-    that. An infinity makes an infinite norm, and NaN a NaN, which is in no range.
+    that. Infinity makes an infinite norm and NaN a NaN, which are outside any range.
     """
     largest_P = squared_norms_PR.max(axis=1, initial=0.0)
     is_plain_P = (largest_P >= SMALLEST_PLAIN_NORM) & (largest_P <= LARGEST_PLAIN_NORM)
@@ -312,7 +312,7 @@ def are_plain_norms(squared_norms_PR: np.ndarray) -> bool:
 def checked_geometry(
     array: np.ndarray, mask_PR: np.ndarray, *, is_distance: bool, first_prompt: int | None
 ) -> np.ndarray:
-    """Return a slice of embeddings or distances with 0 where the mask has nothing.
+    """Return a slice of embeddings or distances, 0 where the mask is False.
 
     Args:
         array: embeddings (P, R, D) or distances (P, R, R).
@@ -335,12 +335,12 @@ def checked_geometry(
     sizes = np.abs(clean)
     largest_P11 = sizes.max(axis=(1, 2), initial=0.0, keepdims=True)
 
-    # Where each problem is; the first that is anywhere is named.
+    # Where each problem occurs; the first one that occurs is named.
     problems: list[tuple[np.ndarray, str]] = [(~np.isfinite(clean), "not finite")]
     if is_distance:
         tolerance = ASYMMETRY * largest_P11
         is_diagonal = np.eye(clean.shape[1], dtype=bool)[None]
-        # Two infinities have no difference, and are named before it matters.
+        # Two infinities have no difference, but they are reported before it matters.
         with np.errstate(invalid="ignore"):
             is_asymmetric = np.abs(clean - clean.transpose(0, 2, 1)) > tolerance
         problems += [
@@ -389,9 +389,9 @@ def checked_evidence(
         is_single: whether one prompt was given, without P in front.
 
     Raises:
-        UsageError: something that the strategy needs was not given.
-        InputError: another shape than that of the rewards, a spread that is no finite number of at
-            least 0, or a sampler that gave no response.
+        UsageError: something that the strategy needs is missing.
+        InputError: a shape other than the rewards', a spread that is not finite or below 0, or a
+            sampler without a response.
     """
     needs = STRATEGIES[strategy].needs
     if needs == "uncertainty":
@@ -413,8 +413,8 @@ def _checked_spreads(
 ) -> Evidence:
     if uncertainty is None:
         raise UsageError(
-            f"{strategy} needs uncertainty, the spread of several scorers",
-            hint="uncertainty=prefpipe.scorer_spread(scores, rewards), or use best-worst",
+            f"{strategy} needs uncertainty: the spread of several scorers",
+            hint="pass uncertainty=prefpipe.scorer_spread(scores, rewards), or use best-worst",
         )
     spreads = as_numbers(uncertainty, "uncertainty").astype(np.float64)
     spreads_PR = _like_rewards(spreads, rewards_PR, "uncertainty", is_single=is_single)
@@ -424,8 +424,8 @@ def _checked_spreads(
         p, candidate = (int(axis[0]) for axis in np.nonzero(is_bad_PR))
         place = f"candidate {candidate}" if is_single else f"candidate {candidate} of prompt {p}"
         raise InputError(
-            f"the uncertainty of {place} is {spreads_PR[p, candidate]}; it is finite and >= 0",
-            hint="mask candidates that a scorer gave nothing for",
+            f"the uncertainty of {place} is {spreads_PR[p, candidate]}; it must be finite and >= 0",
+            hint="mask candidates without a score from every scorer",
         )
     return Evidence(spreads=np.where(mask_PR, spreads_PR, 0.0))
 
@@ -442,14 +442,16 @@ def _checked_samplers(
         if options.get(name) is None:
             raise UsageError(
                 f"{strategy} needs {name}",
-                hint="samplers=names, chosen_from=one of them, rejected_from=another",
+                hint="pass samplers=names, chosen_from=one of them, rejected_from=another",
             )
     chosen_from, rejected_from = options["chosen_from"], options["rejected_from"]
     for name, value in (("chosen_from", chosen_from), ("rejected_from", rejected_from)):
         if np.ndim(value) != 0:
-            raise UsageError(f"{name} is {value!r}; it is one sampler")
+            raise UsageError(f"{name} is {value!r}; it must name one sampler")
     if chosen_from == rejected_from:
-        raise UsageError(f"chosen_from and rejected_from are both {chosen_from!r}")
+        raise UsageError(
+            f"chosen_from and rejected_from are both {chosen_from!r}; name two different samplers"
+        )
 
     try:
         names = np.asarray(options["samplers"])
@@ -462,10 +464,10 @@ def _checked_samplers(
         ("chosen_from", chosen_from, is_chosen_PR),
         ("rejected_from", rejected_from, is_rejected_PR),
     ):
-        # An empty batch has no sampler, and lacks none.
+        # An empty batch has no samplers and needs none.
         if mask_PR.any() and not is_of_it_PR.any():
             known = ", ".join(sorted({str(each) for each in names_PR[mask_PR]}))
-            raise InputError(f"{option} is {name!r}, and the samplers are: {known}")
+            raise InputError(f"{option} is {name!r}, which is not one of the samplers: {known}")
     # names may differ and compare equal to an array's, which holds no 2**53 + 1 and no "a\\0"
     if (is_chosen_PR & is_rejected_PR).any():
         raise UsageError(
@@ -478,10 +480,10 @@ def _checked_samplers(
 def _like_rewards(
     values: np.ndarray, rewards_PR: np.ndarray, name: str, *, is_single: bool
 ) -> np.ndarray:
-    """Return values (P, R) of the shape that the rewards were given in.
+    """Return values (P, R) in the shape of the given rewards.
 
     Raises:
-        InputError: they have another.
+        InputError: they have another shape.
     """
     expected = rewards_PR.shape[1:] if is_single else rewards_PR.shape
     if values.shape != expected:

@@ -1,4 +1,4 @@
-"""The weights of Opt-Select's objective: how much each response counts that is to be covered."""
+"""The weights of Opt-Select's objective: how much each covered response counts."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ def pool_temperatures(
     clients_PR: np.ndarray,
     setting: Literal["paper", "auto"] | float,
 ) -> np.ndarray:
-    """Return T of each prompt (P,), of all its candidates; 1 where it covers nobody."""
+    """Return T of each prompt (P,), of all its candidates; 1 if it covers no candidate."""
     if setting == "paper":
         return np.full(len(rewards_PR), 1.0)
     if setting != "auto":
@@ -44,13 +44,13 @@ def pool_weights(
     ``w_i = exp((min r - r_i) / T)`` in (0, 1], the lowest reward being that of the clients. AMPO
     writes ``exp(mean r - r_i)``. That differs by the factor ``exp((mean r - min r) / T)``, the same
     for all i, which changes no choice but overflows for rewards that span hundreds; multiply a cost
-    by it to have the paper's number.
+    by it to get the paper's number.
     """
     lowest_P = np.where(clients_PR, rewards_PR, np.inf).min(axis=1, initial=np.inf)
     with np.errstate(over="ignore", invalid="ignore"):
         all_PR = np.exp((lowest_P[:, None] - rewards_PR) / temperatures_P[:, None])
 
-    # Of those who are no clients the exponent may be anything.
+    # For candidates that are not clients the exponent may have any value.
     weights_PR = np.zeros(rewards_PR.shape)
     weights_PR[clients_PR] = all_PR[clients_PR]
     return weights_PR

@@ -1,8 +1,8 @@
 """The bootstrap of every figure: how many resamples, of what, and the interval they give.
 
 Means, ratios, win rates, fits and benchmarks' figures all resample here, so that the same options
-give the same resamples everywhere. Own code, as SciPy's ``bootstrap`` draws in another order and
-knows no prompts with several rows: the draws are part of every published figure.
+give the same resamples everywhere. Own code, because SciPy's ``bootstrap`` draws in another order
+and does not support prompts with several rows: the draws are part of every published figure.
 
 Axes: P units (prompts), B resamples, b resamples of a batch, K sums.
 """
@@ -15,7 +15,7 @@ import numpy as np
 from prefpipe.errors import UsageError
 
 UNITS_AT_ONCE = 2_000_000
-"""Drawn units held in memory at a time (16 MB); the draws do not depend on it."""
+"""Drawn units kept in memory at a time (16 MB); the draws do not depend on it."""
 
 
 class Bootstrap(NamedTuple):
@@ -32,13 +32,13 @@ class Bootstrap(NamedTuple):
     seed: int = 0
 
     def check(self) -> None:
-        """Refuse options that give no interval.
+        """Refuse options that cannot give an interval.
 
         Raises:
-            UsageError: naming the option and its value.
+            UsageError: names the option and its value.
         """
         if not 0.0 < self.level < 1.0:
-            raise UsageError(f"the interval's level is {self.level}; it is between 0 and 1")
+            raise UsageError(f"the interval's level is {self.level}; it must be between 0 and 1")
         if self.n_draws < 1:
             raise UsageError(f"n_draws is {self.n_draws}; at least 1 resample is needed")
 
@@ -53,9 +53,9 @@ class Bootstrap(NamedTuple):
         """Return the figures of all resamples with replacement, (B, ...).
 
         Args:
-            figures: of units drawn (b, P), a resample a row, the figures (b, ...).
+            figures: computes figures (b, ...) from drawn units (b, P), one resample a row.
             n_units: P, at least 1.
-            size: numbers that ``figures`` holds for each resample, where they are more than P.
+            size: numbers that ``figures`` holds per resample, if more than P.
 
         Raises:
             UsageError: as in `check`.
@@ -69,10 +69,10 @@ class Bootstrap(NamedTuple):
         return np.concatenate(batches)
 
     def resample_sums(self, values_PK: np.ndarray, strata: Sequence[np.ndarray]) -> np.ndarray:
-        """Return the sums of all resamples (B, K), each stratum drawn from by itself.
+        """Return the sums of all resamples (B, K), each stratum drawn separately.
 
         Args:
-            values_PK: what is summed, of each unit.
+            values_PK: the summed values of each unit.
             strata: the units of each; every resample has as many of them.
 
         Raises:
@@ -85,7 +85,7 @@ class Bootstrap(NamedTuple):
             n_members = len(members)
             shares = np.full(n_members, 1.0 / n_members)
             for draws in self._batches(n_members):
-                # For a sum it is enough to know how often each unit was drawn.
+                # A sum only needs to know how often each unit was drawn.
                 counts = rng.multinomial(n_members, shares, size=draws.stop - draws.start)
                 sums_BK[draws] += counts @ values_PK[members]
         return sums_BK

@@ -1,20 +1,20 @@
-r"""Whether predicted preferences are right, and as sure as they should be.
+r"""Whether predicted preferences are right and well calibrated.
 
 A scorer that gives two responses of one prompt the scores ``s_w`` and ``s_l`` predicts that the
 first is preferred with probability ``p = sigma(d)``, ``d = s_w - s_l``. An outcome ``y`` says
-whether it was: 1, 0, or a share in between where several raters were asked or the preference is a
-probability itself.
+whether it was: 1, 0, or a share in between if there are several raters or the preference is itself
+a probability.
 
-Both orders. In preference data the winner stands first, so all outcomes are 1: a curve of them
-would have one half, and the area under the ROC curve would not exist. Which response stands first
-means nothing, so `both_orders` takes each pair as it is and turned round, (d, y) and (-d, 1 - y):
-what a random order gives in the mean, without its noise. Accuracy, Brier score and log loss are the
-same in either order. Two consequences: N pairs are 2 N items, but not 2 N observations; and the
-number of bins must be even, so that 1/2 is an edge: in a bin around 1/2 a pair would meet its own
-mirror image, which hides every error.
+Both orders. In preference data the winner comes first, so all outcomes are 1: a curve of them would
+have one half, and the area under the ROC curve would not exist. The order carries no meaning, so
+`both_orders` takes each pair as given and swapped, (d, y) and (-d, 1 - y): the mean of a random
+order, without its noise. Accuracy, Brier score and log loss are the same in either order. Two
+consequences: N pairs are 2 N items, but not 2 N observations; and the number of bins must be even,
+so that 1/2 is an edge: in a bin around 1/2 a pair would meet its own mirror image, which hides
+every error.
 
-The figures are our own code, as scikit-learn's take labels of 0 and 1 and no shares; on such labels
-the two agree (tests/maths/statistics/test_calibration.py).
+The figures are our own code, because scikit-learn's take labels of 0 and 1 but no shares; on such
+labels the two agree (tests/maths/statistics/test_calibration.py).
 
 From top to bottom: figures of items in given orders, the reliability curve, temperature, all
 figures of a set of pairs, and those with intervals for an evaluation.
@@ -35,11 +35,11 @@ from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 
 BINNINGS = ("width", "mass")
 EDGE_WIDTH = 1e-12
-"""How far above an edge a confidence still lies on it: ``p`` and ``1 - p`` differ in their last
-digits, and are one bin."""
+"""Tolerance above a bin's edge: ``p`` and ``1 - p`` differ in their last digits, but belong to one
+bin."""
 TEMPERATURES = (1e-3, 1e3)
-"""Temperatures that are looked at: scores that separate all pairs ask for 0, scores that say
-nothing for infinity."""
+"""Range of fitted temperatures: scores that separate all pairs would fit 0, uninformative scores
+infinity."""
 FIGURES = ("accuracy", "auc", "ece", "ece_mass", "brier", "log_loss")
 BIASED = ("ece", "ece_mass")
 """A resample holds pairs twice, so its bins are noisier and its error larger than that of what it
@@ -57,7 +57,7 @@ class Pairs(NamedTuple):
 
 
 def both_orders(differences: Values, outcomes: Values | float = 1.0) -> Pairs:
-    """Return each pair as it is and turned round: (2 N,) of (N,); see the module's text.
+    """Return each pair as given and swapped: (2 N,) from (N,); see the module's text.
 
     Args:
         differences: (N,) ``s_w - s_l``.
@@ -78,12 +78,12 @@ def preference_probabilities(differences: Values, *, temperature: float = 1.0) -
         UsageError: a temperature that is not above 0.
     """
     if not temperature > 0.0:
-        raise UsageError(f"temperature is {temperature}, and must be above 0")
+        raise UsageError(f"temperature is {temperature}; it must be above 0")
     return np.asarray(expit(np.asarray(differences, dtype=np.float64) / temperature))
 
 
 def pair_accuracy(differences: Values, outcomes: Values | float = 1.0) -> float:
-    """Return the share of outcomes that the sign of the difference tells.
+    """Return the share of outcomes that the sign of the difference predicts.
 
     ``mean( y h(d) + (1 - y) h(-d) )``, where h is 1 above 0, 0 below and 1/2 at 0: equal scores are
     half right. (RewardBench v1 counts them as wrong.)
@@ -101,7 +101,7 @@ def roc_auc(differences: Values, outcomes: Values) -> float:
         AUC = sum_ij y_i (1 - y_j) h(d_i - d_j) / ( sum_i y_i * sum_j (1 - y_j) )
 
     An item with a share y is a positive of weight y and a negative of weight 1 - y. With outcomes
-    of 0 and 1 it is the statistic of Mann and Whitney (Ann. Math. Stat. 18, 1947). Take it of
+    of 0 and 1 it is the statistic of Mann and Whitney (Ann. Math. Stat. 18, 1947). Apply it to
     `both_orders`.
     """
     d, y = _checked(differences, outcomes)
@@ -112,13 +112,13 @@ def roc_auc(differences: Values, outcomes: Values) -> float:
     if n_pairs <= 0.0:
         return float("nan")
 
-    # Of each value: the weight of negatives below it, and half of those that tie with it.
+    # For each value: the weight of negatives below it, plus half of those tied with it.
     below = np.cumsum(negative) - negative
     return float(np.sum(positive * (below + 0.5 * negative)) / n_pairs)
 
 
 def brier_score(probabilities: Values, outcomes: Values | float = 1.0) -> float:
-    """Return ``mean (p - y)^2``: 0 is perfect, 1/4 is what p = 1/2 gives with outcomes of 0 and 1.
+    """Return ``mean (p - y)^2``: 0 is perfect, p = 1/2 gives 1/4 with outcomes of 0 and 1.
 
     Source: Brier, Monthly Weather Review 78, 1950, in the form for two classes.
     """
@@ -129,14 +129,14 @@ def brier_score(probabilities: Values, outcomes: Values | float = 1.0) -> float:
 def preference_log_loss(
     differences: Values, outcomes: Values | float = 1.0, *, temperature: float = 1.0
 ) -> float:
-    """Return ``mean( -y log sigma(d/T) - (1 - y) log sigma(-d/T) )``; log 2 is what d = 0 gives.
+    """Return ``mean( -y log sigma(d/T) - (1 - y) log sigma(-d/T) )``; d = 0 gives log 2.
 
-    Of differences, not probabilities: at d = 40 ``sigma(d)`` is 1 in float64 and the logarithm of
-    the rest would be gone.
+    It takes differences, not probabilities: at d = 40 ``sigma(d)`` is 1 in float64 and the
+    logarithm of the rest would be lost.
     """
     d, y = _checked(differences, outcomes)
     if not temperature > 0.0:
-        raise UsageError(f"temperature is {temperature}, and must be above 0")
+        raise UsageError(f"temperature is {temperature}; it must be above 0")
     scaled = d / temperature
     return float(np.mean(y * np.logaddexp(0.0, -scaled) + (1.0 - y) * np.logaddexp(0.0, scaled)))
 
@@ -160,16 +160,16 @@ def reliability_curve(
 ) -> ReliabilityCurve:
     """Return the reliability curve of probabilities in [0, 1].
 
-    Bins are symmetric about 1/2: what falls into one falls into its mirror image when the pair is
-    turned round. An upper bin is (lower, upper], a lower one [lower, upper), and an item at exactly
-    1/2 belongs by halves to the two that meet there.
+    Bins are symmetric about 1/2: a swapped pair falls into the mirror image of its bin. An upper
+    bin is (lower, upper], a lower one [lower, upper), and an item at exactly 1/2 belongs by halves
+    to the two that meet there.
 
     Args:
         probabilities: (N,).
         outcomes: (N,) in [0, 1]; pairs in both orders, or the curve has one half.
         n_bins: B, even (see the module's text).
         binning: ``width``: equal widths; ``mass``: equal numbers of items by confidence
-            ``max(p, 1 - p)``. Equal probabilities are never torn apart, so bins may be fewer.
+            ``max(p, 1 - p)``. Equal probabilities stay together, so there may be fewer bins.
 
     Raises:
         UsageError: an odd or small ``n_bins``, or an unknown binning.
@@ -178,8 +178,8 @@ def reliability_curve(
     p, y = _checked_probabilities(probabilities, outcomes)
     if n_bins < 2 or n_bins % 2:
         raise UsageError(
-            f"n_bins is {n_bins}: it must be even and at least 2",
-            hint="with an odd number, errors near 1/2 vanish",
+            f"n_bins is {n_bins}; it must be even and at least 2",
+            hint="pass an even number: with an odd one, errors near 1/2 vanish",
         )
     if binning not in BINNINGS:
         raise UsageError(
@@ -197,7 +197,7 @@ def reliability_curve(
     steps = np.searchsorted(edges + EDGE_WIDTH, confidence, side="left") - 1
     steps = np.clip(steps, 0, half - 1)
 
-    # Each item stands once in the upper and once in the lower half, and weighs where it lies.
+    # Each item is once in the upper and once in the lower half, with weight where it belongs.
     places = np.concatenate([half + steps, half - 1 - steps])
     is_above = 0.5 * (1.0 + np.sign(p - 0.5))
     is_below = 0.5 * (1.0 - np.sign(p - 0.5))
@@ -240,11 +240,11 @@ def expected_calibration_error(curve: ReliabilityCurve) -> float:
 def fit_temperature(differences: Values, outcomes: Values | float = 1.0) -> float:
     """Return the temperature T whose ``sigma(d / T)`` has the smallest log loss.
 
-    Above 1, scores were too sure. The loss is convex in 1 / T, so T is where its derivative
-    ``mean( (sigma(d/T) - y) d )`` changes sign. Held within `TEMPERATURES`: the lower end where
-    scores separate every pair, the upper where they say nothing, or the contrary.
+    Above 1, scores are overconfident. The loss is convex in 1 / T, so T is where its derivative
+    ``mean( (sigma(d/T) - y) d )`` changes sign. It is limited to `TEMPERATURES`: the lower end if
+    scores separate every pair, the upper if they are uninformative or reversed.
 
-    Source: Guo et al., arXiv 1706.04599, of Platt's method with the slope alone.
+    Source: Guo et al., arXiv 1706.04599, Platt's method with only the slope.
     """
     d, y = _checked(differences, outcomes)
 
@@ -328,7 +328,7 @@ def calibration_by_gap(
     Args:
         differences: (N,).
         outcomes: (N,), or one number for all.
-        gaps: (N,) what is binned, at least 0: the raters' gap, say; default ``|d|``.
+        gaps: (N,) the binned values, at least 0, such as the raters' gap; default ``|d|``.
         n_gap_bins: bins of about equal numbers of pairs; equal gaps stay together, so they may be
             fewer. No more distinct gaps than bins: one bin each.
         n_bins: of the ECEs.
@@ -341,8 +341,8 @@ def calibration_by_gap(
     sizes = np.abs(d) if gaps is None else np.asarray(gaps, dtype=np.float64)
     if sizes.shape != d.shape or not np.isfinite(sizes).all():
         raise InputError(
-            f"gaps {sizes.shape} and differences {d.shape}: "
-            "one finite number of each a pair is expected"
+            f"gaps {sizes.shape} and differences {d.shape}: expected one finite number of "
+            "each per pair"
         )
 
     edges = np.unique(sizes)
@@ -378,13 +378,13 @@ def scale_temperature(
 ) -> dict[str, Any]:
     """Fit a temperature on some prompts, and measure the others before and after.
 
-    Prompts are split, not pairs: the pairs of a prompt share responses, and a split between them
-    would tell too fine a tale.
+    Prompts are split, not pairs: the pairs of a prompt share responses, so splitting them would
+    give too good a result.
 
     Args:
         differences: (N,).
         outcomes: (N,), or one number for all.
-        prompts: (N,) which prompt each pair is of.
+        prompts: (N,) the prompt of each pair.
         fit_share: share of the prompts that the temperature is fitted on, strictly between 0 and 1.
         seed: of the split.
         n_bins: of the ECEs.
@@ -394,7 +394,7 @@ def scale_temperature(
         ``after``.
 
     Raises:
-        UsageError: a share that leaves no prompt for the fit, or none to measure.
+        UsageError: the share leaves no prompt to fit or none to measure.
     """
     d, y = _as_arrays(differences, outcomes)
     names = np.unique(prompts)
@@ -402,7 +402,7 @@ def scale_temperature(
     if not 0 < n_fitted < len(names):
         raise UsageError(
             f"fit_share {fit_share} of {len(names)} prompts leaves one side of the split empty",
-            hint="a temperature needs at least 2 prompts",
+            hint="choose another share; a temperature needs at least 2 prompts",
         )
 
     fitted = np.random.default_rng(seed).permutation(names)[:n_fitted]
@@ -442,25 +442,24 @@ def calibration_figures(
     binning: Binning = BINNING,
     bootstrap: Bootstrap = BOOTSTRAP,
 ) -> dict[str, Any]:
-    """Return all that an evaluation says of predicted preferences ``sigma(d)``, with intervals.
+    """Return all figures of predicted preferences ``sigma(d)``, with intervals.
 
     Args:
         differences: (N,) finite.
         outcomes: (N,) in [0, 1], or one number for all.
-        prompt_ids: the prompt of each pair, (N,); None where each pair has a prompt of its own.
-            Resamples and the split of the temperature keep the pairs of a prompt together.
-        rater_gaps: (N,) by how much the raters' scores differ, in size or with a sign; NaN where it
-            is not known.
+        prompt_ids: the prompt of each pair, (N,); None if each pair is its own prompt. Resamples
+            and the split of the temperature keep the pairs of a prompt together.
+        rater_gaps: (N,) difference of the raters' scores, absolute or signed; NaN if unknown.
         binning: bins and split.
-        bootstrap: level, seed and resamples of the intervals; at most 1,000, and fewer of many
+        bootstrap: level, seed and resamples of the intervals; at most 1,000, and fewer for many
             pairs.
 
     Returns:
         The figures of `measure_calibration`; ``intervals``: ``se``, ``low`` and ``high`` of each of
         `FIGURES`; ``reliability`` (equal widths) and ``reliability_mass`` as `curve_rows`;
         ``by_gap``: `calibration_by_gap` of ``|d|``, with curves; ``by_rater_gap``: the same of
-        ``|rater_gaps|``, None without them; ``temperature``: `scale_temperature`, or ``reason``
-        where one prompt is too few.
+        ``|rater_gaps|``, None without them; ``temperature``: `scale_temperature`, or ``reason`` if
+        there are too few prompts.
 
     Raises:
         InputError: as in `both_orders`.
@@ -481,7 +480,7 @@ def calibration_figures(
     )
     figures["by_rater_gap"] = None
     if rater_gaps is not None:
-        # 2/3 is one gap, however its ends were rounded.
+        # 2/3 counts as one gap, however its ends were rounded.
         gaps = np.abs(np.asarray(rater_gaps, dtype=np.float64)).round(5)
         known = np.isfinite(gaps)
         if known.any():
@@ -515,9 +514,9 @@ def _intervals(
 ) -> dict[str, Any]:
     """Return ``intervals`` and ``n_draws``, over prompts.
 
-    The ends of ECEs are turned round the figure, which takes their bias out.
+    The ends of ECEs are mirrored about the figure, which removes their bias.
     """
-    # The rows of each prompt stand together: from its start, as many as its size.
+    # The rows of each prompt are contiguous: from its start, as many as its size.
     order = np.argsort(prompt_N, kind="stable")
     sizes = np.bincount(prompt_N)
     starts = np.cumsum(sizes) - sizes
@@ -526,7 +525,7 @@ def _intervals(
         unknown = {"se": np.nan, "low": np.nan, "high": np.nan}
         return {"intervals": {name: dict(unknown) for name in FIGURES}, "n_draws": 0}
 
-    # Each resample sorts all pairs anew, so there are fewer of many pairs.
+    # Each resample sorts all pairs again, so many pairs get fewer resamples.
     n_affordable = max(MIN_DRAWS, MAX_DRAWN_PAIRS // len(d))
     n_draws = min(bootstrap.n_draws, MAX_DRAWS, n_affordable)
 
@@ -566,10 +565,10 @@ def _checked(differences: Values, outcomes: Values | float) -> Pairs:
         y = np.full(d.shape, float(y))
     if d.ndim != 1 or d.shape != y.shape:
         raise InputError(
-            f"differences {d.shape} and outcomes {y.shape}: one of each a pair is expected"
+            f"differences {d.shape} and outcomes {y.shape}: expected one of each per pair"
         )
     if not len(d):
-        raise InputError("there is no pair to look at", hint="hold out more prompts")
+        raise InputError("there is no pair to evaluate", hint="hold out more prompts")
 
     is_finite = np.isfinite(d)
     if not is_finite.all():

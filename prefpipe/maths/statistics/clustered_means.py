@@ -1,4 +1,4 @@
-"""Weighted means of subsets of pairs, with errors over prompts: a prompt's pairs depend.
+"""Weighted means of subsets of pairs, with errors over prompts: a prompt's pairs are dependent.
 
 Unlike `prefpipe.maths.statistics.prompt_rows`, where every prompt counts once, every pair counts
 once here: benchmarks define their figures so. The error is still that of drawing prompts.
@@ -42,13 +42,13 @@ def clustered_means(
         se^2 = sum_h P_h / (P_h - 1) sum_{p in h} (u_p - mean_h u)^2
 
     which for one subset and one pair a prompt is ``s / sqrt(N)``, s with ddof 1. Error and interval
-    are NaN where a group that counts has one prompt, of whose spread nothing is known; never 0.
+    are NaN if a group that counts has only one prompt, whose spread is unknown; they are never 0.
 
     Args:
         values_N: (N,).
         subset_N: (N,) the number of each pair's subset, below S; every subset has a pair.
         prompt_N: (N,) the number of each pair's prompt, below P; every prompt has a pair.
-        weights: of each figure, (S,) with sum 1.
+        weights: for each figure, (S,) with sum 1.
         bootstrap: level, resamples and seed; None leaves the intervals out (NaN).
     """
     weights_FS = np.stack(list(weights.values()))

@@ -1,4 +1,4 @@
-r"""The smallest difference that a study can tell from none: before it is run, and after.
+r"""The smallest difference that a study can distinguish from none, before and after the run.
 
 A difference of two arms, by seed and prompt, has a part of its seed, a part of its prompt, and a
 rest (samples)::
@@ -12,13 +12,12 @@ and proportional to chi-square with S - 1 and P - 1 degrees of freedom::
     sigma^2 = tau^2/S + delta^2/P + rho^2/(S P)
     E[A] = tau^2/S + rho^2/(S P),      E[B] = delta^2/P + rho^2/(S P)
 
-The detectable difference is the d that is found with probability 0.8 over all that these may come
-out as::
+The detectable difference is the d that is found with probability 0.8 over all possible outcomes::
 
     P( |mean| > sqrt(A t_(S-1)^2 + B t_(P-1)^2) ) = 0.8      mean ~ Normal(d, sigma^2)
 
 At Holm's first step of m tests alpha is divided by m: the smallest difference that is found
-whatever the other tests say.
+whatever the results of the other tests.
 
 Axes: U equally probable values of a chi-square.
 """
@@ -34,7 +33,7 @@ from prefpipe.maths.statistics.two_errors import TwoErrors, two_errors
 
 ALPHA, POWER = 0.05, 0.8
 VALUES_OF_SEEDS, VALUES_OF_PROMPTS = 400, 15
-"""Of each chi-square: few seeds make a wide one."""
+"""Values of each chi-square: few seeds make a wide one."""
 
 
 class Spreads(NamedTuple):
@@ -46,14 +45,14 @@ class Spreads(NamedTuple):
 
 
 class DifferenceError(NamedTuple):
-    """Error of a mean difference: its ``sigma``, and the expectation of what its test takes."""
+    """Error of a mean difference: its ``sigma``, and the expected inputs of its test."""
 
     sigma: float
     errors: TwoErrors
 
 
 def spread_of_samples(within_prompt: float, n_samples: int) -> float:
-    """Return the rest of a difference of two arms: ``within_prompt sqrt(2 / n)``.
+    """Return the sampling part of a difference of two arms: ``within_prompt sqrt(2 / n)``.
 
     Args:
         within_prompt: standard deviation of rewards of one prompt, as of a pool.
@@ -64,8 +63,8 @@ def spread_of_samples(within_prompt: float, n_samples: int) -> float:
     """
     if n_samples < 1 or not within_prompt >= 0.0:
         raise UsageError(
-            f"a spread of {within_prompt} over {n_samples} samples; it is 0 or more, over 1 sample "
-            "or more"
+            f"a spread of {within_prompt} over {n_samples} samples; it must be 0 or more, "
+            "over 1 sample or more"
         )
     return float(within_prompt * np.sqrt(2.0 / n_samples))
 
@@ -73,7 +72,7 @@ def spread_of_samples(within_prompt: float, n_samples: int) -> float:
 def spreads_of(differences_SP: np.ndarray) -> Spreads:
     """Return the spreads of differences by seed and prompt, as a pilot's; one below 0 is 0.
 
-    They are those of the mean squares. Of one seed, what seeds differ by is NaN, and the prompts'
+    They are those of the mean squares. With one seed, the seeds' spread is NaN and the prompts'
     spread contains the rest.
 
     Raises:
@@ -97,18 +96,18 @@ def spreads_of(differences_SP: np.ndarray) -> Spreads:
 def error_before(spreads: Spreads, n_seeds: int, n_prompts: int) -> DifferenceError:
     """Return the error that a study of this size will have with these spreads.
 
-    Of one seed it is that over prompts, which says nothing of other seeds.
+    With one seed it is the error over prompts, which does not cover other seeds.
 
     Raises:
         UsageError: a spread below 0, no seed, or fewer than two prompts.
     """
     if n_seeds < 1 or n_prompts < 2:
         raise UsageError(
-            f"{n_seeds} seeds and {n_prompts} prompts; 1 seed and 2 prompts are needed at least"
+            f"{n_seeds} seeds and {n_prompts} prompts; at least 1 seed and 2 prompts are needed"
         )
     counted = spreads[1:] if n_seeds == 1 else spreads
     if not all(spread >= 0.0 for spread in counted):
-        raise UsageError(f"{spreads}: a spread is 0 or more")
+        raise UsageError(f"{spreads}: a spread must be 0 or more")
     rest = spreads.rest**2 / (n_seeds * n_prompts)
     of_prompts = spreads.prompts**2 / n_prompts + rest
     if n_seeds == 1:
@@ -121,7 +120,7 @@ def error_before(spreads: Spreads, n_seeds: int, n_prompts: int) -> DifferenceEr
 
 
 def error_found(differences_SP: np.ndarray) -> DifferenceError:
-    """Return the error of differences that were found, by seed and prompt.
+    """Return the error of measured differences, by seed and prompt.
 
     ``sigma^2`` is ``A + B`` less the rest that is counted twice, and at least the larger of the
     two, for each contains that rest.
@@ -149,12 +148,12 @@ def detectable_difference(
         power: probability of finding a difference of this size, above alpha.
 
     Raises:
-        UsageError: a level, a power or a number of tests that makes no sense.
+        UsageError: a level, power or number of tests out of range.
     """
     if not 0.0 < alpha < power < 1.0 or n_tests < 1:
         raise UsageError(
-            f"level {alpha}, power {power} and {n_tests} tests; 0 < level < power < 1, and 1 test "
-            "or more"
+            f"level {alpha}, power {power} and {n_tests} tests; expected 0 < level < power < "
+            "1 and at least 1 test"
         )
     sigma, errors = error
     if np.isnan(sigma):
@@ -175,7 +174,7 @@ def detectable_difference(
         found = ndtr(shift - thresholds) + ndtr(-shift - thresholds)
         return float(found.mean() - power)
 
-    # from the largest threshold and a few sigma on everything is found
+    # Beyond the largest threshold plus a few sigma everything is found.
     return float(brentq(lacks, 0.0, float(thresholds.max()) + 10.0)) * sigma
 
 

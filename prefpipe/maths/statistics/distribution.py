@@ -9,12 +9,12 @@ N_BINS = 10
 NICE_STEPS = (1.0, 2.0, 2.5, 5.0, 10.0, 20.0)
 """Widths of a bin, times a power of ten; 10 and 20 for a power that rounding made too small."""
 LARGEST_WHOLE = 2.0**50
-"""Beyond it, halves between whole numbers cannot be told apart in float64."""
+"""Beyond it, float64 cannot represent halves between whole numbers."""
 
 
 @dataclass(frozen=True)
 class Distribution:
-    """What the numbers of one name look like; ``edges`` has one more entry than ``counts``.
+    """The distribution of one column; ``edges`` has one more entry than ``counts``.
 
     ``n`` counts the finite numbers, ``n_missing`` the nulls and NaN, ``n_infinite`` the infinities.
     """
@@ -103,11 +103,11 @@ def _edges(finite: np.ndarray) -> np.ndarray:
     first, last = np.floor(low / step), np.ceil(high / step)
     ends = [step, first, last, step * first, step * last]
     if not np.isfinite(ends).all() or max(abs(first), abs(last)) > LARGEST_WHOLE:
-        # No spread, or one below what floats can tell apart: everything in one bin.
+        # No spread, or one below float resolution: everything in one bin.
         return np.array([low, max(high, np.nextafter(low, np.inf))])
 
     edges: np.ndarray = step * np.arange(first, max(last, first + 1) + 1)
-    # Rounding must lose no number.
+    # Rounding must not lose any number.
     edges[0] = min(edges[0], low)
     edges[-1] = max(edges[-1], high)
     return edges

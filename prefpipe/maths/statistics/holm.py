@@ -1,4 +1,4 @@
-"""Holm's correction: several tests at once, and hardly ever a wrong one among them."""
+"""Holm's correction for several tests at once."""
 
 import numpy as np
 
@@ -15,20 +15,20 @@ def holm(p_values_M: np.ndarray) -> np.ndarray:
     Whatever the dependence between the tests, the probability that one or more true null
     hypotheses has a corrected p of at most alpha is at most alpha.
 
-    A test that has no p value yet (NaN) has none afterwards, and counts in M: of a family that was
-    declared before, the tests that are in are not corrected for less.
+    A test without a p value yet (NaN) stays NaN but counts in M, so that finished tests of a
+    declared family are corrected for the whole family.
 
     Raises:
         InputError: not one axis, or a p value outside [0, 1].
     """
     p_values_M = np.asarray(p_values_M, dtype=np.float64)
     if p_values_M.ndim != 1:
-        raise InputError(f"p values of shape {p_values_M.shape}; one a test is expected")
+        raise InputError(f"p values of shape {p_values_M.shape}; expected one per test")
     is_known_M = ~np.isnan(p_values_M)
     known = p_values_M[is_known_M]
     is_outside = (known < 0.0) | (known > 1.0)
     if is_outside.any():
-        raise InputError(f"a p value of {known[is_outside][0]:g}; they lie in [0, 1]")
+        raise InputError(f"a p value of {known[is_outside][0]:g}; p values must be in [0, 1]")
 
     ascending = np.argsort(known, kind="stable")
     factors = len(p_values_M) - np.arange(len(known))

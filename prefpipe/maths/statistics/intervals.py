@@ -18,8 +18,8 @@ Method = Literal["percentile", "bca"]
 class Estimate(NamedTuple):
     """A mean over ``n`` prompts and its standard error ``s / sqrt(n)``, s with ddof 1.
 
-    ``se`` is NaN for one prompt, where nothing is known about the spread, and ``mean`` too for
-    none. ``n_missing`` prompts had no value and are not in ``n``.
+    ``se`` is NaN for one prompt, whose spread is unknown; ``mean`` is NaN, too, for none.
+    ``n_missing`` prompts had no value and are not in ``n``.
     """
 
     mean: float
@@ -48,7 +48,7 @@ class PairedDifference(NamedTuple):
 
 
 class Ratio(NamedTuple):
-    """``mean`` is the ratio of the means of ``n`` prompts; NaN where nothing is known."""
+    """``mean`` is the ratio of the means of ``n`` prompts; NaN if unknown."""
 
     mean: float
     se: float
@@ -89,7 +89,7 @@ def bootstrap_interval(
     """
     bootstrap.check()
     if method not in ("percentile", "bca"):
-        raise UsageError(f"the interval's method is {method!r}; it is percentile or bca")
+        raise UsageError(f"the interval's method is {method!r}; it must be percentile or bca")
 
     values_P = np.asarray(values_P, dtype=np.float64)
     known = values_P[~np.isnan(values_P)]
@@ -108,7 +108,7 @@ def _bca_tails(known_P: np.ndarray, means_B: np.ndarray, bootstrap: Bootstrap) -
     normal = NormalDist()
     mean = float(known_P.mean())
 
-    # No finite sample of draws can say "never below": half a draw is the least.
+    # A finite sample cannot show "never below": half a draw is the minimum.
     share_below = float(np.mean(means_B < mean) + 0.5 * np.mean(means_B == mean))
     least = 0.5 / len(means_B)
     bias = normal.inv_cdf(min(max(share_below, least), 1.0 - least))
@@ -136,7 +136,7 @@ def paired_difference(
     """Return the mean of ``a - b`` over prompts, (P,) each and in the same order.
 
     A prompt that lacks either value is left out of both. The error is that of the differences,
-    smaller than for unpaired means when prompts that are hard for one are hard for the other.
+    smaller than for unpaired means if prompts that are hard for one are hard for the other.
 
     Raises:
         InputError: other shapes.
@@ -145,7 +145,7 @@ def paired_difference(
     if a_P.shape != b_P.shape or a_P.ndim != 1:
         raise InputError(
             f"a paired difference of {a_P.shape} and {b_P.shape} values; "
-            "one of each per prompt is expected"
+            "expected one of each per prompt"
         )
 
     mean, se, n, n_missing = estimate_mean(a_P - b_P)
@@ -158,9 +158,8 @@ def ratio_of_means(
 ) -> Ratio:
     """Return ``mean(above) / mean(below)`` over prompts, (P,) each.
 
-    For a figure a token: sums of two things that both differ from prompt to prompt, where the mean
-    of the prompts' own ratios would weigh a token of a short response more than one of a long
-    response::
+    Use it for figures per token, where both sums vary between prompts: the mean of the prompts' own
+    ratios would weigh a token of a short response more than one of a long response::
 
         r = mean(a) / mean(b)        se = sd(a - r b) / (sqrt(P) mean(b)),  sd with ddof 1
 
@@ -175,14 +174,14 @@ def ratio_of_means(
     if above_P.shape != below_P.shape or above_P.ndim != 1:
         raise InputError(
             f"a ratio of {above_P.shape} and {below_P.shape} values; "
-            "one of each per prompt is expected"
+            "expected one of each per prompt"
         )
 
     known = ~(np.isnan(above_P) | np.isnan(below_P))
     a, b = above_P[known], below_P[known]
     n, n_missing = len(a), len(above_P) - len(a)
     if (b < 0).any():
-        raise InputError(f"a ratio to {b.min():g}; denominators are counts, 0 or more")
+        raise InputError(f"a ratio to {b.min():g}; denominators must be counts, 0 or more")
     if not b.sum() > 0:
         return Ratio(np.nan, np.nan, np.nan, np.nan, n, n_missing)
 

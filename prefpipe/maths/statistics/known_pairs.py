@@ -1,6 +1,6 @@
 r"""Predicted preferences against their true probabilities.
 
-Where the quality q of responses is set by hand, so is the probability that one is preferred::
+If the quality q of responses is set by hand, the probability that one is preferred is known::
 
     P(i beats j) = sigma(gamma (q_i - q_j))
 
@@ -10,7 +10,7 @@ known. With probabilities it is their entropy, and what a scorer loses beyond th
 Kullback-Leibler divergence from the truth.
 
 All pairs of a prompt's responses count, and the mean over them is the prompt's value: pairs of one
-prompt share responses, and are no independent observations.
+prompt share responses, and are not independent observations.
 
 Axes: N responses, M pairs, P prompts. Natural logarithms.
 """
@@ -62,7 +62,7 @@ def pairs_of_responses(
     """Return all pairs within prompts, each once.
 
     Args:
-        qualities: (N,) q, NaN where it is not known: such a response is in no pair.
+        qualities: (N,) q, NaN if unknown: such a response is in no pair.
         prompts: (N,) the number of each response's prompt, below ``n_prompts``.
         n_prompts: P.
         gamma: nats of margin a unit of quality.
@@ -72,7 +72,7 @@ def pairs_of_responses(
         InputError: no pair.
     """
     if not gamma > 0.0:
-        raise UsageError(f"gamma of the truth is {gamma}, and must be above 0")
+        raise UsageError(f"gamma of the truth is {gamma}; it must be above 0")
 
     first: list[int] = []
     second: list[int] = []
@@ -82,7 +82,7 @@ def pairs_of_responses(
         first += rows[places].tolist()
         second += rows[others].tolist()
     if not first:
-        raise InputError("no prompt has two responses with a known quality: there is no pair")
+        raise InputError("no prompt has two responses with a known quality, so there is no pair")
 
     firsts, seconds = np.array(first), np.array(second)
     return KnownPairs(
@@ -141,11 +141,11 @@ def measure_pairs(scores: np.ndarray, pairs: KnownPairs) -> dict[str, np.ndarray
     for name in MEASURES:
         counted_P, weighted = n_pairs_P, values[name]
         if name == "ece":
-            # the ECE is over pairs: a prompt with many of them weighs more
+            # The ECE is over pairs: a prompt with many pairs weighs more.
             counted_P = np.where(n_pairs_P > 0, n_a_prompt, 0.0)
         if name == "agreement":
             counted_P = n_unequal_P
-            # zero times an unknown score stays unknown
+            # Zero times an unknown score stays unknown.
             weighted = weighted * (p != 0.5)
         none_P = np.full(len(counted_P), np.nan)
         measures[name] = np.divide(
@@ -184,7 +184,7 @@ def _differences(scores: np.ndarray, pairs: KnownPairs) -> np.ndarray:
 
 
 def _log_loss(d: np.ndarray, p: np.ndarray) -> np.ndarray:
-    # an unknown difference gives NaN, and no warning
+    # An unknown difference gives NaN without a warning.
     with np.errstate(invalid="ignore"):
         return np.asarray(p * np.logaddexp(0.0, -d) + (1.0 - p) * np.logaddexp(0.0, d))
 
@@ -196,7 +196,7 @@ def _of_calibration(d: np.ndarray, pairs: KnownPairs) -> np.ndarray:
     if not is_known.any():
         return added
 
-    # turned round so that the prediction is 1/2 or more: the other half is its mirror image
+    # Swapped so that the prediction is 1/2 or more: the other half is its mirror image.
     curve = preference_curve(
         d[is_known], pairs.probabilities[is_known], n_bins=N_BINS, binning="mass"
     )

@@ -1,4 +1,4 @@
-"""Length-controlled win rate: what the win rate would be if all responses were equally long.
+"""Length-controlled win rate: the predicted win rate if all responses were equally long.
 
 AlpacaEval 2's recipe (Dubois, Galambosi, Liang and Hashimoto 2024, arXiv 2404.04475): the
 preference of row i is modelled as::
@@ -9,10 +9,10 @@ preference of row i is modelled as::
 
 and the figure is the mean over prompts of ``sigmoid(theta_diff d_i + theta_0)``, the prediction at
 equal lengths. d_i is the difficulty of the instruction, a table that exists for a published set of
-prompts; without it the term is left out, and the result says so. Rows without a preference count as
-in AlpacaEval: not in the fit, but in the standard deviation and in the mean, for a prediction needs
-no preference. Regularising rows (AlpacaEval's two gamed baselines) pull theta_len and theta_diff,
-not theta_0.
+prompts; without it the term is left out, and the result says so. Rows without a preference are
+treated as in AlpacaEval: not in the fit, but in the standard deviation and in the mean, because a
+prediction needs no preference. Regularising rows (AlpacaEval's two gamed baselines) pull theta_len
+and theta_diff, not theta_0.
 """
 
 from collections.abc import Sequence
@@ -33,21 +33,21 @@ PENALTY_GRID = np.logspace(-4, 4, 10)
 """Values of C between which cross-validation chooses."""
 N_FOLDS = 5
 WEAK_PENALTY_C = 1e4
-"""C where there is no difficulty table. Cross-validation between few prompts may choose a penalty
-that sets the model's own term to zero and the figure to 50 %; two coefficients need none. This C is
-within 0.12 points of AlpacaEval's figures."""
+"""C without a difficulty table. Cross-validation between few prompts may choose a penalty that sets
+the model's own term to zero and the figure to 50 %; two coefficients need none. This C is within
+0.12 points of AlpacaEval's figures."""
 LC_BOOTSTRAP = Bootstrap(n_draws=1_000)
-"""Each resample is a fit, so that there are fewer than of means."""
+"""Each resample is a fit, so there are fewer than for means."""
 REGULARISING_WEIGHT = 0.1
 
 
 class RegularisingRows(NamedTuple):
-    """Rows that hold the coefficients of length and difficulty, (M,) each.
+    """Rows that regularise the coefficients of length and difficulty, (M,) each.
 
     AlpacaEval has them in its file ``df_gamed.csv``.
 
     ``preferences`` in [0, 1]; ``std_length_difference`` is delta over its standard deviation,
-    before the tanh; ``difficulty`` may be None where the fit has no such term. Each row weighs
+    before the tanh; ``difficulty`` may be None if the fit has no such term. Each row has
     ``weight``, 0.1 in AlpacaEval.
     """
 
@@ -59,10 +59,10 @@ class RegularisingRows(NamedTuple):
 
 @dataclass(frozen=True)
 class PartlyJudged:
-    """Preferences (N,) in [0, 1] of which some are NaN on purpose: these rows have no preference.
+    """Preferences (N,) in [0, 1]; NaN marks rows that intentionally have no preference.
 
-    `length_controlled_win_rate` then does as AlpacaEval: such a row is not fitted to, but counts in
-    std(delta) and in the mean.
+    `length_controlled_win_rate` then does as AlpacaEval: such a row is not in the fit, but counts
+    in std(delta) and in the mean.
     """
 
     preferences: Any
@@ -71,16 +71,16 @@ class PartlyJudged:
 class LengthControlled(NamedTuple):
     """A length-controlled win rate in [0, 1] over ``n`` prompts, and the fit that it comes from.
 
-    ``se`` is that of the fitted figure, clustered by prompt (delta method), the penalty and the
-    regularising rows taken as given; NaN where the penalty left no coefficient. ``prediction_se``
-    is what AlpacaEval publishes as ``lc_standard_error``: the standard error over prompts of the
+    ``se`` is that of the fitted figure, clustered by prompt (delta method), given the penalty and
+    the regularising rows; NaN if the penalty left no coefficient. ``prediction_se`` is what
+    AlpacaEval publishes as ``lc_standard_error``: the standard error over prompts of the
     predictions, as if theta were known; it is about half of ``se``.
 
     The coefficients are those of t, d (None without a table) and 1. ``share_longer`` and
-    ``share_shorter`` say on how many rows the policy's response is the longer or the shorter one:
-    where one of them is near zero the figure is an extrapolation. ``n_missing`` rows have no
-    preference and are predicted. ``influences`` (P,) and ``draws`` (B,) are each prompt's influence
-    and the bootstrap's figures, for paired differences.
+    ``share_shorter`` give the share of rows in which the policy's response is longer or shorter: if
+    one is near zero, the figure is an extrapolation. ``n_missing`` rows have no preference and are
+    predicted. ``influences`` (P,) and ``draws`` (B,) are each prompt's influence and the
+    bootstrap's figures, for paired differences.
     """
 
     mean: float
@@ -106,7 +106,7 @@ class LengthControlled(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the figure is called: a fit without the difficulty term is not AlpacaEval's."""
+        """The figure's name: a fit without the difficulty term is not AlpacaEval's."""
         without = []
         if self.difficulty_coefficient is None:
             without.append("difficulty term")
@@ -124,7 +124,7 @@ class LengthControlled(NamedTuple):
 
 
 class _Design(NamedTuple):
-    """The rows of the fit: N of the policy, and M regularising ones behind them.
+    """The rows of the fit: N of the policy, then M regularising ones.
 
     ``features`` x (N + M, D), ``labels`` y and ``weights`` w (N + M,); ``at_equal_lengths``: x of
     the N rows with t = 0; ``rows``: which of them are of one prompt.
@@ -153,7 +153,7 @@ def length_controlled_win_rate(
     penalty_c: float | None = None,
     bootstrap: Bootstrap = LC_BOOTSTRAP,
 ) -> LengthControlled:
-    """Return the win rate at equal lengths; formula and source stand at the top of the module.
+    """Return the win rate at equal lengths; formula and source are at the top of the module.
 
     Rows of one prompt weigh 1 together, resample together and are one cluster of the standard
     error. The interval is a percentile bootstrap over prompts in which theta is fitted again; C and
@@ -165,30 +165,29 @@ def length_controlled_win_rate(
     mean cross-entropy of the rows left out; the smaller one where they tie.
 
     Args:
-        preferences: y (N,) in [0, 1], 1 where the policy's response is the better one. NaN is
-            refused, unless the array comes in a `PartlyJudged`, which says that these rows have no
-            preference and are to be predicted.
+        preferences: y (N,) in [0, 1], 1 if the policy's response is better. NaN is refused unless
+            the array is a `PartlyJudged`, whose rows without a preference are predicted.
         lengths: of the policy's responses (N,), characters in AlpacaEval; any unit, the same for
             both.
         baseline_lengths: of the baseline's responses, (N,).
         difficulty: of the prompts, d (N,), by row; None leaves the term out.
-        prompt_ids: the prompt of each row, (N,); None where each row is a prompt of its own.
-        regularising_rows: rows that hold the coefficients, or None.
-        penalty_c: C; None is cross-validation where there is a difficulty, and else 1e4, which is
-            hardly a penalty.
+        prompt_ids: the prompt of each row, (N,); None if each row is its own prompt.
+        regularising_rows: rows that regularise the coefficients, or None.
+        penalty_c: C; None uses cross-validation if there is a difficulty, else 1e4, which is almost
+            no penalty.
         bootstrap: level, resamples and seed of the interval.
 
     Raises:
-        InputError: other numbers of values than rows, values that are not finite, preferences
-            outside [0, 1], a preference that is missing and not said to be, fewer than two prompts
-            with a preference, or one and the same length difference in all rows.
+        InputError: numbers of values and rows differ, values that are not finite, preferences
+            outside [0, 1], an undeclared missing preference, fewer than two prompts with a
+            preference, or the same length difference in all rows.
     """
     is_partly = isinstance(preferences, PartlyJudged)
     labels_N = checked_preferences(
         preferences.preferences if is_partly else preferences,
         allow_missing=is_partly,
-        hint="judge these rows again, or pass PartlyJudged(preferences) "
-        "to have them predicted as AlpacaEval does",
+        hint="judge these rows again, or pass PartlyJudged(preferences) to predict them as "
+        "AlpacaEval does",
     )
     rows = rows_of_prompts(prompt_ids, len(labels_N))
     _require_two_prompts(labels_N, rows)
@@ -199,7 +198,7 @@ def length_controlled_win_rate(
     if penalty_c is not None:
         penalty_from = "given"
         if not (np.isfinite(penalty_c) and penalty_c > 0):
-            raise UsageError(f"penalty_c is {penalty_c}; it is a finite number above 0")
+            raise UsageError(f"penalty_c is {penalty_c}; it must be a finite number above 0")
     elif difficulty is None:
         penalty_c, penalty_from = WEAK_PENALTY_C, "default"
     else:
@@ -249,7 +248,7 @@ def length_controlled_difference(
     same prompts in both.
 
     Raises:
-        InputError: other numbers of prompts, resamples, or levels.
+        InputError: numbers of prompts, resamples, or levels differ.
     """
     must_agree = (
         ("prompts", first.n, second.n),
@@ -259,7 +258,7 @@ def length_controlled_difference(
     for name, one, other in must_agree:
         if one != other:
             raise InputError(
-                f"{name}: {one} and {other}; a paired difference needs the same of both"
+                f"{name}: {one} and {other}; a paired difference needs the same on both sides"
             )
 
     influence_P = second.influences - first.influences
@@ -290,7 +289,7 @@ def _design(
         difference_N: baseline length minus policy length, (N,).
         difficulty: of the prompts, by row (N,), or None.
         rows: which rows are of one prompt.
-        regularising: rows behind the others, or None.
+        regularising: rows after the others, or None.
     """
     columns = [np.tanh(_standardised(difference_N)), np.ones(len(labels_N))]
     if difficulty is not None:
@@ -304,7 +303,7 @@ def _design(
     n_known_P = np.bincount(rows.prompt_of_row[is_known_N], minlength=rows.n_prompts)
     n_known_N = np.maximum(n_known_P, 1)[rows.prompt_of_row]
     weights_N = np.where(is_known_N, 1.0 / n_known_N, 0.0)
-    # Any number will do where the weight is 0, but NaN, which stays NaN.
+    # Any number works where the weight is 0, except NaN, which stays NaN.
     labels_N = np.where(is_known_N, labels_N, 0.5)
     if regularising is None:
         return _Design(features_ND, labels_N, weights_N, at_equal_ND, rows)
@@ -330,8 +329,8 @@ def _regularising(
     if has_difficulty:
         if given.difficulty is None:
             raise InputError(
-                "the regularising rows have no difficulty, and the prompts have",
-                hint="give both or neither",
+                "the prompts have a difficulty and the regularising rows do not",
+                hint="pass difficulties for both or for neither",
             )
         columns.insert(1, _column(given.difficulty, "regularising difficulties", labels_M))
     return np.stack(columns, axis=1), labels_M
@@ -342,12 +341,13 @@ def _column(values: Any, name: str, like: np.ndarray) -> np.ndarray:
     column = as_numbers(values, name)
     if column.shape != like.shape:
         raise InputError(
-            f"{name} of shape {column.shape} for {len(like)} preferences; each row has one of each"
+            f"{name} of shape {column.shape} for {len(like)} preferences; expected one of "
+            "each per row"
         )
     is_finite = np.isfinite(column)
     if not is_finite.all():
         row = int(np.argmin(is_finite))
-        raise InputError(f"{name}: row {row} holds {column[row]}, which is no finite number")
+        raise InputError(f"{name}: row {row} holds {column[row]}, which is not a finite number")
     return column
 
 
@@ -359,20 +359,20 @@ def _standardised(difference_N: np.ndarray) -> np.ndarray:
     if spread <= 1e-12 * float(np.abs(difference_N).max()):
         raise InputError(
             f"the policy's responses differ from the baseline's by {-difference_N[0]:g} in every "
-            "row: what is length and what is the model cannot be told apart"
+            "row: the effects of length and of the model cannot be separated"
         )
     return difference_N / spread
 
 
 def _cross_validated(design: _Design) -> float:
-    """Return C, as `length_controlled_win_rate` says it is chosen."""
-    # Prompts are dealt out in order, those without a preference skipped: they are not fitted to.
+    """Return C, chosen as described in `length_controlled_win_rate`."""
+    # Prompts are dealt to folds in order; those without a preference are not in the fit.
     has_preference_P = design.rows.sums(design.weights[: design.n_rows]) > 0.0
     n_prompts = int(has_preference_P.sum())
     if n_prompts < N_FOLDS:
         raise InputError(
             f"{n_prompts} prompts are too few for {N_FOLDS} folds",
-            hint="give the penalty, penalty_c=1e4",
+            hint="pass the penalty, such as penalty_c=1e4",
         )
     number_P = np.maximum(np.cumsum(has_preference_P) - 1, 0)
     number_N = number_P[design.rows.prompt_of_row]
@@ -414,7 +414,7 @@ def _prediction(design: _Design, theta_D: np.ndarray) -> tuple[float, np.ndarray
 
     slope_N = rows.weights * predicted_N * (1.0 - predicted_N) / rows.n_prompts
     gradient = slope_N @ design.at_equal_lengths[:, kept]
-    # Not `inv`: where columns say the same the Hessian has none.
+    # Not `inv`: if columns are identical, the Hessian has no inverse.
     direction = np.linalg.pinv(hessian) @ gradient
 
     residual_N = (design.weights * (fitted - design.labels))[:n_rows]

@@ -1,9 +1,9 @@
 """Logistic regression with soft labels, weights and an L1 penalty, solved to the last digits.
 
-Three coefficients do not need a library. scikit-learn takes no soft labels, so that every row has
-to stand twice with weights y and 1 - y; liblinear stops at a tolerance that moves the last figures
+Three coefficients do not need a library. scikit-learn takes no soft labels, so every row would be
+needed twice, with weights y and 1 - y; liblinear stops at a tolerance that moves the last figures
 from release to release, scales its penalty by the number of rows twice over, and fits one problem
-at a time, where the bootstrap has a thousand that differ in the weights alone.
+at a time, while the bootstrap has a thousand that differ only in the weights.
 
 Newton's method with the L1 term (proximal Newton; Lee, Sun and Saunders 2014, SIAM J. Optim. 24)
 converges in about six steps, for all resamples at once, and its answer can be checked: the
@@ -55,8 +55,8 @@ def fit_penalised_logistic(
         start_D: where to begin, (D,); default zeros.
 
     Raises:
-        InputError: no convergence within 100 steps from the start and another 100 from zero, which
-            data of finite numbers have not been seen to do.
+        InputError: no convergence within 100 steps from the start and another 100 from zero; finite
+            data have never shown this.
     """
     n_features = features_ND.shape[1]
     begin_D = np.zeros(n_features) if start_D is None else start_D
@@ -68,8 +68,8 @@ def fit_penalised_logistic(
     products_NK = np.stack([features_ND[:, a] * features_ND[:, b] for a, b in pairs], axis=1)
 
     for step in range(2 * MAX_STEPS):
-        # Far out the objective is flat, and where columns say the same Newton's steps may go in a
-        # circle there: begin again from zero.
+        # Far out the objective is flat, and with identical columns Newton's steps may cycle there:
+        # start again from zero.
         if step == MAX_STEPS:
             theta_BD = np.zeros_like(theta_BD)
 
@@ -85,7 +85,7 @@ def fit_penalised_logistic(
 
     raise InputError(
         f"the logistic fit did not converge in {MAX_STEPS} steps from its start, nor from 0",
-        hint="give a stronger penalty, a smaller C",
+        hint="pass a stronger penalty, that is a smaller C",
     )
 
 
@@ -108,7 +108,7 @@ def _minimum_of_model(
     """
     n_features = theta_BD.shape[1]
     pull_BD = np.einsum("bij,bj->bi", hessian_BDD, theta_BD) - gradient_BD
-    # Far below the digits that count: columns that say the same can be inverted with it.
+    # Far below the significant digits: it makes identical columns invertible.
     ridge_B = 1e-13 * np.einsum("bii->bi", hessian_BDD).max(axis=1) + 1e-280
 
     # The model is 1/2 x'Hx - pull.x + strength |x|, which is 0 at x = 0.
@@ -125,7 +125,7 @@ def _minimum_of_model(
                 penalty_B = strength * np.abs(x_BK).sum(axis=1)
                 value_B = quadratic_B - (pull_BK * x_BK).sum(axis=1) + penalty_B
 
-                # A solution counts where its signs are those that it was computed for.
+                # A solution counts if its signs are those that it was computed for.
                 is_better_B = (np.sign(x_BK) == signs).all(axis=1) & (value_B < lowest_B)
                 lowest_B = np.where(is_better_B, value_B, lowest_B)
                 best_BD[is_better_B] = 0.0
@@ -141,7 +141,7 @@ def _line_search(
     theta_BD: np.ndarray,
     target_BD: np.ndarray,
 ) -> np.ndarray:
-    """Return the target (B, D), or where the objective would rise a shorter step towards it."""
+    """Return the target (B, D), or a shorter step towards it if the objective would rise."""
 
     def objective(at_BD: np.ndarray, rows: np.ndarray) -> np.ndarray:
         losses = cross_entropy(at_BD @ features_ND.T, labels_N)

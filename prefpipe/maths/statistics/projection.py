@@ -15,8 +15,8 @@ coordinates to the largest."""
 class Projection(NamedTuple):
     """Coordinates (R, 2), the share of the variance that each axis shows, and where they come from.
 
-    ``shares`` (2,) are in [0, 1], and 0 where all points are equal. What is not shown is
-    ``1 - sum(shares)``. ``n_dimensions`` are those of the points.
+    ``shares`` (2,) are in [0, 1], and 0 where all points are equal. The share not shown is ``1 -
+    sum(shares)``. ``n_dimensions`` are those of the points.
     """
 
     coordinates: np.ndarray
@@ -41,18 +41,18 @@ def project(vectors_RD: np.ndarray) -> Projection:
     vectors = np.asarray(vectors_RD, dtype=np.float64)
     if vectors.ndim != 2 or 0 in vectors.shape:
         raise InputError(
-            f"embeddings have shape {vectors.shape}, expected (R, D): a vector for each candidate"
+            f"embeddings have shape {vectors.shape}, expected (R, D): one vector per candidate"
         )
     is_finite = np.isfinite(vectors).all(axis=1)
     if not is_finite.all():
         raise InputError(f"the embedding of candidate {int(np.argmin(is_finite))} is not finite")
 
-    # The full solver is deterministic. Points without spread have a variance of 0 to divide by.
+    # The full solver is deterministic. Points without spread would divide by a variance of 0.
     pca = PCA(svd_solver="full")
     with np.errstate(invalid="ignore", divide="ignore"):
         components = pca.fit_transform(vectors)
 
-    # An axis within rounding is none, and is no part of the variance.
+    # An axis within rounding counts as none and adds no variance.
     largest_norm = np.linalg.norm(vectors, axis=1).max()
     is_axis = pca.singular_values_ > ROUNDING * largest_norm
     squares = np.where(is_axis, pca.singular_values_, 0.0) ** 2

@@ -50,18 +50,18 @@ def rows_of_prompts(prompt_ids: Sequence[Any] | None, n_rows: int) -> PromptRows
     """Return which rows are of one prompt.
 
     Args:
-        prompt_ids: an id for each row, (N,), of any kind that can be hashed; None makes each row a
-            prompt of its own.
+        prompt_ids: an id for each row, (N,), of any kind that can be hashed; None makes each row
+            its own prompt.
         n_rows: N.
 
     Raises:
-        InputError: another number of ids than of rows.
+        InputError: the number of ids differs from the number of rows.
     """
     if prompt_ids is None:
         return PromptRows(np.arange(n_rows), n_rows)
     if len(prompt_ids) != n_rows:
         raise InputError(
-            f"{len(prompt_ids)} prompt ids for {n_rows} preferences; each row has one of each"
+            f"{len(prompt_ids)} prompt ids for {n_rows} preferences; expected one of each per row"
         )
 
     numbers: dict[Any, int] = {}

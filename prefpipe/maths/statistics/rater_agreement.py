@@ -1,4 +1,4 @@
-"""How often raters of the same responses order them alike, and the MMPO gamma that says so.
+"""How often raters order the same responses alike, and the MMPO gamma that fits this.
 
 Axes: R responses of a prompt, K raters, N pairs of a response, each once for every rater.
 """
@@ -12,7 +12,7 @@ from prefpipe.maths.statistics.calibration import TEMPERATURES, fit_temperature,
 
 
 class RatedPairs(NamedTuple):
-    """Pairs of one prompt's responses as one rater and all others see them, (N,) each.
+    """Pairs of one prompt's responses, seen by one rater and by all others, (N,) each.
 
     ``gaps``: of the others' mean rating, the first response's less the second's. ``outcomes``: 1
     where the rater prefers the first, 1/2 where the two tie, 0 else.
@@ -23,7 +23,7 @@ class RatedPairs(NamedTuple):
 
 
 class AgreedGamma(NamedTuple):
-    """The gamma that fits; on how many pairs, and in which share of them raters agree."""
+    """The fitted gamma, the number of pairs, and the share of pairs on which raters agree."""
 
     gamma: float
     n_pairs: int
@@ -33,8 +33,8 @@ class AgreedGamma(NamedTuple):
 def rated_pairs(ratings_RK: np.ndarray) -> RatedPairs:
     """Return every pair of a prompt's responses, once for each rater who rated both.
 
-    A rater meets the mean of the others, never a mean that holds the rater's own rating. A pair
-    that nobody else has rated on both sides is left out.
+    A rater is compared with the mean of the others, without the rater's own rating. A pair that no
+    other rater has rated on both sides is left out.
 
     Args:
         ratings_RK: NaN where a rater has not rated a response.
@@ -57,7 +57,7 @@ def rated_pairs(ratings_RK: np.ndarray) -> RatedPairs:
 
 
 def gamma_of_agreement(pairs: RatedPairs) -> AgreedGamma:
-    r"""Return the gamma whose targets fit best how one more rater decides **(ours)**.
+    r"""Return the gamma whose targets best fit the decisions of one more rater **(ours)**.
 
     ::
 
@@ -76,7 +76,7 @@ def gamma_of_agreement(pairs: RatedPairs) -> AgreedGamma:
 
     Source: the target arXiv 2410.03145; the fit Guo et al., arXiv 1706.04599.
     """
-    hint = "state what a point is worth with --point-wins, or give --gamma as a number"
+    hint = "set the worth of a point with --point-wins, or pass --gamma as a number"
     if not len(pairs.gaps) or not pairs.gaps.any():
         raise UsageError("no two raters rated the same two responses differently", hint=hint)
 
@@ -84,18 +84,18 @@ def gamma_of_agreement(pairs: RatedPairs) -> AgreedGamma:
     agreement = pair_accuracy(pairs.gaps, pairs.outcomes)
     lowest, highest = TEMPERATURES
     if temperature <= lowest:
-        raise UsageError("the raters agree on every pair: no gamma is large enough", hint=hint)
+        raise UsageError("the raters agree on every pair, so no gamma is large enough", hint=hint)
     if temperature >= highest:
         raise UsageError(
-            f"the raters agree on {agreement:.1%} of the pairs, as by chance: their ratings say "
-            "nothing about each other's",
+            f"the raters agree on {agreement:.1%} of the pairs, no more than chance: their "
+            "ratings do not predict each other",
             hint=hint,
         )
     return AgreedGamma(1.0 / temperature, len(pairs.gaps), agreement)
 
 
 def gamma_of_point(probability: float) -> float:
-    """Return the gamma at which a response rated one point higher wins so often.
+    """Return the gamma at which a response rated one point higher wins with probability p.
 
     ``log(p / (1 - p))``: 0.75 gives log 3 = 1.1.
     """

@@ -1,8 +1,8 @@
 """RewardBench's accuracy: how often a pair's chosen response scores higher, by subset and section.
 
 A pair counts as won where ``s_chosen > s_rejected``, strictly: a tie is a loss, as in RewardBench
-v1. Sections are means of their subsets with RewardBench's own weights, whatever number of rows a
-file has; the final figure gives the four core sections weight 1 and the prior sets 1/2.
+v1. Sections are means of their subsets with RewardBench's own weights, whatever the file's number
+of rows; the final figure gives the four core sections weight 1 and the prior sets 1/2.
 
 Source: Lambert et al., arXiv 2403.13787. Axes: N pairs, P prompts, S subsets in the file.
 """
@@ -57,13 +57,13 @@ WEIGHTS: Mapping[str, Mapping[str, int]] = MappingProxyType(
         PRIOR: {"anthropic_helpful": 1, "anthropic_hhh": 1, "shp": 1, "summarize": 1},
     }
 )
-"""Sections, their subsets, and the weight of each subset in its section; of the prior sets all the
+"""Sections, their subsets, and the weight of each subset in its section; the prior sets weigh the
 same."""
 SECTION_WEIGHTS: Mapping[str, float] = MappingProxyType({**dict.fromkeys(CORE, 1.0), PRIOR: 0.5})
 ROWS: Mapping[str, int | None] = MappingProxyType(
     {
         **{name: weight for section in CORE for name, weight in WEIGHTS[section].items()},
-        **dict.fromkeys(WEIGHTS[PRIOR]),  # larger sets, whose rows weigh nothing here
+        **dict.fromkeys(WEIGHTS[PRIOR]),  # larger sets, whose number of rows does not count here
         "math-prm": 447,  # weighs as much as the six languages of code together
     }
 )
@@ -106,7 +106,7 @@ class SubsetAccuracy(NamedTuple):
 
 
 class SectionAccuracy(NamedTuple):
-    """A section with the subsets that the file has, and the names of those that it has not."""
+    """A section with its subsets in the file, and the names of missing ones."""
 
     name: str
     weight: float
@@ -127,7 +127,7 @@ class RewardBench(NamedTuple):
     """Figures of a file of pairs.
 
     ``overall``: the plain share of all pairs. ``core``: the mean of the four core sections,
-    ``final``: RewardBench's figure, both of the sections that are there, None where there is none.
+    ``final``: RewardBench's figure, both over the sections in the file, None if there is none.
     ``others``: subsets that RewardBench does not know.
     """
 
@@ -140,7 +140,7 @@ class RewardBench(NamedTuple):
 
     @property
     def is_complete(self) -> bool:
-        """Whether every subset of RewardBench is there with its number of pairs."""
+        """Whether the file has every subset of RewardBench with its number of pairs."""
         n_subsets = 0
         for section in self.sections:
             for subset in section.subsets:
@@ -163,7 +163,7 @@ class RewardBench(NamedTuple):
 
 
 FigureKey = tuple[Literal["overall", "subset", "section", "core", "final"], str | None]
-"""What a figure is of, and the name of its subset or section."""
+"""The kind of a figure, and the name of its subset or section."""
 
 
 def rewardbench_accuracy(
@@ -190,8 +190,8 @@ def rewardbench_accuracy(
         chosen_scores: (N,) any scale, higher is better.
         rejected_scores: (N,).
         subsets: the subset of each pair, (N,), None for a pair without one; None for a file without
-            subsets: then there is ``overall`` alone.
-        prompt_ids: the prompt of each pair, (N,); None where each pair has a prompt of its own.
+            subsets, which has only ``overall``.
+        prompt_ids: the prompt of each pair, (N,); None if each pair is its own prompt.
         bootstrap: level, resamples and seed of the intervals.
 
     Raises:
@@ -202,7 +202,7 @@ def rewardbench_accuracy(
     _check_scores(chosen, rejected)
     names_N: list[str | None] = [None] * len(chosen) if subsets is None else list(subsets)
     if len(names_N) != len(chosen):
-        raise InputError(f"{len(names_N)} subsets for {len(chosen)} pairs; each pair has one")
+        raise InputError(f"{len(names_N)} subsets for {len(chosen)} pairs; expected one per pair")
     prompt_N = rows_of_prompts(prompt_ids, len(chosen)).prompt_of_row
 
     n_pairs = Counter(names_N)
@@ -230,7 +230,7 @@ def rewardbench_accuracy(
             )
         )
 
-    # A file without subsets has nothing beside ``overall``.
+    # A file without subsets has only ``overall``.
     others = []
     if set(n_pairs) != {None}:
         for other in n_pairs:
@@ -251,8 +251,8 @@ def rewardbench_accuracy(
 def _check_scores(chosen: np.ndarray, rejected: np.ndarray) -> None:
     if chosen.ndim != 1 or chosen.shape != rejected.shape or not len(chosen):
         raise InputError(
-            f"chosen scores {chosen.shape} and rejected scores {rejected.shape}: "
-            "one of each a pair is expected"
+            f"chosen scores {chosen.shape} and rejected scores {rejected.shape}: expected "
+            "one of each per pair"
         )
     for name, values in (("chosen", chosen), ("rejected", rejected)):
         is_finite = np.isfinite(values)

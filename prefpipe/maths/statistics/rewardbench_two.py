@@ -1,4 +1,4 @@
-"""RewardBench 2's figures: best of four by subset, and the Ties subset's score of its own.
+"""RewardBench 2's figures: best of four by subset, and the separate score of the subset Ties.
 
 A prompt has one correct completion and three that are wrong; it is won where the correct one scores
 highest, and shared where it ties for the highest score.
@@ -31,7 +31,7 @@ TIES_ID: Final = re.compile(r"(ref|tied):(\d+)", re.ASCII)
 """Prompts of Ties come in pairs of one number: ``tied`` with many correct completions, ``ref`` with
 one."""
 ACCURACY_WEIGHT, MARGIN_WEIGHT, TANH_WEIGHT = 0.30, 0.20, 0.01
-"""Of each accuracy, of each of the two conditions on margins, and of the term that breaks ties
+"""Weights of each accuracy, each of the two margin conditions, and the term that breaks ties
 between models."""
 
 
@@ -61,11 +61,11 @@ class Completions(NamedTuple):
 
 
 class TiesStatistics(NamedTuple):
-    """What the scores of one prompt of Ties say.
+    """Statistics of the scores of one prompt of Ties.
 
     ``is_accurate``: every correct completion scores above every wrong one. ``spread``: the best
-    minus the worst correct one, None of one alone. ``margin``: the worst correct one minus the best
-    wrong one.
+    minus the worst correct one, None if there is only one. ``margin``: the worst correct one minus
+    the best wrong one.
     """
 
     is_accurate: bool
@@ -89,9 +89,9 @@ class BenchmarkScore(NamedTuple):
 
 
 class SubsetScore(NamedTuple):
-    """A subset; without a figure ``reason`` says why.
+    """A subset; if it has no figure, ``reason`` says why.
 
-    ``n_expected`` is RewardBench 2's, None of another subset. ``ties``: the parts of Ties' figure.
+    ``n_expected`` is RewardBench 2's, None for another subset. ``ties``: the parts of Ties' figure.
     """
 
     name: str
@@ -107,7 +107,7 @@ class SubsetScore(NamedTuple):
 
 
 class RewardBenchTwo(NamedTuple):
-    """``final``: the mean of RewardBench 2's subsets that have a figure, None where none has."""
+    """``final``: the mean of RewardBench 2's subsets that have a figure, None if none has."""
 
     subsets: tuple[SubsetScore, ...]
     missing: tuple[str, ...]
@@ -136,7 +136,7 @@ class RewardBenchTwo(NamedTuple):
 class _Term(NamedTuple):
     """Part of a subset's figure: the mean of some values, times a weight.
 
-    ``units``: of each value, what the bootstrap draws together.
+    ``units``: for each value, the unit that the bootstrap draws together.
     """
 
     subset: str
@@ -154,7 +154,7 @@ class _TiesScore(NamedTuple):
 
 
 def ties_statistics(item: Completions) -> TiesStatistics:
-    """Return what the scores of one prompt of Ties say."""
+    """Return the statistics of the scores of one prompt of Ties."""
     margin = min(item.correct) - max(item.wrong)
     spread = None
     if len(item.correct) > 1:
@@ -180,7 +180,7 @@ def rewardbench_two(
     means of Ties' margins are over the numbers that have both prompts, and a tanh of 0/0 counts 0.
 
     Args:
-        items: the prompts; each has a correct and a wrong completion at least.
+        items: the prompts; each has at least one correct and one wrong completion.
         bootstrap: level, resamples and seed of the intervals, over prompts; both prompts of a
             number of Ties are drawn together.
 
@@ -188,7 +188,7 @@ def rewardbench_two(
         InputError: there is no prompt.
     """
     if not items:
-        raise InputError("no prompt is scored whole, so there is no figure")
+        raise InputError("no prompt has all its responses scored, so there is no figure")
     by_subset: dict[str, list[Completions]] = {}
     for item in items:
         by_subset.setdefault(item.subset or "", []).append(item)
@@ -206,7 +206,7 @@ def rewardbench_two(
             units = [(item.prompt_id,) for item in members]
             terms.append(_Term(name, 1.0, shares, units))
 
-    # The final figure is of the benchmark's own subsets, and of those that have one.
+    # The final figure covers the benchmark's own subsets that have a figure.
     with_figure = list(dict.fromkeys(term.subset for term in terms))
     counted = [name for name in with_figure if _expected(name) is not None]
     means = _means(terms, with_figure, counted, bootstrap)

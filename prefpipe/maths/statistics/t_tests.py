@@ -1,7 +1,7 @@
-"""Whether a mean over seeds and prompts differs from 0, and whether it lies within a margin of it.
+"""Tests whether a mean over seeds and prompts differs from 0, or lies within a margin of 0.
 
-Both by the half widths of `prefpipe.maths.statistics.two_errors`: of few seeds they are wide, and
-wrong in alpha of all cases at most, at any level that Holm's correction asks for.
+Both use the half widths of `prefpipe.maths.statistics.two_errors`: they are wide for few seeds, and
+wrong in at most alpha of all cases, at any level that Holm's correction needs.
 """
 
 from typing import NamedTuple
@@ -39,26 +39,28 @@ def equivalence(
 
         difference <= -margin        difference >= margin
 
-    which is where ``mean +- h(2 alpha)`` lies within the margin. So two arms are called equivalent
-    in alpha of all cases at most where they differ by the margin or more.
+    which holds if ``mean +- h(2 alpha)`` lies within the margin. So two arms that differ by the
+    margin or more are called equivalent in at most alpha of all cases.
 
     Args:
         mean: of the differences of two arms.
-        errors: of that mean.
+        errors: the errors of that mean.
         margin: above 0, in the unit of the measure.
         alpha: level of each test.
 
     Raises:
-        UsageError: a margin or a level that tests nothing.
+        UsageError: a margin or a level out of range.
     """
-    # not `<= 0`, which NaN passes
+    # Not `<= 0`, which would accept NaN.
     if not (margin > 0.0 and np.isfinite(margin)):
-        raise UsageError(f"the margin is {margin}; it is a finite number above 0")
+        raise UsageError(f"the margin is {margin}; it must be a finite number above 0")
     if not 0.0 < alpha < 0.5:
-        raise UsageError(f"the level of the one-sided tests is {alpha}; it is between 0 and 0.5")
+        raise UsageError(
+            f"the level of the one-sided tests is {alpha}; it must be between 0 and 0.5"
+        )
     half = errors.half_width(2.0 * alpha)
 
-    # of the nearer end: half the two-sided p of its distance, and from there on the other half
+    # For the nearer end: half the two-sided p of its distance, beyond it the other half.
     distance = margin - abs(mean)
     one_sided = errors.p_of(abs(distance)) / 2.0
     p = one_sided if distance > 0.0 else 1.0 - one_sided

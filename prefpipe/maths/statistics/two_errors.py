@@ -1,14 +1,13 @@
-r"""The error of a mean over few seeds and many prompts, and how far off the mean may be.
+r"""The error of a mean over few seeds and many prompts, and its confidence limits.
 
 Of S seeds and P prompts (`prefpipe.maths.statistics.two_level`)::
 
     A = var(seed means)/S,   B = var(prompt means)/P      ddof 1, S - 1 and P - 1 degrees of freedom
 
 Each contains the rest, so that ``A + B`` is never below the variance of the mean in expectation.
-A rests on few seeds. Student's t with Satterthwaite's degrees of freedom takes A for better known
-than it is wherever it came out small by chance: 95 % intervals hold 92 % of the time where three
-seeds disagree, and at Holm's first step of six tests, 0.8 %, it is wrong 3.7 times as often as it
-says.
+A rests on few seeds. Student's t with Satterthwaite's degrees of freedom overestimates how well A
+is known whenever A is small by chance: 95 % intervals hold 92 % of the time if three seeds
+disagree, and at Holm's first step of six tests, 0.8 %, it is wrong 3.7 times as often as stated.
 
 Here a mean may be off by (Banerjee 1960, "Approximate confidence interval for linear functions of
 means of k populations when the population variances are not equal")::
@@ -49,7 +48,7 @@ class TwoErrors(NamedTuple):
         return 0.0 if self.n_seeds == 1 else self.of_seeds
 
     def half_width(self, alpha: float) -> float:
-        """Return h(alpha): the mean is off by more with probability alpha at most."""
+        """Return h(alpha): the mean is off by more with probability at most alpha."""
         squares = self.of_prompts * stdtrit(self.n_prompts - 1, 1.0 - alpha / 2.0) ** 2
         if self.n_seeds > 1:
             squares += self.of_seeds * stdtrit(self.n_seeds - 1, 1.0 - alpha / 2.0) ** 2
@@ -58,7 +57,7 @@ class TwoErrors(NamedTuple):
     def p_of(self, distance: float) -> float:
         """Return the alpha whose half width is a distance, 1e-12 at least; NaN without an error.
 
-        A mean without any spread is off by nothing: p of every distance but 0 is the smallest.
+        A mean without any spread is exact: p of every distance except 0 is the minimum.
         """
         if np.isnan(self.se) or np.isnan(distance):
             return np.nan
@@ -66,7 +65,7 @@ class TwoErrors(NamedTuple):
             return 1.0
         if self.half_width(SMALLEST_P) <= distance:
             return SMALLEST_P
-        # in the logarithm, as half widths are nearly straight in it
+        # On a logarithmic scale, where half widths are nearly linear.
         log_p = brentq(
             lambda log: self.half_width(float(np.exp(log))) - distance, np.log(SMALLEST_P), 0.0
         )
@@ -82,10 +81,11 @@ def two_errors(values_SP: np.ndarray) -> TwoErrors:
     values_SP = np.asarray(values_SP, dtype=np.float64)
     if values_SP.ndim != 2 or not len(values_SP):
         raise InputError(
-            f"values of shape {values_SP.shape}; a row a seed and a column a prompt are expected"
+            f"values of shape {values_SP.shape}; expected one row per seed and one column "
+            "per prompt"
         )
     if not np.isfinite(values_SP).all():
-        raise InputError("a value is no finite number: leave out prompts without one")
+        raise InputError("a value is not a finite number; leave out prompts without one")
     n_seeds, n_prompts = values_SP.shape
     of_seeds = of_prompts = np.nan
     if n_prompts > 1:

@@ -1,4 +1,4 @@
-r"""Means over seeds and prompts: what would come out with other seeds and other prompts.
+r"""Means over seeds and prompts, with errors for other seeds and other prompts.
 
 A study repeats a run with several seeds and measures every one on the same held-out prompts. So a
 value has a part of its seed, a part of its prompt, and a rest::
@@ -29,7 +29,7 @@ from prefpipe.maths.statistics.intervals import (
 
 RESAMPLES_AT_ONCE = 2_000
 MOST_DRAWS_KEPT = 4_000_000
-"""Counts that are kept for the next figure of the same size (32 MB)."""
+"""Counts cached for the next figure of the same size (32 MB)."""
 
 
 class TwoLevelMean(NamedTuple):
@@ -37,7 +37,7 @@ class TwoLevelMean(NamedTuple):
 
     ``df``: degrees of freedom of the error, few where seeds differ and are few. ``n_missing``
     prompts lack a value under one seed or more and are left out of all. Error and interval are NaN
-    where nothing is known about the spread; of one seed they are those over prompts.
+    if the spread is unknown; for one seed they are those over prompts.
     """
 
     mean: float
@@ -60,13 +60,13 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
 
     Its expectation is the variance of the mean plus ``Var(e)/(S P)``: never too small where the
     effects above hold. (The two-way clustered variance of Cameron, Gelbach and Miller 2011, "Robust
-    inference with multiway clustering", takes that off again, and may be negative; df are
+    inference with multiway clustering", subtracts that again, and may be negative; df are
     Satterthwaite's.)
 
     The interval: a resample draws S seeds, and P prompts, the same for all its seeds (Owen 2007,
-    "The pigeonhole bootstrap"). Of three seeds a resample is often one and the same twice or three
-    times, and percentiles are too narrow by half where seeds differ. So the distances of the
-    percentiles from the mean are stretched **(ours)** by::
+    "The pigeonhole bootstrap"). With three seeds a resample often repeats one seed, and percentiles
+    are too narrow by half if seeds differ. So the distances of the percentiles from the mean are
+    stretched **(ours)** by::
 
         (se / sd of the resampled means) (t_df / z)
 
@@ -83,7 +83,8 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
     values_SP = np.asarray(values_SP, dtype=np.float64)
     if values_SP.ndim != 2 or not len(values_SP):
         raise InputError(
-            f"values of shape {values_SP.shape}; a row a seed and a column a prompt are expected"
+            f"values of shape {values_SP.shape}; expected one row per seed and one column "
+            "per prompt"
         )
 
     is_known_P = ~np.isnan(values_SP).any(axis=0)
@@ -144,13 +145,15 @@ def two_level_ratio(
     above_SP = np.asarray(above_SP, dtype=np.float64)
     below_SP = np.asarray(below_SP, dtype=np.float64)
     if above_SP.shape != below_SP.shape:
-        raise InputError(f"a ratio of {above_SP.shape} and {below_SP.shape} values")
+        raise InputError(
+            f"a ratio of {above_SP.shape} and {below_SP.shape} values; expected the same shape"
+        )
 
     is_known_P = ~(np.isnan(above_SP) | np.isnan(below_SP)).any(axis=0)
     above, below = above_SP[:, is_known_P], below_SP[:, is_known_P]
     n_missing = int((~is_known_P).sum())
     if (below < 0).any():
-        raise InputError(f"a ratio to {below.min():g}; denominators are counts, 0 or more")
+        raise InputError(f"a ratio to {below.min():g}; denominators must be counts, 0 or more")
     if len(above_SP) == 1:
         one = ratio_of_means(above[0], below[0], bootstrap)
         return TwoLevelMean(one.mean, one.se, one.low, one.high, one.n - 1, 1, one.n, n_missing)

@@ -76,7 +76,7 @@ class SeedFigures(NamedTuple):
                 "seeds and prompts are not paired"
             )
         if (ours is None) != (theirs is None):
-            raise InputError("a mean and a figure that is none are not compared")
+            raise InputError("a mean cannot be compared with a figure that is not a mean")
         contributions_SP = self.contributions - other.contributions
         if ours is None or theirs is None:
             return SeedFigures(contributions_SP)
@@ -165,10 +165,12 @@ def ratio_figures(above_SP: np.ndarray, below_SP: np.ndarray) -> SeedFigures:
         InputError: other shapes, or denominators that are below 0 or nothing.
     """
     if above_SP.shape != below_SP.shape:
-        raise InputError(f"a ratio of {above_SP.shape} and {below_SP.shape} values")
+        raise InputError(
+            f"a ratio of {above_SP.shape} and {below_SP.shape} values; expected the same shape"
+        )
     if (below_SP < 0).any() or not below_SP.sum() > 0:
         raise InputError(
-            f"a ratio to {below_SP.sum():g} in all; denominators are counts, 0 or more"
+            f"a ratio to {below_SP.sum():g} in all; denominators must be counts, 0 or more"
         )
     ratio = above_SP.sum() / below_SP.sum()
     return SeedFigures(ratio + (above_SP - ratio * below_SP) / below_SP.mean())
@@ -196,7 +198,9 @@ def lowest_share_figures(
     """
     n_prompts = values_SP.shape[1]
     if not 0.0 < share <= 1.0 or not n_prompts:
-        raise InputError(f"a share of {share} of {n_prompts} prompts; it is above 0 and at most 1")
+        raise InputError(
+            f"a share of {share} of {n_prompts} prompts; it must be above 0 and at most 1"
+        )
     weights_P = _weights_of_lowest(n_prompts, share)
     last = int(np.flatnonzero(weights_P)[-1])
     threshold_S = np.sort(values_SP, axis=1)[:, last]

@@ -17,7 +17,7 @@ from prefpipe.maths.statistics.intervals import (
 from prefpipe.maths.statistics.prompt_rows import rows_of_prompts
 
 HINT_FOR_MISSING = (
-    "judge these rows again, or leave them out and have them counted with allow_missing=True"
+    "judge these rows again, or pass allow_missing=True to leave them out and count them"
 )
 
 
@@ -64,7 +64,7 @@ def preference(
     """
     # Not `< 0`, which NaN passes.
     if not tie_tolerance >= 0.0:
-        raise UsageError(f"tie_tolerance is {tie_tolerance}; it is >= 0")
+        raise UsageError(f"tie_tolerance is {tie_tolerance}; it must be >= 0")
     policy_M = np.asarray(policy_rewards, dtype=np.float64)
     baseline_N = np.asarray(baseline_rewards, dtype=np.float64)
     for rewards in (policy_M, baseline_N):
@@ -173,7 +173,7 @@ def weighted_win_rate(
     if not fits or not ((weights_N > 0) & np.isfinite(weights_N)).all():
         raise InputError(
             f"weights of shape {weights_N.shape} for {len(preferences_N)} preferences; "
-            "each row has one above 0"
+            "expected one above 0 per row"
         )
 
     rows = rows_of_prompts(prompt_ids, len(preferences_N))
@@ -215,7 +215,7 @@ def win_rate_difference(
     if len(first_N) != len(second_N):
         raise InputError(
             f"{len(first_N)} and {len(second_N)} preferences; "
-            "a paired difference takes one of each a row"
+            "a paired difference needs one of each per row"
         )
     rows = rows_of_prompts(prompt_ids, len(first_N))
     return paired_difference(rows.means(second_N), rows.means(first_N), bootstrap)
@@ -232,22 +232,22 @@ def checked_preferences(
     """
     preferences_N = as_numbers(preferences, "preferences")
     if preferences_N.ndim != 1:
-        raise InputError(f"preferences of shape {preferences_N.shape}; one value a row is expected")
+        raise InputError(f"preferences of shape {preferences_N.shape}; expected one value per row")
 
     is_outside = (preferences_N < 0.0) | (preferences_N > 1.0)
     if is_outside.any():
         row = int(np.flatnonzero(is_outside)[0])
         raise InputError(
-            f"the preference in row {row} is {preferences_N[row]:g}; preferences lie in [0, 1]",
-            hint="AlpacaEval's files hold 1 to 2 (subtract 1), "
-            "percentages 0 to 100 (divide by 100)",
+            f"the preference in row {row} is {preferences_N[row]:g}; preferences must be in [0, 1]",
+            hint="rescale them: AlpacaEval's files hold 1 to 2 (subtract 1), percentages 0 to 100 "
+            "(divide by 100)",
         )
 
     is_missing = np.isnan(preferences_N)
     if is_missing.any() and not allow_missing:
         row = int(np.flatnonzero(is_missing)[0])
         raise InputError(
-            f"the preference in row {row} is NaN, and so are {int(is_missing.sum())} in all",
+            f"the preference in row {row} is NaN, one of {int(is_missing.sum())}",
             hint=hint,
         )
     return preferences_N
@@ -262,4 +262,4 @@ def as_numbers(values: Any, what: str) -> np.ndarray:
     try:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
-        raise InputError(f"{what} are to be numbers: {error}") from error
+        raise InputError(f"{what} must be numbers: {error}") from error

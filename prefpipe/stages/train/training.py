@@ -15,6 +15,7 @@ from prefpipe.stages.train.inputs import TrainInputs
 from prefpipe.stages.train.kept_steps import refuse_steps_gone_by
 from prefpipe.stages.train.trainable import Trainable, open_trainable
 from prefpipe.stages.train.training_data import TrainingData, read_training_data
+from prefpipe.text.numbers import counted
 from prefpipe.training.callbacks import (
     TENSORBOARD_FOLDER,
     CollapseWarning,
@@ -121,8 +122,9 @@ def train(
     runtime.log(_prepare_prompts(policy, trainable, settings, data))
     evaluated = f" and {len(data.eval_groups)} to evaluate on" if data.eval_groups else ""
     runtime.log(
-        f"{len(data.groups)} groups{evaluated}, {settings.global_batch_size} prompts a step = "
-        f"{arguments.world_size} devices x {settings.per_device_train_batch_size} x "
+        f"{counted(len(data.groups), 'group')}{evaluated}, "
+        f"{counted(settings.global_batch_size, 'prompt')} a step = "
+        f"{counted(arguments.world_size, 'device')} x {settings.per_device_train_batch_size} x "
         f"{arguments.gradient_accumulation_steps} accumulated; "
         f"learning rate {settings.learning_rate:g}"
     )

@@ -1,8 +1,8 @@
 r"""Checks on the final answer: an exact text, a number.
 
-Where the answer stands, in this order: the last ``\boxed{...}``; after the last ``####``; after the
-last ``answer is``, ``answer:`` or ``answer =`` on its line; else the whole response (of numbers:
-the last one in it).
+The answer is found in this order: the last ``\boxed{...}``; after the last ``####``; after the last
+``answer is``, ``answer:`` or ``answer =`` on its line; else the whole response (of numbers: the
+last one in it).
 """
 
 import math
@@ -94,7 +94,7 @@ class ExactAnswer:
     normalise: Switch = True
 
     def __post_init__(self) -> None:
-        """Refuse an answer of which nothing is left to compare."""
+        """Refuse an answer with nothing left to compare."""
         if not self.answer:
             raise ValueError("'answer' needs a text")
         for answer in self.answer:
@@ -107,7 +107,7 @@ class ExactAnswer:
         marked = list(marked_answers(candidate.response))
         final = marked[0] if marked else candidate.response
 
-        # the whole response may be the answer, and so may the first sentence behind a mark
+        # The answer may be the whole response, or the first sentence after a mark.
         given = [candidate.response]
         for text in marked:
             given += [text, _SENTENCE_END.split(text, maxsplit=1)[0]]
@@ -147,7 +147,7 @@ def _values(match: Any) -> list[tuple[float, bool]]:
     if match["decimal"] is None:
         below = int(match["below"])
         if not below:
-            # ``3/0`` is the answer all the same, and NaN is within no tolerance of any number
+            # ``3/0`` is still the answer, and NaN is within no tolerance of any number.
             return [(math.nan, is_percentage)]
         value = int(match["whole"] or 0) + int(match["above"]) / below
         return [(sign * value, is_percentage)]
@@ -162,9 +162,9 @@ def _values(match: Any) -> list[tuple[float, bool]]:
 
 
 def final_number(text: str) -> tuple[float, bool] | None:
-    """Return the number that the response gives as its answer, and whether it is a percentage.
+    """Return the response's final number, and whether it is a percentage.
 
-    None where the response holds no number.
+    None if the response holds no number.
     """
     for marked in marked_answers(text):
         numbers = read_numbers(marked)

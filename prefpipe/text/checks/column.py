@@ -38,7 +38,7 @@ from prefpipe.text.checks.parameters import NotNegative, Switch, read_parameters
 from prefpipe.text.checks.user_checks import PythonCheck
 
 CHECKS_VERSION: Final = 1
-"""Rises when a check gives the same text another score; part of the fingerprint."""
+"""Increased when a check scores the same text differently; part of the fingerprint."""
 
 CHECKS: Final[Mapping[str, type[Check]]] = {
     "words": Words,
@@ -67,7 +67,7 @@ CHECKS: Final[Mapping[str, type[Check]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Weighting:
-    """How the score of a check counts in the reward: the keys that every check takes."""
+    """How a check's score counts in the reward: the keys that every check takes."""
 
     weight: NotNegative = 1.0
     strict: Switch = False
@@ -78,7 +78,7 @@ _WEIGHTING_KEYS: Final = frozenset(field.name for field in fields(Weighting))
 
 
 class WeightedCheck(NamedTuple):
-    """One entry of the column ``checks``, read and found good."""
+    """One valid entry of the column ``checks``."""
 
     type: str
     check: Check
@@ -86,7 +86,7 @@ class WeightedCheck(NamedTuple):
 
 
 class CheckResult(NamedTuple):
-    """What one check found. ``score`` is in [0, 1]."""
+    """The result of one check. ``score`` is in [0, 1]."""
 
     type: str
     score: float
@@ -107,19 +107,19 @@ def rate(
     messages: Sequence[Mapping[str, str]] = (),
     columns: Mapping[str, Any] | None = None,
 ) -> Rating:
-    """Return the reward ``sum(weight * score) / sum(weight)`` and what each check found.
+    """Return the reward ``sum(weight * score) / sum(weight)`` and each check's result.
 
     Args:
         response: any string.
-        checks: of the prompt, one or more.
+        checks: the prompt's checks, one or more.
         messages: the conversation, for a user's own functions.
-        columns: the user's columns of the prompt, for the same.
+        columns: the prompt's user columns, for the same functions.
 
     Raises:
-        InputError: a user's own function failed. Nothing else does.
+        InputError: a user's own function failed. Other checks do not raise.
     """
     if not checks:
-        raise ValueError("nothing to rate: the prompt carries no checks")
+        raise ValueError("there is nothing to rate: the prompt has no checks")
 
     candidate = CheckedResponse(response, messages, columns or {})
     is_empty = not response.strip()
@@ -147,11 +147,11 @@ def parse_checks(
         value: a list of objects, JSON text of such a list, or nothing (null, ``""``, ``[]``).
         where: names the prompt in messages.
         trust_python_checks: a check may name a function in any module
-            (``package.module:function``). A prompts file is data, often somebody else's: without
-            this it may only name functions that are installed as entry points.
+            (``package.module:function``). A prompts file is data, often from others: without this
+            it may only name functions installed as entry points.
 
     Raises:
-        InputError: listing every problem.
+        InputError: lists every problem.
     """
     problems: list[str] = []
     checks = _read_checks(value, trust_python_checks, problems)
@@ -177,7 +177,7 @@ def _read_checks(
         except (ValueError, RecursionError) as error:
             problems.append(f"not JSON: {error}")
             return ()
-        # JSON of an empty text, `""`, names no checks either
+        # The JSON of an empty text, `""`, means no checks, too.
         if isinstance(value, str) and not value.strip():
             return ()
 
@@ -215,14 +215,14 @@ def _read_check(
     of_check: list[str] = []
     weighting = read_parameters(Weighting, shared, of_check)
 
-    # refused before the check is made, which loads the function
+    # Refused before the check is created, because that loads the function.
     function = parameters.get("function")
     check = None
     if kind == "python" and ":" in str(function) and not trust_python_checks:
         of_check.append(
-            f"'function' {function!r} names code to run: pass --trust-python-checks if you trust "
-            "this prompts file, or install the function as an entry point of the group "
-            "'prefpipe.checks' and give its name"
+            f"'function' {function!r} names code to run: pass --trust-python-checks if you "
+            "trust this prompts file, or install the function as an entry point of the group "
+            "'prefpipe.checks' and use its name"
         )
     else:
         check = read_parameters(CHECKS[kind], parameters, of_check)

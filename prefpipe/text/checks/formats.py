@@ -13,7 +13,7 @@ from prefpipe.text.checks.parameters import Switch, Text, Texts
 from prefpipe.text.words import split_words
 
 REGEX_TIMEOUT_S: Final = 1.0
-"""A search that takes longer scores 0: a pattern that backtracks for ever must not stop the run."""
+"""A longer search scores 0: a pattern that backtracks forever must not stop the run."""
 
 _COMMAS: Final = frozenset(",\u060c\u3001\uff0c")
 _QUOTES: Final = frozenset(
@@ -29,7 +29,7 @@ _MINOR_WORDS: Final = frozenset(_SMALL.split())
 
 
 def _grade_words(words: list[str], is_right: Callable[[str], bool], wanted: str) -> Grade:
-    """Return the share of ``words`` that are right; a response without words to judge scores 0."""
+    """Return the share of correct ``words``; a response without words to judge scores 0."""
     if not words:
         return Grade(0.0, "no words with upper or lower case")
     n_right = sum(map(is_right, words))
@@ -37,7 +37,7 @@ def _grade_words(words: list[str], is_right: Callable[[str], bool], wanted: str)
 
 
 def _cased_words(text: str) -> list[str]:
-    """Return the words that have upper and lower case at all."""
+    """Return the words in scripts with upper and lower case."""
     return [word for word in split_words(text) if word.upper() != word.lower()]
 
 
@@ -66,7 +66,7 @@ class TitleCase:
     """Every word begins with a capital letter, small English words (of, the, and, ...) excepted."""
 
     def grade(self, candidate: CheckedResponse) -> Grade:
-        """Return the share of words, but for the excepted ones, that begin with a capital."""
+        """Return the share of words that begin with a capital, except small English words."""
         words = [word for word in _cased_words(candidate.response) if word not in _MINOR_WORDS]
         return _grade_words(words, lambda word: not word[0].islower(), "begin with a capital")
 
@@ -113,7 +113,7 @@ class EndsWith:
 
 @dataclass(frozen=True, kw_only=True)
 class Quoted:
-    """The whole response stands in one pair of double quotation marks.
+    """The whole response is in one pair of double quotation marks.
 
     They may be straight, curly, German, French or Japanese.
     """
@@ -129,8 +129,8 @@ class Quoted:
 class Json:
     """The whole response is one JSON value; with ``required`` keys, an object.
 
-    By default it may stand inside a Markdown code fence. ``style`` ``python`` takes what Python's
-    parser takes: NaN and Infinity are values, and a fence need not stand on lines of its own.
+    By default it may be inside a Markdown code fence. ``style`` ``python`` accepts what Python's
+    parser accepts: NaN and Infinity are values, and a fence need not be on its own lines.
     """
 
     required: Texts = ()
@@ -138,7 +138,7 @@ class Json:
     style: Literal["strict", "python"] = "strict"
 
     def grade(self, candidate: CheckedResponse) -> Grade:
-        """Return 0 for what is not JSON, else (1 + keys present) / (1 + keys required)."""
+        """Return 0 if it is not JSON, else (1 + keys present) / (1 + keys required)."""
         read = self._read_loosely if self.style == "python" else self._read
         try:
             value = read(candidate.response)
@@ -196,7 +196,7 @@ class Regex:
             _compile(self.pattern, self.ignore_case)
         except regex.error as error:
             raise ValueError(
-                f"'pattern' {self.pattern!r} is no regular expression: {error}"
+                f"'pattern' {self.pattern!r} is not a regular expression: {error}"
             ) from error
 
     def grade(self, candidate: CheckedResponse) -> Grade:

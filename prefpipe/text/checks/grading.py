@@ -1,4 +1,4 @@
-"""What a check is: a candidate goes in, a grade between 0 and 1 and a short reason come out."""
+"""Checks: a candidate goes in, a grade between 0 and 1 and a short reason come out."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ class CheckedResponse(NamedTuple):
 
 
 class Grade(NamedTuple):
-    """``score`` in [0, 1], 1 for fully satisfied; ``reason`` says in a few words what was found."""
+    """``score`` in [0, 1], 1 for fully satisfied; ``reason`` describes the finding briefly."""
 
     score: float
     reason: str
@@ -34,7 +34,7 @@ class Check(Protocol):
 
 
 def passed(satisfied: bool, reason: str) -> Grade:
-    """Return the grade of a check that knows no half measures."""
+    """Return the grade of an all-or-nothing check."""
     return Grade(1.0 if satisfied else 0.0, reason)
 
 
@@ -53,14 +53,14 @@ def grade_count(count: int, least: int | None, most: int | None) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class CountCheck(ABC):
-    """A number of things that must lie between ``min`` and ``max``, or be ``exactly`` so many."""
+    """A count that must be between ``min`` and ``max``, or ``exactly`` a number."""
 
     min: Count | None = None
     max: Count | None = None
     exactly: Count | None = None
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing can satisfy or that say nothing."""
+        """Refuse limits that nothing can satisfy or that do not limit anything."""
         has_range = self.min is not None or self.max is not None
         if not has_range and self.exactly is None:
             raise ValueError("one of 'min', 'max', 'exactly' is needed")
@@ -74,7 +74,7 @@ class CountCheck(ABC):
         """Return how many of the counted things ``text`` holds."""
 
     def grade(self, candidate: CheckedResponse) -> Grade:
-        """Return ``grade_count`` of what was counted."""
+        """Return ``grade_count`` of the count."""
         count = self.count(candidate.response)
         least = self.min if self.exactly is None else self.exactly
         most = self.max if self.exactly is None else self.exactly

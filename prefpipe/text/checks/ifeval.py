@@ -5,8 +5,9 @@ r"""IFEval's instructions as checks, with the parameters of docs/guides/checks.m
 
 Twenty of the 25 instructions are judged exactly as google-research's
 ``instruction_following_eval`` judges them in its strict mode. Five need a language detector or
-NLTK's sentence splitter there, and become the nearest check here (``NEAR``). What cannot be judged
-as it is there, such as an argument that IFEval would draw by chance, is refused and never left out.
+NLTK's sentence splitter there, and become the nearest check here (``NEAR``). Instructions that
+cannot be judged the same way, such as an argument that IFEval would draw at random, are refused and
+never skipped.
 
 Patterns are written with possessive repeats, so that every one of them reads a response once.
 """
@@ -19,7 +20,7 @@ from typing import Any, Final
 import regex  # type: ignore[import-untyped]
 
 IFEVAL_VERSION: Final = 1
-"""Rises when an instruction becomes another check; part of the fingerprint of IFEval's scores."""
+"""Increased when an instruction's check changes; part of the fingerprint of IFEval's scores."""
 IDS_COLUMN: Final = "instruction_id_list"
 KWARGS_COLUMN: Final = "kwargs"
 
@@ -35,7 +36,7 @@ NEAR: Final[Mapping[str, str]] = {
     "change_case:english_capital": _CASE_ALONE,
     "change_case:english_lowercase": _CASE_ALONE,
 }
-"""Instructions whose check may differ from IFEval's, and in what."""
+"""Instructions whose check may differ from IFEval's, and how."""
 
 _Arguments = Mapping[str, Any]
 _SPACE: Final = r"[\s\x1c-\x1f]"
@@ -54,13 +55,13 @@ def checks_of_instructions(ids: Any, kwargs: Any) -> list[dict[str, Any]]:
         kwargs: the column ``kwargs``: a list of objects, as long; nulls in them count as absent.
 
     Raises:
-        ValueError: naming the instruction that has no check, or the argument that cannot be used.
+        ValueError: names the instruction without a check, or the unusable argument.
     """
     names, arguments = _as_list(ids, IDS_COLUMN), _as_list(kwargs, KWARGS_COLUMN)
     if len(names) != len(arguments):
         raise ValueError(
-            f"`{IDS_COLUMN}` holds {len(names)} and `{KWARGS_COLUMN}` {len(arguments)}: one of "
-            "each belongs together"
+            f"`{IDS_COLUMN}` holds {len(names)} and `{KWARGS_COLUMN}` {len(arguments)}: "
+            "expected the same number"
         )
 
     checks = []
@@ -70,7 +71,7 @@ def checks_of_instructions(ids: Any, kwargs: Any) -> list[dict[str, Any]]:
                 f"no check is known for the instruction {name!r}; known: {', '.join(_MAKERS)}"
             )
         if given is not None and not isinstance(given, Mapping):
-            raise ValueError(f"{name}: its arguments are {given!r}, which is no object")
+            raise ValueError(f"{name}: its arguments are {given!r}, which is not an object")
 
         present = {key: value for key, value in (given or {}).items() if value is not None}
         try:
@@ -94,16 +95,16 @@ def _as_list(value: Any, column: str) -> list[Any]:
 
 
 def _number(given: _Arguments, name: str, *, least: int = 0) -> int:
-    """Return a whole number; IFEval draws one by chance where it is missing or negative."""
+    """Return a whole number; IFEval draws one at random if it is missing or negative."""
     value = given.get(name)
-    # tables keep whole numbers beside nulls as floats
+    # Tables store whole numbers beside nulls as floats.
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         shown = "is missing" if value is None else f"is {value!r}"
         raise ValueError(
-            f"`{name}` {shown}, and IFEval would draw one by chance; a whole number from {least} "
-            "is needed"
+            f"`{name}` {shown}, so IFEval would draw one at random; a whole number from "
+            f"{least} is needed"
         )
     return value
 
@@ -112,7 +113,7 @@ def _text(given: _Arguments, name: str) -> str:
     value = given.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"`{name}` is {value!r}, and IFEval would draw one by chance; a text is needed"
+            f"`{name}` is {value!r}, so IFEval would draw one at random; a text is needed"
         )
     return value
 
@@ -122,14 +123,13 @@ def _texts(given: _Arguments, name: str) -> list[str]:
     is_list = isinstance(value, Sequence) and not isinstance(value, str)
     if not is_list or not value or not all(isinstance(text, str) for text in value):
         raise ValueError(
-            f"`{name}` is {value!r}, and IFEval would draw some by chance; a list of texts is "
-            "needed"
+            f"`{name}` is {value!r}, so IFEval would draw some at random; a list of texts is needed"
         )
     return list(value)
 
 
 def _limits(given: _Arguments, relation: str, number: int) -> dict[str, int]:
-    """Return the limits of a count: ``less than`` and ``at least`` are all that IFEval knows."""
+    """Return the limits of a count: IFEval knows only ``less than`` and ``at least``."""
     value = given.get(relation)
     if value == "less than":
         return {"max": number - 1}
@@ -143,7 +143,7 @@ def _pattern(pattern: str, *, ignore_case: bool = False) -> dict[str, Any]:
     try:
         regex.compile(pattern)
     except regex.error as error:
-        raise ValueError(f"it gives no regular expression: {error}") from error
+        raise ValueError(f"it does not give a valid regular expression: {error}") from error
 
     check: dict[str, Any] = {"type": "regex", "pattern": pattern}
     if ignore_case:
@@ -155,10 +155,9 @@ def _at_least(item: str, number: int, *, run: str = "") -> str:
     """Return a pattern of so many places where ``item`` matches, from left to right as ``findall``.
 
     Args:
-        item: what is counted.
+        item: the counted pattern.
         number: how often.
-        run: what is passed over at once: where no item begins at its start, it holds the beginning
-            of none.
+        run: text to skip at once: if no item begins at its start, none begins inside it.
     """
     passed = rf"(?:{run}|[\s\S])" if run else r"[\s\S]"
     return rf"(?:(?:(?!{item}){passed})*+(?>{item})){{{number}}}"
@@ -177,15 +176,15 @@ def _counted(item: str, limits: Mapping[str, int], *, ignore_case: bool = False)
 def _literal(text: str) -> str:
     """Return a text as a pattern.
 
-    IFEval takes such texts for regular expressions, so that no sign may mean something in one.
+    IFEval treats such texts as regular expressions, so they must not hold special characters.
 
     Raises:
-        ValueError: the text holds such a sign.
+        ValueError: the text holds a special character.
     """
     if set(text) & set(r".^$*+?{}[]\|()"):
         raise ValueError(
-            f"{text!r} is a regular expression to IFEval, and how often one matches is not told "
-            "exactly here"
+            f"{text!r} is a regular expression to IFEval, whose matches prefpipe cannot "
+            "count exactly"
         )
     return re.escape(text)
 
@@ -203,7 +202,7 @@ def _frequency(given: _Arguments) -> dict[str, Any]:
 
 
 def _forbidden(given: _Arguments) -> dict[str, Any]:
-    # IFEval's \b is that of Python's re, to which a combining mark is no part of a word
+    # IFEval's \b is that of Python's re, for which a combining mark is not part of a word.
     edge = rf"(?:(?<={_WORD})(?!{_WORD})|(?<!{_WORD})(?={_WORD}))"
     words = sorted(set(_texts(given, "forbidden_words")))
     any_word = "|".join(rf"{edge}{word}{edge}" for word in words)
@@ -214,15 +213,15 @@ def _letters(given: _Arguments) -> dict[str, Any]:
     letter = _text(given, "letter")
     if len(letter) > 1:
         raise ValueError(
-            f"`letter` is {letter!r}, and IFEval would draw one by chance; one sign is needed"
+            f"`letter` is {letter!r}, so IFEval would draw one at random; one character is needed"
         )
 
     number = _number(given, "let_frequency")
     if given.get("let_relation") is None:
-        raise ValueError("`let_relation` is missing, and IFEval would draw one by chance")
+        raise ValueError("`let_relation` is missing, so IFEval would draw one at random")
     limits = _limits(given, "let_relation", number)
 
-    # IFEval counts in the response's lower case: every sign counts that becomes the letter there
+    # IFEval counts in the lower-cased response: every character that becomes the letter counts.
     lower = letter.lower()
     signs = {lower, *_EXTRA_CAPITALS.get(lower, "")}
     if lower.upper().lower() == lower:
@@ -244,7 +243,7 @@ def _sentences(given: _Arguments) -> dict[str, Any]:
 def _paragraphs(given: _Arguments) -> dict[str, Any]:
     """Count texts between dividers of three asterisks.
 
-    An empty one may stand at either end, and nowhere else.
+    An empty one may be at either end, and nowhere else.
     """
     number = _number(given, "num_paragraphs", least=1)
     inside = r"(?!\*\*\*)"
@@ -268,12 +267,12 @@ def _first_word(given: _Arguments) -> dict[str, Any]:
     place = _number(given, "nth_paragraph", least=1)
     if place > number:
         raise ValueError(
-            f"`nth_paragraph` {place} is above `num_paragraphs` {number}, and IFEval would draw "
-            "one by chance"
+            f"`nth_paragraph` {place} is above `num_paragraphs` {number}, so IFEval would "
+            "draw one at random"
         )
 
     word = _text(given, "first_word").lower()
-    # what IFEval compares with never holds such a sign
+    # IFEval's comparison never holds such a character.
     if set(word) & set(".,?!'\"") or any(sign.isspace() for sign in word):
         return _pattern(_NEVER)
 
@@ -305,13 +304,13 @@ def _postscript(given: _Arguments) -> dict[str, Any]:
 def _bullets(given: _Arguments) -> dict[str, Any]:
     """Count lines that begin with an asterisk and another sign, and lines that begin with a dash.
 
-    They are counted apart there, and what follows an asterisk may be the line's end, so that the
-    next line belongs to it.
+    They are counted separately there, and a line end may follow an asterisk, so that the next line
+    belongs to it.
     """
     number = _number(given, "num_bullets")
-    # the pattern has a branch for each way to divide the number between the two signs
+    # The pattern has a branch for each split of the number between the two signs.
     if number > 100:
-        raise ValueError(f"`num_bullets` is {number}; more than 100 are not counted here")
+        raise ValueError(f"`num_bullets` is {number}; prefpipe counts 100 at most")
 
     star, dash = rf"^{_SPACE}*+\*[^*][^\n]*+", rf"^{_SPACE}*+-[^\n]*+"
     white = rf"^{_SPACE}++"
@@ -328,14 +327,14 @@ def _options(_given: _Arguments) -> dict[str, Any]:
 
 
 def _highlights(given: _Arguments) -> dict[str, Any]:
-    """Count texts between single asterisks and texts between double ones, apart.
+    """Count texts between single and between double asterisks separately.
 
     Empty ones do not count.
     """
     number = _number(given, "num_highlights")
-    # a branch for each way to divide the number between single and double asterisks
+    # A branch for each split of the number between single and double asterisks.
     if number > 100:
-        raise ValueError(f"`num_highlights` is {number}; more than 100 are not counted here")
+        raise ValueError(f"`num_highlights` is {number}; prefpipe counts 100 at most")
 
     single, double = _at_least_full(r"\*"), _at_least_full(r"\*\*")
     ways = [rf"(?={single(n)})(?={double(number - n)})" for n in range(number + 1)]
@@ -343,9 +342,9 @@ def _highlights(given: _Arguments) -> dict[str, Any]:
 
 
 def _at_least_full(edge: str) -> Callable[[int], str]:
-    """Return what makes a pattern of so many texts between edges.
+    """Return a function that makes a pattern of so many texts between edges.
 
-    Those of white space alone are passed over.
+    Texts of only white space are skipped.
     """
     full = rf"{edge}(?=[^\n*]*?[^\s*\x1c-\x1f])[^\n*]*+{edge}"
     either = rf"{edge}[^\n*]*+{edge}"
@@ -358,7 +357,7 @@ def _at_least_full(edge: str) -> Callable[[int], str]:
 
 
 def _sections(given: _Arguments) -> dict[str, Any]:
-    """Count a word with a number behind it."""
+    """Count a word followed by a number."""
     splitter = _literal(_text(given, "section_spliter").strip())
     return _pattern(r"\A" + _at_least(rf"{splitter}{_SPACE}?\d++", _number(given, "num_sections")))
 
@@ -370,7 +369,7 @@ def _json(_given: _Arguments) -> dict[str, Any]:
 def _title(_given: _Arguments) -> dict[str, Any]:
     """Look for double angular brackets on one line.
 
-    More than brackets and white space must stand between them.
+    More than brackets and white space must be between them.
     """
     something = r"(?:[^\s>\x1c-\x1f]|>[^\n>])"
     return _pattern(rf"(?m)^(?:(?!<<)[^\n])*+<<<*+(?=[^\n]*>>)[^\n]*?{something}[^\n]*>>")
@@ -379,7 +378,7 @@ def _title(_given: _Arguments) -> dict[str, Any]:
 def _two_responses(_given: _Arguments) -> dict[str, Any]:
     """Look for two texts, not the same, with six asterisks between them.
 
-    An empty one may stand at either end.
+    An empty one may be at either end.
     """
     inside = r"(?!\*{6})"
     first = rf"(?>(?P<first>{inside}{_NO_SPACE}(?:{inside}[\s\S])*?)(?={_SPACE}*+\*{{6}}))"
@@ -401,7 +400,7 @@ def _end(given: _Arguments) -> dict[str, Any]:
     Straight quotation marks around the response do not count.
     """
     phrase = _text(given, "end_phrase").strip()
-    # the marks at the response's end are taken away there, and those of the phrase are not
+    # IFEval removes the marks at the response's end, but not those of the phrase.
     if phrase.endswith('"'):
         return _pattern(_NEVER)
 

@@ -1,4 +1,4 @@
-"""Checks on words and phrases: present, absent, so many times."""
+"""Checks on words and phrases: present, absent, or how often."""
 
 import functools
 import unicodedata
@@ -11,7 +11,7 @@ from prefpipe.text.checks.grading import CheckedResponse, CountCheck, Grade
 from prefpipe.text.checks.parameters import Switch, Text, Texts
 from prefpipe.text.words import CHINESE_AND_JAPANESE, IN_WORDS, SOUTH_EAST_ASIAN
 
-# Tibetan is not among them: a sign stands between its syllables, so that keywords have edges.
+# Tibetan is not among them: a mark separates its syllables, so keywords have edges.
 _WITHOUT_EDGES: Final = regex.compile(f"[{CHINESE_AND_JAPANESE}{SOUTH_EAST_ASIAN}]")
 
 
@@ -34,11 +34,11 @@ def _fold(text: str, ignore_case: bool) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _pattern(keyword: str, whole_words: bool, ignore_case: bool) -> Any:
-    # patterns are kept, for a prompt's keywords are looked for in each of its responses
+    # Patterns are cached: a prompt's keywords are searched in each of its responses.
     words = _fold(keyword, ignore_case).split()
     pattern = r"\s++".join(map(regex.escape, words))
     if whole_words and not _WITHOUT_EDGES.search(keyword):
-        # no \b: it would demand a letter beside a keyword such as "C++"
+        # No \b: it would require a letter beside a keyword such as "C++".
         pattern = rf"(?<![{IN_WORDS}]){pattern}(?![{IN_WORDS}])"
     return regex.compile(pattern)
 
@@ -97,7 +97,7 @@ class KeywordFrequency(CountCheck):
     ignore_case: Switch = True
 
     def __post_init__(self) -> None:
-        """Refuse a keyword of white space, and limits as every count does."""
+        """Refuse a keyword of only white space, and bad limits."""
         super().__post_init__()
         _require_text(self.keyword)
 

@@ -16,14 +16,14 @@ from prefpipe.text.checks.parameters import Texts
 
 @functools.cache
 def _identifier() -> Any:
-    # unpacking the model takes seconds, so only a prompt that asks for a language pays for it
+    # Unpacking the model takes seconds, so it happens only if a check needs a language.
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
 
 
 def known_languages() -> list[str]:
-    """Return the codes that the model tells apart (ISO 639)."""
+    """Return the codes that the model knows (ISO 639)."""
     return list(_identifier().labels)
 
 
@@ -36,16 +36,16 @@ def language_probabilities(text: str, among: tuple[str, ...] = ()) -> Mapping[st
     kept = {language: share for language, share in ranked.items() if language in among}
     total = sum(kept.values())
     if not total:
-        # all underflow to 0 in a long text of another language: nothing speaks for any of them
+        # All underflow to 0 in a long text of another language: there is no evidence for any.
         return dict.fromkeys(kept, 0.0)
     return {language: share / total for language, share in kept.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Language:
-    """The language of the response: one code or several that are as good (``["zh", "yue"]``).
+    """The language of the response: one code, or several equally good ones (``["zh", "yue"]``).
 
-    ``among`` narrows the choice to languages that can occur at all, which helps with short texts.
+    ``among`` limits the choice to possible languages, which helps with short texts.
     """
 
     language: Texts
@@ -71,15 +71,15 @@ class Language:
     def grade(self, candidate: CheckedResponse) -> Grade:
         """Return ``min(1, p / (2 r))``: p of the wanted language, r of the likeliest other one.
 
-        So 1 for a language twice as probable as any other, 1/2 for a draw, as in texts too short to
-        tell (``Oui.``). A text without letters scores 0.
+        So 1 for a language twice as probable as any other, 1/2 for a draw, as in very short texts
+        (``Oui.``). A text without letters scores 0.
         """
         text = candidate.response
         if not any(character.isalpha() for character in text):
             return Grade(0.0, "no letters")
 
         probabilities = language_probabilities(text, self.among)
-        # as a set: a code that stands twice counts once
+        # As a set: a repeated code counts once.
         wanted = sum(probabilities[code] for code in set(self.language))
         others = [
             (probability, code)

@@ -1,7 +1,7 @@
 """The parameters of a check: types with their bounds, and every problem of a mapping of values.
 
-A check is a pydantic dataclass whose fields have these types. They are strict, for a value of
-another type is a mistake in somebody's prompts file.
+A check is a pydantic dataclass whose fields have these types. They are strict, because a value of
+another type is a mistake in the prompts file.
 """
 
 import functools
@@ -15,7 +15,7 @@ from prefpipe.spelling import did_you_mean
 
 
 def _whole(value: Any) -> Any:
-    """Return 3 for 3.0: tables keep whole numbers beside blanks as floats."""
+    """Return 3 for 3.0: tables store whole numbers beside blanks as floats."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -30,14 +30,14 @@ def _one_or_several(value: Any) -> Any:
 Switch = Annotated[bool, Field(strict=True)]
 Text = Annotated[str, Field(strict=True, min_length=1)]
 Texts = Annotated[tuple[Text, ...], BeforeValidator(_one_or_several)]
-"""One or several texts; one stands for a list of one."""
+"""One or several texts; a single text means a list of one."""
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 NotNegative = Annotated[float, Field(strict=True, allow_inf_nan=False, ge=0)]
 Count = Annotated[int, Field(strict=True, ge=0), BeforeValidator(_whole)]
 
 
 def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[str]) -> Any:
-    """Return an instance of ``check_class``, or None after adding everything that is wrong.
+    """Return an instance of ``check_class``, or None after adding all problems.
 
     A parameter whose value is null counts as absent: a Parquet column of structs gives every check
     the keys of all others, filled with nulls.
@@ -45,7 +45,7 @@ def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[
     Args:
         check_class: a pydantic dataclass.
         given: values by the names of its fields.
-        problems: what is wrong is added here.
+        problems: the list to which problems are added.
     """
     values = {name: value for name, value in given.items() if value is not None}
     known = [field.name for field in fields(check_class)]
@@ -58,7 +58,7 @@ def read_parameters(check_class: type, given: Mapping[str, Any], problems: list[
     try:
         check = _reader(check_class).validate_python(values)
     except ValidationError as error:
-        # what the parameters say together, without a place, is judged when each of them is known
+        # Problems of several parameters together, which have no place, come after all are known.
         faults = error.errors(include_url=False)
         problems += [_worded(fault) for fault in faults if fault["loc"] or not unknown]
         return None
@@ -71,8 +71,8 @@ def _reader(check_class: type) -> TypeAdapter[Any]:
 
 
 def _worded(fault: Any) -> str:
-    """Return a problem that pydantic found, with the parameter's name and the value."""
-    # a check's own objection comes as the exception that it raised
+    """Return a pydantic error as a problem with the parameter's name and value."""
+    # A check's own objection arrives as the exception that it raised.
     objection = fault.get("ctx", {}).get("error")
     message: str = fault["msg"] if objection is None else str(objection)
     if not fault["loc"]:

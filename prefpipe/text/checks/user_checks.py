@@ -20,7 +20,7 @@ ENTRY_POINT_GROUP: Final = "prefpipe.checks"
 UserFunction = Callable[[str, list[dict[str, Any]], dict[str, Any]], Any]
 """``(response, messages, columns) -> float in [0, 1] or bool``.
 
-The prompt's tools are ``tools`` of its last turn.
+The prompt's tools are in ``tools`` of its last turn.
 """
 
 
@@ -34,7 +34,7 @@ def load_function(name: str) -> UserFunction:
     Raises:
         ValueError: no such entry point, a failing import, no such attribute, not callable.
     """
-    # an entry point that nobody installed: it imports and finds its attribute as those do
+    # Not an installed entry point, but imported and resolved in the same way.
     if ":" in name:
         reference = importlib.metadata.EntryPoint(name, name, ENTRY_POINT_GROUP)
     else:
@@ -43,9 +43,9 @@ def load_function(name: str) -> UserFunction:
             names = ", ".join(sorted(installed.names)) or "none"
             guess = did_you_mean(name, installed.names, quote="'")
             raise ValueError(
-                f"'function' {name!r} is no entry point of the group "
+                f"'function' {name!r} is not an entry point of the group "
                 f"{ENTRY_POINT_GROUP!r}{guess}; installed: {names}; "
-                "a module's function is written 'package.module:function'"
+                "write a module's function as 'package.module:function'"
             )
         reference = installed[name]
 
@@ -64,7 +64,7 @@ def load_function(name: str) -> UserFunction:
 
 @dataclass(frozen=True, kw_only=True)
 class PythonCheck:
-    """A function of the user's.
+    """A user's own function.
 
     ``function(response, messages, columns)`` returns a score in [0, 1] or a bool.
     """
@@ -76,10 +76,10 @@ class PythonCheck:
         load_function(self.function)
 
     def grade(self, candidate: CheckedResponse) -> Grade:
-        """Return what the function returned.
+        """Return the function's score.
 
         Raises:
-            InputError: it raised, or returned anything but a score.
+            InputError: the function raised, or did not return a score.
         """
         messages, tools = for_template(candidate.messages)
         if tools is not None:
@@ -91,8 +91,8 @@ class PythonCheck:
         except Exception as error:
             raise InputError(
                 f"check function {self.function!r} raised {type(error).__name__}: {error}",
-                hint=f"call {self.function!r} on this response by hand, or let it return 0 for "
-                "what it cannot judge",
+                hint=f"call {self.function!r} on this response by hand, or make it return 0 for "
+                "responses that it cannot judge",
             ) from error
 
         score = _read_score(returned)

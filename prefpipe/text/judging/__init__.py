@@ -1,1 +1,1 @@
-"""Questions to judges, and what their answers say."""
+"""Questions to judges, and verdicts read from their answers."""

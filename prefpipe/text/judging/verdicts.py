@@ -1,8 +1,8 @@
 """Verdicts: from a judge's answer, or its token probabilities, to a preference or a rating.
 
-Strict on purpose: what is not clear is None. In ``line`` form the answer has a line of its own,
-``VERDICT 3fa9c210: A``. The code is in no text under test, so a verdict that the judge quotes from
-a response is none. In ``bare`` form the whole answer is the verdict.
+Strict on purpose: an unclear verdict is None. In ``line`` form the answer has a separate line,
+``VERDICT 3fa9c210: A``. The code is in no text under test, so a verdict quoted from a response does
+not count. In ``bare`` form the whole answer is the verdict.
 """
 
 import re
@@ -19,9 +19,9 @@ RATING_VALUES: Mapping[str, float] = {
     str(rating): float(rating) for rating in range(LOWEST_RATING, HIGHEST_RATING + 1)
 }
 MIN_MASS = 0.1
-"""Least probability that the verdict's tokens must have together.
+"""Minimum total probability of the verdict's tokens.
 
-Below it, renormalising would make a verdict of noise.
+Below it, renormalising would turn noise into a verdict.
 """
 
 _DECORATION = " \t\r\n*_`\"'[]().:"
@@ -33,7 +33,7 @@ _CHOICES: Mapping[Kind, str] = {"pairwise": "[ABC]", "pointwise": "10|[1-9]"}
 
 
 class TokenChoice(NamedTuple):
-    """One sampled token, its natural log-probability, and the likeliest tokens there."""
+    """One sampled token, its natural log-probability, and the most likely tokens at its place."""
 
     token: str
     logprob: float
@@ -47,7 +47,7 @@ class Reading(NamedTuple):
     the ``problem`` in words. ``choice`` is the label, ``A``, ``B``, ``C`` or ``1`` to ``10``; with
     probabilities the most probable one. ``mass`` is the probability of all labels together, None
     for a verdict read from text. ``unsplit_one`` (ratings) is the probability of a token ``1`` that
-    may be the beginning of 10, None where it cannot be.
+    may begin 10; None if it cannot.
     """
 
     value: float | None
@@ -58,9 +58,9 @@ class Reading(NamedTuple):
 
 
 def read_verdict(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
-    """Return the verdict that the text states."""
+    """Return the verdict stated in the text."""
     values = _VALUES[kind]
-    # what a judge tries out in its thoughts is no verdict
+    # Text in a judge's thoughts is not a verdict.
     conclusion = without_thoughts(answer)
     if form == "bare":
         choice = conclusion.strip(_DECORATION)
@@ -68,7 +68,7 @@ def read_verdict(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
             return Reading(values[choice], choice)
         return Reading(None, problem=f"the answer is not one of {', '.join(values)} alone")
 
-    # a line may be repeated, and may be bold, a list item, or in brackets
+    # A line may be repeated, and may be bold, a list item, or in brackets.
     begin = rf"^[ \t*_`]*{VERDICT_LINE[kind]} {nonce}:[ \t*_`\[]*"
     line = rf"{begin}({_CHOICES[kind]})[ \t*_`\].]*\r?$"
     choices = set(re.findall(line, conclusion, re.MULTILINE))
@@ -81,7 +81,7 @@ def read_verdict(answer: str, kind: Kind, form: Form, nonce: str) -> Reading:
 
 
 def without_thoughts(answer: str) -> str:
-    """Return what stands behind a model's thoughts, where a server leaves them in the answer."""
+    """Return the text after a model's thoughts, if a server leaves them in the answer."""
     return answer.rpartition("</think>")[2]
 
 
@@ -95,10 +95,10 @@ def read_verdict_from_probabilities(
 
         value = sum_l p_l * v_l / sum_l p_l        v: A 1, B 0, C 1/2; or the rating itself
 
-    A rating of 10 is one token for some tokenizers and ``1``, ``0`` for others. Where a token
-    ``10`` stands among the most probable ones, ``1`` means 1. Where the answer is itself ``1``,
-    ``0``, the second token's distribution splits the first's. Else ``1`` counts as 1, and
-    ``unsplit_one`` says how much it has: the value could be at most 9 times that higher.
+    A rating of 10 is one token for some tokenizers and ``1``, ``0`` for others. If a token ``10``
+    is among the most probable ones, ``1`` means 1. If the answer itself is ``1``, ``0``, the second
+    token's distribution splits the first's. Otherwise ``1`` counts as 1, and ``unsplit_one`` gives
+    its probability: the value could be higher by at most 9 times that.
     """
     values = _VALUES[kind]
     place = _verdict_place(tokens, kind, form, nonce)
@@ -120,8 +120,8 @@ def read_verdict_from_probabilities(
 
 
 def _verdict_place(tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce: str) -> int | None:
-    """Return which token holds the verdict: the one where its first character is."""
-    # tokens may split the line anywhere: it is looked for in their text
+    """Return the token that holds the first character of the verdict."""
+    # Tokens may split the line anywhere, so their joined text is searched.
     text = "".join(choice.token for choice in tokens)
     conclusion = without_thoughts(text)
     start = len(text) - len(conclusion)
@@ -144,13 +144,13 @@ def _verdict_place(tokens: Sequence[TokenChoice], kind: Kind, form: Form, nonce:
 
 def _label_masses(choice: TokenChoice, values: Mapping[str, float]) -> dict[str, float]:
     """Return the probability of each label at one place."""
-    # the sampled token need not be among the likeliest
+    # The sampled token need not be among the most likely ones.
     candidates = {choice.token: choice.logprob, **choice.top}
     masses: dict[str, float] = {}
     for token, logprob in candidates.items():
         label = token.strip(_DECORATION)
         if label in values:
-            # no token may have more than all of the probability, whatever a server says
+            # Capped at 1, whatever a server says.
             masses[label] = masses.get(label, 0.0) + exp(min(logprob, 0.0))
     return masses
 
@@ -158,17 +158,17 @@ def _label_masses(choice: TokenChoice, values: Mapping[str, float]) -> dict[str,
 def _split_ten(
     masses: dict[str, float], tokens: Sequence[TokenChoice], place: int
 ) -> tuple[dict[str, float], float | None]:
-    """Divide what ``1`` has between 1 and 10, where that can be known.
+    """Divide the probability of ``1`` between 1 and 10, if that is known.
 
     Returns:
-        The masses, and the probability of a ``1`` that cannot be divided, None where there is none.
+        The masses, and the probability of a ``1`` that cannot be divided; None if there is none.
     """
     one = masses.get("1")
     if "10" in masses or not one:
         return masses, None
     if tokens[place].token.strip(_DECORATION) != "1":
         return masses, one
-    # the answer ended there: whatever followed was no digit
+    # The answer ended there: no digit followed.
     if place + 1 == len(tokens):
         return masses, None
 

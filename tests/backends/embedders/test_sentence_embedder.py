@@ -121,7 +121,7 @@ def test_the_limit_can_be_moved_as_far_as_the_model_has_positions(folder):
     longer = SentenceEmbedder(model_files(folder), device="cpu", max_length=64)
     assert longer.embed(["x" * 64, "x" * 65]).truncated.tolist() == [False, True]
     with pytest.raises(
-        UsageError, match="max_length 65 is outside 1 to 64, what my/embedder can read"
+        UsageError, match="--max-length 65 is outside 1 to 64, the range of my/embedder"
     ):
         SentenceEmbedder(model_files(folder), device="cpu", max_length=65)
 
@@ -199,7 +199,9 @@ def test_a_folder_that_holds_no_model_is_refused(tmp_path):
 def test_a_model_whose_tokens_cannot_be_counted_is_refused(tmp_path):
     static = StaticEmbedding(make_tiny_tokenizer().backend_tokenizer, embedding_dim=8)
     SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path))
-    with pytest.raises(ModelError, match="my/embedder: tokens cannot be counted with a Tokenizer"):
+    with pytest.raises(
+        ModelError, match="my/embedder: its tokenizer, a Tokenizer, cannot count tokens"
+    ):
         SentenceEmbedder(model_files(tmp_path), device="cpu")
 
 

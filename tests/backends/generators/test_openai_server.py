@@ -157,7 +157,7 @@ def test_a_server_without_token_ids_still_gives_text_and_says_so_once(how):
         answers += generator.generate([ask("d")], PARAMS)
         generator.close()
     assert len(lines) == 1
-    assert "gives no return_token_ids" in lines[0]
+    assert "returns no return_token_ids" in lines[0]
     assert all(
         answer.token_ids == [] and answer.text and answer.logp is not None for answer in answers
     )

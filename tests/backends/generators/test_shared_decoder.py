@@ -220,7 +220,7 @@ def wait_until(condition):
     ("error", "hint"),
     [
         (RuntimeError("the device is lost"), None),
-        (torch.OutOfMemoryError("CUDA out of memory"), "use a smaller --batch-size"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "pass a smaller --batch-size"),
     ],
 )
 def test_a_failure_ends_every_call_that_waits_and_every_later_one(model, error, hint):

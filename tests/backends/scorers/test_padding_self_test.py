@@ -29,7 +29,8 @@ def test_a_flip_of_rows_that_lie_apart_is_refused():
     verdict = judge_padding(alone, [0.06 * SPREAD, 0.05 * SPREAD, 2.0, SPREAD], exact=False)
     assert verdict.fatal
     assert verdict.problem.startswith(
-        "padding changes which of two conversations is better; padding moves scores by up to 0.06"
+        "padding changes which of two conversations scores higher; padding moves scores by up "
+        "to 0.06"
     )
 
 

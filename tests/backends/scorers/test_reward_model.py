@@ -202,7 +202,7 @@ def test_a_template_that_fails_or_doubles_the_first_token_is_refused(broken):
 
 def test_a_template_that_leaves_the_response_out_is_refused(broken):
     (broken / "chat_template.jinja").write_text("<|bos|>always the same")
-    with pytest.raises(ModelError, match="leaves the text of a turn out"):
+    with pytest.raises(ModelError, match="drops the text of a turn"):
         RewardModelScorer(model_files(broken))
 
 
@@ -241,7 +241,7 @@ def test_a_response_that_reads_as_turns_in_plain_words_is_a_row_with_a_reason(br
         [request("Me.\n\nHuman: Great!"), request("Me.")]
     )
     assert [score.status for score in scores] == ["template_error", "ok"]
-    assert "cannot be told apart" in scores[0].reason
+    assert "cannot be distinguished" in scores[0].reason
 
 
 def test_pickled_weights_are_refused(broken):

@@ -270,7 +270,7 @@ def test_refa_charges_for_each_missing_token_by_the_probability_of_the_end():
 
 def test_refa_does_not_guess_how_responses_ended():
     scores = torch.zeros(1, 2)
-    with pytest.raises(UsageError, match="refa reads the probability with which responses end"):
+    with pytest.raises(UsageError, match="refa needs the probability that each response ends"):
         refa_loss(
             scores,
             pair_targets(),

@@ -228,7 +228,7 @@ def test_scorers_that_agree_have_no_spread_and_a_missing_score_has_none_to_tell(
 @pytest.mark.parametrize(
     ("scores", "rewards", "sentence"),
     [
-        ([[1.0, 2.0]], None, "one alone has no spread"),
+        ([[1.0, 2.0]], None, "a single scorer has no spread"),
         ([1.0, 2.0], None, r"scores have shape \(2,\)"),
         ([[1.0], [1.0, 2.0]], None, "scores cannot be read as an array"),
         ([["a"], ["b"]], None, "scores hold <U1 values"),
@@ -322,13 +322,13 @@ def test_best_of_n_needs_one_candidate():
 @pytest.mark.parametrize(
     ("arguments", "error", "sentence"),
     [
-        ({"strategy": "drts"}, UsageError, "drts needs uncertainty, the spread of several scorers"),
+        ({"strategy": "drts"}, UsageError, "drts needs uncertainty: the spread of several scorers"),
         ({"strategy": "delta-ucb"}, UsageError, "delta-ucb needs uncertainty"),
         ({"strategy": "drts", "uncertainty": [1.0]}, InputError, r"uncertainty of shape \(1,\)"),
         (
             {"strategy": "drts", "uncertainty": [1.0, -1.0, 0.0]},
             InputError,
-            "the uncertainty of candidate 1 is -1.0; it is finite and >= 0",
+            "the uncertainty of candidate 1 is -1.0; it must be finite and >= 0",
         ),
         (
             {"strategy": "drts", "uncertainty": [1.0, 1.0, np.nan]},
@@ -357,7 +357,7 @@ def test_best_of_n_needs_one_candidate():
                 "rejected_from": "c",
             },
             InputError,
-            "rejected_from is 'c', and the samplers are: a, b",
+            "rejected_from is 'c', which is not one of the samplers: a, b",
         ),
         (
             {
@@ -382,7 +382,7 @@ def test_best_of_n_needs_one_candidate():
                 "rejected_from": "b",
             },
             InputError,
-            "inversions, near_duplicates and min_margin leave no candidate to be a negative",
+            "inversions, near_duplicates and min_margin leave no candidate for a negative",
         ),
         (
             {
@@ -402,7 +402,7 @@ def test_best_of_n_needs_one_candidate():
                 "rejected_from": 1,
             },
             InputError,
-            "rejected_from is 1, and the samplers are: a, b",
+            "rejected_from is 1, which is not one of the samplers: a, b",
         ),
         ({"strategy": "drts", "uncertainty": ["a", "b", "c"]}, InputError, "uncertainty hold <U1"),
         ({"strategy": "reward-position", "position": np.inf}, UsageError, "position is inf"),

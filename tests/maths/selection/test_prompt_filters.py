@@ -36,7 +36,7 @@ def test_the_public_name_is_the_function():
 )  # fmt: skip
 def test_filters_take_prompts_as_by_hand(filters, expected):
     if expected.count(None) == 0:
-        with pytest.raises(UsageError, match="the filters leave none of 4 prompts"):
+        with pytest.raises(UsageError, match="the filters drop all 4 prompts"):
             filter_prompts(REWARDS, **filters)
     else:
         assert filter_prompts(REWARDS, **filters).tolist() == expected
@@ -131,14 +131,14 @@ def test_a_prompt_without_candidates_counts_for_no_quantile():
     ("arguments", "error", "sentence"),
     [
         ({"min_gap": 0.5}, UsageError, "unknown prompt filter 'min_gap'"),
-        ({"max_gap": 0.0}, UsageError, "max_gap is 0.0; it is a quantile"),
+        ({"max_gap": 0.0}, UsageError, "max_gap is 0.0; it must be a quantile"),
         ({"min_rejected_reward": 1.0}, UsageError, "min_rejected_reward is 1.0"),
         ({"min_rejected_tokens": 0.5}, UsageError, "min_rejected_tokens needs n_tokens"),
         ({"min_rejected_tokens": 0.5, "n_tokens": [[1]]}, InputError, r"n_tokens have shape"),
-        ({"min_spread": -1.0}, UsageError, "min_spread is -1.0; it is above 0"),
+        ({"min_spread": -1.0}, UsageError, "min_spread is -1.0; it must be above 0"),
         ({"min_pass_rate": 1.5}, UsageError, "min_pass_rate is 1.5"),
         ({"min_pass_rate": 0.9, "max_pass_rate": 0.1}, UsageError, "is above max_pass_rate"),
-        ({"min_spread": "1"}, UsageError, "min_spread is '1'; it is a number"),
+        ({"min_spread": "1"}, UsageError, "min_spread is '1'; it must be a number"),
         (
             {"min_spread": 10**400},
             UsageError,
@@ -151,7 +151,7 @@ def test_a_prompt_without_candidates_counts_for_no_quantile():
         ({"rewards": [[1.0], [1.0, 2.0]]}, InputError, "rewards cannot be read as an array"),
         ({"rewards": [1.0, 2.0]}, InputError, r"rewards have shape \(2,\)"),
         ({"rewards": [[1.0, np.nan]]}, InputError, "rewards are not finite"),
-        ({"min_spread": 5.0}, UsageError, "leave none of 4 prompts: 4 small_spread"),
+        ({"min_spread": 5.0}, UsageError, "drop all 4 prompts: 4 small_spread"),
     ],
 )
 def test_what_cannot_be_filtered_is_refused_by_name(arguments, error, sentence):

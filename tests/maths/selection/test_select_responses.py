@@ -369,7 +369,7 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
         (
             {"strategy": "best-worst", "positives": 2},
             UsageError,
-            "best-worst keeps 1 positive, got positives=2",
+            "best-worst keeps 1 positive, but positives is 2",
         ),
         ({"embeddings": None}, UsageError, "opt-select needs embeddings or distances"),
         (
@@ -380,9 +380,9 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
         (
             {"embeddings": None, "distances": 1 - np.eye(3), "near_duplicates": 0.9},
             UsageError,
-            "a cosine similarity, which needs",
+            "a cosine similarity and needs",
         ),
-        ({"near_duplicates": 1.5}, UsageError, "near_duplicates is 1.5; it is a cosine in"),
+        ({"near_duplicates": 1.5}, UsageError, "near_duplicates is 1.5; it must be a cosine in"),
         ({"min_margin": -1.0}, UsageError, "min_margin is -1.0"),
         ({"n_init": 0}, UsageError, "n_init is 0"),
         (
@@ -391,9 +391,9 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
             "n_init is 1180591620717411303424; at most 1,000,000 starts",
         ),
         ({"position": 10**400}, UsageError, "position is larger than any floating-point number"),
-        ({"k": 1.0}, UsageError, "k is 1.0; it is a whole number"),
-        ({"k": True}, UsageError, "k is True; it is a whole number"),
-        ({"positives": 1.5}, UsageError, "positives is 1.5; it is a whole number"),
+        ({"k": 1.0}, UsageError, "k is 1.0; it must be a whole number"),
+        ({"k": True}, UsageError, "k is True; it must be a whole number"),
+        ({"positives": 1.5}, UsageError, "positives is 1.5; it must be a whole number"),
         ({"weight_temperature": True}, UsageError, "weight_temperature is True"),
         ({"strategy": None}, UsageError, "unknown selection strategy None"),
         ({"rewards": ["a", "b", "c"]}, InputError, "rewards hold <U1 values, not real numbers"),
@@ -423,7 +423,7 @@ def test_opt_select_is_never_beaten_by_another_rule(data):
             InputError,
             "a distance of candidate 0 is not zero to itself",
         ),
-        ({"min_margin": 9.0}, InputError, "leave no candidate to be a negative"),
+        ({"min_margin": 9.0}, InputError, "leave no candidate for a negative"),
         ({"distances": 1 - np.eye(3)}, UsageError, "embeddings and distances were both given"),
         (
             {"embeddings": np.ones((2, 4))},
@@ -656,7 +656,7 @@ def test_the_public_name_is_the_function_and_costs_nothing_to_import():
 def test_a_margin_is_kept_with_several_positives():
     """Rewards 3, 2.9, 2.8, 2.7 and three positives: the only candidate left is 0.1 away, so there
     is no selection."""
-    with pytest.raises(InputError, match="leave no candidate to be a negative"):
+    with pytest.raises(InputError, match="leave no candidate for a negative"):
         select_responses([3.0, 2.9, 2.8, 2.7], None, 2, "bottom-k", positives=3, min_margin=0.5)
     batch = select_responses(
         [[3.0, 2.9, 2.8, 2.7], [3.0, 2.9, 2.8, 0.0]],
@@ -716,7 +716,7 @@ def test_more_positives_than_any_machine_counts_are_all_but_one() -> None:
 
 def test_a_sampler_is_one_value() -> None:
     """An array compares with each element, which is no answer to whose a response is."""
-    with pytest.raises(UsageError, match=r"rejected_from is .*; it is one sampler"):
+    with pytest.raises(UsageError, match=r"rejected_from is .*; it must name one sampler"):
         select_responses(
             [3.0, 2.0],
             None,

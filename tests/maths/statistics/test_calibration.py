@@ -218,10 +218,10 @@ def test_by_gap_the_bins_hold_all_pairs_and_farther_pairs_are_easier():
     [
         (lambda: measure_calibration([]), "there is no pair"),
         (lambda: measure_calibration([1.0, float("nan")]), "difference 1 is nan"),
-        (lambda: measure_calibration([1.0], [1.0, 0.0]), "one of each a pair is expected"),
+        (lambda: measure_calibration([1.0], [1.0, 0.0]), "expected one of each per pair"),
         (lambda: measure_calibration([1.0], [1.5]), "outcome 0 is 1.5, outside 0 to 1"),
         (lambda: brier_score([1.2], [1.0]), "probability 0 is 1.2, outside 0 to 1"),
-        (lambda: calibration_by_gap([1.0], 1.0, [1.0, 2.0]), "one finite number of each a pair"),
+        (lambda: calibration_by_gap([1.0], 1.0, [1.0, 2.0]), "one finite number of each per pair"),
     ],
 )
 def test_pairs_that_cannot_be_measured_are_refused(call, message):

@@ -296,12 +296,12 @@ def test_too_few_prompts_for_folds_say_so() -> None:
         ({"preferences": [0.5, np.nan, 0.5]}, "the preference in row 1 is NaN"),
         (
             {"preferences": [1.0, 2.0, 1.5]},
-            r"the preference in row 1 is 2; preferences lie in \[0, 1\]",
+            r"the preference in row 1 is 2; preferences must be in \[0, 1\]",
         ),
         ({"lengths": [11.0, 21.0, 31.0]}, "differ from the baseline's by 1 in every row"),
         (
             {"lengths": ["9", "long", "33"]},
-            "lengths are to be numbers: could not convert string to float: 'long'",
+            "lengths must be numbers: could not convert string to float: 'long'",
         ),
         (
             {"prompt_ids": ["a", "a", "a"]},
@@ -310,7 +310,7 @@ def test_too_few_prompts_for_folds_say_so() -> None:
         ({"prompt_ids": ["a"]}, "1 prompt ids for 3 preferences"),
         (
             {"difficulty": [0.0, 1.0, 2.0], "regularising_rows": RegularisingRows([0.5], [1.0])},
-            "regularising rows have no difficulty",
+            "regularising rows do not",
         ),
         (
             {"regularising_rows": RegularisingRows([0.5], [1.0, 2.0])},
@@ -384,13 +384,11 @@ def test_rows_without_a_preference_are_predicted_and_not_fitted_to():
 
 def test_a_missing_preference_is_refused_unless_it_is_said_and_two_must_be_there():
     values, lengths, others = [0.2, np.nan, 0.9], [3, 4, 5], [4, 3, 9]
-    with pytest.raises(
-        InputError, match="the preference in row 1 is NaN, and so are 1 in all"
-    ) as refused:
+    with pytest.raises(InputError, match="the preference in row 1 is NaN, one of 1") as refused:
         length_controlled_win_rate(values, lengths, others)
     assert "PartlyJudged" in refused.value.hint
     with pytest.raises(
-        InputError, match=r"the preference in row 0 is 1.5; preferences lie in \[0, 1\]"
+        InputError, match=r"the preference in row 0 is 1.5; preferences must be in \[0, 1\]"
     ):
         length_controlled_win_rate(PartlyJudged([1.5, np.nan, 0.9]), lengths, others)
     with pytest.raises(InputError, match="1 prompts have a preference"):

@@ -84,7 +84,7 @@ def test_points_of_one_dimension_stand_on_one_axis() -> None:
     "bad", [np.zeros(3), np.zeros((0, 4)), np.zeros((4, 0)), np.zeros((2, 2, 2))]
 )
 def test_what_is_no_matrix_is_refused(bad: np.ndarray) -> None:
-    with pytest.raises(InputError, match="a vector for each candidate"):
+    with pytest.raises(InputError, match="one vector per candidate"):
         project(bad)
 
 

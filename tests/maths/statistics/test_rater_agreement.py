@@ -68,7 +68,7 @@ def test_it_is_the_least_cross_entropy() -> None:
         ([], [], "no two raters rated the same two responses differently"),
         ([0.0, 0.0], [1.0, 0.0], "no two raters rated the same two responses differently"),
         ([1.0, 2.0, -1.0], [1.0, 1.0, 0.0], "agree on every pair"),
-        ([1.0, 2.0], [0.0, 0.0], r"agree on 0.0% of the pairs, as by chance"),
+        ([1.0, 2.0], [0.0, 0.0], r"agree on 0.0% of the pairs, no more than chance"),
     ],
 )
 def test_ratings_that_no_gamma_fits_are_refused(

@@ -230,8 +230,8 @@ def test_accuracies_keep_order_swap_and_monotone_maps(
 @pytest.mark.parametrize(
     ("chosen", "rejected", "subsets", "words"),
     [
-        ([], [], None, "one of each a pair"),
-        ([1.0], [1.0, 2.0], None, "one of each a pair"),
+        ([], [], None, "one of each per pair"),
+        ([1.0], [1.0, 2.0], None, "one of each per pair"),
         ([1.0, float("nan")], [0.0, 0.0], None, "the chosen score of pair 1 is nan"),
         ([1.0], [float("inf")], None, "the rejected score of pair 0 is inf"),
         ([1.0], [0.0], ["a", "b"], "2 subsets for 1 pairs"),

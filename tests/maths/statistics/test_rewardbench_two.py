@@ -212,5 +212,5 @@ def test_a_file_with_all_prompts_is_complete() -> None:
 
 
 def test_rewardbench_two_refuses_no_prompts() -> None:
-    with pytest.raises(InputError, match="no prompt is scored whole"):
+    with pytest.raises(InputError, match="no prompt has all its responses scored"):
         rewardbench_two([])

@@ -170,7 +170,7 @@ def test_nothing_known_is_nan(values: np.ndarray) -> None:
 
 @pytest.mark.parametrize("values", [np.ones(4), np.empty((0, 4)), np.ones((1, 2, 3))])
 def test_other_shapes_are_refused(values: np.ndarray) -> None:
-    with pytest.raises(InputError, match="a row a seed and a column a prompt"):
+    with pytest.raises(InputError, match="one row per seed and one column per prompt"):
         two_level_mean(values)
 
 

@@ -79,13 +79,13 @@ def test_no_prompt_has_no_win_rate():
 
 
 def test_a_percentage_is_refused():
-    with pytest.raises(InputError, match="the preference in row 1 is 55; preferences lie in"):
+    with pytest.raises(InputError, match="the preference in row 1 is 55; preferences must be in"):
         win_rate(np.array([0.5, 55.0]))
 
 
 def test_a_missing_preference_is_refused_where_it_is_not_expected():
     """A mean that silently left out what a judge failed on would flatter whoever made it fail."""
-    with pytest.raises(InputError, match="the preference in row 1 is NaN, and so are 1 in all"):
+    with pytest.raises(InputError, match="the preference in row 1 is NaN, one of 1"):
         win_rate([0.5, np.nan])
 
 
@@ -131,7 +131,7 @@ def test_other_numbers_of_ids_and_of_rows_are_refused():
     with pytest.raises(InputError, match="3 prompt ids for 2 preferences"):
         win_rate([0.5, 0.5], ["a", "b", "c"])
     with pytest.raises(
-        InputError, match="2 and 1 preferences; a paired difference takes one of each a row"
+        InputError, match="2 and 1 preferences; a paired difference needs one of each per row"
     ):
         win_rate_difference([0.5, 0.5], [0.5])
 

@@ -222,8 +222,8 @@ def test_a_server_without_log_probabilities_is_asked_once_and_not_for_all(tmp_pa
         assert run(judge_command(a, b, tmp_path / "out", server.url, *words)) == 1
         assert len(server.bodies) == 1
     told = capsys.readouterr().err
-    assert "gives no log-probabilities" in told
-    assert "use --verdict text" in told
+    assert "returns no log-probabilities" in told
+    assert "pass --verdict text" in told
     answers = iter([("A", logprobs_of({"A": 0.9, "B": 0.1})), *["B"] * 7])
     with running_judge(answer=lambda _prompt: next(answers)) as server:
         assert run(judge_command(a, b, tmp_path / "out", server.url, *words)) == 0

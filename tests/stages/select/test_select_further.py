@@ -286,7 +286,7 @@ def test_filters_that_leave_nothing_are_refused_before_anything_is_lost(
     capsys.readouterr()
     assert select(tmp_path, "--strategy", "best-worst", *flags, "--overwrite") == 2
     said = words(capsys)
-    assert "the filters leave none of 4 prompts: " in said
+    assert "the filters drop all 4 prompts: " in said
     assert "lowest rewards 0 to 3; gaps 0.5 to 6" in said
     assert digests_of(tmp_path / "groups") == before
 

@@ -157,7 +157,7 @@ def test_a_batch_has_weights_only_where_groups_do_not_count_alike() -> None:
         ("confidense", r"names confidense, which is no column of numbers .*\(did you mean `confi"),
         ("response", "names response, which is no column of numbers of GROUPS"),
         ("chosen_role", "names chosen_role, which is no column of numbers"),
-        ("exp(margin)", "the weight expression 'exp.margin.' calls 'exp', which is no function"),
+        ("exp(margin)", "the weight expression 'exp.margin.' calls 'exp', which is not a function"),
         ("2 + 3", "names no column"),
     ],
 )

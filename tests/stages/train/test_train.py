@@ -320,7 +320,7 @@ def test_groups_of_positives_alone_are_an_error_that_names_their_use(model, tmp_
 
 
 def test_an_explicit_checkpoint_that_is_none_is_an_error(groups, model, tmp_path):
-    with pytest.raises(UsageError, match="nothing: there is no such folder"):
+    with pytest.raises(UsageError, match="nothing does not exist"):
         run(config_of(groups, tmp_path / "policy", resume_from=tmp_path / "nothing"), model)
 
 

@@ -167,7 +167,7 @@ def test_a_best_checkpoint_that_is_gone_is_an_error_and_not_another_model(
     shutil.rmtree(tmp_path / "lost" / f"checkpoint-{best}")
     (tmp_path / "lost" / "summary.json").unlink()
     with pytest.raises(
-        UsageError, match=f"best evaluation was at step {best}, and its model, .* is gone"
+        UsageError, match=f"best evaluation was at step {best}, but its model, .* is gone"
     ):
         run(config_of(sides, tmp_path / "lost", lora_r=lora_r), model)
 

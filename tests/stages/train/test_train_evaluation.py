@@ -275,7 +275,7 @@ def test_a_prompt_on_both_sides_is_refused_before_the_reference_is_measured(
 ):
     both = write_groups(tmp_path / "both", [rows_of(8, 12)], [model.identity()], note="both")
     with pytest.raises(
-        InputError, match="2 of the 4 prompts of --eval-groups are trained on as well: p8, p9"
+        InputError, match="2 of the 4 prompts of --eval-groups are also trained on: p8, p9"
     ):
         run(config_of(groups, tmp_path / "policy", eval_groups=both, objective="dpo"), model)
     assert not (tmp_path / "policy" / "reference").exists()

@@ -468,9 +468,7 @@ def test_what_a_reward_model_cannot_start_from_is_said(rated, models, tmp_path):
     with pytest.raises(ModelError, match="has no chat template") as caught:
         run(config_of(rated, tmp_path / "reward"), models["encoder"])
     assert "--chat-template FILE" in caught.value.hint
-    with pytest.raises(
-        ModelError, match="is an adapter, and a reward model starts from a whole model"
-    ):
+    with pytest.raises(ModelError, match="is an adapter; a reward model starts from a whole model"):
         run(config_of(rated, tmp_path / "reward"), models["adapter"])
     with pytest.raises(UsageError, match=r"--chat-template .* cannot be read"):
         run(

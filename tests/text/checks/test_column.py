@@ -209,7 +209,7 @@ def test_all_problems_of_a_prompt_are_reported_at_once():
         ([{"type": "quoted", "weight": 0}], "all weights are 0"),
         ([{"type": "quoted", "weight": "x"}], "'weight' should be a valid number, got 'x'"),
         ([{"type": "quoted", "strict": "yes"}], "'strict' should be a valid boolean, got 'yes'"),
-        ([{"type": "regex", "pattern": "("}], r"'pattern' '\(' is no regular expression"),
+        ([{"type": "regex", "pattern": "("}], r"'pattern' '\(' is not a regular expression"),
         ([{"type": "language", "language": "deutsch"}], "unknown language 'deutsch'"),
         (
             [{"type": "python", "function": "os:system"}],

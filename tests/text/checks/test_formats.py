@@ -119,7 +119,9 @@ def test_regular_expressions_search_or_match_all():
 
 
 def test_a_pattern_that_does_not_compile_is_refused():
-    with pytest.raises(ValueError, match=r"'pattern' '\(a' is no regular expression: missing \)"):
+    with pytest.raises(
+        ValueError, match=r"'pattern' '\(a' is not a regular expression: missing \)"
+    ):
         Regex(pattern="(a")
 
 

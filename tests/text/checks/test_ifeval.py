@@ -287,17 +287,17 @@ def test_nulls_and_floats_of_parquet_are_no_arguments() -> None:
     (["count:word_count_range"], [{}], "no check is known for the instruction 'count:word_count_range'"),
     ([7], [{}], "no check is known for the instruction 7"),
     (["punctuation:no_comma"], [], "holds 1 and `kwargs` 0"),
-    (["punctuation:no_comma"], ["x"], "which is no object"),
+    (["punctuation:no_comma"], ["x"], "which is not an object"),
     ("punctuation:no_comma", [{}], "is not JSON"),
     ({}, [{}], "`instruction_id_list` must be a list"),
     (["length_constraints:number_words"], [{"num_words": 5}], "`relation` is None; it must be 'less than' or 'at least'"),
-    (["length_constraints:number_words"], [{"relation": "at least"}], "`num_words` is missing, and IFEval would draw one by chance"),
+    (["length_constraints:number_words"], [{"relation": "at least"}], "`num_words` is missing, so IFEval would draw one at random"),
     (["length_constraints:number_words"], [{"num_words": 2.5, "relation": "at least"}], "`num_words` is 2.5"),
-    (["keywords:letter_frequency"], [{"letter": "ab", "let_frequency": 1, "let_relation": "at least"}], "one sign is needed"),
+    (["keywords:letter_frequency"], [{"letter": "ab", "let_frequency": 1, "let_relation": "at least"}], "one character is needed"),
     (["length_constraints:nth_paragraph_first_word"], [{"num_paragraphs": 1, "nth_paragraph": 2, "first_word": "a"}], "is above `num_paragraphs` 1"),
     (["keywords:frequency"], [{"keyword": "C++", "frequency": 1, "relation": "at least"}], "'C++' is a regular expression to IFEval"),
-    (["keywords:existence"], [{"keywords": ["a("]}], "it gives no regular expression"),
-    (["keywords:existence"], [{"keywords": []}], "IFEval would draw some by chance"),
+    (["keywords:existence"], [{"keywords": ["a("]}], "it does not give a valid regular expression"),
+    (["keywords:existence"], [{"keywords": []}], "IFEval would draw some at random"),
 ])  # fmt: skip
 def test_what_cannot_be_judged_as_there_is_refused_by_name(
     ids: Any, kwargs: Any, message: str

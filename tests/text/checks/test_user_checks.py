@@ -69,7 +69,7 @@ def test_numbers_of_other_libraries_are_numbers_and_the_conversation_is_a_copy()
         ),
         ("my_broken_checks:f", "cannot be imported: SyntaxError"),
         ("my_own_checks:answer", "is a int, not a function"),
-        ("ask_back", r"no entry point .*\(did you mean 'asks_back'\?\); installed: asks_back"),
+        ("ask_back", r"not an entry point .*\(did you mean 'asks_back'\?\); installed: asks_back"),
         (":", "cannot be imported"),
     ],
 )

@@ -1,6 +1,6 @@
-"""The cost matrix of a prompt, and what a choice of its columns covers.
+"""The cost matrix of a prompt, and the coverage of a choice of its columns.
 
-Whom each chosen column stands for, what each is worth, and what a random choice would cost.
+Which clients each chosen column represents, its gain, and the cost of a random choice.
 """
 
 from typing import NamedTuple
@@ -40,7 +40,7 @@ def nearest_chosen(
 ) -> None:
     """Write for each client the chosen index nearest to it, the earlier of equals.
 
-    A chosen one stands for itself.
+    A chosen one represents itself.
     """
     for i in clients_C:
         nearest = chosen_K[0]
@@ -49,7 +49,7 @@ def nearest_chosen(
                 nearest = j
         represents_R[i] = nearest
 
-    # After the others: a copy at distance 0 may stand before it.
+    # After the others: a copy at distance 0 may precede it.
     for j in chosen_K:
         represents_R[j] = j
 

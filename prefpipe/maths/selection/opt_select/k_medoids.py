@@ -9,10 +9,9 @@ Greedy start and best-swap local search give a subset and an upper bound. Lagran
 gives a lower bound and rules single columns in or out; where that leaves a gap, branch and bound
 closes it with the same relaxation in every node.
 
-Own code, as libraries give either a local search without a proof (``kmedoids``) or an integer
-program that is slower by far (HiGHS in SciPy): docs/benchmarks.md compares the three. All of it is
-compiled, and counted in work rather than in seconds, so that the answer is the same on every
-machine.
+Own code, because libraries offer either a local search without a proof (``kmedoids``) or a much
+slower integer program (HiGHS in SciPy): docs/benchmarks.md compares the three. All of it is
+compiled and limited by work instead of seconds, so that the answer is the same on every machine.
 """
 
 import numpy as np
@@ -21,7 +20,7 @@ from prefpipe.maths.compute.compiled import compiled
 from prefpipe.maths.selection.opt_select.lagrangian_bound import EQUAL, climb, new_workspace
 
 WORK_PER_SECOND = 1_000_000_000
-"""Matrix entries visited in what is called a second: about one second of one core of 2023."""
+"""Matrix entries visited per nominal second: about one second of one core of 2023."""
 
 ROOT_STEPS, NODE_STEPS = 300, 40
 """Subgradient steps: many at the root, which starts far from the optimum, and few in a node, which
@@ -39,7 +38,7 @@ def certify(
 ) -> tuple[np.ndarray, float, float, bool]:
     """Prove that a local optimum is the optimum, or find a better one.
 
-    Returns what `solve` returns. ``chosen`` (k,) is the local optimum and ``cost`` what it costs.
+    Returns what `solve` returns. ``chosen`` (k,) is the local optimum and ``cost`` its cost.
     """
     n_clients, n_facilities = cost_CJ.shape
     k = len(chosen)

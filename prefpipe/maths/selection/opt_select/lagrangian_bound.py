@@ -18,7 +18,7 @@ import numpy as np
 from prefpipe.maths.compute.compiled import compiled
 
 EQUAL = 1e-9
-"""Costs closer than this, relative, are the same cost: far above rounding, far below any use."""
+"""Costs closer than this, relative, count as equal: far above rounding, far below relevance."""
 
 FLAT_STEPS = 7
 """Subgradient steps without a better bound before the step is halved."""
@@ -27,7 +27,7 @@ SMALLEST_DAMPING = 2e-3
 
 
 class Workspace(NamedTuple):
-    """Arrays that a search makes once.
+    """Arrays that a search allocates once.
 
     ``columns`` (J, C): the costs, column by column. ``rho`` and ``best_rho`` (J,). ``order`` (J,):
     all columns by ascending rho; ``free`` (J,): the free ones, as many as there are. ``is_taken``
@@ -101,7 +101,7 @@ def climb(
             return upper, -1, step + 1
 
         if bound > best_bound:
-            # A gain that hardly shows is kept, and counts as a flat step all the same.
+            # A negligible gain is kept but still counts as a flat step.
             n_flat = 0 if bound > best_bound + 1e-6 * upper else n_flat + 1
             best_bound = bound
             room.best_u[:] = u_C
@@ -197,11 +197,11 @@ def _fix(fixed_J: np.ndarray, room: Workspace, n_free: int, n_wanted: int, gap: 
     Returns:
         Whether one subset is left, then in ``best_taken``.
     """
-    # No local names for the arrays of the workspace: with them this function alone, in a loop, took
-    # 116 ns a call in place of 11.
+    # No local names for the workspace's arrays: with them this function took 116 ns a call in a
+    # loop instead of 11.
     n_opened, n_shut = 0, 0
 
-    # Closing a column that is in brings in the first one that is out, and the other way round.
+    # Closing a column that is in brings in the first one that is out, and vice versa.
     if 0 < n_wanted < n_free:
         last_in, first_out = room.rho[room.free[n_wanted - 1]], room.rho[room.free[n_wanted]]
         # They are in the order of rho: from either end no more than the first that can.
@@ -216,7 +216,7 @@ def _fix(fixed_J: np.ndarray, room: Workspace, n_free: int, n_wanted: int, gap: 
     if n_opened < n_wanted < n_free - n_shut:
         return False
 
-    # Either all that were wanted are open, or all that are left must be.
+    # Either k columns are open already, or all remaining ones must be.
     opens_rest = n_wanted - n_opened == n_free - n_shut - n_opened
     for place in range(n_free):
         if fixed_J[room.free[place]] == 0:

@@ -1,4 +1,4 @@
-"""Opt-Select's optimum for rewards of any span: `k_medoids` with weights that fit into no float.
+"""Opt-Select's optimum for rewards of any span: `k_medoids` with weights beyond the float range.
 
 The cost of a subset is ``sum_i exp(-r_i / T) min_{j in S} A_ij``. A float64 holds weights down to
 ``e^-745`` and a sum shows differences of ``1e-16``; rewards in characters or summed
@@ -6,12 +6,12 @@ log-probabilities span thousands of T. Two things keep the choice that of exact 
 
 - *The unit moves.* What the heaviest responses cost is 0 as soon as they are chosen, and then
   lighter ones decide. Where the cost leaves the float range, weights are taken relative to the
-  heaviest client that is not chosen, from differences of rewards, so that what decides keeps its
-  digits.
-- *Ties are settled by lighter clients.* Where heavy clients cost the same in several subsets (equal
-  rewards whose twins can stand for each other), clients too light to show in the sum decide.
-  `compare` compares two subsets from the heaviest client to the lightest, and a search lists every
-  subset within rounding of the optimum.
+  heaviest client that is not chosen, from differences of rewards, so that the deciding terms keep
+  their digits.
+- *Lighter clients break ties.* If heavy clients cost the same in several subsets (equal rewards
+  whose twins can represent each other), clients too light to show in the sum decide. `compare`
+  compares two subsets from the heaviest client to the lightest, and a search lists every subset
+  within rounding of the optimum.
 """
 
 import numpy as np
@@ -31,15 +31,15 @@ from prefpipe.maths.selection.opt_select.k_medoids import (
 from prefpipe.maths.selection.opt_select.lagrangian_bound import EQUAL, climb, new_workspace
 
 TINY = 1e-250
-"""A cost below this, in units of the largest weight, is close to where floats end: another unit is
-taken."""
+"""A cost below this, in units of the largest weight, is near the limit of floats: another unit is
+used."""
 
 LIGHT = 1e-5
 """A client whose whole influence on the cost is smaller than this, relative, may decide between
 subsets that tie."""
 
 NOISE = 1e-12
-"""Sums of distances that differ by less than this, relative, are the same."""
+"""Sums of distances that differ by less than this, relative, count as equal."""
 
 LARGEST_EXPONENT = 200.0
 """Entries beyond e^200 units belong to no good subset; capped here, their sums stay finite."""
@@ -82,14 +82,14 @@ def solve_weighted(
         distance_CJ = _distances(distances_RR, clients_C, facilities_J)
         rewards_C = rewards_R[clients_C]
 
-        # Of what underflowed the local search knew nothing: the heaviest k distinct responses may
-        # be better by far.
+        # The local search ignored terms that underflowed: the heaviest k distinct responses may be
+        # much better.
         order_C = np.argsort(rewards_C, kind="mergesort")
         heaviest = _heaviest_distinct(distances_RR, facilities_J, k)
         if compare(distance_CJ, rewards_C, order_C, temperature, heaviest, chosen) < 0:
             chosen = heaviest
 
-        # Each unit is the heaviest term of the present choice, until the cost is one that shows.
+        # Each unit is the heaviest term of the current choice, until the cost is representable.
         while cost < TINY:
             reference = heaviest_term(distance_CJ, rewards_C, temperature, chosen)
             if reference < 0:
@@ -102,8 +102,8 @@ def solve_weighted(
         return chosen, 1.0, True
 
     if _has_light_client(cost_CJ, cost):
-        # In nearly all prompts the local optimum is the optimum, and the search for ties is its
-        # proof as well.
+        # In nearly all prompts the local optimum is the optimum, and the search for ties also
+        # proves it.
         distance_CJ = _distances(distances_RR, clients_C, facilities_J)
         rewards_C = rewards_R[clients_C]
         unit_CJ = in_units_of(cost_CJ, cost)
@@ -137,7 +137,7 @@ def _distances(
 def _heaviest_distinct(distances_RR: np.ndarray, facilities_J: np.ndarray, k: int) -> np.ndarray:
     """Return the first ``k`` columns of which no two are at distance 0, ascending.
 
-    Where there are fewer, the first of the others make them up.
+    If there are fewer, the first of the others fill up.
     """
     n_facilities = len(facilities_J)
     is_chosen = np.zeros(n_facilities, dtype=np.bool_)
@@ -179,7 +179,7 @@ def heaviest_term(
 ) -> int:
     """Return the client whose ``w_i d_i`` is the largest of the sum; -1 where every term is 0.
 
-    Terms are compared in logarithms, as weights may underflow.
+    Terms are compared as logarithms, because weights may underflow.
     """
     best, best_distance = -1, 0.0
     for i in range(len(rewards_C)):
@@ -221,7 +221,7 @@ def _costs_relative_to(
 
 @compiled
 def _has_light_client(cost_CJ: np.ndarray, cost: float) -> bool:
-    """Return whether some client is so light that the cost hardly shows what it is given."""
+    """Return whether some client is too light to show in the cost."""
     lightest = np.inf
     for i in range(cost_CJ.shape[0]):
         lightest = min(lightest, cost_CJ[i].max())
