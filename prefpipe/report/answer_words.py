@@ -126,8 +126,8 @@ def cost_tiles(answers: Mapping[str, Any], states: Mapping[str, str]) -> Iterato
     costs = answers["costs"]
     made_of = costs["made_of"]
 
-    def tile(value: str, label: str) -> dict[str, str]:
-        return {"value": value, "label": marked(label, made_of, states)}
+    def tile(value: str, label: str, of: str = "sampled") -> dict[str, str]:
+        return {"value": value, "label": marked(label, made_of[of], states)}
 
     yield tile(figure(costs["n_prompts"]), "prompts")
     yield tile(figure(costs["n_responses"]), "responses sampled")
@@ -137,15 +137,17 @@ def cost_tiles(answers: Mapping[str, Any], states: Mapping[str, str]) -> Iterato
             label += f", {figure(costs['n_without_tokens'])} responses not counted"
         yield tile(short_count(costs["n_tokens"]), label)
     if costs["n_kept"] is not None:
-        yield tile(figure(costs["n_kept"]), "responses kept to train on")
+        yield tile(figure(costs["n_kept"]), "responses kept to train on", "kept")
     if costs["trained_tokens"] is not None:
-        yield tile(short_count(costs["trained_tokens"]), "response tokens trained on")
+        yield tile(short_count(costs["trained_tokens"]), "response tokens trained on", "trained")
     if costs["training_hours"] is not None:
         value, unit = duration(costs["training_hours"])
-        yield tile(f"≥ {value} {unit}", "of training, by the tokens a second it logged")
+        yield tile(f"≥ {value} {unit}", "of training, by the tokens a second it logged", "trained")
     if costs["saved_share"] is not None:
         yield tile(
-            f"{100 * costs['saved_share']:.0f}%", "of the training compute saved by selecting"
+            f"{100 * costs['saved_share']:.0f}%",
+            "of the training compute saved by selecting",
+            "kept",
         )
 
 

@@ -313,25 +313,41 @@ def costs_of(
     - ``trained_tokens`` and ``training_hours``, the least that training took: response tokens over
       tokens a second; None where no training logged them;
     - ``saved_share`` of the training compute, of the first of these selections;
-    - ``made_of``: names of artifacts;
+    - ``made_of``: names of artifacts, of what was ``sampled``, ``kept`` and ``trained``;
     - ``errors``: what could not be read.
     """
     errors: list[str] = []
-    costs = {**_sampled(artifacts, pools, errors), **_trained(artifacts)}
-    groups = [pool.groups for pool in pools if pool.groups is not None]
     # Of selections that are only compared, one is enough.
-    trained = {each.parents.get("groups") for each in artifacts if each.kind == "policy"}
-    groups = [each for each in groups if each.name in trained] or groups[:1]
+    trained_on = {each.parents.get("groups") for each in artifacts if each.kind == "policy"}
+    selected = [pool for pool in pools if pool.groups is not None]
+    shown = [pool for pool in selected if pool.name in trained_on] or selected[:1]
+    groups = [pool.groups for pool in shown if pool.groups is not None]
     kept = []
     for each in groups:
         try:
             kept.append(each.artifact.tally().get("n_kept", 0))
         except PrefpipeError as error:
             errors.append(error.message)
-    costs["n_kept"] = round(sum(kept)) if kept else None
-    costs["saved_share"] = _saved_share(groups, model)
-    costs["made_of"] += [each.name for each in groups]
-    return {**costs, "errors": errors}
+
+    sampled = _sampled(artifacts, pools, errors)
+    return {
+        **sampled,
+        **_trained(artifacts),
+        "n_kept": round(sum(kept)) if kept else None,
+        "saved_share": _saved_share(groups, model),
+        "made_of": {
+            "sampled": sampled["made_of"],
+            "kept": list(dict.fromkeys(name for pool in shown for name in _made_of(pool))),
+            "trained": [each.name for each in artifacts if each.kind == "policy"],
+        },
+        "errors": errors,
+    }
+
+
+def _made_of(pool: ReportedPool) -> list[str]:
+    """Return the names of a selection and of what it was made from."""
+    parts = (pool.candidates, pool.scores, pool.embeddings, pool.groups)
+    return [*(each.name for each in parts if each is not None), *pool.earlier]
 
 
 def _sampled(
