@@ -1,4 +1,4 @@
-"""``prefpipe.read``: an artifact as a polars frame, with a warning of what is missing or stale."""
+"""``prefpipe.read``: an artifact as a polars frame, with a warning if it is incomplete or stale."""
 
 import warnings
 from collections.abc import Sequence

@@ -1,16 +1,16 @@
-"""Answers that were paid for, kept by the content of the question: one small file each.
+"""Paid answers, cached by the content of the question: one small file each.
 
 The key is the sha256 of the request's canonical JSON: model, messages and every setting that is
-sent, and not the server's address. So a server that moves to another port is the same judge, and
-two judges of one name are one.
+sent, but not the server's address. So a server that moves to another port is the same judge, and
+two judges with one name share answers.
 
 A file is written before its answer is used. Any number of threads and processes may share a folder.
-Two processes that
-ask the same question in the same moment both pay, and the later answer stays: there are no locks.
+There are no locks: two processes that ask the same question at the same moment both pay, and the
+later answer stays.
 
 A file takes its name first and goes to the disk afterwards: a process can be killed while the disk
-is slow, and the answer is there all the same. What a loss of power leaves of it then is no answer,
-for each file carries the hash of what it holds.
+is slow, and the answer still exists. A file that a power loss damaged is not read as an answer,
+because each file carries the hash of its content.
 """
 
 import hashlib
@@ -49,7 +49,7 @@ class AnswerCache:
         self.folder = folder
 
     def get(self, request: Body) -> dict[str, Any] | None:
-        """Return the answer to a request, None where there is none or the file is damaged."""
+        """Return the answer to a request, None if there is none or the file is damaged."""
         path = self._path(request_key(request))
         # as the file holds it: JSON makes lists of tuples
         asked = json.loads(canonical_json(request))
@@ -93,7 +93,7 @@ class AnswerCache:
             (self.folder / "writable").unlink(missing_ok=True)
         except PrefpipeError as error:
             raise UsageError(
-                f"answers cannot be kept in {self.folder}: {error.message}",
+                f"answers cannot be cached in {self.folder}: {error.message}",
                 hint="choose another folder with --cache",
             ) from error
 

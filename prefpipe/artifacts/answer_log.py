@@ -1,12 +1,13 @@
-"""Answers of one part that were paid for, kept until the part is written: a line each, in one file.
+"""Paid answers of one part, kept until the part is written: one line each, in one file.
 
-The file is a process's own, so any number of them may keep answers of one part. A line begins with
-the sha256 of what follows: what a kill or a loss of power has cut off is no answer.
+Each process has its own file, so any number of them may keep answers of one part. A line begins
+with the sha256 of its content, so a line that a kill or a power loss cut off is not read as an
+answer.
 
-An answer is appended before it is used. It goes to the disk afterwards, together with those that
-came meanwhile: a process can be killed while the disk is slow, and its answers are there all the
-same. `AnswerCache` keeps answers for good, a file each; to make and remove as many files would take
-longer here than to ask.
+An answer is appended before it is used. It is synced to disk afterwards, together with answers that
+arrived meanwhile: a process can be killed while the disk is slow, and its answers still exist.
+`AnswerCache` keeps answers permanently, one file each; here, making and removing that many files
+would take longer than asking again.
 """
 
 import hashlib
@@ -40,7 +41,7 @@ class AnswerLog:
         self._n_appended, self._n_settled = 0, 0
 
     def read(self) -> dict[str, dict[str, Any]]:
-        """Return all answers by `request_key`; the latest one where there are several."""
+        """Return all answers by `request_key`; the latest one if there are several."""
         answers: dict[str, dict[str, Any]] = {}
         for content in self._files():
             for line in content.split(b"\n"):
@@ -57,7 +58,7 @@ class AnswerLog:
             PrefpipeError: the disk is full or the folder cannot be written to.
         """
         text = canonical_json({"key": request_key(request), "answer": answer}).encode()
-        # behind a line that was cut off, this one begins anew
+        # behind a line that was cut off, this one begins again
         line = b"\n" + _checksum(text) + b" " + text
         try:
             with self._appending:

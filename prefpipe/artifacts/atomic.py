@@ -152,7 +152,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if source is not None and not Path(source).is_relative_to(temporary):
             raise PrefpipeError(
                 f"{source}: {failure.strerror or failure}",
-                hint="look at the disk, then run the same command again",
+                hint="check the disk, then run the same command again",
             ) from error
         raise disk_error(path, failure) from error
 
@@ -167,7 +167,7 @@ def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 def require_free(path: Path, hint: str = "choose a new folder with -o") -> None:
     """Raise a UsageError when a folder that is to be made exists and is not empty."""
     if _is_taken(path):
-        raise UsageError(f"{path} exists already", hint=hint)
+        raise UsageError(f"{path} already exists", hint=hint)
 
 
 def _is_taken(path: Path) -> bool:
@@ -176,7 +176,7 @@ def _is_taken(path: Path) -> bool:
 
 
 def settle_file(path: Path) -> None:
-    """Make a file that a library wrote durable, and readable for whom a new file is.
+    """Make a file that a library wrote durable, and give it the permissions of a new file.
 
     safetensors leaves 0600.
     """
@@ -238,7 +238,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Let one thread at a time, of all processes of this machine, change a file in this block.
 
     There is no lock file, and a lock goes with its process. Where the file system has none for
-    folders (NFS), or somebody holds it for `LONGEST_LOCK_S`, the block runs all the same: the
+    folders (NFS), or somebody holds it for `LONGEST_LOCK_S`, the block runs anyway: the
     threads of one process keep out of each other's way, and others have to be lucky.
     """
     with _FOLDER_LOCK:
@@ -340,7 +340,7 @@ def _remove_quietly(path: Path) -> None:
 
 
 def disk_failure(error: BaseException) -> OSError | None:
-    """Return the operating system's error behind an exception, None where there is none.
+    """Return the operating system's error behind an exception, None if there is none.
 
     Libraries that write in another language raise classes of their own: safetensors a
     ``SafetensorError`` and tokenizers a bare ``Exception``, both ending in Rust's ``(os error
@@ -375,5 +375,5 @@ def disk_error(path: Path, error: OSError) -> PrefpipeError:
         hint = "choose another folder with -o"
     else:
         reason = error.strerror or str(error)
-        hint = "look at the disk, then run the same command again"
+        hint = "check the disk, then run the same command again"
     return PrefpipeError(f"cannot write {path}: {reason}", hint=hint)

@@ -1,7 +1,7 @@
-"""What one choice of a chat completion says.
+"""The content of one choice of a chat completion.
 
-It is a server's answer while it is sampled, or a line of a batch that is read later. Servers differ
-in what they put into a message. Every shape is read: as a text, as thoughts beside it, or as a
+The choice comes from a server while sampling, or from a line of a batch that is read later. Servers
+differ in what they put into a message. Every form is read: as text, as separate thoughts, or as a
 reason why there is no text. Halves of characters become U+FFFD, for no file holds them.
 """
 
@@ -37,9 +37,9 @@ class NoCompletionError(ValueError):
 class Message(NamedTuple):
     """What a choice holds.
 
-    ``text`` is None where the message has none, and ``problem`` says why what it has is no text.
+    ``text`` is None if the message has none, and ``problem`` says why what it has is no text.
     ``thoughts`` is what the server returned apart from the text, ``""`` where there are some that
-    it does not show, None where there are none. ``tools`` are the names of the tools that it calls.
+    it does not show, None if there is none. ``tools`` are the names of the tools that it calls.
     """
 
     text: str | None
@@ -167,7 +167,7 @@ def _is_text_part(part: Any) -> bool:
 def _thoughts(message: Mapping[str, Any]) -> str | None:
     """Return the thoughts beside a message's content.
 
-    ``""`` where there are some that the server does not show, None where there are none.
+    ``""`` where there are some that the server does not show, None if there is none.
     """
     is_there = False
     for name in THOUGHT_FIELDS:

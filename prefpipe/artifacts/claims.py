@@ -1,12 +1,12 @@
-"""Claims: which worker says that it is making which part, in small files beside the parts.
+"""Claims: small files beside the parts that record which worker is making which part.
 
 A worker that takes parts without a driver creates ``claims/part-00003.json`` before it makes part 3
-and renews it until the part is on disk. Whoever finds the file takes another part. A claim that is
-not renewed any more may be taken over.
+and renews it until the part is on disk. Other workers that find the file take another part. A claim
+that is no longer renewed may be taken over.
 
-A claim is advice and no lock. Rows depend on configuration and keys alone and a part appears whole,
-so two workers on one part cost time and give one valid part. All that follows is to keep that rare:
-nothing here has to be right for the rows to be right.
+A claim is advice, not a lock. Rows depend only on configuration and keys, and a part appears
+complete, so two workers on one part cost time and give one valid part. This file only keeps that
+rare: the rows are correct even if a claim is not.
 
 No clock of one machine is compared with that of another. An observer watches the bytes of a claim,
 which every renewal changes, on its own monotonic clock: when they have not changed for the lease
@@ -95,7 +95,7 @@ class ClaimFolder:
         return True
 
     def read(self, index: int) -> bytes | None:
-        """Return the bytes of a claim, None where there is none.
+        """Return the bytes of a claim, None if there is none.
 
         Raises:
             InputError: the file cannot be read.
@@ -109,7 +109,7 @@ class ClaimFolder:
                 return None
             raise InputError(
                 f"{path} cannot be read: {error.strerror or error}",
-                hint="look at the disk and the file's permissions",
+                hint="check the disk and the file's permissions",
             ) from error
 
     def list(self) -> set[int]:
@@ -185,7 +185,7 @@ class Claim:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Self | None:
-        """Return the claim in a file's content, None where it is damaged.
+        """Return the claim in a file's content, None if it is damaged.
 
         Anybody can edit the file.
         """
@@ -282,7 +282,7 @@ _VALID: Mapping[str, Callable[[Any], bool]] = {
 class SeenClaim(NamedTuple):
     """A claim of another worker.
 
-    ``claim`` is None where the file is damaged. ``is_expired``: it may be taken over.
+    ``claim`` is None if the file is damaged. ``is_expired``: it may be taken over.
     """
 
     part: int
@@ -438,8 +438,8 @@ class HeldClaims:
             return
         del self._held[index]
         self._log(
-            f"part {index}: another worker has taken it over, for its claim was not renewed within "
-            f"{claim.lease_s:g} s; it is finished here all the same"
+            f"part {index}: another worker took it over because this worker's claim was not "
+            f"renewed within {claim.lease_s:g} s; this worker finishes it anyway"
         )
 
     def _mine_on_disk(self, index: int) -> Claim | None:

@@ -1,12 +1,12 @@
 """Rules for a conversation, in one place: text or turns in, checked turns out, problems named.
 
-A turn is a role and a text. What else a turn may hold is sorted in three:
+A turn is a role and a text. Anything else in a turn belongs to one of three classes:
 
-- tool calls, and what says which call a tool's turn answers, are carried, see
+- tool calls, and the fields that link a tool's turn to its call, are kept, see
   `prefpipe.artifacts.tool_calls`;
 - other keys that a chat template reads (thoughts, pictures) are refused by name, because a
-  conversation without them is another conversation;
-- every other key is left out, and the readers count in how many rows.
+conversation without them is a different conversation; - every other key is left out, and readers
+report in how many rows.
 """
 
 import re
@@ -36,11 +36,11 @@ MEANT_FOR_TEMPLATES = {
 """Keys of a turn that chat templates read, and what they hold."""
 TEXT_PARTS = ("text", "input_text", "output_text")
 """Types of the parts of a content that are text."""
-NOT_CARRIED = "and prefpipe carries texts alone"
+NOT_CARRIED = "and prefpipe reads only text"
 NOT_CARRIED_NAME = re.compile(rf"`(?:body\.)?(\w+)`[^`]*{NOT_CARRIED}")
-ENDS_WITH_USER = "a prompt ends with the user"
-OTHER_SYSTEM = "has another system turn here than at"
-SYSTEM_OF_TURNS = "the row has a system prompt in a column and another one in its turns"
+ENDS_WITH_USER = "a prompt must end with a user turn"
+OTHER_SYSTEM = "has a different system turn here than at"
+SYSTEM_OF_TURNS = "the row has one system prompt in a column and a different one in its turns"
 LEAVE_OUT = "--leave-out"
 TEXTS_FLAG = "--prompts-are-text"
 
@@ -49,10 +49,10 @@ class ReadingRules(NamedTuple):
     """What the user says about a file's conversations.
 
     ``prompts_are_text``: a text that looks like a templated or serialised conversation is a text
-    all the same. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part
+    anyway. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part
     of the conversation. ``on_duplicate``: what several scores of one response come to: ``mean``,
     ``first`` or ``refuse``; None is the format's own rule. ``continue_final_message``: a last turn
-    of the assistant's is the beginning of the answer, and no answer that stands there by mistake.
+    of the assistant's is the beginning of the answer, and no answer that is there by mistake.
     """
 
     prompts_are_text: bool = False
@@ -90,7 +90,7 @@ def transcript_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns
         leave_out: keys of turns that are left out although chat templates read them.
     """
     if isinstance(value, str) or not isinstance(value, Sequence):
-        return [], "it needs a text in `prompt` or a list of turns in `messages`"
+        return [], "it needs text in `prompt` or a list of turns in `messages`"
 
     turns: Turns = []
     for number, turn in enumerate(value):
@@ -142,7 +142,7 @@ def _problem_of_role(role: Any) -> str | None:
     if role in (*ROLES, TOOL):
         return None
     if role in TOOL_ROLES:
-        return f"has role {role!r}: results of tools are carried in turns of role {TOOL!r}"
+        return f"has role {role!r}: tool results need the role {TOOL!r}"
     return f"has role {role!r}; roles are {', '.join(ROLES)}"
 
 
@@ -155,7 +155,7 @@ def carried_keys(turn: Mapping[str, Any]) -> list[str]:
 def _text_of(value: Any, key: str) -> tuple[str | None, str | None]:
     if isinstance(value, str):
         return value, None
-    return None, f"has a `{key}` that is no text: {value!r:.60}"
+    return None, f"has a `{key}` that is not text: {value!r:.60}"
 
 
 def problem_of_keys(turn: Mapping[str, Any], leave_out: Collection[str] = ()) -> str | None:
@@ -181,14 +181,14 @@ def problem_of_answer(turns: Turns) -> str | None:
 
 
 def content_text(content: Any) -> tuple[str | None, str | None]:
-    """Return a content as one text, None where there is none, and what is wrong with it.
+    """Return a content as one text, None if there is none, and what is wrong with it.
 
     The text parts of a list are joined as they are, which is what chat templates do with them.
     """
     if isinstance(content, str):
         return content, None
     if not isinstance(content, Sequence) or not content:
-        return None, "has content that is no text"
+        return None, "has content that is not text"
 
     texts: list[str] = []
     for part in content:
@@ -197,10 +197,10 @@ def content_text(content: Any) -> tuple[str | None, str | None]:
             continue
         if not isinstance(part, Mapping):
             kind = type(part).__name__
-            return None, f"has content that is no text (a part of type {kind!r})"
+            return None, f"has content that is not text (a part of type {kind!r})"
         kind = part.get("type", "text")
         if kind not in TEXT_PARTS or not isinstance(part.get("text"), str):
-            return None, f"has content that is no text (a part of type {kind!r})"
+            return None, f"has content that is not text (a part of type {kind!r})"
         texts.append(part["text"])
     return "".join(texts), None
 
@@ -212,20 +212,18 @@ def _problem(turns: Turns, *, may_be_begun: bool) -> str | None:
     last = turns[-1]
     if last["role"] == "assistant" and may_be_begun:
         if CALLS in last:
-            return f"its last turn calls a tool (`{CALLS}`), and no text goes on from there"
+            return f"its last turn calls a tool (`{CALLS}`), and text cannot follow a call"
         if not last["content"].strip():
-            return "its last turn is the assistant's and empty: there is nothing to continue"
+            return "its last turn is an empty assistant turn: there is nothing to continue"
     elif last["role"] not in ("user", TOOL):
         return f"its last turn is from the {last['role']}, and {ENDS_WITH_USER}"
     if last["role"] == "user" and not last["content"].strip():
         return "its last user turn is empty"
     if any(turn["role"] == "system" for turn in turns[1:]):
-        return "a system turn stands after the first place"
+        return "a system turn is not the first turn"
     for number, turn in enumerate(turns):
         if turn["role"] == TOOL and not any(CALLS in before for before in turns[:number]):
-            return (
-                f"turn {number} has role {TOOL!r}, and no turn before it calls a tool (`{CALLS}`)"
-            )
+            return f"turn {number} has role {TOOL!r}, but no earlier turn calls a tool (`{CALLS}`)"
     return None
 
 
@@ -283,24 +281,25 @@ def _telling_keys(value: Mapping[str, Any]) -> set[str]:
 def hint_for(sentences: Sequence[str], otherwise: str) -> str:
     """Return the hint for problems of conversations.
 
-    It names the flag that reads the file all the same, where there is one.
+    It names the flag that reads the file anyway, if any.
     """
     names: dict[str, None] = {}
     for sentence in sentences:
         names |= dict.fromkeys(NOT_CARRIED_NAME.findall(sentence))
     if names:
         flags = " ".join(f"{LEAVE_OUT} {name}" for name in names)
-        return f"take these rows out, or read the texts alone, knowingly, with {flags}"
+        return f"remove these rows, or read only their text with {flags}"
 
     if _any_holds(sentences, OTHER_SYSTEM, SYSTEM_OF_TURNS):
         return (
-            "a prompt has one system turn; where the column is something else, leave it out of the "
-            f"conversation with {LEAVE_OUT} system, or name it, such as --model-column system"
+            "a prompt has one system turn; if the column is something else, leave it out of the "
+            f"conversation with {LEAVE_OUT} system, or say what it is, such as --model-column "
+            "system"
         )
     if _any_holds(sentences, "chat template", "written as text"):
         return (
-            "give the file the turns instead (`messages`, or a list of role and content in "
-            "`prompt`), or, where these texts are what the user says, read them as they stand with "
+            "put the turns into the file (`messages`, or a list of role and content in "
+            "`prompt`); or, if these texts are what the user says, read them unchanged with "
             f"{TEXTS_FLAG}"
         )
     return otherwise

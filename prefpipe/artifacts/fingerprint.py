@@ -1,4 +1,4 @@
-"""What makes two runs the same run: canonical JSON of the identity, and its sha256.
+"""The fingerprint of a run: the sha256 of the canonical JSON of its identity.
 
 The identity of a run holds what can change its rows: stage, stage VERSION, the config's identity
 fields, parents' identities, content hashes of models, tokenizers and chat templates. Batch sizes,
@@ -58,7 +58,7 @@ class FieldDifference(NamedTuple):
     after: Any
 
     def worded(self, before: str, after: str) -> str:
-        """Return the difference as a line, such as ``temperature: 0.8 on disk, 1.0 asked for``.
+        """Return the difference as a line, such as ``temperature: 0.8 on disk, 1.0 requested``.
 
         Args:
             before: what the first identity is called, such as "on disk".

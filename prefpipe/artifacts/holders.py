@@ -1,15 +1,16 @@
-"""Who works on what, where two at once would write one folder: a lock on a file.
+"""File locks for work that only one process at a time may do in a folder.
 
 Copies of one command share a folder, on this machine or on several over one file system. A piece of
-work has a file in a folder of locks; whoever has its lock works on it, and the others take another
-piece. The file stays when the work is done: one that is removed and made again would be two locks.
+work has a file in a folder of locks; the process that has its lock works on it, and the others take
+another piece. The file stays when the work is done: removing and making it again would give two
+locks.
 
-The lock is the system's (flock), and goes with the processes that have the file open. So it is free
-in the moment in which its holder is killed; and a step that outlives the command that began it
-holds it on, as it inherits the file. A claim with a lease (`prefpipe.artifacts.claims`) can do
-neither: it fits parts, which two may make at once to the same bytes, and no training, where two
-would write each other's checkpoints. Over NFS the lock is the server's, as the file is opened for
-writing; what a machine held that was lost is free after the server's own lease.
+The lock is the system's (flock) and belongs to the processes that have the file open. So it is free
+the moment its holder is killed; and a step that outlives the command that began it keeps the lock,
+because it inherits the file. A claim with a lease (`prefpipe.artifacts.claims`) can do neither: it
+fits parts, which two processes may make at once to the same bytes, but not a training, where two
+would overwrite each other's checkpoints. Over NFS the lock is the server's, because the file is
+opened for writing; locks of a lost machine are free after the server's lease.
 """
 
 import fcntl
@@ -65,7 +66,7 @@ class Lock:
         """Take the lock if nobody has it, and give it back at the end of the block.
 
         Yields:
-            What was taken; None where another process has it.
+            What was taken; None if another process has it.
 
         Raises:
             PrefpipeError: the folder cannot be written to.
@@ -134,7 +135,7 @@ def try_lock(descriptor: int) -> bool | None:
     """Lock an open file or folder for as long as it is open; do not wait.
 
     Returns:
-        True; False where another process has the lock; None where the file system has none.
+        True; False where another process has the lock; None if the file system has none.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

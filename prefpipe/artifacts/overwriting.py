@@ -1,4 +1,4 @@
-"""What becomes of what the output folder holds already."""
+"""What happens to files that the output folder already holds."""
 
 from enum import StrEnum
 

@@ -6,7 +6,7 @@ the sha256 of the footer itself. So no byte can change unseen, and no byte is gi
 before it has been compared. ``read_footer`` reads the footer alone; ``verify_part`` and
 ``read_part`` read and compare everything.
 
-Own code, where a Parquet library would be the first idea: none proves its bytes.
+This is our own code because no Parquet library verifies the bytes it reads.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ from prefpipe.artifacts.plain_vectors import read_plain_vectors
 from prefpipe.errors import CorruptPartError, InputError
 
 SMALL_BYTES = 2**20
-"""A part up to here is decoded where it is asked for: to hand it to threads takes longer."""
+"""A part up to here is decoded where it is requested: to hand it to threads takes longer."""
 WRITTEN_AT_ONCE_BYTES = 2**20
 FOOTER_KEY = "prefpipe"
 CHECKSUM_KEY = "prefpipe.checksum"
@@ -45,7 +45,7 @@ The footer is in Thrift's compact encoding: field header 0x18, length 0x40 = 64.
 TAIL_BYTES = 8
 """The footer's length in four bytes, then `MAGIC`."""
 MAGIC = b"PAR1"
-HINT = "run the command that made it again: only this part is made anew"
+HINT = "run the command that made it again: it rewrites only this part"
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class PartFooter:
     ``counts`` is rows by status, ``parents`` digests of parent parts by name. ``tally`` holds sums
     over what the part was made from, which its rows no longer show, so that a summary of the whole
     never depends on which parts were made now. ``engines`` are what sampled its rows, with their
-    versions; of earlier releases' parts, of servers' and of fakes' nobody knows.
+    versions; they are unknown for parts of earlier releases, servers and fakes.
     """
 
     name: str
@@ -76,7 +76,7 @@ def part_name(index: int, n_parts: int) -> str:
 
 
 class _HashingSink(io.RawIOBase):
-    """A file that counts and hashes what passes through it, and holds the footer back."""
+    """A file that counts and hashes the bytes written to it, and holds back the footer."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -109,7 +109,7 @@ def write_part(
     tally: Mapping[str, float] | None = None,
     engines: Collection[str] = (),
 ) -> PartFooter:
-    """Write a part under its final name, whole or not at all, and return its footer."""
+    """Write a part under its final name, completely or not at all, and return its footer."""
     with atomic_write(path) as file:
         sink = _HashingSink(file)
         # a part is written in some ninety pieces, each of which would wait for Python's global lock
@@ -161,9 +161,9 @@ def write_part(
 
 
 def _footer_values(footer: PartFooter) -> dict[str, Any]:
-    """Return what is written of a footer.
+    """Return the stored values of a footer.
 
-    Engines only where there are any: other parts are what releases before them wrote.
+    Engines only if any: without them the bytes equal those of earlier releases.
     """
     values = asdict(footer)
     if not footer.engines:
@@ -174,8 +174,8 @@ def _footer_values(footer: PartFooter) -> dict[str, Any]:
 def _columns_with_dictionary(schema: pa.Schema) -> list[str]:
     """Return the paths of the columns that repeat themselves: all but those of fractions.
 
-    Of rewards, log-probabilities and embeddings hardly two are alike. A dictionary of them makes a
-    part of 1,024 embeddings 40 % larger, and takes twice as long to write.
+    Rewards, log-probabilities and embeddings hardly repeat. A dictionary makes a part of 1,024
+    embeddings 40 % larger, and takes twice as long to write.
     """
     return list(_paths_without_fractions(schema.remove_metadata()))
 
@@ -196,7 +196,7 @@ def _paths_without_fractions(schema: pa.Schema) -> tuple[str, ...]:
 def _checksum_place(footer: bytes | bytearray) -> int | None:
     """Return where the checksum starts.
 
-    It is the last match, for statistics of the user's texts stand before it.
+    It is the last match, for statistics of the user's texts are before it.
     """
     matches = list(CHECKSUM_PATTERN.finditer(footer))
     return matches[-1].start(1) if matches else None
@@ -212,7 +212,7 @@ def read_footer(path: Path) -> PartFooter:
     """
     try:
         with path.open("rb") as file:
-            # the footer's length stands behind it, at the end of the file
+            # the footer's length is behind it, at the end of the file
             size = file.seek(0, io.SEEK_END)
             file.seek(max(0, size - TAIL_BYTES))
             footer_bytes = _footer_length(file.read(), path) + TAIL_BYTES
@@ -258,7 +258,7 @@ def read_part(
 
     Raises:
         CorruptPartError: see ``verify_part``.
-        InputError: a column that was asked for is not there; the file cannot be read.
+        InputError: a column that was requested is not there; the file cannot be read.
     """
     data, footer = _read_verified(path)
     try:
@@ -287,7 +287,7 @@ def read_part(
 def _decode(data: bytes, file: pq.ParquetFile, names: Sequence[str]) -> pa.Table:
     """Return some columns of a file, in the order of their names.
 
-    Without the footer's keys, which are of this part alone: the table may go into another one.
+    Without the footer's keys, which belong only to this part: the table may go into another one.
     """
     vectors = read_plain_vectors(data, file, names)
     others = [name for name in names if name not in vectors]
@@ -318,7 +318,9 @@ def _read_verified(path: Path) -> tuple[bytes, PartFooter]:
 
 def _footer_length(tail: bytes, path: Path) -> int:
     if len(tail) < TAIL_BYTES or tail[-len(MAGIC) :] != MAGIC:
-        raise CorruptPartError(f"{path} is corrupt: it is cut off, or no Parquet file", hint=HINT)
+        raise CorruptPartError(
+            f"{path} is corrupt: it is truncated or not a Parquet file", hint=HINT
+        )
     return int.from_bytes(tail[:4], "little")
 
 
@@ -348,7 +350,7 @@ def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
         entries = pq.read_metadata(pa.BufferReader(tail)).metadata or {}
     except (pa.ArrowException, OSError) as error:
         raise CorruptPartError(
-            f"{path} is corrupt: its footer is no Parquet footer", hint=HINT
+            f"{path} is corrupt: its footer is not a Parquet footer", hint=HINT
         ) from error
 
     footer = _footer_from_json(entries.get(FOOTER_KEY.encode()), path)
@@ -377,11 +379,11 @@ def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
         values = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise CorruptPartError(
-            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is no JSON", hint=HINT
+            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is not JSON", hint=HINT
         ) from error
     if not isinstance(values, dict):
         raise CorruptPartError(
-            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is no "
+            f"{path} is corrupt: `{FOOTER_KEY}` in its footer is {values!r:.40}, which is not an "
             "object",
             hint=HINT,
         )
@@ -459,5 +461,5 @@ def _unreadable(path: Path, error: OSError) -> CorruptPartError | InputError:
         return CorruptPartError(f"{path} is missing", hint="run the command that made it again")
     return InputError(
         f"{path} cannot be read: {error.strerror or error}",
-        hint="look at the disk and the file's permissions",
+        hint="check the disk and the file's permissions",
     )

@@ -1,12 +1,11 @@
-"""A part's column of vectors, copied from its pages as the numbers lie there.
+"""A part's column of vectors, copied directly from its pages.
 
-Parquet has no vectors of a fixed length, only lists, and says of each number whether it begins a
-list and whether it is there. pyarrow looks at all of that: two thirds of what a part of embeddings
-takes to read. Where the sizes of the pages show that no number is missing, nothing of it needs to
-be looked at.
+Parquet has no vectors of a fixed length, only lists, and stores for each number whether it begins a
+list and whether it is present. pyarrow decodes all of that, two thirds of the time to read a part
+of embeddings. If the sizes of the pages show that no number is missing, it can be skipped.
 
-Own code, as no Parquet library hands out pages. What is not as `prefpipe.artifacts.parts` writes it
-is left to pyarrow.
+This is our own code because no Parquet library gives access to pages. Anything that
+`prefpipe.artifacts.parts` did not write in this layout is left to pyarrow.
 """
 
 from collections.abc import Iterable, Iterator
@@ -34,7 +33,7 @@ def read_plain_vectors(
 ) -> dict[str, pa.Array]:
     """Return the plain ones of some columns, by name; pyarrow has to read the others.
 
-    Plain are vectors of fractions, in pages compressed by zstd, of which no number is null.
+    Plain columns hold vectors of fractions without nulls, in pages compressed with zstd.
 
     Args:
         data: the file's bytes.
@@ -60,7 +59,7 @@ def read_plain_vectors(
 
 
 def _only_chunk(metadata: pq.FileMetaData, name: str) -> pq.ColumnChunkMetaData | None:
-    """Return where a column of lists lies; None where it is in several places, or in none."""
+    """Return where a column of lists lies; None if it is in several places, or in none."""
     if metadata.num_row_groups != 1:
         return None
     group = metadata.row_group(0)
@@ -72,7 +71,7 @@ def _only_chunk(metadata: pq.FileMetaData, name: str) -> pq.ColumnChunkMetaData 
 def _copy_numbers(
     data: bytes, chunk: pq.ColumnChunkMetaData, width_bytes: int, numbers: pa.Buffer
 ) -> bool:
-    """Copy the numbers of all pages one behind the other; return whether they fill the buffer."""
+    """Copy the numbers of all pages one after another; return whether they fill the buffer."""
     target = np.frombuffer(numbers, dtype=np.uint8)
     n_copied = 0
     try:
@@ -111,7 +110,7 @@ def _pages(data: bytes, chunk: pq.ColumnChunkMetaData, width_bytes: int) -> Iter
 
 
 def _levels_bytes(page: pa.Buffer) -> int:
-    """Return how many bytes stand before the numbers of a page: two blocks with their sizes."""
+    """Return how many bytes are before the numbers of a page: two blocks with their sizes."""
     position = 0
     for _ in range(LIST_LEVELS):
         size = page[position : position + LEVELS_SIZE_BYTES].to_pybytes()
@@ -129,7 +128,7 @@ def _read_struct(data: bytes, position: int) -> tuple[dict[int, Any], int]:
     number = 0
     while head := data[position]:
         position += 1
-        # the difference to the number before it, or a number of its own
+        # the difference to the previous number, or a full number
         if head >> 4:
             number += head >> 4
         else:

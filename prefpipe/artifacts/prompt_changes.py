@@ -1,4 +1,4 @@
-"""Whether a prompts file still holds what candidates were sampled from, and what is different."""
+"""Whether a prompts file still holds what candidates were sampled from, and what changed."""
 
 from functools import partial
 from pathlib import Path
@@ -15,10 +15,10 @@ from prefpipe.errors import PrefpipeError
 
 
 def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
-    """Return what has changed in a prompts file since, in sentences; [] when it hashes as it did.
+    """Return the changes of a prompts file since then, in sentences; [] if its hash is the same.
 
     The file is read as ``generate`` reads it, with the settings of the run, and of it the share
-    that the run samples. What changed is told from the parts on disk, so that of a partial run only
+    that the run samples. Changes are found from the parts on disk, so that of a partial run only
     a lower bound can be given.
     """
     identity = candidates.record.identity
@@ -69,13 +69,13 @@ def _differences(candidates: Artifact, prompts: Prompts) -> list[str]:
     lines = []
     # parts that are missing may hold what looks new
     if n_added and not candidates.missing():
-        lines.append(f"prompts that are new: {n_added:,}")
+        lines.append(f"prompts added: {n_added:,}")
     if n_removed:
-        lines.append(f"prompts that are gone: {n_removed:,}")
+        lines.append(f"prompts removed: {n_removed:,}")
     if n_other_text:
-        lines.append(f"prompts with another text under the same id: {n_other_text:,}")
+        lines.append(f"prompts with a different text under the same id: {n_other_text:,}")
     if not lines and [key for key in new if key in old] != list(old):
-        lines.append("the prompts stand in another order")
+        lines.append("the prompts are in a different order")
     return lines or [
         "the prompts' own columns, or prompts of parts that are missing, are different"
     ]
@@ -87,7 +87,7 @@ def _messages_by_id(candidates: Artifact) -> dict[str, list[dict[str, str]]]:
         try:
             rows = rows_of(candidates.read(index, ["prompt_id", "messages"])[0])
         except PrefpipeError:
-            continue  # what is wrong with the part is told elsewhere
+            continue  # the problem of the part is reported elsewhere
         for row in rows:
             messages[row["prompt_id"]] = row["messages"]
     return messages

@@ -3,9 +3,9 @@
 Prompts are sorted by a hash of their ``prompt_id``, and the list is cut into N runs of equal
 length. So shares differ by one prompt at most in size, hold any family of prompts in about its
 proportion, whatever the order of the file, and stay the same when the file is reordered. One prompt
-more in the file moves one prompt at most over each cut. Within a share the prompts stand as in the
-file. No seed decides: runs of any ``--seed`` have the same shares, so that rounds which sample with
-different seeds never sample a prompt twice.
+more in the file moves one prompt at most over each cut. Within a share the prompts keep the order
+of the file. The seed has no influence: runs with any ``--seed`` have the same shares, so rounds
+that sample with different seeds never sample a prompt twice.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ from typing import NamedTuple
 from prefpipe.errors import InputError, UsageError
 
 SALT = "prefpipe prompt share"
-"""Hashed with an id, so that ids which are hashes of other things are sorted anew."""
+"""Hashed with an id, so that ids which are hashes of other things are sorted again."""
 
 
 class PromptShare(NamedTuple):
@@ -26,7 +26,7 @@ class PromptShare(NamedTuple):
     n_shares: int
 
     def places(self, prompt_ids: Sequence[str], source: str) -> list[int]:
-        """Return which prompts are of this share: their places in the file, ascending.
+        """Return the prompts of this share: their places in the file, ascending.
 
         Args:
             prompt_ids: of all prompts, in the order of the file.

@@ -60,7 +60,7 @@ class Prompt(NamedTuple):
 class Prompts:
     """All prompts of a run, in file order, and the user's columns row by row beside them.
 
-    ``notes``: what the user should know of how the file was read. ``carries_tools``: whether any
+    ``notes``: notes for the user on how the file was read. ``carries_tools``: whether any
     prompt of the file, in whichever part, has tools or tool calls.
     """
 
@@ -128,7 +128,7 @@ def load_prompts(
         keep_columns: the user's columns to pass through; None for all.
         drop_duplicates: keep the first of prompts with the same id instead of refusing.
         reserved: column names that the artifact uses itself.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
 
     Raises:
         InputError: no rows, broken rows, duplicate ids, prompts without a user turn; lists the
@@ -165,11 +165,11 @@ def load_prompts(
 
 
 def _hint_for_last_turns(problems: Sequence[tuple[str, str]]) -> str:
-    """Return the hint where answers stand behind prompts: they may be meant as beginnings."""
+    """Return the hint if answers follow the prompts: they may be meant as beginnings."""
     if any(f"from the assistant, and {ENDS_WITH_USER}" in problem for _, problem in problems):
         return (
-            "take the answers out; where the last turns are beginnings that the model is to go on "
-            "with, say so with --continue-final-message"
+            "remove the answers; if the last turns are beginnings for the model to continue, "
+            "pass --continue-final-message"
         )
     return DEFAULT_HINT
 
@@ -177,7 +177,7 @@ def _hint_for_last_turns(problems: Sequence[tuple[str, str]]) -> str:
 def _check_rows(
     table: UserTable, name: str, extras: SystemAndToolsColumns, rules: ReadingRules
 ) -> tuple[list[Prompt], list[tuple[str, str]], list[str]]:
-    """Return the prompts, what is wrong with the others, and what was left out of turns."""
+    """Return the prompts, the problems of the others, and what was left out of turns."""
     values = table.values(name)
     has_ids = "prompt_id" in table.names
     ids = table.values_or_none("prompt_id")
@@ -209,7 +209,7 @@ def _user_columns(
     *,
     conversation: Sequence[str] = (),
 ) -> pa.Table:
-    """Return the columns that pass through: not those that went into the ``conversation``."""
+    """Return the columns that pass through: all that are not part of the ``conversation``."""
     names = [name for name in table.column_names if name not in (*OWN_COLUMNS, *conversation)]
     if keep is not None:
         unknown = [name for name in keep if name not in names]
@@ -224,7 +224,7 @@ def _user_columns(
     if clash:
         rest = ",".join(name for name in names if name not in reserved)
         raise InputError(
-            f"{source} has a column `{clash[0]}`, a name that prefpipe's candidates use themselves",
+            f"{source} has a column `{clash[0]}`, a name reserved for prefpipe's own column",
             hint=f"rename it, or leave it out with --columns {rest or 'none'}",
         )
     return table.select(names)
@@ -257,9 +257,9 @@ def _with_system(rows: list[Prompt], system_prompt: str, source: str) -> list[Pr
     for prompt in rows:
         if prompt.messages[0]["role"] == "system":
             raise InputError(
-                f"{source}: prompt {prompt.prompt_id} has a system turn of its own, and "
+                f"{source}: prompt {prompt.prompt_id} has its own system turn, and "
                 "--system-prompt was given",
-                hint="drop --system-prompt, or the system turns of the file",
+                hint="leave out --system-prompt, or remove the system turns from the file",
             )
         messages, _ = with_system(prompt.messages, system_prompt)
         prompts.append(prompt._replace(messages=messages))

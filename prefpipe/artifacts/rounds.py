@@ -1,10 +1,10 @@
 """Which round of training an artifact belongs to.
 
-A round is one pass of the pipeline whose policy samples the next. A policy says in the context of
-its ``run.json`` the `ROUND` that it comes from: one more than that of the models that sampled its
-candidates and that it started from, which is 0 of a model that prefpipe did not train. Candidates
-and groups say the `SAMPLER_ROUND` of the models that sampled them, an evaluation the `ROUND` of the
-policy that it is of.
+A round is one pass of the pipeline whose policy samples the next. A policy records in the context
+of its ``run.json`` the `ROUND` that it comes from: one more than that of the models that sampled
+its candidates and that it started from, which is 0 for a model that prefpipe did not train.
+Candidates and groups record the `SAMPLER_ROUND` of the models that sampled them, an evaluation the
+`ROUND` of its policy.
 """
 
 from collections.abc import Iterable
@@ -17,14 +17,14 @@ SAMPLER_ROUND = "sampler_round"
 
 
 def round_of(record: RunRecord) -> int | None:
-    """Return the round of a policy or of an evaluation, None where its record does not say."""
+    """Return the round of a policy or of an evaluation, None if its record does not say."""
     return _number(record, ROUND)
 
 
 def sampler_round_of(records: Iterable[RunRecord]) -> int | None:
-    """Return the latest round whose models sampled what the records are of.
+    """Return the latest round whose models sampled the artifacts of the records.
 
-    None where none of them says: imports, and artifacts of an earlier release.
+    None if none records it: imports, and artifacts of an earlier release.
     """
     known = [_number(record, SAMPLER_ROUND) for record in records]
     return max((number for number in known if number is not None), default=None)
@@ -36,7 +36,7 @@ def describe_sampler(number: int) -> str:
 
 
 def context_of_round(key: str, number: int | None) -> dict[str, Any]:
-    """Return the entry of a record's context, {} where the round is not known."""
+    """Return the entry of a record's context, {} if the round is not known."""
     return {} if number is None else {key: number}
 
 

@@ -52,8 +52,8 @@ INGREDIENT_KEYS = {"role", "reference", "hashes"}
 class RunRecord:
     """One run of one stage.
 
-    ``identity`` holds what the fingerprint is made of. ``parents`` says where the inputs were (for
-    ``status``), ``context`` what does not change the answer: command line, versions, host.
+    ``identity`` holds the fields of the fingerprint. ``parents`` says where the inputs were (for
+    ``status``), ``context`` holds what does not change the answer: command line, versions, host.
     ``history`` lists the recorded operations (extend, retry) that the artifact has been through.
     """
 
@@ -77,12 +77,12 @@ class RunRecord:
 
     @property
     def command(self) -> list[str]:
-        """The words of the command that made it, [] where none is recorded."""
+        """The words of the command that made it, [] if none is recorded."""
         return [str(word) for word in self.context.get("command") or []]
 
     @property
     def folder(self) -> str:
-        """The folder that the command was run in, "" where none is recorded."""
+        """The folder that the command was run in, "" if none is recorded."""
         return self.context.get("folder") or ""
 
     def to_bytes(self) -> bytes:
@@ -91,7 +91,7 @@ class RunRecord:
         return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
     def write_if_absent(self, folder: Path) -> bool:
-        """Write ``run.json`` unless it is there; return whether this call wrote it."""
+        """Write ``run.json`` unless it exists; return whether this call wrote it."""
         return create_exclusively(folder / FILE_NAME, self.to_bytes())
 
     def replace_in(self, folder: Path) -> None:
@@ -144,7 +144,7 @@ def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str
 def rater_digests(record: RunRecord) -> set[str]:
     """Return the digests of all scores for which a training is known to have chosen its gamma.
 
-    Those that it was made with, and those that a later call chose the same gamma by.
+    They are those that it was made with, and those from which a later call chose the same gamma.
     """
     digests = {
         entry["hashes"]["digest"]
@@ -163,7 +163,7 @@ def read_run_record(folder: Path) -> RunRecord:
     path = folder / FILE_NAME
     if not folder.exists():
         raise InputError(
-            f"{folder} does not exist", hint="look at the path, or run the stage that makes it"
+            f"{folder} does not exist", hint="check the path, or run the stage that makes it"
         )
     if not path.exists():
         raise InputError(
@@ -176,10 +176,10 @@ def read_run_record(folder: Path) -> RunRecord:
     except OSError as error:
         raise InputError(
             f"{path} cannot be read: {error.strerror or error}",
-            hint="look at the disk and the file's permissions",
+            hint="check the disk and the file's permissions",
         ) from error
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} cannot be read: it is no JSON ({error})", hint=HINT) from error
+        raise InputError(f"{path} cannot be read: it is not JSON ({error})", hint=HINT) from error
 
     # people open JSON and change a value, which must not pass for what the run was
     record = _record_from_json(values, path)
@@ -200,7 +200,7 @@ def _record_from_json(values: Any, path: Path) -> RunRecord:
     """
     if not isinstance(values, dict):
         raise InputError(
-            f"{path} cannot be read: it holds {values!r:.40}, which is no object", hint=HINT
+            f"{path} cannot be read: it holds {values!r:.40}, which is not an object", hint=HINT
         )
 
     problem = _problem_of_fields(values)
@@ -219,7 +219,7 @@ def _record_from_json(values: Any, path: Path) -> RunRecord:
 
 
 def _problem_of_fields(values: Mapping[str, Any]) -> str | None:
-    """Return the first thing that is wrong with the fields of a record."""
+    """Return the first problem of a record's fields."""
     for name, (kind, noun) in FIELD_TYPES.items():
         if name in OPTIONAL_FIELDS and name not in values:
             continue

@@ -69,7 +69,7 @@ _KEY = (
     ),
     required("sample_idx", INT32, "number of the response within its prompt, from 0"),
 )
-_REASON = optional("reason", TEXT, "the particulars of a status other than `ok`")
+_REASON = optional("reason", TEXT, "details of a status other than `ok`")
 _STATUS = (required("status", TEXT, "`ok`, or why this row cannot be used as it is"), _REASON)
 _MESSAGES = required(
     "messages", MESSAGES, "the conversation that was answered, system prompt included"
@@ -105,7 +105,7 @@ CANDIDATES = Schema(
         _RESPONSE,
         _MODEL,
         *_TOKENS,
-        optional("temperature", FLOAT, "sampling temperature; null where it is not known (import)"),
+        optional("temperature", FLOAT, "sampling temperature; null if it is not known (import)"),
         optional(
             "seed",
             INT64,
@@ -128,7 +128,7 @@ SCORES = Schema(
             FLOAT,
             "higher is better, on the scorer's own scale; null unless status is `ok`",
         ),
-        optional("detail", TEXT, "JSON text: what the reward is made of"),
+        optional("detail", TEXT, "JSON text: the components of the reward"),
         *_STATUS,
     ),
 )
@@ -149,14 +149,14 @@ GROUPS = Schema(
         optional(
             "represents",
             pa.list_(pa.int32()),
-            "samples that a negative stands for, itself included: its cluster (coreset), or those "
-            "it is nearest to; null without embeddings",
+            "samples that a negative represents, itself included: its cluster (coreset), or "
+            "those it is nearest to; null without embeddings",
         ),
         optional(
             "marginal_gain",
             FLOAT,
-            "by how much `cost` would rise without this negative; null without embeddings, or "
-            "where it is the only one",
+            "by how much `cost` would rise without this negative; null without embeddings, or if "
+            "it is the only one",
         ),
         optional(
             "cost",
@@ -172,7 +172,7 @@ GROUPS = Schema(
         optional(
             "beats",
             BEATS,
-            "pairs that `--pairs` asked for: the kept samples that this one is to beat, with "
+            "pairs requested with `--pairs`: the kept samples that this one must beat, with "
             "reward margins; null: every positive beats every negative",
         ),
         _MESSAGES,
@@ -186,8 +186,8 @@ EARLIER_COLUMNS = (
     optional(
         "earlier",
         INT32,
-        "`select --earlier`: whose candidate it is, 0 for CANDIDATES, 1 for the first --earlier; "
-        "null in a rejected prompt",
+        "`select --earlier`: the pool of the candidate, 0 for CANDIDATES, 1 for the first "
+        "--earlier; null in a rejected prompt",
     ),
     optional("earlier_sample_idx", INT32, "`select --earlier`: its sample_idx in those candidates"),
 )
@@ -200,9 +200,9 @@ LOGPROBS = Schema(
         optional(
             "logp",
             FLOAT,
-            "summed natural log-probability of the response's tokens; null where not measured",
+            "summed natural log-probability of the response's tokens; null if not measured",
         ),
-        required("n_tokens", INT32, "response tokens that were summed, 0 where not measured"),
+        required("n_tokens", INT32, "response tokens that were summed, 0 if not measured"),
         optional(
             "token_logps",
             pa.list_(pa.float32()),
@@ -215,7 +215,7 @@ LOGPROBS = Schema(
 
 
 def _measures_of(side: str) -> tuple[Column, ...]:
-    """Return what is measured of the responses of the policy, and of the baseline."""
+    """Return the columns of measures of the policy's and of the baseline's responses."""
     meanings = {
         "reward": "mean reward",
         "n_tokens": "mean tokens a response",
@@ -266,13 +266,13 @@ EVALUATION = Schema(
 
 
 def _verdict_of(order: str, shown_first: str) -> tuple[Column, ...]:
-    """Return what a judge said of a pair in one of its two orders."""
+    """Return the columns of a judge's verdict in one presentation order."""
     columns = (
         optional("preference", FLOAT, "preference for A over B, in [0, 1]"),
         optional(
             "verdict",
             TEXT,
-            "the winner, `a`, `b` or `tie`; `identical` where the texts are equal and nobody was "
+            "the winner, `a`, `b` or `tie`; `identical` if the texts are equal and no judge was "
             "asked",
         ),
         optional(
@@ -280,11 +280,11 @@ def _verdict_of(order: str, shown_first: str) -> tuple[Column, ...]:
             FLOAT,
             "probability of the verdict's tokens before renormalising; null for a verdict by text",
         ),
-        optional("raw", TEXT, "what the judge said (a reward model: both rewards as JSON)"),
+        optional("raw", TEXT, "the judge's answer (a reward model: both rewards as JSON)"),
         optional(
             "status",
             TEXT,
-            "`ok`, or why there is no verdict; null where this order was not asked for",
+            "`ok`, or why there is no verdict; null if this order was not requested",
         ),
         _REASON,
         optional(
@@ -311,12 +311,12 @@ VERDICTS = Schema(
         optional(
             "a_sample_idx",
             INT32,
-            "number of A's response within its prompt; null where A has none to pair",
+            "number of A's response within its prompt; null if A has none to pair",
         ),
         optional(
             "b_sample_idx",
             INT32,
-            "number of B's response within its prompt; null where B has none to pair",
+            "number of B's response within its prompt; null if B has none to pair",
         ),
         optional(
             "preference",
@@ -326,7 +326,7 @@ VERDICTS = Schema(
         optional(
             "disagree",
             FLAG,
-            "whether the two orders name different winners; null where not both were judged",
+            "whether the two orders name different winners; null unless both were judged",
         ),
         optional("a_length_chars", INT64, "characters of A's response"),
         optional("b_length_chars", INT64, "characters of B's response"),
@@ -360,7 +360,7 @@ PAIR_SCORES = Schema(
         *_chosen_and_rejected(
             "score",
             FLOAT,
-            "higher is better, in the units of `score_kind`; null where the pair was not scored",
+            "higher is better, in the units of `score_kind`; null if the pair was not scored",
         ),
         *_chosen_and_rejected(
             "n_tokens",
@@ -435,7 +435,7 @@ def embeddings_schema(dim: int, *, half: bool) -> Schema:
 def column_types(tag: str) -> dict[str, pa.DataType]:
     """Return the type of each of prefpipe's own columns in a schema, ``candidates/2``.
 
-    {} for one that is not known. Earlier versions of a schema have fewer columns than the present
+    {} for an unknown one. Earlier versions of a schema have fewer columns than the present
     one, and none of another type.
     """
     name = tag.partition("/")[0]

@@ -8,9 +8,9 @@ from prefpipe.artifacts.store import FileVersion
 
 
 class SeenFooters:
-    """The footers of one look at a run, for as long as their files are those that were read.
+    """The footers of one check of a run, valid while their files are unchanged.
 
-    A part's own status, all that is made of it and the sums over a run need the same ones.
+    A part's own status, its children and the sums over a run need the same ones.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
-"""``steps.jsonl``: the ledger of a study, a line a step that ended, well or not.
+"""``steps.jsonl``: the ledger of a study, one line for each step that ended or failed.
 
 Copies of the command write to one file: each line is written at once, under a lock where the file
-system has one. A line that a kill or a full disk cut off is no line, and the next one begins anew;
-a step without its line is looked at again, and its command keeps what is finished.
+system has one. A line that a kill or a full disk cut off is ignored, and the next one starts on a
+new line; a step without a line is run again, and its command keeps what is finished.
 """
 
 import errno
@@ -21,7 +21,7 @@ from prefpipe.errors import InputError
 
 FILE_NAME = "steps.jsonl"
 STOPPED_CODES = (75, 130)
-"""Of a step that was asked to stop: it did not fail, and goes on when the study does."""
+"""Exit codes of a step that stopped on request: it did not fail and continues later."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +37,11 @@ class StepEntry:
         seconds: it took, start-up included.
         ended_at: on the clock of its machine.
         host: that machine.
-        n_tokens: sampled or trained on in this call, None where nothing says it.
+        n_tokens: sampled or trained on in this call, None if nothing says it.
         arm: None of a step that all arms share.
         seed: None of a step that all seeds share.
         judged_at: the training step whose weights an evaluation judged.
-        fingerprint: of the artifact that it made, None where it made none.
+        fingerprint: of the artifact that it made, None if it made none.
         keeps_weights: the weights that it judged are to stay (``--keep-policies``).
     """
 
@@ -62,17 +62,17 @@ class StepEntry:
 
     @property
     def is_done(self) -> bool:
-        """Whether the step did all it was asked for."""
+        """Whether the step did everything."""
         return self.exit_code == 0
 
     @property
     def has_failed(self) -> bool:
-        """Whether it ended otherwise, and nobody had asked it to stop."""
+        """Whether it ended with an error, without a request to stop."""
         return self.exit_code not in (0, *STOPPED_CODES)
 
     @classmethod
     def from_line(cls, line: bytes) -> Self | None:
-        """Return the entry of a line, None where the line is none."""
+        """Return the entry of a line, None if the line is invalid."""
         try:
             values = json.loads(line)
         except (ValueError, RecursionError):
@@ -94,7 +94,7 @@ class StepLedger:
         self.path = study / FILE_NAME
 
     def read(self) -> list[StepEntry]:
-        """Return all entries, the oldest first; [] where no step has ended yet.
+        """Return all entries, the oldest first; [] if no step has ended yet.
 
         Raises:
             InputError: the file is there and cannot be read.
@@ -106,12 +106,12 @@ class StepLedger:
         except OSError as error:
             raise InputError(
                 f"{self.path} cannot be read: {error.strerror or error}",
-                hint="look at the disk and the file's permissions",
+                hint="check the disk and the file's permissions",
             ) from error
         return list(_entries(content))
 
     def add(self, entry: StepEntry) -> None:
-        """Write an entry behind the others.
+        """Append an entry.
 
         Raises:
             PrefpipeError: the disk is full, or the folder cannot be written to; the ledger is as it
@@ -133,13 +133,13 @@ class StepLedger:
 
 
 def _append(descriptor: int, line: bytes) -> None:
-    """Write a line whole, or nothing of it."""
+    """Write a complete line, or nothing."""
     # held for milliseconds, and gone with its process
     with suppress(OSError):
         fcntl.flock(descriptor, fcntl.LOCK_EX)
 
     size = os.fstat(descriptor).st_size
-    # behind a line that was cut off, this one begins anew
+    # after a line that was cut off, start on a new line
     if size and os.pread(descriptor, 1, size - 1) != b"\n":
         line = b"\n" + line
     try:

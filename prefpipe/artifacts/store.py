@@ -1,7 +1,7 @@
 """Folders of parts: open an input, open an output, know which parts are still to be made.
 
 Resuming has no flag: an output's finished parts are kept when they carry the fingerprint of this
-run and were made from the parent parts that are on disk now; everything else is made.
+run and were made from the parent parts that are on disk now; everything else is made again.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ class Shard:
 
 
 class FileVersion(NamedTuple):
-    """What tells a part's file from one that was written in its place."""
+    """Distinguishes a part's file from one that replaced it."""
 
     inode: int
     changed_at_ns: int
@@ -59,7 +59,7 @@ class FileVersion(NamedTuple):
 
     @classmethod
     def of(cls, path: Path) -> Self | None:
-        """Return which file stands at a path; None where there is none."""
+        """Return the version of the file at a path; None if there is none."""
         try:
             status = path.stat()
         except OSError:
@@ -71,7 +71,7 @@ class FileVersion(NamedTuple):
 class Artifact:
     """An artifact that is read: its folder and its run record.
 
-    ``read_footer`` reads a part's footer, or knows it from before (`SeenFooters`).
+    ``read_footer`` reads a part's footer, or has cached it (`SeenFooters`).
     """
 
     path: Path
@@ -100,7 +100,7 @@ class Artifact:
         return footer
 
     def footer_made_from(self, index: int, parent: "Artifact", digest: str) -> PartFooter:
-        """Return a part's footer, which says that it was made from the parent's part of today.
+        """Return a part's footer, after checking that it was made from the current parent part.
 
         Args:
             index: of the part, in both.
@@ -116,20 +116,20 @@ class Artifact:
             raise InputError(
                 f"{self.part_path(index)} was made from another version of "
                 f"{parent.part_path(index)}",
-                hint=f"run the `prefpipe {self.record.stage}` command again: "
-                "it makes this part anew",
+                hint=f"run the `prefpipe {self.record.stage}` command again: it makes this part "
+                "again",
             )
         return footer
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
         """Return a part's table and footer, every byte verified.
 
-        With ``messages`` comes `TEMPLATE_INPUT` where the artifact has it, for
+        ``messages`` also reads `TEMPLATE_INPUT` if the artifact has it, for
         `prefpipe.artifacts.tool_calls.rows_of`.
 
         Raises:
             CorruptPartError: as ``footer``, or a column of another type than its schema gives it.
-            InputError: a column that was asked for is not there.
+            InputError: a column that was requested is not there.
         """
         beside = (TEMPLATE_INPUT,) if "messages" in (columns or ()) else ()
         table, footer = parts.read_part(self.part_path(index), columns, if_there=beside)
@@ -159,11 +159,13 @@ class Artifact:
     def _check(self, footer: PartFooter, index: int) -> None:
         path = self.part_path(index)
         if footer.name != path.name:
-            raise CorruptPartError(f"{path} is {footer.name} under another name", hint=parts.HINT)
+            raise CorruptPartError(
+                f"{path} is {footer.name} under a different name", hint=parts.HINT
+            )
         if footer.fingerprint != self.record.fingerprint:
             raise CorruptPartError(
-                f"{path} was made by another run than its {run_record.FILE_NAME} describes",
-                hint="finish the run that made it (the same command again), or start it again with "
+                f"{path} was not made by the run that its {run_record.FILE_NAME} describes",
+                hint="run the command that made it again to finish it, or start again with "
                 "--overwrite",
             )
         if footer.schema != self.record.schema:
@@ -173,16 +175,16 @@ class Artifact:
             )
 
     def on_disk(self) -> set[int]:
-        """Return the parts that have a file, whole or not, by one listing of the folder.
+        """Return the parts that have a file, complete or not, from one listing of the folder.
 
-        Over NFS a listing is fresh, where a look at a name that was not there may be a minute old.
+        Over NFS a listing is fresh, while the lookup of a missing name may be a minute old.
         """
         names = {path.name for path in self.path.iterdir()}
         matches = filter(None, map(PART_PATTERN.fullmatch, names))
         return {int(match[1]) for match in matches if int(match[2]) == self.n_parts}
 
     def file_version(self, index: int) -> "FileVersion | None":
-        """Return which file a part is; None where it is not on disk."""
+        """Return which file a part is; None if it is not on disk."""
         return FileVersion.of(self.part_path(index))
 
     def missing(self, indices: Sequence[int] | None = None) -> list[int]:
@@ -212,7 +214,7 @@ class Artifact:
             if table.schema != tables[0].schema:
                 first = self.part_path(present[0]).name
                 raise InputError(
-                    f"{self.part_path(index)} has other columns or types than {first}",
+                    f"{self.part_path(index)} differs from {first} in columns or types",
                     hint="rerun the stage that made it with --overwrite",
                 )
         return pa.concat_tables(tables)
@@ -305,7 +307,7 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
 
 @dataclass(frozen=True)
 class Output(Artifact):
-    """An artifact that is being made by this run."""
+    """An artifact that this run is making."""
 
     shard: Shard = Shard()
     _written: dict[int, tuple[FileVersion | None, PartFooter]] = field(
@@ -314,7 +316,7 @@ class Output(Artifact):
     """Footers of the parts that this process wrote, each with its file."""
 
     def footer(self, index: int) -> PartFooter:
-        """Return a part's footer; one that was written here is not read while its file stands.
+        """Return a part's footer; one written here is not read again while its file is unchanged.
 
         Raises:
             CorruptPartError: as `Artifact.footer`.
@@ -327,7 +329,7 @@ class Output(Artifact):
     def is_done(self, index: int, parents: Mapping[str, str]) -> bool:
         """Return whether a part is finished.
 
-        Every byte is whole, and it is of this run and made from the parents on disk now.
+        That is, every byte is intact, and it was made by this run from the parents on disk now.
         """
         try:
             footer = parts.verify_part(self.part_path(index))
@@ -338,7 +340,7 @@ class Output(Artifact):
         return dict(footer.parents) == dict(parents)
 
     def footer_fits(self, index: int, parents: Mapping[str, str]) -> bool:
-        """Return what `is_done` does, by the footer alone: for a part that was just written."""
+        """Return `is_done` from the footer only: for a part that was just written."""
         try:
             footer = self.footer(index)
         except CorruptPartError:
@@ -346,11 +348,11 @@ class Output(Artifact):
         return dict(footer.parents) == dict(parents)
 
     def with_step(self, step: Mapping[str, Any]) -> "Output":
-        """Record an operation that the artifact goes through (a retry) in ``run.json``."""
+        """Record an operation on the artifact (such as a retry) in ``run.json``."""
         return replace(self, record=run_record.add_step(self.path, step))
 
     def record_once(self, step: Mapping[str, Any]) -> None:
-        """Record in ``run.json`` what holds of the whole run, unless it is there.
+        """Record in ``run.json`` a fact about the whole run, unless it is already there.
 
         Any number of threads and processes may do so at once.
         """
@@ -381,7 +383,7 @@ class Output(Artifact):
         return footer
 
     def sweep(self) -> None:
-        """Remove what dead processes left half written in the folder."""
+        """Remove half-written files of dead processes from the folder."""
         atomic.sweep_temporary_files(self.path)
 
 
@@ -393,7 +395,7 @@ def open_output(
     overwrite: Overwrite | bool,
     extends: bool = False,
 ) -> Output:
-    """Open the output of a run: make the folder and ``run.json``, or check what is there.
+    """Open the output of a run: make the folder and ``run.json``, or check existing ones.
 
     Args:
         path: the folder.
@@ -465,7 +467,7 @@ def _read_or_none(path: Path) -> RunRecord | None:
 def parts_without_record(path: Path) -> dict[Path, PartFooter]:
     """Return the parts of a prefpipe run in a folder whose ``run.json`` was lost.
 
-    {} where it is there. What other tools wrote under such names is none.
+    {} if it is there. What other tools wrote under such names is none.
     """
     if not path.is_dir() or (path / run_record.FILE_NAME).exists():
         return {}
@@ -483,7 +485,7 @@ def parts_without_record(path: Path) -> dict[Path, PartFooter]:
 def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) -> bool:
     """Refuse files of the user's.
 
-    Parts whose ``run.json`` was lost are kept when they are this run's, and replaced when asked.
+    Parts whose ``run.json`` was lost are kept if they are this run's, and replaced on request.
 
     Returns:
         Whether there are such parts of another configuration, which ``is_replaced`` allows to be
@@ -515,14 +517,14 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
         return False
     if strangers:
         raise UsageError(
-            f"output {path} already holds files that are not of a prefpipe run (no "
+            f"output {path} already holds files that no prefpipe run wrote (no "
             f"{run_record.FILE_NAME}): {min(strangers)}",
             hint="choose an empty or new folder with -o",
         )
     if others and not is_replaced:
         raise UsageError(
-            f"{path} has lost its {run_record.FILE_NAME}, and {others[0].name} is of another "
-            "configuration",
+            f"{path} has lost its {run_record.FILE_NAME}, and {others[0].name} was made with "
+            "another configuration",
             hint="restore the file, choose another folder with -o, or start again with --overwrite",
         )
     return bool(others)
@@ -530,16 +532,17 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
 
 def _refuse_difference(path: Path, on_disk: RunRecord, wanted: RunRecord) -> None:
     differences = field_differences(on_disk.identity, wanted.identity)
-    lines = [difference.worded("on disk", "asked for") for difference in differences]
+    lines = [difference.worded("on disk", "requested") for difference in differences]
     raise FingerprintError(
-        f"{path} holds the result of another configuration:\n  " + "\n  ".join(lines),
-        hint="choose another folder with -o, give back the old values, or start again with "
-        "--overwrite (--overwrite=stale in a script: only what is of another configuration)",
+        f"{path} holds the result of a different configuration:\n  " + "\n  ".join(lines),
+        hint="choose another folder with -o, restore the old values, or start again with "
+        "--overwrite (in a script use --overwrite=stale, which replaces only results of "
+        "another configuration)",
     )
 
 
 def _holds_nothing(path: Path) -> bool:
-    """Return whether a run left nothing but its record: no part, no model, no worker."""
+    """Return whether a run left only its record: no part, no model, no worker."""
     has_parts = any(PART_PATTERN.fullmatch(file.name) for file in path.iterdir())
     has_models = any(path.glob(f"**/{CHECKPOINT_PREFIX}*")) or bool(kept_step_folders(path))
     return not (has_parts or has_models or has_worker(path))
@@ -548,8 +551,8 @@ def _holds_nothing(path: Path) -> bool:
 def _remove_parts(path: Path, n_parts: int, shard: Shard) -> None:
     """Remove this shard's parts, and those of a run with another number of parts.
 
-    Parts of another run under the names of other shards stay until those replace them: their new
-    ones may be there already.
+    Parts of another run under the names of other shards stay until those shards replace them: new
+    ones may already be there.
     """
     for file in path.iterdir():
         match = PART_PATTERN.fullmatch(file.name)
@@ -573,6 +576,6 @@ def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:
         holds_source = source.is_relative_to(target) and source.is_dir()
         if target.is_relative_to(source) or holds_source:
             raise UsageError(
-                f"output {output} and input {name} {path} lie inside one another",
-                hint="choose a folder for -o that is beside the input",
+                f"output {output} and input {name} {path} lie inside each other",
+                hint="choose a folder for -o outside the input",
             )

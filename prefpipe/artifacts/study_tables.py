@@ -1,4 +1,4 @@
-"""``results.parquet`` and ``runs.parquet``: what a study measured, and what became of each run.
+"""``results.parquet`` and ``runs.parquet``: what a study measured, and the outcome of each run.
 
 Both are plain Parquet for other tools' readers. Their footer carries the schema's tag under the key
 ``prefpipe.schema``.
@@ -25,7 +25,7 @@ _RUN_KEY = (
     required(
         "budget",
         TEXT,
-        "place at which the arm was judged: `prompts` or `response_tokens`, or `epoch-2`",
+        "budget at which the arm was judged: `prompts` or `response_tokens`, or `epoch-2`",
     ),
 )
 _OF_BOTH = {
@@ -86,14 +86,16 @@ PAIR_RESULTS = Schema(
         *_RUN_KEY,
         required("n_pairs", INT32, "pairs of its responses, over which the values are means"),
         optional("log_loss", FLOAT, "nats a pair, to the true probability; null without a score"),
-        optional("excess_log_loss", FLOAT, "what of it is above the truth's own entropy"),
+        optional("excess_log_loss", FLOAT, "the part of it above the truth's own entropy"),
         optional(
             "scaled_log_loss",
             FLOAT,
             "log loss of differences over the temperature that fits the other half of the prompts",
         ),
         optional("brier", FLOAT, "squared distance from the true probability"),
-        optional("ece", FLOAT, "what the prompt adds to the ECE of the run, which is the mean"),
+        optional(
+            "ece", FLOAT, "contribution of the prompt to the ECE of the run, which is the mean"
+        ),
         optional(
             "accuracy",
             FLOAT,
@@ -114,14 +116,14 @@ RUNS = Schema(
     1,
     (
         *_RUN_KEY,
-        required("status", TEXT, "`done`, `failed` or `waiting`: not run yet, or not to its end"),
-        optional("step", INT64, "optimiser step whose weights were judged; null where not known"),
+        required("status", TEXT, "`done`, `failed` or `waiting` (not run yet, or not finished)"),
+        optional("step", INT64, "optimiser step whose weights were judged; null if not known"),
         optional("prompts", INT64, "prompts trained on until then"),
         optional("response_tokens", INT64, "response tokens trained on until then"),
         optional(
             "trained_tokens",
             INT64,
-            "prompt and response tokens computed by the whole training; null where nothing says it",
+            "prompt and response tokens computed by the whole training; null if not known",
         ),
         optional("seconds", FLOAT, "wall time of the run's finished steps, both budgets together"),
         optional("failed_step", TEXT, "name of the step that failed"),
@@ -166,11 +168,11 @@ def read_study_table(path: Path, schemas: Sequence[Schema]) -> pa.Table:
         InputError: there is none, it is damaged, of another schema or version, lacks a column or
             has one of another type.
     """
-    hint = "run the `prefpipe study` command of this folder again: it writes the table anew"
+    hint = "run the `prefpipe study` command of this folder again: it writes the table again"
     try:
         table = pq.read_table(path)
     except FileNotFoundError as error:
-        raise InputError(f"{path} is not there", hint=hint) from error
+        raise InputError(f"{path} does not exist", hint=hint) from error
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}", hint=hint) from (
             error

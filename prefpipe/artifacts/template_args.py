@@ -1,7 +1,7 @@
 """The arguments that the chat template was given when candidates were sampled, by their record.
 
-They stand with each model that sampled, as the template's day does. Later stages that write the
-same prompts take them from there.
+They are recorded with each model that sampled, like the template's date. Later stages that format
+the same prompts take them from there.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ FIELD = "template_args"
 
 
 def recorded_args(identity: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return what templates were given when candidates were sampled.
+    """Return the template arguments with which candidates were sampled.
 
-    None where no model of ours sampled them, as of imported files.
+    None if no model run by prefpipe sampled them, as in imported files.
 
     Args:
         identity: of candidates, or of what was made of them.
@@ -36,7 +36,7 @@ def recorded_args(identity: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def args_of_parent(folder: Path) -> dict[str, Any] | None:
-    """Return `recorded_args` of an artifact; None where none can be read, which its reader says."""
+    """Return `recorded_args` of an artifact; None if none can be read, which its reader reports."""
     try:
         return recorded_args(read_run_record(folder).identity)
     except PrefpipeError:
@@ -44,7 +44,7 @@ def args_of_parent(folder: Path) -> dict[str, Any] | None:
 
 
 def args_of_policy(folder: Path) -> dict[str, Any] | None:
-    """Return what the template wrote of the prompts that a model was trained on.
+    """Return the template arguments of the prompts that a model was trained on.
 
     None for a model that prefpipe did not train.
     """

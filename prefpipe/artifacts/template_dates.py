@@ -1,9 +1,9 @@
-"""The day that chat templates are told, for those that read the clock.
+"""The date for chat templates that read the clock.
 
-Some templates write today's date into the system turn. What they write must not change with the day
-on which a command is run again, nor between a policy, its reference and its reward model. So the
-day is settled when a run begins: it is recorded with each model whose template reads the clock, and
-later stages take it from there.
+Some templates write today's date into the system turn. The text must not change with the day on
+which a command is run again, nor between a policy, its reference and its reward model. So the date
+is fixed when a run begins: it is recorded with each model whose template reads the clock, and later
+stages take it from there.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,11 +28,11 @@ def recorded_date(identity: Any) -> str | None:
 
 
 def date_for_run(given: str | None, output: Path | None, parents: Sequence[Path]) -> str:
-    """Return the day that the templates of a run are told, ``YYYY-MM-DD``.
+    """Return the date that the chat templates of a run use, ``YYYY-MM-DD``.
 
     Args:
         given: ``--template-date``.
-        output: the run's folder, which names the day where the run goes on; None where it starts
+        output: the run's folder, which names the day where the run is resumed; None if it starts
             again.
         parents: what the run is made from, in the order in which it is asked.
     """

@@ -2,13 +2,13 @@
 
 A turn maps names to texts: ``role`` and ``content``, and in some conversations more. ``tool_calls``
 of an assistant's turn is the JSON of its calls; ``tool_call_id`` and ``name`` of a tool's turn say
-what it answers; ``tools`` of the prompt's last turn is the JSON of what the model may call. So
-whatever hands turns on hands these on as well, and conversations that differ in them are different.
+what it answers; ``tools`` of the prompt's last turn is the JSON of what the model may call. So code
+that passes turns on also passes these on, and conversations that differ in them are different.
 `prefpipe.text.tool_turns` turns them into what chat templates and servers take.
 
-In an artifact the column ``messages`` holds role and content alone, for every reader. The whole
-stands beside it, in the column `TEMPLATE_INPUT`, which an artifact has only where one of its
-prompts needs it.
+In an artifact the column ``messages`` holds only role and content, for every reader. The full turns
+are beside it, in the column `TEMPLATE_INPUT`, which an artifact has only if one of its prompts
+needs it.
 """
 
 import json
@@ -32,7 +32,7 @@ PLAIN_KEYS = {"role", "content"}
 
 
 def checked_calls(value: Any) -> tuple[str | None, str | None]:
-    """Return the calls of a turn as JSON text, and what is wrong with them.
+    """Return the calls of a turn as JSON text, and their problem, if any.
 
     Arguments that are JSON text, as OpenAI writes them, become the object that chat templates
     expect.
@@ -44,7 +44,7 @@ def checked_calls(value: Any) -> tuple[str | None, str | None]:
     if problem is not None:
         return None, problem
     if not isinstance(calls, list) or not calls:
-        return None, f"has `{CALLS}` that are no list of calls: {calls!r:.60}"
+        return None, f"has `{CALLS}` that are not a list of calls: {calls!r:.60}"
 
     checked = []
     for number, call in enumerate(calls):
@@ -56,15 +56,15 @@ def checked_calls(value: Any) -> tuple[str | None, str | None]:
 
 
 def _call(call: Any) -> tuple[dict[str, Any], str | None]:
-    """Return a call with its name and arguments under ``function``, and what is wrong with it."""
+    """Return a call with its name and arguments under ``function``, and its problem, if any."""
     if not isinstance(call, Mapping):
-        return {}, f"it is {call!r:.60}, which is no object"
+        return {}, f"it is {call!r:.60}, which is not an object"
     # tables give each object of a column the keys of all, with nulls for what it has not
     outer = _without_nulls(call)
     if outer.get("type", "function") != "function":
-        return {}, f"it is of type {outer['type']!r}, and calls of functions are carried alone"
+        return {}, f"it is of type {outer['type']!r}, and only function calls are supported"
 
-    # name and arguments may stand in the call itself
+    # name and arguments may be in the call itself
     if "function" in outer:
         function = outer["function"]
     else:
@@ -81,7 +81,7 @@ def _call(call: Any) -> tuple[dict[str, Any], str | None]:
 
 
 def _arguments(value: Any) -> tuple[dict[str, Any], str | None]:
-    """Return the arguments of a call as an object, and what they are where they are none."""
+    """Return the arguments of a call as an object, and their problem, if any."""
     if value is None or (isinstance(value, str) and not value.strip()):
         return {}, None
     if isinstance(value, str):
@@ -90,7 +90,7 @@ def _arguments(value: Any) -> tuple[dict[str, Any], str | None]:
         except ValueError as error:
             return {}, f"no JSON ({error})"
     if not isinstance(value, Mapping):
-        return {}, f"{value!r:.60}, which is no object"
+        return {}, f"{value!r:.60}, which is not an object"
     return dict(value), None
 
 
@@ -99,7 +99,7 @@ def _without_nulls(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def checked_tools(value: Any) -> tuple[str | None, str | None]:
-    """Return the tools of a row as JSON text, and what is wrong with them.
+    """Return the tools of a row as JSON text, and their problem, if any.
 
     Args:
         value: a list of JSON schemas, each bare or under ``function``, or its JSON.
@@ -108,7 +108,7 @@ def checked_tools(value: Any) -> tuple[str | None, str | None]:
     if problem is not None:
         return None, f"the row {problem}"
     if not isinstance(tools, list):
-        return None, f"`{TOOLS}` is {tools!r:.60}, which is no list of tools"
+        return None, f"`{TOOLS}` is {tools!r:.60}, which is not a list of tools"
 
     for number, tool in enumerate(tools):
         if name_of_tool(tool) is None:
@@ -117,7 +117,7 @@ def checked_tools(value: Any) -> tuple[str | None, str | None]:
 
 
 def name_of_tool(tool: Any) -> str | None:
-    """Return the name of a tool, None where it has none."""
+    """Return the name of a tool, None if it has none."""
     function = tool.get("function", tool) if isinstance(tool, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     return name if isinstance(name, str) and name else None
@@ -129,7 +129,7 @@ def _parsed(value: Any, name: str) -> tuple[Any, str | None]:
     try:
         return parse_json(value), None
     except ValueError as error:
-        return None, f"has `{name}` that are no JSON ({error})"
+        return None, f"has `{name}` that are not JSON ({error})"
 
 
 def _json_text(value: Any, name: str) -> tuple[str | None, str | None]:
@@ -145,14 +145,14 @@ def _dumped(value: Any) -> str:
 
 
 def holds_tools(turns: Sequence[Mapping[str, str]]) -> bool:
-    """Return whether a conversation is more than roles and contents."""
+    """Return whether a conversation holds more than roles and contents."""
     return any(turn.keys() - PLAIN_KEYS for turn in turns)
 
 
 def template_input_of(turns: Sequence[Mapping[str, str]]) -> str | None:
-    """Return what stands in the column `TEMPLATE_INPUT`.
+    """Return the value of the column `TEMPLATE_INPUT`.
 
-    None for a conversation that is roles and contents alone.
+    None for a conversation of only roles and contents.
     """
     if not holds_tools(turns):
         return None
@@ -195,13 +195,11 @@ def refuse_tools(
         names |= turn.keys() - PLAIN_KEYS
     if names:
         shown = ", ".join(f"`{name}`" for name in sorted(names))
-        raise InputError(
-            f"prompt {prompt_id} has {shown}, which {written} is written without", hint=hint
-        )
+        raise InputError(f"prompt {prompt_id} has {shown}, which {written} omits", hint=hint)
 
 
 def with_template_input(turns: Sequence[Mapping[str, str]], text: str) -> list[dict[str, str]]:
-    """Return the turns of a row with what its `TEMPLATE_INPUT` adds to them.
+    """Return the turns of a row with the additions of its `TEMPLATE_INPUT`.
 
     Raises:
         CorruptPartError: it is not what prefpipe writes, or is of other turns.
@@ -214,7 +212,7 @@ def with_template_input(turns: Sequence[Mapping[str, str]], text: str) -> list[d
     except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise _corrupt(f"is not what prefpipe writes ({type(error).__name__}: {error})") from error
     if _plain_turns(whole) != _plain_turns(turns):
-        raise _corrupt("is of other turns than `messages`")
+        raise _corrupt("does not match the turns of `messages`")
     return whole
 
 
@@ -223,7 +221,7 @@ def _plain_turns(turns: Sequence[Mapping[str, str]]) -> list[tuple[str, str]]:
 
 
 def _turn(message: Mapping[str, Any]) -> dict[str, str]:
-    """Return a turn of texts of what `TEMPLATE_INPUT` holds."""
+    """Return a turn of texts from an entry of `TEMPLATE_INPUT`."""
     turn = {key: _dumped(held) if key == CALLS else held for key, held in message.items()}
     if not PLAIN_KEYS <= turn.keys() <= {*PLAIN_KEYS, CALLS, *KEYS_OF_TOOL_TURNS}:
         raise ValueError(f"a turn with {', '.join(turn)}")

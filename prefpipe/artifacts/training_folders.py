@@ -1,4 +1,4 @@
-"""The folders that a training makes within its own: checkpoints, and models of steps on the way."""
+"""The folders that a training makes inside its own: checkpoints and intermediate models."""
 
 import re
 from pathlib import Path
@@ -10,7 +10,7 @@ CHECKPOINT_PREFIX = "checkpoint-"
 KEPT_STEP_NAME = re.compile(r"step-\d{5,}")
 
 KEPT_STEP = "kept_step"
-"""Key of the context in the record of a step on the way: the step that it is of."""
+"""Key of the context in the record of an intermediate step: the number of the step."""
 
 
 def kept_step_folder(output: Path, step: int) -> Path:
@@ -19,14 +19,14 @@ def kept_step_folder(output: Path, step: int) -> Path:
 
 
 def kept_step_folders(output: Path) -> list[Path]:
-    """Return the models of steps on the way that lie in the folder of a training."""
+    """Return the models of intermediate steps that lie in the folder of a training."""
     if not output.is_dir():
         return []
     return [path for path in sorted(output.iterdir()) if KEPT_STEP_NAME.fullmatch(path.name)]
 
 
 def is_within_training(folder: Path) -> bool:
-    """Return whether a folder is a checkpoint, or a step on the way of the training around it."""
+    """Return whether a folder is a checkpoint or an intermediate step of its training."""
     if folder.name.startswith(CHECKPOINT_PREFIX):
         return True
     is_named = KEPT_STEP_NAME.fullmatch(folder.name) is not None

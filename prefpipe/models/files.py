@@ -1,4 +1,4 @@
-"""A model folder on disk: what kind it is, whether it is whole, and the hashes that identify it.
+"""A model folder on disk: its kind, whether it is complete, and the hashes that identify it.
 
 Nothing here loads a model. A folder is described by hashes of what decides its answers, so that a
 fingerprint follows the content and not the name: the same weights under another path are the same
@@ -56,7 +56,7 @@ class ModelFiles:
     text. ``base`` is the model under an adapter.
 
     ``reads_clock``: the template asks for the date. ``template_date`` is the date that it gets;
-    None where it does not ask, or where nobody has settled it yet. ``template_args`` are the
+    None if it does not ask, or where nobody has settled it yet. ``template_args`` are the
     arguments that the template is given beside the conversation. ``thoughts`` are the markers
     around what the model thinks, where the two are to be kept apart.
     """
@@ -138,7 +138,7 @@ def inspect_model(
     if not folder.is_dir():
         raise ModelError(
             f"no model folder at {folder} (asked for as {requested!r})",
-            hint="give a folder, a .gguf file, bundled:smollm2-135m, bundled:minilm or "
+            hint="pass a folder, a .gguf file, bundled:smollm2-135m, bundled:minilm or "
             "org/name[@revision]",
         )
     kind = _find_kind(folder)
@@ -218,7 +218,7 @@ def find_adapter_base(folder: Path) -> AdapterBase | None:
     if not isinstance(reference, str) or not reference:
         raise ModelError(
             f"the adapter in {folder} does not name its base model",
-            hint=f"say which it is and make a whole model: {merge_command(folder)}",
+            hint=f"name it and merge both into one model: {merge_command(folder)}",
         )
     return AdapterBase(reference, config.get("revision"))
 
@@ -234,8 +234,8 @@ def merge_command(folder: Path) -> str:
 def merge_hint(folder: Path) -> str:
     """Return how to go on with an adapter whose base is elsewhere; no file needs to be edited."""
     return (
-        "bring the base model to where the adapter looks for it, or name it: "
-        f"{merge_command(folder)}, and use that"
+        "move the base model to where the adapter looks for it, or name it with "
+        f"{merge_command(folder)} and use the merged model"
     )
 
 
@@ -247,17 +247,17 @@ def _find_kind(folder: Path) -> ModelKind:
     has_adapter_config = (folder / ADAPTER_CONFIG).is_file()
     if has_adapter_config and (folder / ADAPTER_WEIGHTS).is_file():
         raise ModelError(
-            f"the model folder {folder} holds both an adapter and a whole model; "
-            "it is unclear which to use",
-            hint="move the adapter_*.* files, or the whole model, to another folder",
+            f"the model folder {folder} holds both an adapter and a full model, and prefpipe "
+            "does not choose between them",
+            hint="move the adapter_*.* files, or the full model, to another folder",
         )
     if (folder / "modules.json").is_file():
         return "sentence-transformers"
     if not (folder / MODEL_CONFIG).is_file():
         raise ModelError(
             f"no config.json in the model folder {folder}",
-            hint="give the folder that holds config.json and *.safetensors themselves, "
-            "not its parent",
+            hint="pass the folder that directly contains config.json and *.safetensors, not its "
+            "parent",
         )
 
     architectures = read_json(folder / MODEL_CONFIG).get("architectures") or [""]

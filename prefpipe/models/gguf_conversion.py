@@ -1,8 +1,8 @@
 """A GGUF file, as an ordinary Hugging Face folder.
 
-Only what is understood is converted: the llama architecture with a byte-level BPE tokenizer. What
-is known to be outside of that, and every unknown tensor, is refused by name, because a model that
-is nearly right answers fluently and wrongly.
+Only the llama architecture with a byte-level BPE tokenizer is converted. Anything else, including
+every unknown tensor, is refused by name, because a model that is nearly right answers fluently and
+wrongly.
 
 Layout of the file: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md.
 """
@@ -93,7 +93,7 @@ def convert_gguf(gguf_path: Path, out_dir: Path) -> Path:
     except (OSError, SafetensorError) as error:
         raise ModelError(
             f"cannot write the converted model to {out_dir}: {error}",
-            hint="free some space or choose another folder (PREFPIPE_CACHE names the cache)",
+            hint="free some space or choose another folder (set PREFPIPE_CACHE to move the cache)",
         ) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -132,7 +132,7 @@ def _take_name(temporary: Path, out_dir: Path) -> None:
         converted = inspect_model(temporary, temporary.name)
         if converted.identity() != inspect_model(out_dir, out_dir.name).identity():
             raise ModelError(
-                f"{out_dir} holds another model already", hint="choose an empty folder"
+                f"{out_dir} already holds another model", hint="choose an empty folder with -o"
             ) from None
     sync_folder(out_dir.parent)
 
@@ -149,7 +149,8 @@ def _read_gguf(gguf_path: Path) -> tuple[dict[str, Any], list[Any]]:
         return {key: field.contents() for key, field in reader.fields.items()}, reader.tensors
     except (ValueError, IndexError, KeyError) as error:
         raise ModelError(
-            f"{gguf_path} is not a whole GGUF file: {error}", hint="download or copy the file again"
+            f"{gguf_path} is not a complete GGUF file: {error}",
+            hint="download or copy the file again",
         ) from error
 
 

@@ -21,5 +21,5 @@ def read_json(path: Path) -> dict[str, Any]:
     """Return the object in a JSON file; a ModelError when it holds anything else."""
     content = load_json(path)
     if not isinstance(content, dict):
-        raise ModelError(f"{path} holds no JSON object", hint=HINT)
+        raise ModelError(f"{path} does not hold a JSON object", hint=HINT)
     return content

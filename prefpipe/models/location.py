@@ -34,7 +34,7 @@ HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
 DOWNLOADED = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model", "*.tiktoken"]
 NOT_DOWNLOADED = ["original/*", "onnx/*", "openvino/*", "consolidated*.safetensors"]
 
-SIZE_HINT = "or give its size, for example --model 8B"
+SIZE_HINT = "or pass its size, for example --model 8B"
 """For commands that estimate, and take a size in place of a model."""
 
 
@@ -49,7 +49,7 @@ def locate_model(
         reference: a folder, a ``.gguf`` file, ``bundled:<name>`` or ``org/name[@revision]``; a
             folder of that name wins over the hub.
         trust_remote_code: fetch Python files, too.
-        base: stands in for the base that an adapter names; that one is located in the same way.
+        base: replaces the base that an adapter names; it is located in the same way.
 
     Raises:
         ModelError: nothing is there, the hub says no, or the folder fails ``inspect_model``.
@@ -77,7 +77,7 @@ def _locate_named_base(adapter: Path, named: AdapterBase, *, trust_remote_code: 
         return locate_model(named.pinned, trust_remote_code=trust_remote_code)
     except ModelError as error:
         hint = merge_hint(adapter)
-        # a name of the hub may be fetched; a folder that is gone can only be named anew
+        # a name of the hub may be fetched; a folder that is gone can only be named again
         if error.hint and HUB_NAME.fullmatch(named.reference):
             hint = f"{error.hint}; or {hint}"
         raise ModelError(
@@ -122,13 +122,13 @@ def _find_or_download(reference: str, *, trust_remote_code: bool) -> tuple[Path,
     path = Path(reference).expanduser()
     if path.is_file():
         raise ModelError(
-            f"{path} is a file, not a model folder", hint=f"give its folder, {path.parent}"
+            f"{path} is a file, not a model folder", hint=f"pass its folder, {path.parent}"
         )
     name = _hub_name(reference)
     if name is None:
         raise ModelError(
             f"no model at {reference!r}: it is not a folder here and not a hub name",
-            hint="give a folder, a .gguf file, bundled:smollm2-135m, bundled:minilm or "
+            hint="pass a folder, a .gguf file, bundled:smollm2-135m, bundled:minilm or "
             "org/name[@revision]",
         )
     return _download(name["repo"], name["revision"], trust_remote_code=trust_remote_code)
@@ -146,30 +146,30 @@ def _download(repo: str, revision: str | None, *, trust_remote_code: bool) -> tu
         # Caught before RepositoryNotFoundError, of which it is a kind.
         raise ModelError(
             f"the model {place} is gated: its owner grants access to each account",
-            hint=f"ask for access at https://huggingface.co/{repo}, then run: hf auth login",
+            hint=f"request access at https://huggingface.co/{repo}, then run: hf auth login",
         ) from error
     except RevisionNotFoundError as error:
         raise ModelError(
             f"the model {repo} has no revision {revision!r}",
-            hint=f"see https://huggingface.co/{repo}/commits",
+            hint=f"choose a revision from https://huggingface.co/{repo}/commits",
         ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"no model folder {repo!r} here and no such model on the hub",
-            hint="check the spelling; a private model needs: hf auth login",
+            hint="check the spelling; for a private model run: hf auth login",
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         command = f"hf download {repo}" + (f" --revision {revision}" if revision else "")
         raise ModelError(
             f"the model {place} is not in the hub cache of this machine, "
             "and the hub cannot be reached",
-            hint=f"on a machine with a network run: {command}; then copy the folder or the cache "
-            "here",
+            hint=f"run `{command}` on a machine with network access, then copy the folder or the "
+            "cache here",
         ) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
             f"the model {place} could not be downloaded: {error}",
-            hint="try again, or give a folder on this disk",
+            hint="try again, or pass a folder on this disk",
         ) from error
 
     folder = Path(snapshot)
@@ -196,7 +196,7 @@ def folders_on_disk(reference: str) -> FoldersOnDisk:
         named = _find_on_disk(reference, sizes_count=False)
         whole = find_whole_on_disk(reference, sizes_count=False)
     except ModelError as error:
-        hint = "give a folder, bundled:NAME, or an org/name[@revision] that is in the hub cache"
+        hint = "pass a folder, bundled:NAME, or an org/name[@revision] that is in the hub cache"
         raise ModelError(error.message, hint=hint) from error
     return FoldersOnDisk(whole, named if find_tokenizer_files(named) else whole)
 
@@ -230,7 +230,7 @@ def _find_on_disk(reference: str, *, sizes_count: bool) -> Path:
         not_either = "not a hub name and not a size" if sizes_count else "not a hub name"
         raise ModelError(
             f"no model at {reference!r}: it is not a folder here, {not_either}",
-            hint="give a folder, bundled:smollm2-135m, org/name[@revision], or a size such as 8B "
+            hint="pass a folder, bundled:smollm2-135m, org/name[@revision], or a size such as 8B "
             "or 135M",
         )
     return _cached_snapshot(name["repo"], name["revision"])
@@ -243,7 +243,7 @@ def _cached_snapshot(repo: str, revision: str | None) -> Path:
             cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
         except ValueError as error:  # a name that no repository can have
             raise ModelError(
-                f"{repo!r} is no hub name: {error}", hint=f"look at the name, {SIZE_HINT}"
+                f"{repo!r} is not a hub name: {error}", hint=f"correct the name, {SIZE_HINT}"
             ) from error
         if isinstance(cached, str):
             return Path(cached).parent

@@ -1,8 +1,7 @@
 """``merged_from.json``: which adapter and base a merged model was made of, for ``status``.
 
-A merged model is a model like any other and has no ``run.json``. What was sampled, rated or trained
-with it is out of date as soon as its adapter or base is, and nothing but this file knows which they
-were.
+A merged model is an ordinary model without ``run.json``. Everything sampled, rated or trained with
+it is out of date as soon as its adapter or base is, and only this file records which they were.
 """
 
 import json
@@ -68,7 +67,7 @@ def merge_record_of(
 
 
 def read_merge_record(folder: Path) -> MergeRecord | None:
-    """Return the record of a merged model, None where there is none or it is damaged.
+    """Return the record of a merged model, None if there is none or it is damaged.
 
     The model is whole without it.
     """

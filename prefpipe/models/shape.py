@@ -70,7 +70,7 @@ def build_without_weights(folder: Path) -> tuple[nn.Module, PretrainedConfig]:
     if not (folder / MODEL_CONFIG).is_file():
         raise ModelError(
             f"no {MODEL_CONFIG} in the model folder {folder}",
-            hint=f"give the folder that holds it, {SIZE_HINT}",
+            hint=f"pass the folder that holds it, {SIZE_HINT}",
         )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False).get_text_config()
@@ -144,10 +144,11 @@ def _share_of_experts(model: nn.Module, config: PretrainedConfig, notes: list[st
     n_used = _first_number(config, N_EXPERTS_A_TOKEN)
     if n_experts is None or n_used is None:
         notes.append(
-            "its configuration does not say how many experts a token meets: all of them are counted"
+            "its configuration does not say how many experts a token uses, so all of them are "
+            "counted"
         )
         return 1.0
-    notes.append(f"{n_used} of {n_experts} experts are counted, those that a token meets")
+    notes.append(f"{n_used} of {n_experts} experts are counted, the number that each token uses")
     return n_used / n_experts
 
 
@@ -158,8 +159,8 @@ def _attention_width(config: PretrainedConfig, notes: list[str]) -> float:
     hidden = _first_number(config, ("hidden_size",))
     if n_layers is None or n_heads is None or hidden is None:
         notes.append(
-            "its configuration does not give layers and heads by the usual names: "
-            "attention is left out"
+            "its configuration does not name layers and heads in the usual way, so attention is "
+            "left out"
         )
         return 0.0
 
@@ -169,8 +170,8 @@ def _attention_width(config: PretrainedConfig, notes: list[str]) -> float:
         n_layers = sum("attention" in kind and "linear" not in kind for kind in kinds)
         if any("sliding" in kind or "chunked" in kind for kind in kinds):
             notes.append(
-                "layers with a sliding window are counted as full attention: "
-                "an upper bound for long sequences"
+                "layers with a sliding window are counted as full attention, an upper bound for "
+                "long sequences"
             )
 
     # multi-head latent attention

@@ -1,8 +1,8 @@
 """The tokenizer and chat template of a model folder: which files, and the hash of what they mean.
 
 A trained policy's folder must have the tokenizer hash of the model it came from, or ``train`` would
-tokenise again what ``generate`` stored. So the hash covers what turns text into ids, and not what
-saving a tokenizer rewrites.
+tokenise again what ``generate`` stored. So the hash covers everything that turns text into ids, but
+not what saving a tokenizer rewrites.
 """
 
 import json

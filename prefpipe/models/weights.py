@@ -1,4 +1,4 @@
-"""The weight files of a model folder: which there are, and whether each is whole.
+"""The weight files of a model folder: which exist, and whether each is complete.
 
 Nothing is loaded.
 """
@@ -64,7 +64,7 @@ def find_weights(folder: Path, name: str) -> list[Path]:
             )
     raise ModelError(
         f"no {name} in the model folder {folder}",
-        hint="give the folder that holds the weights, or download the model again",
+        hint="pass the folder that holds the weights, or download the model again",
     )
 
 
@@ -75,7 +75,7 @@ def _find_shards(folder: Path, index: Path, name: str) -> list[Path]:
         first = missing[0] if missing else name
         raise ModelError(
             f"the model folder {folder} lacks {len(missing)} of {len(shards)} weight files, "
-            f"the first one {first}",
+            f"first {first}",
             hint="download or copy the model again",
         )
     return [check_safetensors(folder / shard) for shard in shards]
@@ -128,4 +128,4 @@ def _damage(path: Path, error: SafetensorError) -> str:
     promised = LENGTH_BYTES + length + n_bytes
     if size != promised:
         return f"it has {size} bytes, its header promises {promised}"
-    return f"its header does not add up: {error}"
+    return f"its header is inconsistent: {error}"

@@ -3,7 +3,7 @@
 Reads: ``candidates``.
 Writes: ``embeddings``, one row for every candidate, vectors of fixed size that NumPy reads without
 a copy.
-Promises: rows follow the order of the candidates; a response that was cut by the embedder says so.
+Promises: rows follow the order of the candidates; a response that the embedder truncated is marked.
 """
 
 import time
@@ -96,14 +96,14 @@ def run(
 
 
 def _made_with(config: EmbedConfig, identity: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return the model, where it has files, so that ``status`` can tell when they have changed."""
+    """Return the model, if it has files, so that ``status`` can tell when they changed."""
     if "content_hash" not in identity:
         return []
     return [ingredient("model", config.model, identity)]
 
 
 class TextsToEmbed(NamedTuple):
-    """What is read of a part.
+    """The inputs of one part.
 
     ``keys``: its candidates' ``prompt_id`` and ``sample_idx``; ``statuses``: status and reason of
     each; ``usable``: the places of those that have a text; ``texts``: theirs.
@@ -130,11 +130,11 @@ class EmbeddingMaker:
         self.output, self.embedder, self.parents = output, embedder, parents
 
     def has_room(self, n_open: int) -> bool:
-        """Return whether the embedder would run empty without another part."""
+        """Return whether the embedder would be idle without another part."""
         return self.embedder.has_room(n_open)
 
     def prepare(self, index: int) -> TextsToEmbed:
-        """Read the candidates of a part, and put their texts together."""
+        """Read the candidates of a part, and collect their texts."""
         columns = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]
         candidates, _ = self.candidates.read(index, columns)
         rows = rows_of(candidates)
@@ -162,7 +162,7 @@ class EmbeddingMaker:
         is_finite = np.isfinite(vectors_ND).all(axis=1)
         vectors_ND[~is_finite] = 0
         for place in np.flatnonzero(~is_finite):
-            statuses[place] = ("error", "the embedder gave a vector that is not finite")
+            statuses[place] = ("error", "the embedder returned a vector that is not finite")
 
         is_half = self.config.dtype == "float16"
         if is_half:
@@ -186,7 +186,7 @@ class EmbeddingMaker:
 
 
 def describe(summary: Summary, elapsed_s: float) -> None:
-    """Add what was made now to a summary."""
+    """Add the figures of this call to a summary."""
     n_texts = int(summary.counted_now.get("n_texts", 0))
     n_truncated = int(summary.counted_now.get("n_truncated", 0))
     summary.notes.append(
@@ -194,7 +194,7 @@ def describe(summary: Summary, elapsed_s: float) -> None:
     )
     share = n_truncated / max(1, n_texts)
     summary.notes.append(
-        f"{n_truncated:,} texts ({share:.1%}) were longer than the embedder reads and were cut"
+        f"{n_truncated:,} texts ({share:.1%}) exceeded the embedder's limit and were cut"
     )
     summary.facts |= {"n_truncated": n_truncated, "elapsed_s": elapsed_s}
 

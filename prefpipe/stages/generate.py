@@ -3,8 +3,8 @@
 Reads: a prompts file.
 Writes: ``candidates``, one row for every prompt and sample index.
 Promises: rows follow the order of the prompts file; a row's seed depends on run seed, prompt_id and
-sample_idx alone, so shards, restarts and a larger ``--n`` give the same rows; every sample asked
-for is a row, with a status when it failed.
+sample_idx only, so shards, restarts and a larger ``--n`` give the same rows; every requested sample
+is a row, with a status if it failed.
 """
 
 import dataclasses
@@ -86,8 +86,8 @@ Its answers are kept one by one until their part is written.
 class Sampler(NamedTuple):
     """A model that can be opened: its name, its fingerprint's entry, and how to load it.
 
-    ``runs_here``: it takes memory of this machine's device, which two models may not share.
-    ``round``: of training that it comes from, None where its files are not on this disk.
+    ``runs_here``: it uses memory of this machine's device, which two models may not share.
+    ``round``: of training that it comes from, None if its files are not on this disk.
     """
 
     name: str
@@ -192,17 +192,17 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
 
 
 def _notes_on_stops(stops: Sequence[str]) -> list[str]:
-    """Return which stop texts have a backslash and an n where a newline may be meant."""
+    """Return the stop texts with a backslash and an n where a newline may be meant."""
     return [
-        f"warning: --stop {stop!r} is taken letter by letter, with its backslash; for a newline "
-        "write --stop $'\\n' in a shell, or \"\\n\" in a YAML file"
+        f"warning: --stop {stop!r} is used literally, with its backslash; for a newline write "
+        "--stop $'\\n' in a shell, or \"\\n\" in a YAML file"
         for stop in stops
         if "\\n" in stop or "\\t" in stop
     ]
 
 
 def _made_with(config: GenerateConfig) -> dict[str, Any]:
-    """Return the JSON schema, where there is one, so that ``status`` can tell when it changes."""
+    """Return the JSON schema, if any, so that ``status`` can tell when it changes."""
     schema = config.schema
     if schema is None:
         return {}
@@ -211,7 +211,7 @@ def _made_with(config: GenerateConfig) -> dict[str, Any]:
 
 
 def _latest_round(samplers: Sequence[Sampler]) -> int | None:
-    """Return the latest round of training of the models, None where none is known."""
+    """Return the latest round of training of the models, None if none is known."""
     known = [sampler.round for sampler in samplers if sampler.round is not None]
     return max(known, default=None)
 
@@ -256,14 +256,14 @@ def _column_names(config: GenerateConfig, samplers: Sequence[Sampler]) -> list[s
 
 
 def _kept_answers(output: Output, index: int) -> AnswerLog:
-    """Return where a server's answers are kept until their part is written."""
+    """Return the folder for a server's answers until their part is written."""
     return AnswerLog(output.path / FOLDER_NAME / output.part_path(index).stem)
 
 
 def _refuse_no_text_at_all(
     output: Output, indices: Sequence[int], summary: Summary, limit: float
 ) -> None:
-    """Refuse a finished stage that has no response with a text: nothing can be made of it.
+    """Refuse a finished stage without any response text: no later stage can use it.
 
     Raises:
         ErrorRateError: no row has a text, and rows that failed are not all allowed for.
@@ -279,8 +279,8 @@ def _refuse_no_text_at_all(
     reasons = ", ".join(f"{count:,} {status}" for status, count in summary.counts.most_common())
     raise ErrorRateError(
         f"{summary.stage} finished, but none of {summary.n_rows:,} rows has a text: {reasons}",
-        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons; a model that "
-        "thinks first needs a larger --max-tokens",
+        hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons; raise "
+        "--max-tokens for a model that thinks before it answers",
         summary=summary,
     )
 
@@ -296,25 +296,25 @@ def _extended(config: GenerateConfig, record: RunRecord) -> RunRecord:
         on_disk = run_record.read_run_record(config.output)
     except PrefpipeError as error:
         raise UsageError(
-            f"--extend: there is no run to grow in {config.output}", hint="drop --extend"
+            f"--extend: there is no run to extend in {config.output}", hint="leave out --extend"
         ) from error
     # An extension that was stopped goes on: its record is there already.
     if on_disk.fingerprint == record.fingerprint:
         return on_disk
 
     differences = field_differences(on_disk.identity, record.identity)
-    lines = [each.worded("on disk", "asked for") for each in differences if each.key != "n"]
+    lines = [each.worded("on disk", "requested") for each in differences if each.key != "n"]
     if lines:
         raise FingerprintError(
-            f"--extend grows --n only, and {config.output} differs in more:\n  "
+            f"--extend changes only --n, and {config.output} differs in more:\n  "
             + "\n  ".join(lines),
-            hint="give back the old values, or choose another folder with -o",
+            hint="restore the old values, or choose another folder with -o",
         )
 
     n_before = on_disk.identity["n"]
     if n_before >= config.n:
         raise UsageError(
-            f"--extend: {config.output} has n = {n_before} already, {config.n} was asked for"
+            f"--extend: {config.output} already has n = {n_before}; --n {config.n} is not larger"
         )
 
     step = {
@@ -334,8 +334,8 @@ class PreparedPart(NamedTuple):
     """A part before its samples are drawn.
 
     ``kept`` are rows of an earlier run, which ``kept_engines`` sampled. ``wanted`` are the samples
-    to draw, by the number of the model. ``n_control_text``: prompts that go to a server with
-    letters which it may take for a control token.
+    to draw, by the number of the model. ``n_control_text``: prompts sent to a server with text that
+    it may read as a control token.
     """
 
     prompts: Prompts
@@ -346,10 +346,10 @@ class PreparedPart(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What a model is asked for one part.
+    """The requests to one model for one part.
 
-    ``refused`` are rows of samples that it cannot be asked for. ``engines``: what is to sample the
-    others, where that is known.
+    ``refused`` are rows of samples that cannot be requested. ``engines``: the engines for the
+    others, if known.
     """
 
     requests: list[GenerationRequest]
@@ -358,7 +358,7 @@ class Asked(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """What a model made of one part, and by which engine."""
+    """The samples of one model for one part, and their engine."""
 
     rows: list[Row]
     engines: set[str]
@@ -397,7 +397,7 @@ class CandidateMaker:
         self._said: set[str] = set()
 
     def has_room(self, n_open: int) -> bool:
-        """Return whether an engine would run empty without another part."""
+        """Return whether an engine would be idle without another part."""
         return self.models.has_room(n_open)
 
     def prepare(self, index: int) -> PreparedPart:
@@ -461,7 +461,7 @@ class CandidateMaker:
         }
 
     def describe(self, summary: Summary, elapsed_s: float) -> None:
-        """Add what was made now to a summary."""
+        """Add the figures of this call to a summary."""
         counted = summary.counted_now
         n_tokens = int(counted.get("n_tokens", 0))
         n_duplicates = int(counted.get("n_duplicates", 0))
@@ -471,7 +471,7 @@ class CandidateMaker:
                 f"{n_tokens:,} tokens in {elapsed_s:.0f} s ({per_second(speed)} tokens/s)"
             )
         else:
-            summary.notes.append(f"{elapsed_s:.0f} s; the server tells no response's tokens")
+            summary.notes.append(f"{elapsed_s:.0f} s; the server reports no token counts")
 
         summary.notes.append(f"{n_duplicates:,} responses repeat another response of their prompt")
         summary.notes += _notes_on_thoughts(counted)
@@ -483,13 +483,13 @@ class CandidateMaker:
         }
 
     def _note_other_engines(self, kept: Sequence[str], now: Sequence[str]) -> None:
-        """Say and record, once, that rows which are kept were sampled by another engine.
+        """Log and record, once, that kept rows were sampled by another engine.
 
-        Equal seeds need not give equal samples then.
+        Equal seeds may then give different samples.
         """
         line = (
-            f"warning: rows that are kept were sampled by {' and '.join(kept)}, new ones are by "
-            f"{' and '.join(now)}: what a seed gives may differ between them"
+            f"warning: the kept rows were sampled by {' and '.join(kept)}, new rows by "
+            f"{' and '.join(now)}: equal seeds may give different samples"
         )
         with self._lock:
             if line in self._said:
@@ -527,7 +527,7 @@ class CandidateMaker:
     def _wanted(
         self, sampler_idx: int, prompts: Sequence[Prompt], kept: Collection[Key]
     ) -> list[Wanted]:
-        """Return the samples of a part that one model makes, those in ``kept`` left out."""
+        """Return the samples of a part that one model makes, without those in ``kept``."""
         wanted: list[Wanted] = []
         for prompt in prompts:
             # models take turns among the samples of a prompt
@@ -536,7 +536,7 @@ class CandidateMaker:
         return wanted
 
     def _ask(self, sampler_idx: int, engine: Generator, prepared: PreparedPart) -> Asked:
-        """Return what a model is to be asked."""
+        """Return the requests to a model."""
         config, wanted = self.config, prepared.wanted[sampler_idx]
         # a prompt is encoded once, however many of its samples are wanted
         encoded: dict[str, tuple[list[int], str | None]] = {}
@@ -602,7 +602,7 @@ class CandidateMaker:
     def _note_dropped_thoughts(
         self, sampler_idx: int, engine: Generator, prompts: Sequence[Prompt]
     ) -> None:
-        """Say, once a model, that its template writes nothing of thoughts in earlier turns."""
+        """Log once per model that its template drops thoughts of earlier turns."""
         markers = self.markers[sampler_idx]
         if markers is None:
             return
@@ -613,8 +613,9 @@ class CandidateMaker:
             is_dropped = encode(engine, prompt) == encode(engine, prompt._replace(messages=bare))
             if is_dropped:
                 self._say_once(
-                    f"the chat template of {self.names[sampler_idx]} drops the thoughts of earlier "
-                    f"turns, of prompt {prompt.prompt_id} for one: the model does not see them"
+                    f"the chat template of {self.names[sampler_idx]} drops the thoughts of "
+                    f"earlier turns (first in prompt {prompt.prompt_id}): the model does not see "
+                    "them"
                 )
                 return
 
@@ -626,9 +627,9 @@ class CandidateMaker:
             self._log(line)
 
     def _record_what_is_not_sent(self, sampler_idx: int, left_out: Sequence[str]) -> None:
-        """Record in ``run.json`` which sampling settings a server refuses: its own hold for them.
+        """Record in ``run.json`` the settings that a server refuses; it uses its own values.
 
-        That is known only when it has been asked. Once, whichever part finds out.
+        This is known only after a request. It is recorded once, by whichever part finds it first.
         """
         if left_out:
             step = {
@@ -679,7 +680,7 @@ class CandidateMaker:
 
 
 def _tally_of_thoughts(rows: Iterable[Row]) -> dict[str, int]:
-    """Return how many responses have thoughts apart, and how many of them ended in one."""
+    """Return how many responses have separate thoughts, and how many ended while thinking."""
     thoughtful = [row for row in rows if row.get(REASONING) is not None]
     if not thoughtful:
         return {}
@@ -688,19 +689,19 @@ def _tally_of_thoughts(rows: Iterable[Row]) -> dict[str, int]:
 
 
 def _notes_on_thoughts(counted: Mapping[str, float]) -> list[str]:
-    """Return what a reader should know of thoughts, in sentences."""
+    """Return notes on thoughts, in sentences."""
     n_thoughts = int(counted.get("n_thoughts", 0))
     if not n_thoughts:
         return []
     n_unfinished = int(counted.get("n_unfinished_thoughts", 0))
-    note = f"{n_thoughts:,} responses have thoughts, in `{REASONING}`; lengths in tokens hold both"
+    note = f"{n_thoughts:,} responses have thoughts, in `{REASONING}`; token lengths count both"
     if n_unfinished:
         note += f"; {n_unfinished:,} ended while thinking and have no answer"
     return [note]
 
 
 def _with_control_text(prompts: Iterable[Prompt]) -> set[str]:
-    """Return the prompts that spell what a server may take for a control token."""
+    """Return the prompts with text that a server may read as a control token."""
     spelling: set[str] = set()
     for prompt in prompts:
         texts = (text for turn in prompt.messages for text in turn.values())
@@ -710,7 +711,7 @@ def _with_control_text(prompts: Iterable[Prompt]) -> set[str]:
 
 
 def sampling_params(config: GenerateConfig) -> SamplingParams:
-    """Return what all samples of a run have in common, their temperature left out."""
+    """Return the settings that all samples of a run share, except the temperature."""
     schema = config.schema
     return SamplingParams(
         max_tokens=config.max_tokens,
@@ -730,7 +731,7 @@ def sampling_params(config: GenerateConfig) -> SamplingParams:
 def encode(engine: Generator, prompt: Prompt) -> tuple[list[int], str | None]:
     """Return a prompt's token ids, or why the chat template refuses it.
 
-    One such prompt must not lose its part.
+    One such prompt must not fail its part.
     """
     try:
         return engine.encode(prompt.messages), None

@@ -1,9 +1,9 @@
-"""Make candidates, and scores where there are any, of a file of another tool.
+"""Make candidates, and scores if any, from a file of another tool.
 
 Reads: a user's file.
 Writes: ``candidates``, one row for every response, and ``scores``, one row for every response and
 scorer, into two folders of the output.
-Promises: prompts stand in the order in which the file first names them; a response without a text
+Promises: prompts keep the order in which the file first names them; a response without a text
 is a row with its reason, and a missing score is a row with a null reward.
 """
 
@@ -174,7 +174,7 @@ def _record_of_candidates(config: ImportConfig, pool: Pool, runtime: Runtime) ->
 def _record_of_scores(
     config: ImportConfig, pool: Pool, runtime: Runtime, candidates: Output
 ) -> RunRecord:
-    """Return what the scores are: what the candidates are, and which scorers."""
+    """Return the record of the scores: that of the candidates, and the scorers."""
     return RunRecord(
         stage=config.stage,
         schema=SCORES.tag,
@@ -191,9 +191,9 @@ def _record_of_scores(
 
 
 def _remove_imported(folder: Path) -> None:
-    """Remove the scores of an earlier import, which are of other candidates.
+    """Remove the scores of an earlier import, which belong to other candidates.
 
-    What another command wrote stays.
+    Files of other commands stay.
     """
     if not (folder / run_record.FILE_NAME).exists():
         return
@@ -280,7 +280,7 @@ def _score(response: ImportedResponse, scorer: str) -> Row:
 
 
 def _describe(summary: Summary, pool: Pool) -> None:
-    """Add the range of each scorer, and what has none."""
+    """Add the range of each scorer, and the counts without a score."""
     summary.facts |= {"n_prompts": len(pool.prompts), "n_responses": pool.n_responses}
     sizes = [len(responses) for responses in pool.responses]
     summary.notes.append(f"{len(sizes):,} prompts with {min(sizes):,} to {max(sizes):,} responses")
@@ -308,4 +308,4 @@ def _describe(summary: Summary, pool: Pool) -> None:
         summary.notes.append(f"scores of {scorer}: {len(values):,}, {spread}{others}")
     summary.facts["rewards"] = rewards
     if not pool.scorers:
-        summary.notes.append("the file holds no scores: rate the candidates with `prefpipe score`")
+        summary.notes.append("the file has no scores: rate the candidates with `prefpipe score`")

@@ -1,12 +1,13 @@
 """Measure the log-probability of responses under a model.
 
-It is the reference of training, or of an evaluation, and is kept.
+The model is usually the reference of a training or an evaluation. Compute its log-probabilities
+once and reuse them across runs.
 
 Reads: ``groups`` or ``candidates``.
 Writes: ``logprobs``, one row for every kept response in the order of the groups, none for rejected
-prompts; of candidates one for each that has a response.
-Promises: the tokens are those that ``train`` takes for the same model and ``--max-length``; a
-number does not depend on batch, device count or resume point, up to the engine's rounding.
+prompts; for candidates, one row for each that has a response.
+Promises: the tokens are those that ``train`` uses for the same model and ``--max-length``; the
+values do not depend on batch size, device count or resume point, up to the engine's rounding.
 """
 
 import math
@@ -129,7 +130,7 @@ def run(
 
 
 def open_responses(path: Path) -> Artifact:
-    """Open what is to be measured: groups or candidates.
+    """Open what to measure: groups or candidates.
 
     Raises:
         InputError: as `open_input`.
@@ -151,7 +152,7 @@ def record_of(
     *,
     encode_as: ModelFiles,
 ) -> RunRecord:
-    """Return what a run of these groups under this model is."""
+    """Return the record of a run of these groups under this model."""
     # Of a whole model the flag changes nothing, so it is no part of what the artifact is.
     merged = {}
     if config.merge_adapter and model.base is not None:
@@ -208,7 +209,7 @@ class ReferenceModel:
             config: the stage's knobs.
             model: whose weights.
             encode_as: whose tokenizer and chat template.
-            groups: what is to be measured: whether it holds these token ids decides on the encoder.
+            groups: what to measure: whether it holds these token ids decides on the encoder.
             log: where to say what is loaded.
         """
         self.config = config
@@ -239,7 +240,7 @@ class ReferenceModel:
     def measure(self, groups: Sequence[Group]) -> dict[Key, Measured]:
         """Return the log-probability of every response of some groups, by key.
 
-        Of several calls at once one is on the device; the others pack their batches, or wait for
+        One of several concurrent calls uses the device; the others pack their batches, or wait for
         it.
         """
         batches = response_batches(
@@ -257,9 +258,9 @@ class ReferenceModel:
 
 
 class ResponsesToMeasure(NamedTuple):
-    """A part's responses: all keys, the groups that can be measured, and what became of each.
+    """A part's responses: all keys, the groups that can be measured, and the outcome of each.
 
-    ``tally``: what was counted while they were tokenised.
+    ``tally``: counts from tokenising them.
     """
 
     keys: Sequence[Key]
@@ -283,7 +284,7 @@ class LogprobMaker:
         self.reference, self.parents = reference, parents
 
     def has_room(self, n_open: int) -> bool:
-        """Return whether the device would run empty without another part."""
+        """Return whether the device would be idle without another part."""
         return self.reference.has_room(n_open)
 
     def prepare(self, index: int) -> ResponsesToMeasure:

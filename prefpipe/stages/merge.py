@@ -1,11 +1,11 @@
-"""Merge a LoRA adapter into its base: a whole model folder, checked before it takes its name.
+"""Merge a LoRA adapter into its base: a full model folder, checked before it gets its name.
 
 Reads: an adapter folder and its base. Writes: a Hugging Face folder (safetensors, configuration,
 generation configuration, tokenizer, chat template, model card, and ``merged_from.json`` for
-``status``), and no ``run.json``: there is nothing to resume, the folder is a model like any other.
+``status``), but no ``run.json``: there is nothing to resume, and the folder is an ordinary model.
 
 Promises: the merged model differs from its base and, read back from disk, agrees with base and
-adapter on real texts. Until both are shown the folder does not have its name.
+adapter on real texts. The folder gets its name only after both checks pass.
 """
 
 from contextlib import ExitStack
@@ -49,7 +49,7 @@ Below it there is a warning.
 
 
 class MergeRequest(NamedTuple):
-    """What ``prefpipe merge`` is asked for.
+    """The settings of ``prefpipe merge``.
 
     ``base_given``: the base is the user's choice and not the adapter's.
     """
@@ -68,7 +68,7 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
         ModelError: no LoRA adapter, a quantised or changed base, an adapter that changes nothing,
             or a merged model that disagrees with it.
         UsageError: the output exists, or lies in an input.
-        StoppedEarly: a stop was asked for; nothing is left.
+        StoppedEarly: a stop was requested; nothing is left.
     """
     kind = kind_of(adapter)
     base = adapter.base
@@ -153,19 +153,19 @@ def merge(adapter: ModelFiles, request: MergeRequest, runtime: Runtime) -> dict[
 def _stop_if_asked(runtime: Runtime) -> None:
     if runtime.should_stop():
         raise StoppedEarly(
-            "merge stopped as asked: nothing was written", hint="run the same command again"
+            "merge stopped on request; nothing was written", hint="run the same command again"
         )
 
 
 def _require_replaceable(path: Path) -> None:
-    """Refuse to throw away a folder that holds anything else than a model's files."""
+    """Refuse to delete a folder that holds anything but a model's files."""
     is_free = not path.exists() or (path.is_dir() and not any(path.iterdir()))
     if is_free:
         return
     is_model = (path / MODEL_CONFIG).is_file() and not (path / FILE_NAME).exists()
     if not is_model or any(item.is_dir() for item in path.iterdir()):
         raise UsageError(
-            f"{path} is not overwritten: it holds more than a model's files",
+            f"{path} is not overwritten because it holds files that are not part of a model",
             hint="choose a new folder with -o",
         )
 
@@ -173,7 +173,7 @@ def _require_replaceable(path: Path) -> None:
 def _check_base(
     adapter: ModelFiles, base: ModelFiles, runtime: Runtime, *, base_given: bool
 ) -> list[str]:
-    """Compare the base with the one that was trained on, as far as the adapter's folder knows it.
+    """Compare the base with the one that was trained on, as far as the adapter's folder records it.
 
     Returns:
         Warnings.
@@ -183,7 +183,7 @@ def _check_base(
     """
     revision = read_json(adapter.path / ADAPTER_CONFIG).get("revision")
     if None not in (revision, base.revision) and revision != base.revision:
-        merged_into = f"{base.revision} is what it is merged into"
+        merged_into = f"{base.revision} is the one it is merged into"
         return [f"the adapter names revision {revision} of its base, and {merged_into}"]
 
     try:
@@ -192,13 +192,13 @@ def _check_base(
         record = None
     if record is None:
         runtime.log(
-            f"{adapter.path} has no record of the base's content: "
-            "that it is the one trained on is not checked"
+            f"{adapter.path} has no record of the base's content: whether it was trained on this "
+            "base is not checked"
         )
         return []
     if record.identity.get("load_in_4bit"):
         runtime.log(
-            "the adapter was trained over a 4-bit base; it is merged into the base as it is stored"
+            "the adapter was trained on a 4-bit base and is merged into the unquantised base"
         )
 
     # A training that started from an adapter recorded the hash of its base beside the adapter's.
@@ -208,13 +208,13 @@ def _check_base(
         return []
     difference = (
         f"{base.requested} is not the base that the adapter was trained on: its weights or "
-        f"configuration are others (content {content_hash[:12]} then, {base.content_hash[:12]} now)"
+        f"configuration differ (content {content_hash[:12]} then, {base.content_hash[:12]} now)"
     )
     if base_given:
         return [difference]
     raise ModelError(
         difference,
-        hint="bring the base back as it was, or say that this one is meant: --model BASE",
+        hint="restore the original base, or pass --model BASE to merge into this one",
     )
 
 
@@ -225,12 +225,12 @@ def _require_change(adapter: ModelFiles, figures: dict[str, Any], expected: Expe
     if figures["changed_share"] == 0 and not moves_texts:
         raise ModelError(
             f"the adapter in {adapter.path} changes nothing: all {n_matrices} adapted matrices "
-            "stay as they are, as before the first step of a training",
-            hint="look whether it was trained, and whether its weights are those of the last step",
+            "stay the same, as before the first training step",
+            hint="check that it was trained and that its weights are those of the last step",
         )
     if figures["n_changed"] == 0 and n_matrices and figures["changed_share"] > 0:
         raise ModelError(
-            f"rounding to {dtype} swallows the whole adapter: {figures['changed_share']:.1%} of "
+            f"rounding to {dtype} removes the whole adapter: {figures['changed_share']:.1%} of "
             f"the weights change in float32, none in {dtype}",
             hint="pass --dtype float32",
         )
@@ -244,12 +244,11 @@ def _warnings_of_rounding(figures: dict[str, Any]) -> list[str]:
         if len(unchanged) > 3:
             names += " ..."
         warnings.append(
-            f"{len(unchanged)} of {figures['n_matrices']} adapted matrices stay as they are: "
-            f"{names}"
+            f"{len(unchanged)} of {figures['n_matrices']} adapted matrices stay the same: {names}"
         )
     if figures["changed_share_rounded"] < FEW * figures["changed_share"]:
         warnings.append(
-            f"rounding to {figures['dtype']} swallows small updates: "
+            f"rounding to {figures['dtype']} removes small updates: "
             f"{figures['changed_share_rounded']:.1%} of the adapted weights change, "
             f"{figures['changed_share']:.1%} in float32, and {figures['kept_share']:.1%} of the "
             "update is kept; --dtype float32 keeps it all"
@@ -276,8 +275,8 @@ def _read_back(
     )
     if lost:
         raise ModelError(
-            f"{len(lost)} weights do not come back from disk as they were merged, {lost[0]} first",
-            hint="this is a fault of saving this architecture: please report it",
+            f"{len(lost)} weights read back from disk differ from the merged ones, first {lost[0]}",
+            hint="this architecture is not saved correctly: please report it",
         )
     merged = measure(model, expected.texts)
     return compare(expected.base, expected.adapted, merged, len(expected.texts))
@@ -286,9 +285,9 @@ def _read_back(
 def _require_agreement(agreement: Agreement, dtype: str) -> None:
     if agreement.mean_difference <= TOLERANCES[dtype]:
         return
-    hint = "use base and adapter as they are, and report this adapter"
+    hint = "use base and adapter without merging, and report this adapter"
     raise ModelError(
-        f"the merged model is not what base and adapter are: they differ by "
+        "the merged model does not match base and adapter: they differ by "
         f"{agreement.mean_difference:.2e} on average, {agreement.max_difference:.2e} at most, "
         f"and rounding to {dtype} explains {TOLERANCES[dtype]:g}; nothing was written",
         hint=hint if dtype == "float32" else "pass --dtype float32",
@@ -305,7 +304,10 @@ def _warnings_of_tokenizer(adapter: ModelFiles, folder: Path) -> list[str]:
     if is_same_tokenizer and written.chat_template_hash == adapter.chat_template_hash:
         return []
     return [
-        "saving changed the tokenizer or the chat template: compare `prefpipe models show` of both"
+        (
+            "saving changed the tokenizer or the chat template: compare them with `prefpipe models "
+            "show`"
+        )
     ]
 
 

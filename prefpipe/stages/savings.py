@@ -1,4 +1,4 @@
-"""What training on the kept groups costs beside training on every usable candidate."""
+"""The cost of training on the kept groups, compared with training on every usable candidate."""
 
 from collections.abc import Mapping
 from shlex import quote
@@ -19,11 +19,11 @@ from prefpipe.maths.compute.training_compute import (
     training_work,
 )
 
-AGAIN_HINT = "run the `prefpipe select` command that made it again, with --overwrite"
+AGAIN_HINT = "run again, with --overwrite, the `prefpipe select` command that made it"
 
 
 class TrainedModel(NamedTuple):
-    """The model as it was named, its shape, and what is to be known of the count.
+    """The model's name as given, its shape, and notes on the count.
 
     ``n_parameters`` are all it has.
     """
@@ -38,7 +38,7 @@ class TrainedModel(NamedTuple):
 class Machine(NamedTuple):
     """A GPU: its peak in 10^12 FLOP a second, and the share of it that training reaches.
 
-    ``price_per_hour`` where there is one.
+    ``price_per_hour`` if any.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Machine(NamedTuple):
 
 
 class Basis(NamedTuple):
-    """What is compared, where it comes from, and what is to be known of it."""
+    """What is compared, its source, and notes on it."""
 
     sums: PoolAndKept
     source: Mapping[str, Any]
@@ -58,7 +58,7 @@ class Basis(NamedTuple):
 
 
 def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
-    """Return what a selection was made from and kept, from what its parts on disk tallied.
+    """Return the pool and the kept groups of a selection, from the tallies of its parts on disk.
 
     Raises:
         InputError: no tally, or no group.
@@ -71,11 +71,11 @@ def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
         )
     tally = artifact.tally(present)
     if any(name not in tally for name in TALLIED):
-        raise InputError(f"{artifact.path} has no sums of tokens in its parts", hint=AGAIN_HINT)
+        raise InputError(f"{artifact.path} has no token sums in its parts", hint=AGAIN_HINT)
     if not tally["n_groups"]:
         raise InputError(
             f"no prompt of {artifact.path} has a group: there is nothing to train on",
-            hint=f"run `prefpipe inspect {quote(str(artifact.path))}` for what select rejected",
+            hint=f"run `prefpipe inspect {quote(str(artifact.path))}` to see what select rejected",
         )
 
     source = {
@@ -90,13 +90,13 @@ def basis_of_groups(artifact: Artifact, *, shared_prompt: bool) -> Basis:
 
 
 def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) -> list[str]:
-    """Return what is to be known of sums that parts tallied."""
+    """Return notes on sums that parts tallied."""
     notes = ["the full pool is every usable candidate of the prompts that have a group"]
     if n_present < n_parts:
-        notes.append(f"of {n_present} of {n_parts} parts, those on disk")
+        notes.append(f"these figures cover the {n_present} of {n_parts} parts that are on disk")
     n_rejected = tally["n_prompts"] - tally["n_groups"]
     if n_rejected:
-        notes.append(f"{n_rejected:,.0f} prompts without a group are on neither side")
+        notes.append(f"{n_rejected:,.0f} prompts without a group are counted on neither side")
     if tally["usable_estimated"]:
         usable = f"{tally['usable_estimated']:,.0f} of {tally['n_usable']:,.0f} usable candidates"
         kept = f"{tally['kept_estimated']:,.0f} of {tally['n_kept']:,.0f} kept ones"
@@ -107,7 +107,7 @@ def _notes_of_tally(tally: Mapping[str, float], n_parts: int, n_present: int) ->
 
 
 def basis_of_plan(plan: Plan, *, shared_prompt: bool) -> Basis:
-    """Return what a selection that has not been run would be made from and keep."""
+    """Return the pool and the kept groups of a selection that has not been run."""
     sums = planned_tokens(plan, shared_prompt=shared_prompt)
     note = (
         "an estimate before any run: every prompt gets a group, every candidate is usable and of "

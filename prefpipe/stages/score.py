@@ -3,7 +3,8 @@
 Reads: ``candidates``.
 Writes: ``scores``, one row for every candidate and scorer.
 Promises: rows follow the order of the candidates, scorers in the order given; a score is never
-dropped, averaged away or made up: what could not be rated has a null reward, a status and a reason.
+dropped, averaged away or invented: a candidate that could not be rated has a null reward, a status
+and a reason.
 """
 
 import time
@@ -55,7 +56,7 @@ from prefpipe.text.begun_turns import with_whole_answer
 from prefpipe.text.checks.ifeval import IFEVAL_VERSION
 
 NOT_FAILED = ("ok", "no_response")
-"""Statuses that are not the scorer's failure; every scorer has words of its own for the others."""
+"""Statuses that are not the scorer's failure; every scorer has its own words for the others."""
 OF_ONE_KIND = (
     "dtype",
     "max_length",
@@ -66,7 +67,7 @@ OF_ONE_KIND = (
 )
 """Fields that say something of one kind of scorer, whose own identity carries them."""
 TRIED_AGAIN = ("parse_error", "error", "no_logprobs", "not_answered")
-"""Statuses of judges alone, which the next run tries to mend without being told."""
+"""Statuses of judges alone, which the next run retries automatically."""
 
 
 N_RATED, SUM_OF_REWARDS = "n_rated", "sum_of_rewards"
@@ -195,7 +196,7 @@ def _user_columns_of(candidates: Artifact) -> list[str]:
 
 
 def _identity(rater: Rater, columns: Sequence[str]) -> dict[str, Any]:
-    """Return what a rater is in the fingerprint.
+    """Return a rater's entry in the fingerprint.
 
     Checks that are made of IFEval's columns carry that version as well.
     """
@@ -206,7 +207,7 @@ def _identity(rater: Rater, columns: Sequence[str]) -> dict[str, Any]:
 
 
 def _made_with(config: ScoreConfig, raters: Sequence[Rater]) -> list[dict[str, Any]]:
-    """Return the models and files that rate, so that ``status`` can tell when one has changed."""
+    """Return the models and files that rate, so that ``status`` can tell when one changed."""
     specs = {spec.name: spec for spec in map(parse_scorer, config.scorer)}
     ingredients = []
     for rater in raters:
@@ -226,15 +227,15 @@ def _made_with(config: ScoreConfig, raters: Sequence[Rater]) -> list[dict[str, A
 
 
 def _relevant(config: ScoreConfig) -> dict[str, Any]:
-    """Leave out fields that a scorer's own identity carries where they apply.
+    """Leave out fields that a scorer's own identity carries if they apply.
 
-    A model's dtype says nothing of checks.
+    A model's dtype, for example, does not apply to checks.
     """
     return {name: value for name, value in config.identity().items() if name not in OF_ONE_KIND}
 
 
 def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
-    """Refuse ratings of candidates that these candidates do not hold: they were made for others.
+    """Refuse ratings of candidates that are not here: they were made for others.
 
     Raises:
         InputError: naming the first such key. Incomplete candidates are not judged.
@@ -251,9 +252,9 @@ def refuse_strangers(rater: Rater, candidates: Artifact) -> None:
     strangers = ratings.unknown_keys(known)
     if strangers:
         raise InputError(
-            f"{rater.name}: {len(strangers)} ratings are for other candidates than "
-            f"{candidates.path} holds, the first for {strangers[0]}",
-            hint="pass the ratings that were made for these candidates, or remove the rows",
+            f"{rater.name}: {len(strangers)} ratings are for candidates that {candidates.path} "
+            f"does not hold, first {strangers[0]}",
+            hint="pass the ratings that were made for these candidates, or remove those rows",
         )
 
 
@@ -282,10 +283,10 @@ def _scorers(
 
 
 class CandidatesToRate(NamedTuple):
-    """What is read of a part.
+    """The inputs of one part.
 
-    ``requests`` are the ratings to ask for, ``places`` of which candidate each is. ``kept``: what
-    the part on disk holds, by scorer and candidate, {} where that is of no use.
+    ``requests`` are the ratings to ask for, ``places`` of which candidate each is. ``kept``:
+    ratings of the part on disk, by scorer and candidate, {} if they cannot be used.
     """
 
     candidates: Sequence[Row]
@@ -327,7 +328,7 @@ class ScoreMaker:
     def has_room(self, n_open: int) -> bool:
         """Return whether another part keeps every scorer busy.
 
-        A scorer that has enough to do would have the parts of faster ones wait in memory.
+        Without this, parts of faster scorers would wait in memory for a busy one.
         """
         n_with = Counter(self._scorer_of_part.copy().values())
         first, *later = (rater.name for rater in self.raters)
@@ -410,9 +411,9 @@ class ScoreMaker:
         return [scorer.opened for scorer in self.scorers.values() if scorer.opened is not None]
 
     def _kept_scores(self, index: int) -> dict[tuple[str, Key], Score]:
-        """Return what a part on disk holds that is made again for its judges' sake.
+        """Return the ratings of a part on disk that is made again for its judges.
 
-        Other scorers' ratings stay. It is {} where there is no part of this run and of these
+        Other scorers' ratings stay. It is {} if there is no part of this run and of these
         candidates, or every failed rating is asked for again.
         """
         if self.config.retry_errors or not _have_judge(self.raters):
@@ -454,7 +455,7 @@ class ScoreMaker:
 
 
 def tally_of(rated: Sequence[Score]) -> dict[str, float]:
-    """Return number and sum of the rewards that a scorer gave, and what it counted itself."""
+    """Return number and sum of a scorer's rewards, and its own counts."""
     rewards = [score.reward for score in rated if score.reward is not None]
     counted = {N_RATED: len(rewards), SUM_OF_REWARDS: sum(rewards)}
     return add_tallies([counted, *(score.tally for score in rated)])
@@ -469,7 +470,7 @@ def counted_for(scorer: str, tally: Mapping[str, float]) -> dict[str, float]:
 
 
 def notes_on_ratings(counted: Mapping[str, Mapping[str, float]]) -> list[str]:
-    """Return a line for each scorer that was used now, and what there is to know of the texts.
+    """Return a line for each scorer used in this call, and notes on the texts.
 
     Args:
         counted: tallies by scorer.
@@ -485,7 +486,7 @@ def notes_on_ratings(counted: Mapping[str, Mapping[str, float]]) -> list[str]:
 
 
 def checked(score: Score) -> Score:
-    """Return the score, a reward that is not finite turned into a status."""
+    """Return the score; a reward that is not finite becomes a status."""
     if score.reward is not None and not isfinite(score.reward):
         reason = f"the scorer gave {score.reward}"
         return score._replace(reward=None, status="not_finite", reason=reason)

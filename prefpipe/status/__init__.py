@@ -9,5 +9,5 @@ The files are the truth about progress, ``run.json`` about configuration. An art
 - ``done`` otherwise.
 
 `folders` finds artifacts, `origins` what each was made from and where that is now, `checker`
-compares the two, and `artifact_status` is what comes of it.
+compares the two, and `artifact_status` is the result.
 """

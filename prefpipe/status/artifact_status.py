@@ -1,4 +1,4 @@
-"""The state of an artifact, why it is so, and the commands that finish what is there."""
+"""The state of an artifact, the reasons, and the commands that finish it."""
 
 import shlex
 from collections.abc import Collection, Sequence
@@ -14,22 +14,22 @@ State = Literal["done", "partial", "stale", "corrupt"]
 
 
 class Effect(Enum):
-    """What a finding makes of the whole artifact."""
+    """The effect of a finding on the whole artifact."""
 
     CORRUPT = auto()
-    """It cannot be told what it is."""
+    """Nobody can tell what it is."""
     OTHER_RUN = auto()
-    """It was made from something else than what is there now, and all of it is to be made again."""
+    """It was not made from what is there now, and must be made again completely."""
     BEHIND = auto()
-    """Something that it was made from is to be made again first."""
+    """An input must be made again first."""
     UNFINISHED = auto()
     """Its parts are there, and what is written last is not."""
     NOTE = auto()
-    """Nothing: something could not be looked at."""
+    """No effect: something could not be checked."""
 
 
 class StatusFinding(NamedTuple):
-    """One thing that was found out about an artifact, with a line that says so."""
+    """A finding about an artifact, with a line for the user."""
 
     effect: Effect
     text: str
@@ -40,7 +40,7 @@ class ArtifactStatus:
     """The state of one artifact.
 
     ``missing``, ``outdated`` and ``corrupt_parts`` are numbers of parts. ``reasons`` say why the
-    state is not ``done``, ``notes`` what could not be looked at. ``claims`` are the parts that
+    state is not ``done``, ``notes`` what could not be checked. ``claims`` are the parts that
     workers are making. ``round``: of training, of a policy or an evaluation. ``words`` are the
     command that made it, as it was typed, and ``folder`` is where it was run. ``by_plan``: the
     command of a run of several rounds, where its plan wants the artifact otherwise.
@@ -65,7 +65,7 @@ class ArtifactStatus:
 
     @property
     def state(self) -> State:
-        """The gravest of what was found."""
+        """The most severe finding."""
         if Effect.CORRUPT in self.effects or self.corrupt_parts:
             return "corrupt"
         if Effect.OTHER_RUN in self.effects or Effect.BEHIND in self.effects or self.outdated:
@@ -81,7 +81,7 @@ class ArtifactStatus:
 
     @property
     def to_make(self) -> list[int]:
-        """The parts that are still to be made, or made again: all of them of another run."""
+        """The parts to make, or to make again: all of them if they are of another run."""
         if Effect.OTHER_RUN in self.effects:
             return list(range(self.n_parts))
         return sorted({*self.missing, *self.outdated, *self.corrupt_parts})
@@ -93,7 +93,7 @@ class ArtifactStatus:
         return sorted({index % count for index in self.to_make})
 
     def again(self, num_shards: int | None) -> list[list[str]]:
-        """Return the commands that finish what is there, each as its words.
+        """Return the commands that finish the artifact, each as a list of words.
 
         It is one, or one a shard that has something to make: for the shards of ``num_shards``, or
         those that the recorded command was one of. They go on, without ``--overwrite``, with paths
@@ -162,9 +162,9 @@ class ArtifactStatus:
 
 
 class Standing(NamedTuple):
-    """What ``prefpipe status --quick`` says of an artifact that another command reads.
+    """The result of ``prefpipe status --quick`` for an artifact that another command reads.
 
-    The command says it, marks its figures, or refuses.
+    That command prints it, marks its figures, or refuses.
     """
 
     path: Path
@@ -179,14 +179,16 @@ class Standing(NamedTuple):
     @property
     def line(self) -> str:
         """One line for the top of a page: ``run/scores is stale: its candidates ...``."""
-        first = self.reasons[0].rstrip(":") if self.reasons else "see why with prefpipe status"
+        first = (
+            self.reasons[0].rstrip(":") if self.reasons else ("run `prefpipe status` to see why")
+        )
         line = f"{self.path} is {self.state}: {first}"
         n_more = len(self.reasons) - 1
         return f"{line} (and {n_more} more)" if n_more > 0 else line
 
     @property
     def command(self) -> str:
-        """The command that says all of it."""
+        """The command that prints everything."""
         return f"prefpipe status {shlex.quote(str(self.path))}"
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Artifacts compared with what they were made from, each once."""
+"""Compare artifacts with what they were made from, each once."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -48,7 +48,7 @@ MAX_DIFFERENCES = 8
 
 
 class StatusChecker:
-    """Looks at artifacts, each once, however many others are made from it.
+    """Checks artifacts, each once, however many others are made from it.
 
     Args:
         footers: what the command has read, and reads later.
@@ -62,8 +62,8 @@ class StatusChecker:
     def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
 
-        Every byte of every part is verified, unless ``quick``: then the footers alone. Parents are
-        looked at quickly in any case.
+        Every byte of every part is verified, unless ``quick``: then only the footers. Parents are
+        checked quickly in any case.
 
         Raises:
             InputError: the folder holds no ``run.json``.
@@ -74,7 +74,7 @@ class StatusChecker:
         if not (path / run_record.FILE_NAME).exists() and not parts_without_record(path):
             run_record.read_run_record(path)  # raises the error that names what is wrong
 
-        # what is asked for while it is being looked at is taken for done: no endless circle
+        # an artifact that is requested while it is being checked counts as done: no endless loop
         self._known[key] = ArtifactStatus(path)
         self._known[key] = self._status(path, quick=quick)
         return self._known[key]
@@ -84,7 +84,7 @@ class StatusChecker:
         if lost:
             reason = (
                 f"{path} has {len(lost)} parts and no {run_record.FILE_NAME}: restore it, or run "
-                "the command that made them again, which writes it anew and keeps them"
+                "the command that made the parts again: it rewrites the file and keeps the parts"
             )
             return ArtifactStatus(path, effects={Effect.CORRUPT}, reasons=[reason])
         try:
@@ -96,7 +96,7 @@ class StatusChecker:
         findings: list[StatusFinding] = []
         if KEPT_STEP in record.context:
             step, training = record.context[KEPT_STEP], path.absolute().parent
-            text = f"it is step {step} of the training in {training}, which makes it"
+            text = f"it is step {step} of the training in {training}, whose command makes it"
             findings.append(StatusFinding(Effect.NOTE, text))
         if record.stage == "generate":
             findings += _prompt_findings(artifact)
@@ -137,14 +137,14 @@ class StatusChecker:
             notes=[*notes, *states.notes],
             claims=claimed_parts(path, record.fingerprint, states.to_make),
             round=round_of(record),
-            # a step on the way is made by its training, into a folder of that one's
+            # an intermediate step is made by its training, into a folder of that one's
             words=[] if KEPT_STEP in record.context else record.command,
             folder=record.folder,
             by_plan=plan.command(replaces_other_runs=True) if plan and of_plan else (),
         )
 
     def plan_of_run(self, run: Path) -> RunPlan | None:
-        """Return the plan by which the rounds of a folder are run, None where no plan is noted.
+        """Return the plan by which the rounds of a folder are run, None if no plan is noted.
 
         Raises:
             InputError: ``rounds.json`` cannot be read.
@@ -156,9 +156,9 @@ class StatusChecker:
         return self._plans[place]
 
     def _plan_of(self, path: Path) -> RunPlan | None:
-        """Return the plan of the rounds that an artifact belongs to, None where that says nothing.
+        """Return the plan of the rounds that an artifact belongs to, None if that says nothing.
 
-        What is wrong with ``rounds.json`` itself is said of the run, and not of each artifact.
+        Problems of ``rounds.json`` itself are reported for the run, not for each artifact.
         """
         run = run_of(path)
         if run is None:
@@ -169,9 +169,9 @@ class StatusChecker:
             return None
 
     def _parent(self, artifact: Artifact, name: str) -> tuple[Artifact | None, list[StatusFinding]]:
-        """Return a parent that is still the one this artifact was made from, and what was found.
+        """Return a parent that is still the one this artifact was made from, and the findings.
 
-        It is None where it is not on disk, or is of another configuration now.
+        It is None if it is not on disk or has another configuration now.
         """
         place = locate_parent(artifact, name)
         if place is not None and parts_without_record(place):
@@ -187,12 +187,12 @@ class StatusChecker:
             record = run_record.read_run_record(place)
             parent = Artifact(place, record, read_footer=self._footers.read)
         except InputError as error:
-            text = f"its {name} cannot be looked at: {error.message}"
+            text = f"its {name} cannot be read: {error.message}"
             return None, [StatusFinding(Effect.NOTE, text)]
 
         then, now = artifact.record.identity.get(name), parent.record.identity
         if isinstance(then, dict) and then != now:
-            header = f"its {name}, {place}, are of another configuration now:"
+            header = f"its {name}, {place}, have another configuration now:"
             lines = [header, *_difference_lines(then, now)]
             return None, [StatusFinding(Effect.OTHER_RUN, line) for line in lines]
         if status.state == "stale":
@@ -204,9 +204,9 @@ class StatusChecker:
     def _ingredient_findings(
         self, artifact: Artifact, ingredient: Ingredient
     ) -> Iterator[StatusFinding]:
-        """Compare a model or a file with what it was then.
+        """Compare a model or a file with its recorded hashes.
 
-        Where it is an artifact itself, that it is stale is passed on.
+        If it is an artifact itself, its staleness is passed on.
         """
         place = locate_ingredient(artifact, ingredient.reference)
         name = f"its {ingredient.role}, {ingredient.reference}"
@@ -225,25 +225,25 @@ class StatusChecker:
     def _model_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
     ) -> Iterator[StatusFinding]:
-        """Compare a model folder with its hashes of then.
+        """Compare a model folder with its recorded hashes.
 
         Args:
             name: of the model in the run, for the lines.
             place: its folder.
-            hashes: those that it had.
+            hashes: those that were recorded.
         """
         standing = self._standing_of_model(place)
         try:
             now = locate_model(str(place)).identity()
         except PrefpipeError as error:
-            # of a training that is to go on, its own lines say what is missing
+            # the lines of an unfinished training say what is missing
             if standing is not None:
                 yield StatusFinding(Effect.BEHIND, f"{name}, {standing}")
             else:
-                yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+                yield StatusFinding(Effect.NOTE, f"{name} cannot be read: {error.message}")
             return
 
-        # what its template was given then is of the run, and no file of the model has it
+        # template settings belong to the run; no file of the model has them
         of_run = (TEMPLATE_DATE, TEMPLATE_ARGS, THOUGHTS)
         then = {key: value for key, value in hashes.items() if key not in of_run}
         if any(now.get(key) != value for key, value in then.items()):
@@ -252,7 +252,7 @@ class StatusChecker:
                 f"{name}, has changed since: it has other weights, tokenizer or template",
             )
 
-        # a model of ours may be out of date although its weights are those of then
+        # a model of ours may be out of date although its weights are unchanged
         if standing is not None:
             yield StatusFinding(Effect.BEHIND, f"{name}, {standing}")
         record = read_merge_record(place)
@@ -261,10 +261,10 @@ class StatusChecker:
                 yield from self._merged_part_findings(name, place, record, part)
 
     def _standing_of_model(self, place: Path) -> str | None:
-        """Return what is to be done first about a model of ours, None where it stands.
+        """Return why a model made by prefpipe is out of date, None if it is up to date.
 
-        It is stale, the checkpoint of a stale training, or of a training that is not finished. A
-        checkpoint is whole before its training is.
+        It is stale, a checkpoint of a stale training, or from a training that is not finished. A
+        checkpoint is complete before its training is.
         """
         is_checkpoint = place.name.startswith("checkpoint-")
         folder = place.parent if is_checkpoint else place
@@ -278,7 +278,7 @@ class StatusChecker:
     def _merged_part_findings(
         self, name: str, place: Path, record: MergeRecord, part: MergedPart
     ) -> Iterator[StatusFinding]:
-        """Pass on that a merged model is out of date: its adapter or base is another, or stale."""
+        """Report that a merged model is out of date: its adapter or base changed or is stale."""
         folder = locate_merged_part(record, part, place)
         if folder is None:
             gone = absence(record.host)
@@ -288,7 +288,7 @@ class StatusChecker:
         try:
             has_changed = content_hash_of(folder) != part.content_hash
         except PrefpipeError as error:
-            text = f"{name}, was merged: its {part.role} cannot be looked at: {error.message}"
+            text = f"{name}, was merged: its {part.role} cannot be read: {error.message}"
             yield StatusFinding(Effect.NOTE, text)
             return
 
@@ -297,25 +297,25 @@ class StatusChecker:
             why = "has changed since" if has_changed else standing
             yield StatusFinding(
                 Effect.BEHIND,
-                f"{name}, is to be merged again first: its {part.role}, {part.reference}, {why}",
+                f"{name}, needs to be merged again first: its {part.role}, {part.reference}, {why}",
             )
 
     def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
-        """Compare the scores that a training chose its gamma by with those of then."""
+        """Compare the scores from which a training chose gamma with the recorded ones."""
         try:
             scores = Artifact(
                 place, run_record.read_run_record(place), read_footer=self._footers.read
             )
             digest = scores.digest()
         except PrefpipeError as error:
-            yield StatusFinding(Effect.NOTE, f"{name}, cannot be looked at: {error.message}")
+            yield StatusFinding(Effect.NOTE, f"{name}, cannot be read: {error.message}")
             return
 
         if digest not in run_record.rater_digests(record):
             yield StatusFinding(
                 Effect.OTHER_RUN,
-                f"{name}, have changed since: train chooses gamma by them again, and keeps the "
-                "model where it is the same",
+                f"{name}, have changed since: train chooses gamma from them again, and keeps the "
+                "model if gamma stays the same",
             )
         if self.check(place, quick=True).state == "stale":
             yield StatusFinding(Effect.BEHIND, f"{name}, are stale themselves")
@@ -323,11 +323,11 @@ class StatusChecker:
     def _reference_findings(
         self, name: str, place: Path, hashes: Mapping[str, Any]
     ) -> Iterator[StatusFinding]:
-        """Compare the log-probabilities that a training was given with those of then."""
+        """Compare the log-probabilities of a training's reference with the recorded ones."""
         try:
             identity = run_record.read_run_record(place).identity
         except PrefpipeError as error:
-            yield StatusFinding(Effect.NOTE, f"{name} cannot be looked at: {error.message}")
+            yield StatusFinding(Effect.NOTE, f"{name} cannot be read: {error.message}")
             return
 
         measured = identity.get("model")
@@ -335,9 +335,7 @@ class StatusChecker:
         if isinstance(measured, dict):
             now = {**measured, "dtype": identity.get("dtype")}
         if any(now.get(key) != value for key, value in hashes.items()):
-            yield StatusFinding(
-                Effect.OTHER_RUN, f"{name}, is of another model or number format now"
-            )
+            yield StatusFinding(Effect.OTHER_RUN, f"{name}, has another model or number format now")
         if self.check(place, quick=True).state == "stale":
             yield StatusFinding(Effect.BEHIND, f"{name}, is stale itself")
 
@@ -345,11 +343,11 @@ class StatusChecker:
 def standing_of(
     path: Path, checker: StatusChecker | None = None, *, quick: bool = True
 ) -> Standing:
-    """Return what status says of an artifact; one that cannot be read is ``corrupt``.
+    """Return the status of an artifact; one that cannot be read is ``corrupt``.
 
     Args:
         path: the artifact's folder.
-        checker: one that has looked at others of the run, so that none is looked at twice.
+        checker: one that has looked at others of the run, so that none is checked twice.
         quick: look at the footers of parts alone, and not at every byte.
     """
     try:
@@ -360,10 +358,10 @@ def standing_of(
 
 
 def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
-    """Compare the prompts that were sampled with those of the file now."""
+    """Compare the sampled prompts with the current file."""
     source = artifact.record.parents.get("prompts", "")
     if source.startswith("hf:"):
-        yield StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not looked at")
+        yield StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not checked")
         return
     place = locate_parent(artifact, "prompts")
     if place is None:
@@ -379,19 +377,19 @@ def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
 
 
 def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
-    """Compare how a step of a run was made with what its plan says."""
+    """Compare the settings of a step with its plan."""
     differences = plan.differences(artifact)
     return [StatusFinding(Effect.OTHER_RUN, difference.line) for difference in differences]
 
 
 def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:
-    """Compare the files that were imported with what they were then, by their hash."""
+    """Compare imported files with their recorded hashes."""
     for name in SOURCES:
         recorded = artifact.record.parents.get(name)
         if recorded is None:
             continue
         if file_of(recorded) is None:
-            yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, was not looked at")
+            yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, was not checked")
             continue
 
         place = locate_parent(artifact, name)
@@ -420,4 +418,4 @@ def _unfinished(path: Path) -> str:
     steps = [item.name.removeprefix(prefix) for item in path.glob(f"{prefix}*")]
     numbers = [int(step) for step in steps if step.isdigit()]
     reason = f"it has no {SUMMARY_FILE}, which is written last"
-    return f"{reason}; it goes on from {prefix}{max(numbers)}" if numbers else reason
+    return f"{reason}; training resumes from {prefix}{max(numbers)}" if numbers else reason

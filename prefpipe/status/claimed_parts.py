@@ -1,4 +1,4 @@
-"""Parts that workers say they are making, as ``prefpipe status`` shows them."""
+"""Parts that workers have claimed, as ``prefpipe status`` shows them."""
 
 import time
 from collections.abc import Collection
@@ -11,8 +11,8 @@ from prefpipe.artifacts.claims import Claimant, read_claims
 class ClaimedPart(NamedTuple):
     """A part that is not on disk, and the worker that has claimed it.
 
-    Times since are by the clock here and the worker's: two that differ by minutes give ages that
-    do. ``is_left_behind``: the claim was not renewed for its lease, or its process is gone.
+    Ages use the clock here and the worker's: clocks that differ by minutes give ages that differ.
+    ``is_left_behind``: the claim was not renewed for its lease, or its process is gone.
     """
 
     part: int

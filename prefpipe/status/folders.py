@@ -34,7 +34,7 @@ def find_artifacts(path: Path) -> list[Path]:
     """
     if not path.exists():
         raise InputError(
-            f"{path} does not exist", hint="look at the path, or run the stage that makes it"
+            f"{path} does not exist", hint="check the path, or run the stage that makes it"
         )
     if not path.is_dir():
         holds_run = (path.parent / run_record.FILE_NAME).exists()
@@ -75,7 +75,7 @@ def open_artifact(path: Path, *, verb: str) -> Artifact:
 
 
 def _is_looked_into(folder: Path, seen: set[Path]) -> bool:
-    """Whether artifacts are looked for in a folder: once, and behind a link only in an artifact."""
+    """Whether to search a folder for artifacts: once, and a link only if it is an artifact."""
     if folder.name.startswith(".") or is_within_training(folder):
         return False
     if folder.is_symlink() and not (folder / run_record.FILE_NAME).exists():

@@ -1,7 +1,8 @@
 """What an artifact was made from, and where that is now: parents, models and files.
 
-A run may have been moved or copied, to another folder or another machine. What moved along comes
-before what is still where it was: a copy is judged by its own parents, and the original by its own.
+A run may have been moved or copied to another folder or machine. Files that moved along take
+precedence over files at the old place: a copy is compared with its own parents, and the original
+with its own.
 """
 
 import socket
@@ -30,9 +31,9 @@ MARKS = (run_record.FILE_NAME, *CONFIG_FILES)
 
 
 class Ingredient(NamedTuple):
-    """A model or a file that is no parent artifact.
+    """A model or a file that is not a parent artifact.
 
-    ``role`` is what it is to the run, ``reference`` how it was named, ``hashes`` those it had then.
+    ``role`` is its role in the run, ``reference`` its name as given, ``hashes`` the recorded ones.
     """
 
     role: str
@@ -62,8 +63,8 @@ def _measured_models(
 ) -> list[Ingredient]:
     """Return the models of log-probabilities.
 
-    Weights may be of one model, and tokenizer and template of another: of the policy that is
-    trained, which is ``tokenizer_of``.
+    Weights may come from one model, and tokenizer and template from another: the trained policy,
+    which is ``tokenizer_of``.
     """
     of_weights = {name: held for name, held in hashes.items() if name not in TOKENIZER_HASHES}
     of_tokenizer = {name: held for name, held in hashes.items() if name in TOKENIZER_HASHES}
@@ -78,8 +79,8 @@ def _measured_models(
 def locate_parent(artifact: Artifact, name: str) -> Path | None:
     """Return where a parent is now, or None.
 
-    It is looked for where it was recorded, from the recorded folder, from here, and beside the
-    artifact. The last is for runs that came from another machine.
+    It is searched at the recorded path, from the recorded folder, from here, and beside the
+    artifact. The last is for runs from another machine.
     """
     recorded = artifact.record.parents.get(name)
     if recorded is None:
@@ -105,9 +106,8 @@ def locate_parent(artifact: Artifact, name: str) -> Path | None:
 def locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
     """Return where a model or file is now, or None.
 
-    It is looked for where it was recorded, from here, and beside or above the artifact. The last is
-    for runs that were moved: of ``run/eval/policy/candidates`` the model ``run/policy`` is three
-    folders up.
+    It is searched at the recorded path, from here, and beside or above the artifact. The last is
+    for moved runs: for ``run/eval/policy/candidates`` the model ``run/policy`` is three folders up.
     """
     recorded = Path(reference).expanduser()
     places = [
@@ -134,7 +134,7 @@ def locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
 def locate_merged_part(record: MergeRecord, part: MergedPart, place: Path) -> Path | None:
     """Return where the adapter or base of the merged model in ``place`` is now, or None.
 
-    It may have moved along with the model, or be where it was.
+    It may have moved along with the model, or still be at its old place.
     """
     then = Path(part.path)
     moves = moved_folders(Path(record.output), place.absolute())
@@ -148,7 +148,7 @@ def _folders_above(artifact: Artifact) -> list[Path]:
 
 
 def _places_of_then(artifact: Artifact, recorded: str) -> list[Path]:
-    """Return where a recorded path was, from the folder of then, and where it is from here."""
+    """Return a recorded path seen from the recorded folder, and seen from here."""
     made_in = artifact.record.folder
     from_then = [Path(made_in) / recorded] if made_in else []
     return [*from_then, Path(recorded)]
@@ -157,7 +157,7 @@ def _places_of_then(artifact: Artifact, recorded: str) -> list[Path]:
 def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Path]:
     """Yield where a recorded path is if it was moved or copied with the artifact.
 
-    Nothing, where the artifact was not moved.
+    Yields nothing if the artifact was not moved.
     """
     folder = artifact.record.folder
     if not folder:
@@ -180,7 +180,7 @@ def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Path]:
 
 
 def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Path]:
-    """Yield where a recorded path may be in a run that was moved: below one of the folders above.
+    """Yield places of a recorded path in a moved run: below one of the folders above.
 
     Of its last folders, two or more, the longest first: of ``eval`` the parent
     ``/then/eval/policy/candidates`` is not the ``candidates`` beside it.
@@ -192,7 +192,7 @@ def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Path]:
 
 
 def is_path(artifact: Artifact, reference: str) -> bool:
-    """Return whether a name that is not on disk is that of a file or folder, not of the hub."""
+    """Return whether a name that is not on disk means a file or folder, not a hub name."""
     if reference.startswith(("bundled:", "hf:")):
         return False
     place = Path(artifact.record.folder) / reference
@@ -201,7 +201,7 @@ def is_path(artifact: Artifact, reference: str) -> bool:
 
 
 def absence(host: Any, *, are: bool = False) -> str:
-    """Say that something is not there: gone, or on another machine perhaps never copied here.
+    """Describe a missing file: deleted, or on another machine and perhaps never copied here.
 
     Args:
         host: the machine that it was seen on.
@@ -210,5 +210,5 @@ def absence(host: Any, *, are: bool = False) -> str:
     if host == socket.gethostname():
         return "no longer exist" if are else "no longer exists"
     if are:
-        return "are not on this disk and were not looked at"
-    return "is not on this disk and was not looked at"
+        return "are not on this disk and were not checked"
+    return "is not on this disk and was not checked"

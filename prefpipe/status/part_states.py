@@ -1,4 +1,4 @@
-"""Which parts of an artifact are missing, damaged, or of other parents than those on disk now."""
+"""Which parts of an artifact are missing, damaged, or not made from the parents on disk now."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ WHOLE_PARENTS = {"train": None, "eval": None, "judge": ("b",)}
 
 
 class PartStates(NamedTuple):
-    """The parts of an artifact by their state, as numbers, and the lines that say so."""
+    """The numbers of an artifact's parts by state, with lines for the user."""
 
     n_rows: int
     missing: list[int]
@@ -25,14 +25,14 @@ class PartStates(NamedTuple):
 
     @property
     def to_make(self) -> set[int]:
-        """The parts that are to be made, or made again."""
+        """The parts to make, or to make again."""
         return {*self.missing, *self.outdated, *self.corrupt}
 
 
 def part_states(
     artifact: Artifact, parents: Mapping[str, Artifact], footers: SeenFooters, *, quick: bool
 ) -> PartStates:
-    """Look at every part.
+    """Check every part.
 
     Args:
         artifact: whose parts they are.
@@ -85,7 +85,7 @@ def part_states(
 
 
 class _ParentDigests:
-    """The digests of the parents' parts on disk now; what is not there is counted, not judged."""
+    """The digests of the parents' parts on disk now; missing ones are counted, not compared."""
 
     def __init__(self, stage: str, parents: Mapping[str, Artifact]) -> None:
         self._whole_names = WHOLE_PARENTS.get(stage, ())
@@ -94,10 +94,10 @@ class _ParentDigests:
         self._whole: dict[str, str | None] = {}
 
     def of(self, name: str, index: int) -> str | None:
-        """Return the digest of what a part was made from, None where it cannot be known.
+        """Return the digest of what a part was made from, None if it cannot be known.
 
-        A name may say which part of the parent it is, ``earlier_1_scores:3``; else that of the same
-        number.
+        A name may include the number of the parent part, ``earlier_1_scores:3``; else the part of
+        the same number is meant.
         """
         name, colon, number = name.partition(":")
         index = int(number) if colon else index
@@ -133,7 +133,7 @@ def _of_other_run(record: RunRecord, indices: Sequence[int]) -> str:
     if changes:
         operation = changes[-1].get("operation", "change")
         return f"from before the last {operation}: {_numbered(indices)}"
-    return f"of another run than run.json describes: {_numbered(indices)}"
+    return f"not from the run that run.json describes: {_numbered(indices)}"
 
 
 def _numbered(indices: Sequence[int]) -> str:

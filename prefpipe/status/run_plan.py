@@ -1,7 +1,6 @@
-"""The plan of a run of several rounds, and in what an artifact differs from what it wants.
+"""The plan of a run of several rounds, and how an artifact differs from it.
 
-The plan counts as its file is now: a knob that was changed there makes the steps that it belongs to
-stale before anything is run again.
+The current plan file counts: a changed setting makes its steps stale before anything is run again.
 """
 
 import json
@@ -34,15 +33,15 @@ INPUTS = {
     "train": ("groups", "model", "reference_model", "eval_groups", "rater_scores", "chat_template"),
     "eval": ("policy", "baseline", "baseline_scores", "prompts", "scorer", "kl", "kl_reference"),
 }
-"""What a step is made from, which stands in its identity by its content and not by its name."""
+"""What a step is made from, which its identity holds by content and not by name."""
 SETTLED_BY_THE_RUN = ("part_size", "backend", "template_date")
 """Fields that a run on disk keeps where they are not given."""
 
 
 class PlanDifference(NamedTuple):
-    """A knob of a step that the plan wants otherwise than the artifact was made.
+    """A setting of a step in which the plan differs from the artifact.
 
-    ``key``: stage and flag, ``select.k``. None, or an empty list, is a knob that was not given.
+    ``key``: stage and flag, ``select.k``. None, or an empty list, is a setting that was not given.
     """
 
     key: str
@@ -70,7 +69,7 @@ class RunPlan:
         record: its ``rounds.json``.
         plan: as the file is now, or as it was recorded where that cannot be read.
         steps: in order.
-        note: why the file's plan was not taken, None where it was.
+        note: why the file's plan was not taken, None if it was.
     """
 
     run: Path
@@ -80,12 +79,12 @@ class RunPlan:
     note: str | None
 
     def step_of(self, path: Path) -> Step | None:
-        """Return the step that writes a folder, None where none does."""
+        """Return the step that writes a folder, None if none does."""
         place = path.resolve()
         return next((step for step in self.steps if step.output == place), None)
 
     def command(self, *, replaces_other_runs: bool) -> list[str]:
-        """Return the command that goes on with the rounds, to paste where one stands.
+        """Return the command that continues the rounds, ready to paste.
 
         Args:
             replaces_other_runs: steps that are stale are made again, and not refused.
@@ -99,10 +98,10 @@ class RunPlan:
         return words
 
     def differences(self, artifact: Artifact) -> list[PlanDifference]:
-        """Return in what an artifact differs from what its step would make now.
+        """Return the differences of an artifact from what its step would make now.
 
-        Nothing, where no step of the plan makes it, or its command cannot be read. What a
-        difference leaves the fingerprint as it is, is none.
+        There are none if no step of the plan makes it, or its command cannot be read. A setting
+        that does not change the fingerprint is not a difference.
         """
         step = self.step_of(artifact.path)
         if step is None:
@@ -122,7 +121,7 @@ class RunPlan:
     def _changes(
         self, step: Step, then: StageConfig, artifact: Artifact
     ) -> Iterator[tuple[str, Any, Any]]:
-        """Yield the fields of a step that are other ones now, with both values."""
+        """Yield the fields of a step that differ now, with both values."""
         record, given = artifact.record, {word.field for word in step.arguments}
         wanted, made = _identity_of(step.config, record), _identity_of(then, record)
         for name in [item.name for item in fields(step.config)]:
@@ -133,7 +132,7 @@ class RunPlan:
                 yield name, planned, before
 
         for name in INPUTS[step.stage]:
-            # flags of a later release are not looked at
+            # flags of a later release are not checked
             if not hasattr(then, name):
                 continue
             planned, before = getattr(step.config, name), getattr(then, name)
@@ -171,7 +170,7 @@ class RunPlan:
 
 
 def open_run_plan(run: Path) -> RunPlan | None:
-    """Return the plan by which the rounds of a folder are run, None where no plan is noted.
+    """Return the plan by which the rounds of a folder are run, None if no plan is noted.
 
     Raises:
         InputError: ``rounds.json`` cannot be read.
@@ -187,7 +186,7 @@ def open_run_plan(run: Path) -> RunPlan | None:
         plan = record.plan_now()
         steps = steps_of(plan, place, name=record.plan)
     except UsageError as error:
-        note = f"the recorded plan counts, that of {run / 'rounds.json'}: {error.message}"
+        note = f"the plan recorded in {run / 'rounds.json'} is used: {error.message}"
         plan = record.plan_then()
         steps = steps_of(plan, place, name=record.plan)
     return RunPlan(place, record, plan, tuple(steps), note)
@@ -200,7 +199,7 @@ def as_seen_from_here(path: Path) -> Path:
 
 
 def run_of(path: Path) -> Path | None:
-    """Return the folder of the rounds that an artifact is of, None where it is of none."""
+    """Return the rounds folder that an artifact belongs to, None if there is none."""
     place = path.resolve()
     return None if number_of_folder(place.parent.name) is None else place.parent.parent
 
@@ -222,7 +221,7 @@ def _run_folder(record: RunRecord) -> Path | None:
 
 
 def _identity_of(config: StageConfig, record: RunRecord) -> dict[str, Any]:
-    """Return what of a config can change the answer, the back-end that was found included."""
+    """Return the part of a config that can change the answer, including the detected back-end."""
     if getattr(config, "backend", None) == AUTO:
         settled = record.identity.get("backend", "transformers")
         config = replace(config, backend=settled)  # type: ignore[call-arg]
@@ -230,10 +229,10 @@ def _identity_of(config: StageConfig, record: RunRecord) -> dict[str, Any]:
 
 
 def _is_as_made(name: str, planned: Any, config: StageConfig, record: RunRecord) -> bool:
-    """Return whether an artifact has a value all the same: as it was settled when it was made.
+    """Return whether an artifact has a value anyway, because it was settled when it was made.
 
-    A learning rate that was left to the objective is that of its table, and a reward that was left
-    to the scores that of their only scorer.
+    A learning rate left to the objective is the one of its table, and a reward left to the scores
+    is their only scorer.
     """
     identity = record.identity
     recorded = {**identity, **(identity.get("knobs") or {})}
@@ -249,7 +248,7 @@ def _is_as_made(name: str, planned: Any, config: StageConfig, record: RunRecord)
 
 
 def _start_value(name: str, config: TrainConfig, objective: str) -> Any:
-    """Return what a knob or a setting is where it is not given."""
+    """Return the value of a setting that is not given."""
     if name in KNOB_NAMES:
         return resolve_knobs(objective, {}).get(name)
 
@@ -260,7 +259,7 @@ def _start_value(name: str, config: TrainConfig, objective: str) -> Any:
 
 
 def _placed(value: Any, folder: Path, run: Path | None) -> Any:
-    """Return a value with its paths as they can be compared: from the folder of the rounds."""
+    """Return a value with comparable paths: relative to the folder of the rounds."""
     if isinstance(value, list | tuple):
         return [_placed(each, folder, run) for each in value]
     if not isinstance(value, str | Path):

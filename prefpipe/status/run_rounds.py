@@ -21,15 +21,15 @@ from prefpipe.status.run_plan import RunPlan, as_seen_from_here, run_of
 
 CellState = State | Literal["missing", "-"]
 GRAVITY: tuple[CellState, ...] = ("-", "done", "missing", "partial", "stale", "corrupt")
-"""Of what can stand in the table, the least grave first."""
+"""The states in the table, the least severe first."""
 
 
 @dataclass(frozen=True)
 class StepState:
-    """How far a step of a round is.
+    """The progress of a step of a round.
 
-    ``state``: of its artifact; ``missing`` where the plan has the step and it has not begun, ``-``
-    where there is no such step. ``detail``: how many parts there are of a partial one, or why it is
+    ``state``: of its artifact; ``missing`` if the plan has the step and it has not begun, ``-``
+    if there is no such step. ``detail``: how many parts there are of a partial one, or why it is
     stale. ``paths``: its artifacts, usually one.
     """
 
@@ -70,8 +70,8 @@ class RunRounds:
         plan: the path of its plan, None of a run without one.
         stages: the columns, in order.
         rows: a round each.
-        notes: what could not be looked at.
-        again: the command that goes on, as its words; [] where there is none to say or to do.
+        notes: what could not be checked.
+        again: the command that continues it, as its words; [] if there is none to say or to do.
     """
 
     run: Path
@@ -83,7 +83,7 @@ class RunRounds:
 
     @property
     def state(self) -> State:
-        """The gravest state of a step; a step that has not begun makes the run partial."""
+        """The most severe state of a step; a step that has not begun makes the run partial."""
         states = {step.state for row in self.rows for step in row.steps.values()}
         gravest = max(states, key=GRAVITY.index, default="done")
         if gravest in ("-", "done"):
@@ -135,8 +135,8 @@ def rounds_of_run(
 ) -> RunRounds:
     """Return the rounds of a folder.
 
-    By its plan, if one is noted there: a step's artifact is in the folder that the plan gives it.
-    Else an artifact is of the round that its lineage says.
+    If a plan is recorded there, each step's artifact is in the folder that the plan gives it. Else
+    the lineage of an artifact gives its round.
 
     Args:
         run: the folder.
@@ -215,7 +215,7 @@ def _placed(
 
 
 def _is_output(record: RunRecord) -> bool:
-    """Whether an artifact is what its command wrote, and not a side of an evaluation."""
+    """Whether an artifact is a command's own output, and not a side of an evaluation."""
     try:
         return RecordedCommand(record.command).stage == record.stage
     except ValueError:
@@ -223,7 +223,7 @@ def _is_output(record: RunRecord) -> bool:
 
 
 def _round_by_lineage(artifact: Artifact) -> int | None:
-    """Return the round that an artifact is part of, None where nothing says it."""
+    """Return the round that an artifact is part of, None if not known."""
     if artifact.record.stage in ("train", "eval"):
         return round_of(artifact.record)
     sampled_by = sampler_round_of([artifact.record])
@@ -241,7 +241,7 @@ def _round_by_lineage(artifact: Artifact) -> int | None:
 
 
 def _round_by_folder(run: Path, path: Path) -> int | None:
-    """Return the round in whose folder an artifact is, None where it is in none."""
+    """Return the round in whose folder an artifact is, None if it is in none."""
     if not path.is_relative_to(run):
         return None
     for name in path.relative_to(run).parts[:-1]:
@@ -254,7 +254,7 @@ def _round_by_folder(run: Path, path: Path) -> int | None:
 def _step(
     statuses: Sequence[ArtifactStatus], plan: RunPlan | None, number: int, stage: str
 ) -> StepState:
-    """Return how far a step is: of several artifacts the gravest."""
+    """Return the progress of a step: the most severe state of its artifacts."""
     if not statuses:
         is_planned = plan is not None and number <= plan.plan.rounds and stage in plan.plan.stages
         return StepState("missing" if is_planned else "-")
@@ -269,7 +269,7 @@ def _step(
 
 
 def _learning_rate(statuses: Sequence[ArtifactStatus]) -> float | None:
-    """Return the learning rate of a round's policy, None where there is none or there are two."""
+    """Return the learning rate of a round's policy, None if there is none or there are two."""
     rates = set()
     for status in statuses:
         try:
@@ -282,7 +282,7 @@ def _learning_rate(statuses: Sequence[ArtifactStatus]) -> float | None:
 
 
 def _changes(plan: RunPlan | None, number: int) -> Iterator[str]:
-    """Yield what the plan changes from a round on, a knob each: ``train.learning_rate 2e-5``."""
+    """Yield the settings that the plan changes from a round on: ``train.learning_rate 2e-5``."""
     if plan is None:
         return
     if number > plan.plan.rounds:

@@ -24,7 +24,7 @@ RunCell = Literal["done", "running", "failed", "stale", "waiting"]
 
 @dataclass(frozen=True)
 class RunState:
-    """How far an arm with a seed is, and what of it a reader should know."""
+    """The state of an arm with a seed, with details for the reader."""
 
     arm: str
     seed: int
@@ -53,8 +53,8 @@ class StudyStatus:
         seeds: of the plan.
         runs: all of them, arm by arm.
         shared: what all runs need and is not made: names of steps, how one failed, or who is at it.
-        notes: what could not be looked at.
-        again: the command that goes on, as its words; [] where there is none to say or to do.
+        notes: what could not be checked.
+        again: the command that continues it, as its words; [] if there is none to say or to do.
     """
 
     folder: Path
@@ -77,7 +77,7 @@ class StudyStatus:
 
     @property
     def state(self) -> State:
-        """``stale`` where a run is, ``partial`` where one is not done, for the exit code."""
+        """``stale`` if a run is, ``partial`` if one is not done, for the exit code."""
         if "stale" in self.counts:
             return "stale"
         return "done" if set(self.counts) <= {"done"} and not self.shared else "partial"
@@ -111,7 +111,7 @@ class StudyStatus:
 def status_of_study(folder: Path) -> StudyStatus:
     """Return the runs of a study, by its plan as it is now.
 
-    Of a copy of record and results, where nothing is run, they are those of ``runs.parquet``.
+    For a copy of record and results, where no steps run, they come from ``runs.parquet``.
 
     Raises:
         InputError: a record, a ledger or a table that cannot be read.
@@ -143,7 +143,10 @@ def status_of_study(folder: Path) -> StudyStatus:
 
     others = _other_arms(folder, plan)
     if others:
-        notes.append(f"in {ARMS}/, but no arm of the plan, and in no table: {', '.join(others)}")
+        notes.append(
+            f"folders in {ARMS}/ that are not arms of the plan and are in no table: "
+            f"{', '.join(others)}"
+        )
     again: list[str] = []
     states = {run.state for run in runs}
     if shared or states - {"done"}:
@@ -162,7 +165,7 @@ def status_of_study(folder: Path) -> StudyStatus:
 
 
 def _of_tables(folder: Path, record: StudyRecord) -> StudyStatus:
-    """Return the runs as a copy of record and results has them."""
+    """Return the runs of a copied record with its results."""
     plan = record.plan_then()
     at_budgets: dict[tuple[str, int], list[Mapping[str, Any]]] = {}
     for row in read_study_table(folder / RUNS_FILE, [RUNS]).to_pylist():
@@ -179,22 +182,22 @@ def _of_tables(folder: Path, record: StudyRecord) -> StudyStatus:
                 runs.append(RunState(arm, seed, "done"))
             else:
                 runs.append(RunState(arm, seed, "waiting"))
-    note = "a copy of the study's record and results: nothing is run here"
+    note = "this is a copy of the study's record and results; no steps run here"
     return StudyStatus(
         folder, plan.study, None, tuple(plan.arms), plan.seeds, tuple(runs), notes=(note,)
     )
 
 
 def _plan_of(record: StudyRecord) -> tuple[StudyPlan, list[str]]:
-    """Return the plan as its file is now, or as it was, and why it is not the former."""
+    """Return the current plan, or else the recorded one with the reason."""
     try:
         return record.plan_now(), []
     except UsageError as error:
-        return record.plan_then(), [f"the plan counts as it was: {error.message}"]
+        return record.plan_then(), [f"the recorded plan is used: {error.message}"]
 
 
 def _other_arms(folder: Path, plan: StudyPlan) -> list[str]:
-    """Return the folders of arms that the plan has no more, or names otherwise."""
+    """Return the folders of arms that are not in the plan, or have another name there."""
     arms = folder / ARMS
     if not arms.is_dir():
         return []
@@ -204,7 +207,7 @@ def _other_arms(folder: Path, plan: StudyPlan) -> list[str]:
 
 
 def _shared_steps(progress: StudyProgress, study: Path) -> Iterator[str]:
-    """Yield what all runs need and is not made, and who is at it."""
+    """Yield the missing steps that all runs need, and who is making them."""
     lock = lock_of(study, SHARED)
     is_held = lock.is_held()
     missing: list[str] = []
@@ -217,14 +220,14 @@ def _shared_steps(progress: StudyProgress, study: Path) -> Iterator[str]:
         else:
             yield f"failed: {ending(failed.name, failed.exit_code)}"
     if missing:
-        made_by = f" ({lock.holder().line} is at it)" if is_held else ""
+        made_by = f" ({lock.holder().line} is making it)" if is_held else ""
         yield f"not made yet: {'; '.join(missing)}{made_by}"
 
 
 def _run_state(run: RunProgress, study: Path, *, has_shared: bool) -> RunState:
-    """Return how far a run is: who is at it counts before how it ended last.
+    """Return the state of a run; a running process counts before the last result.
 
-    Until what all runs need is made again, nobody knows whether it is what they were made from.
+    Until the shared steps are made again, it is unknown whether runs are made from them.
     """
     if run.state == "done":
         return RunState(run.arm, run.seed, "done")
@@ -244,7 +247,7 @@ def _run_state(run: RunProgress, study: Path, *, has_shared: bool) -> RunState:
 
 
 def _command(folder: Path, record: StudyRecord, *, replaces_other_runs: bool) -> list[str]:
-    """Return the command that goes on, to paste where one stands."""
+    """Return the command that continues it, ready to paste."""
     plan = str(as_seen_from_here(record.path))
     # `Path` forgets the ./ by which it is no flag
     words = ["prefpipe", "study", f"./{plan}" if plan.startswith("-") else plan]

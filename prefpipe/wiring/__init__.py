@@ -1,6 +1,6 @@
 """Names to objects: the only place that turns a config into models, back-ends and a stage.
 
-Back-ends and stages are imported inside the functions that need them, so that a command loads what
-it needs and nothing else. Models are located and hashed here, and opened by the stage when the
-first part that needs them is made.
+Back-ends and stages are imported inside the functions that need them, so a command loads only what
+it needs. Models are located and hashed here; the stage opens them when it makes the first part that
+needs them.
 """

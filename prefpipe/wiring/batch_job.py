@@ -1,4 +1,4 @@
-"""What a batch system says in the environment: which worker this is, and when the job ends."""
+"""What a batch system sets in the environment: which worker this is, and when the job ends."""
 
 import re
 from collections.abc import Mapping
@@ -12,18 +12,18 @@ from prefpipe.errors import UsageError
 ARRAY = "SLURM_ARRAY_TASK_"
 OWN_VARIABLES = ("PREFPIPE_SHARD_INDEX", "PREFPIPE_NUM_SHARDS")
 BY_HAND = f"--shard-index ${ARRAY}ID --num-shards N"
-SWEEP = "where each task is a run of its own, pass --no-shards"
+SWEEP = "pass --no-shards if each task is a separate run"
 
 
 class Worker(NamedTuple):
-    """A worker's share of the parts, and the variables that it was taken from, "" for flags."""
+    """A worker's share of the parts, and the variables that it comes from, "" for flags."""
 
     shard: Shard = Shard()
     source: str = ""
     task_id: str = ""
 
     def describe(self, output: Path) -> list[str]:
-        """Return what the log says of it, before anything else."""
+        """Return the first line of the log."""
         if self.shard.count == 1:
             return []
         line = f"shard {self.shard.index} of {self.shard.count}"
@@ -34,8 +34,8 @@ class Worker(NamedTuple):
         named = _component_with(self.task_id, output) if self.task_id else None
         if named is not None:
             lines.append(
-                f"warning: -o {output} has this task's number in `{named}`. If every task writes "
-                f"a folder of its own, each of them gets only a share of the parts: {SWEEP}"
+                f"warning: -o {output} contains this task's number in `{named}`. If every task "
+                f"writes its own folder, each gets only a share of the parts: {SWEEP}"
             )
         return lines
 
@@ -43,8 +43,8 @@ class Worker(NamedTuple):
 def worker_of(config: ShardedConfig, environment: Mapping[str, str]) -> Worker:
     """Return this worker's share.
 
-    Flags say it, else PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS, else Slurm's array, unless the
-    parts are claimed.
+    It comes from flags, else PREFPIPE_SHARD_INDEX and PREFPIPE_NUM_SHARDS, else Slurm's array,
+    unless the parts are claimed.
 
     Raises:
         UsageError: variables that contradict each other, or an array that is no row of numbers at
@@ -65,7 +65,7 @@ def worker_of(config: ShardedConfig, environment: Mapping[str, str]) -> Worker:
 
 
 def end_of_job(environment: Mapping[str, str]) -> float | None:
-    """Return when Slurm ends this job, in seconds since the epoch; None where it does not say."""
+    """Return when Slurm ends this job, in seconds since the epoch; None if it does not say."""
     text = environment.get("SLURM_JOB_END_TIME", "")
     return float(text) if text.isdecimal() and int(text) > 0 else None
 
@@ -84,7 +84,7 @@ def _of_own_variables(environment: Mapping[str, str]) -> Worker:
 def _of_array(environment: Mapping[str, str]) -> Worker:
     """Return the place of this task among the tasks of its array.
 
-    Slurm tells the lowest and the highest number and how many there are, and not which: two tasks
+    Slurm gives the lowest and the highest number and how many there are, but not which: two tasks
     are the lowest and the highest, and as many as fit between them are all of them. For a step
     SLURM_ARRAY_TASK_STEP must agree, as ``0,1,4`` has the ends and the count of ``0-4:2``.
     """
@@ -99,10 +99,10 @@ def _of_array(environment: Mapping[str, str]) -> Worker:
 
     if count < 1 or step < 1 or (count > 1 and first + (count - 1) * step != last):
         raise UsageError(
-            f"this array has {count} tasks from {first} to {last}, with gaps: which of them is to "
-            "make which parts is not to be seen",
-            hint=f"pass --claim, which needs no numbers, or {BY_HAND} with the number of all "
-            f"shards, finished ones too; {SWEEP}",
+            f"this array has {count} tasks from {first} to {last}, with gaps, so parts cannot be "
+            "assigned to tasks by number",
+            hint=f"pass --claim, which needs no numbers, or {BY_HAND}, where N counts finished "
+            f"shards too; {SWEEP}",
         )
     index, rest = divmod(task - first, step)
     if rest or not 0 <= index < count:
@@ -140,7 +140,7 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
         return default
     if not (text.isascii() and text.isdecimal()):
         raise UsageError(
-            f"{name}={text} is no whole number",
+            f"{name}={text} is not a whole number",
             hint="correct or unset it, or pass --no-shards to make all parts",
         )
     return int(text)

@@ -26,8 +26,8 @@ def open_evaluations(run: Path) -> "RunEvaluations":
     by_round = evaluations_by_round(each for each in artifacts if each.record.kind == "evaluation")
     if not by_round:
         raise InputError(
-            f"{run} holds no evaluation of a round's policy",
-            hint=f"give the plan a section `eval`, or run `prefpipe eval --policy "
+            f"{run} holds no evaluation of any round's policy",
+            hint="add a section `eval` to the plan, or run `prefpipe eval --policy "
             f"{quote(str(run / 'round-01' / 'policy'))} --baseline MODEL ...`",
         )
     return RunEvaluations(str(run), by_round)

@@ -1,4 +1,4 @@
-"""What runs a model here: vLLM, transformers or a reward model, opened as a configuration says."""
+"""The engines that run a model here: vLLM, transformers or a reward model."""
 
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def open_reward_model(model: "ModelFiles", config: JudgeConfig | ScoreConfig) ->
 
 
 def run_control(runtime: "Runtime") -> "RunControl":
-    """Return what a client of a server sees of the run."""
+    """Return the run's controls for the client of a server."""
     from prefpipe.backends.request_threads import RunControl
 
     return RunControl(

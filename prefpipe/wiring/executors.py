@@ -1,4 +1,4 @@
-"""Who makes the parts of a stage, as its flags say."""
+"""The executor of a stage, chosen by its flags."""
 
 import os
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def executor_for(config: StageConfig) -> "Executor":
-    """Return who makes the parts.
+    """Return the executor that makes the parts.
 
     Raises:
         UsageError: fewer GPUs than the workers need.
@@ -32,7 +32,7 @@ def executor_for(config: StageConfig) -> "Executor":
 
 
 def _source_of(config: StageConfig) -> OpenSource:
-    """Return where parts are taken from: a fixed share, or what nobody has claimed."""
+    """Return the source of parts: a fixed share, or parts that no worker has claimed."""
     if isinstance(config, ShardedConfig) and config.claim:
         return claimed(config.lease_seconds)
     return listed
@@ -60,7 +60,7 @@ def _crew_of(config: WorkersConfig) -> "Crew":
 
 
 def runs_a_model_here(config: WorkersConfig) -> bool:
-    """Return whether workers run a model on a device, and do not ask a server or a fake."""
+    """Return whether workers run a model on a device, instead of calling a server or a fake."""
     if getattr(config, "device", "auto") == "cpu":
         return False
     if isinstance(config, SamplingConfig):

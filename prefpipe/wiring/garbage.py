@@ -1,4 +1,4 @@
-"""How often Python looks for garbage."""
+"""How often Python collects garbage."""
 
 import gc
 from collections.abc import Iterator
@@ -10,10 +10,10 @@ SELDOM = 10_000
 
 @contextmanager
 def collecting_seldom() -> Iterator[None]:
-    """Look for garbage less often, until the context is left.
+    """Collect garbage less often, until the context is left.
 
-    For a command that loads much and leaves little: what is loaded is no garbage, and is looked
-    through again and again while more is loaded.
+    For a command that loads much and frees little: loaded objects are not garbage, but would be
+    scanned again and again while more is loaded.
     """
     before = gc.get_threshold()
     gc.set_threshold(SELDOM, *before[1:])

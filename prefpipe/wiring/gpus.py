@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def gpu_to_check(config: CheckConfig) -> "Machine | None":
-    """Return the GPU that the time of a step is told for, None where none is named."""
+    """Return the GPU that step times are given for, None if none is named."""
     from prefpipe.stages.savings import Machine
 
     if config.tflops is not None:

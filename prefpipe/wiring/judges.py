@@ -119,7 +119,7 @@ class _LanguageJudge(NamedTuple):
 
 
 class _AnswerSource(NamedTuple):
-    """What a judge's questions are asked of.
+    """The model or server that answers a judge's questions.
 
     ``name`` stands for the model in the key of an answer, ``identity`` in the fingerprint.
     """

@@ -1,4 +1,4 @@
-"""The files of a model that a configuration names, and what its chat template is given."""
+"""The files of a model that a configuration names, and the settings of its chat template."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ def locate(reference: str, *, trust_remote_code: bool = False) -> "ModelFiles":
 
 
 def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
-    """Return the day that a run's chat templates are told; a run that goes on has it on record.
+    """Return the date that a run's chat templates use; a resumed run has it on record.
 
     A run that may be out of date asks its parents first: where they were made again on another day,
     so is it. Its own record comes after them, because a day that has passed alone makes nothing out
@@ -58,7 +58,7 @@ def sampled_with_args(
     if trained_with is not None and trained_with != args:
         runtime.log(
             f"warning: {model.requested} was trained on prompts with {FLAG} "
-            f"{written_args(trained_with)}, and samples here with {written_args(args)}"
+            f"{written_args(trained_with)}, but samples here with {written_args(args)}"
         )
     return model.given(args)
 
@@ -90,8 +90,8 @@ def trained_with_args(
     if inherited.keys() != recorded.keys():
         unread = {key: value for key, value in recorded.items() if key not in inherited}
         runtime.log(
-            f"the chat template of {model.requested} reads none of {written_args(unread)}, with "
-            "which the candidates were sampled"
+            f"the chat template of {model.requested} ignores {written_args(unread)}, with which "
+            "the candidates were sampled"
         )
     return model.given(inherited)
 
@@ -112,7 +112,7 @@ def with_thoughts(model: "ModelFiles", thinking_markers: str) -> "ModelFiles":
 
 
 def _template_of(model: "ModelFiles") -> str:
-    """Return the source of a model's chat template, "" where it has none."""
+    """Return the source of a model's chat template, "" if it has none."""
     from prefpipe.models.tokenizer import read_chat_template
 
     return read_chat_template(model.tokenizer_path) or ""

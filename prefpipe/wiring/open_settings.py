@@ -1,8 +1,8 @@
-"""What a command leaves open: the run on disk answers it, or else this machine.
+"""Settings that a command leaves open: taken from the run on disk, or else from this machine.
 
 ``--part-size`` without a value and ``--backend auto`` are settled before anything else, so that
-whoever makes the parts, other processes too, is handed the same values, and ``run.json`` records
-them. A run that goes on, at this machine or another, keeps what it was made with.
+every process that makes parts gets the same values, and ``run.json`` records them. A resumed run,
+on this machine or another, keeps the values it was made with.
 """
 
 import os
@@ -54,8 +54,8 @@ def settled(config: StageConfig, log: Log) -> StageConfig:
         runs = _runs_on_disk(config, sampled)
         part_size = _part_size(config.part_size, runs)
 
-        # Both sides are of one engine, so one that is given says which. No server is asked for
-        # that: prompts go to one where the user says so.
+        # Both sides are of one engine, so a given one decides. It never chooses a server: prompts
+        # go to a server only if the user names one.
         given = _runs([Path(config.policy), Path(config.baseline)])
         local = [run for run in given if run.identity.get("backend") in RUN_HERE]
         samples_nothing = len(given) == len(SIDES)
@@ -104,7 +104,7 @@ def _backend(config: GenerateConfig | EvalConfig, runs: Sequence[RunOnDisk], log
     for run in runs:
         on_disk = run.identity.get("backend")
         if on_disk in BACKENDS and on_disk != AUTO:
-            log(f"backend: {on_disk}, with which {run.folder} was made")
+            log(f"backend: {on_disk}, as recorded for {run.folder}")
             return str(on_disk)
 
     lack = _why_not_vllm(config)
@@ -122,7 +122,7 @@ def _reserves_gpus(config: WorkersConfig) -> bool:
 
 
 def _why_not_vllm(config: GenerateConfig | EvalConfig) -> str | None:
-    """Return why vLLM is not the engine to take, None where it is."""
+    """Return why vLLM is not the engine to take, None if it is."""
     from prefpipe.backends.generators.vllm_support import find_version
     from prefpipe.backends.visible_gpus import n_installed_gpus, visible_gpus
 
@@ -139,7 +139,7 @@ def _why_not_vllm(config: GenerateConfig | EvalConfig) -> str | None:
     if n_installed and visible_gpus(os.environ, n_installed).names:
         return None
     if config.on is not None:
-        return "no NVIDIA GPU is visible here, and no --gpus-per-worker says that workers have any"
+        return "no NVIDIA GPU is visible here, and --gpus-per-worker is not set"
     return "no NVIDIA GPU is visible"
 
 

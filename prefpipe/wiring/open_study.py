@@ -57,7 +57,7 @@ def open_study(config: StudyConfig) -> Study:
 
 
 def command_of(config: StudyConfig, *, dry_run: bool = False) -> str:
-    """Return the command that goes on, or with ``dry_run`` the one that prints the script."""
+    """Return the command that continues it, or with ``dry_run`` the one that prints the script."""
     plan, output = str(config.plan), str(config.output)
     # `Path` forgets the ./ by which it is no flag
     words = ["prefpipe", "study", f"./{plan}" if plan.startswith("-") else plan]
@@ -81,7 +81,7 @@ def command_of(config: StudyConfig, *, dry_run: bool = False) -> str:
 
 
 def _chosen(plan: StudyPlan, config: StudyConfig) -> tuple[list[str], list[int]]:
-    """Return the arms and seeds that are to be run.
+    """Return the arms and seeds to run.
 
     Raises:
         UsageError: one that the plan does not have.
@@ -97,7 +97,8 @@ def _chosen(plan: StudyPlan, config: StudyConfig) -> tuple[list[str], list[int]]
         if seed not in plan.seeds:
             raise UsageError(
                 f"--seeds {seed}: {config.plan} has the seeds {', '.join(map(str, plan.seeds))}",
-                hint="add the seed to `seeds` in the plan: what is finished of the others is kept",
+                hint="add the seed to `seeds` in the plan; finished runs of the other seeds are "
+                "kept",
             )
     return (
         [arm for arm in plan.arms if arms is None or arm in arms],
@@ -117,23 +118,23 @@ def _refuse_missing_files(plan: StudyPlan, config: StudyConfig) -> None:
         if prompts is None or prompts.startswith(HUB):
             continue
         if not Path(prompts).expanduser().exists():
-            raise InputError(f"{place}: there are no prompts at {prompts}", hint=where)
+            raise InputError(f"{place}: no prompts file at {prompts}", hint=where)
 
     for name, arm in plan.arms.items():
         for key in ("chat_template", "rater_scores", "eval_groups"):
             path = arm.sections["train"].get(key)
             if path is not None and not Path(str(path)).expanduser().exists():
-                raise InputError(f"arms, {name}, train: `{key}`: there is no {path}", hint=where)
+                raise InputError(f"arms, {name}, train: `{key}`: {path} does not exist", hint=where)
         program = "" if arm.trainer is None else shlex.split(arm.trainer)[0]
         if program and "{" not in program and shutil.which(program) is None:
             raise InputError(
-                f"arms, {name}, trainer: there is no program {program}",
-                hint="install it, or give its path",
+                f"arms, {name}, trainer: the program {program} does not exist",
+                hint="install it, or give its path in the plan",
             )
 
 
 class _Folders:
-    """The artifacts that a plan names and that are there; None where the study makes them."""
+    """The artifacts that a plan names and that are there; None if the study makes them."""
 
     def __init__(self, plan: StudyPlan) -> None:
         """Open them.

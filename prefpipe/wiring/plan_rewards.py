@@ -1,4 +1,4 @@
-"""Rewards and weights that a plan names, held against the scorers that its commands will have."""
+"""Rewards and weights that a plan names, checked against the scorers of its commands."""
 
 from collections.abc import Sequence
 
@@ -12,9 +12,9 @@ def reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> s
     """Return why the reward, or the spread of a strategy, cannot be made of these scorers."""
     stage, scorers = config.stage, ", ".join(names) or "none"
     if not names:
-        return f"{stage}: it needs `scorer`"
+        return f"{stage}: `scorer` is missing"
     if config.reward is None and len(names) > 1:
-        return f"{stage}: it needs `reward`, as the scorers are {scorers}"
+        return f"{stage}: `reward` is missing: the scorers are {scorers}"
     try:
         of_reward = names if config.reward is None else parse_reward(config.reward).names
     except UsageError as error:
@@ -34,8 +34,8 @@ def reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> s
         return f"{stage}: `spread_of` names `{unknown[0]}`, and the scorers are: {scorers}"
     if len(of_spread) < 2:
         return (
-            f"{stage}: {config.strategy} needs the spread of two scorers or more, and the reward "
-            f"names {of_spread[0]} alone"
+            f"{stage}: {config.strategy} needs the spread of at least two scorers, and the "
+            f"reward names only {of_spread[0]}"
         )
     return None
 

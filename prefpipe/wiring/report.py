@@ -1,4 +1,4 @@
-"""What ``prefpipe report`` names: the artifacts of a folder, and the calculator's model."""
+"""The inputs of ``prefpipe report``: the artifacts of a folder, and the calculator's model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class ReportedFolder(NamedTuple):
     """The artifacts of a folder.
 
-    ``unreadable``: those whose ``run.json`` cannot be read, of which nothing can be told, each as
+    ``unreadable``: those whose ``run.json`` cannot be read, about which nothing is known, each as
     ``{"name", "state", "reasons"}``.
     """
 

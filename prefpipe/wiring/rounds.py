@@ -36,7 +36,7 @@ LONGEST_WAIT_S = 30.0
 
 
 class Rounds(NamedTuple):
-    """A plan, and the steps of it that are to be run."""
+    """A plan, and the steps of it to run."""
 
     plan: RoundPlan
     steps: Sequence[Step]
@@ -86,7 +86,7 @@ def run_rounds(
     log: Callable[[str], None],
     environment: Mapping[str, str],
 ) -> StepFailure | None:
-    """Run the steps; return the one that did not end well, None where all did.
+    """Run the steps; return the one that did not end well, None if all did.
 
     Args:
         rounds: of `open_rounds`.
@@ -120,7 +120,7 @@ def run_rounds(
                     kept_open=[] if lock is None else [lock],
                 )
             except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
-                log(f"round {step.number}, {step.stage}: go on with: {_command(config)}")
+                log(f"round {step.number}, {step.stage}: to continue, run: {_command(config)}")
                 raise
             code = settled_code(code, signals, is_last=step is steps[-1])
             if code != 0:
@@ -142,7 +142,7 @@ def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
 
 
 def _command(config: RoundsConfig) -> str:
-    """Return the command that goes on."""
+    """Return the command that continues it."""
     plan = str(config.plan)
     # `Path` forgets the ./ by which it is no flag
     words = ["prefpipe", "rounds", f"./{plan}" if plan.startswith("-") else plan]
@@ -205,8 +205,8 @@ def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
             was = embedders.get(before, config.model)
             if was != config.model:
                 yield (
-                    f"round {step.number}, embed: `pools: all` joins responses that one model "
-                    f"embedded, and `model` is {config.model} and was {was}"
+                    f"round {step.number}, embed: `pools: all` joins responses embedded by one "
+                    f"model, and `model` is {config.model} but was {was}"
                 )
         elif isinstance(config, SelectConfig) and before in raters:
             now, earlier = raters[step.number], raters[before]
@@ -214,8 +214,8 @@ def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
             for name in dict.fromkeys([*read, *config.spread_of]):
                 if name in now and earlier.get(name) != now[name]:
                     yield (
-                        f"round {step.number}, score: `pools: all` joins responses that the same "
-                        f"scorers rated, and round {before} was not rated by {now[name]}"
+                        f"round {step.number}, score: `pools: all` joins responses rated by the "
+                        f"same scorers, and round {before} was not rated by {now[name]}"
                     )
 
 
@@ -231,10 +231,10 @@ def _refuse_missing_files(rounds: Rounds) -> None:
             continue
         prompts = config.prompts
         if prompts is None:
-            raise plan_error(str(rounds.config.plan), [f"{step.stage}: it needs `prompts`"])
+            raise plan_error(str(rounds.config.plan), [f"{step.stage}: `prompts` is missing"])
         if not prompts.startswith(HUB) and not Path(prompts).expanduser().exists():
             raise InputError(
-                f"round {step.number}, {step.stage}: there are no prompts at {prompts}",
+                f"round {step.number}, {step.stage}: no prompts file at {prompts}",
                 hint=f"correct `prompts` in {rounds.config.plan}; paths are relative to the folder "
                 "in which the command is run",
             )
@@ -245,7 +245,7 @@ def _refuse_missing_files(rounds: Rounds) -> None:
         if not holds_config(policy):
             raise InputError(
                 f"--from-round {first}: round {number} has no policy, {policy}",
-                hint="leave out --from-round: what is finished of earlier rounds is kept",
+                hint="leave out --from-round; finished steps of earlier rounds are kept",
             )
 
 
@@ -254,7 +254,7 @@ def _alone(run: Path, log: Callable[[str], None]) -> Iterator[int | None]:
     """Hold a folder, so that no two trainings write one policy; a lock goes with its processes.
 
     Yields:
-        What steps inherit, so that one which outlives this process holds it on; None where the
+        What steps inherit, so that one which outlives this process holds it on; None if the
         file system has no locks.
 
     Raises:
@@ -282,8 +282,8 @@ def _take_lock(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
 
         if time.monotonic() > gives_up_at:
             raise UsageError(
-                f"another `prefpipe rounds`, or a step of one, is at work in {run}",
-                hint="wait for its end, or stop it; `pgrep -af prefpipe` lists what runs here",
+                f"another `prefpipe rounds`, or a step of one, is running in {run}",
+                hint="wait until it ends, or stop it; `pgrep -af prefpipe` lists the processes",
             )
         if not has_said:
             log(f"{run} is in use: waiting up to {LONGEST_WAIT_S:.0f} s for its end")

@@ -59,7 +59,7 @@ def _fake_sampler(config: GenerateConfig, reference: str) -> "Sampler":
     if config.template_arg:
         raise UsageError(
             f"--template-arg {config.template_arg[0]}: the fake engine has no chat template",
-            hint="leave it out of a dry run",
+            hint="leave out --template-arg in a dry run",
         )
     fake = FakeModel.parse(reference)
     return Sampler(fake.name, {"fake": fake.identity}, fake.open)

@@ -1,4 +1,4 @@
-"""What ``prefpipe savings`` names: groups or a plan, and a model."""
+"""The inputs of ``prefpipe savings``: groups or a plan, and a model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

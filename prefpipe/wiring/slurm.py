@@ -44,7 +44,7 @@ class PartsToMake(NamedTuple):
 def slurm_array(
     config: SlurmConfig, stage: StageConfig, log: Callable[[str], None]
 ) -> SlurmArray | None:
-    """Return the array that makes what is missing; None where nothing is.
+    """Return the array that makes what is missing; None if nothing is.
 
     Args:
         config: the flags of ``prefpipe slurm``.
@@ -64,8 +64,8 @@ def slurm_array(
         raise UsageError(
             f"--array {config.array} is more than the {parts.n_parts} {noun} of {stage.output}: "
             f"{config.array - parts.n_parts} would have nothing to do",
-            hint=f"pass --array {parts.n_parts} or less, or make smaller parts where the prompts "
-            "are read: --part-size",
+            hint=f"pass --array {parts.n_parts} or less, or make smaller parts with --part-size "
+            "of the command that reads the prompts",
         )
     if not parts.to_make:
         return None
@@ -115,20 +115,19 @@ def _partwise(stage: StageConfig) -> ShardedConfig:
     if stage.shard_index is not None or not stage.shards:
         flag = "--no-shards" if not stage.shards else "--shard-index and --num-shards"
         raise UsageError(
-            f"the command has {flag}, and the script says which task makes which parts",
-            hint=f"leave {flag} out of the command, also out of its --config file",
+            f"the command has {flag}, but the script assigns parts to tasks",
+            hint=f"remove {flag} from the command and from its --config file",
         )
 
     if getattr(stage, "emit_batch", None) is not None:
         raise UsageError(
             "the command has --emit-batch: every task would write the same file of questions",
-            hint="run it without an array: it loads no model",
+            hint="run the command without an array: it loads no model",
         )
 
     if stage.overwrite.replaces_this_run:
         raise UsageError(
-            "the command has --overwrite: a task that is queued again would throw away what it "
-            "made before",
+            "the command has --overwrite: a requeued task would delete the parts it already made",
             hint=f"pass --overwrite=stale, or remove {stage.output} first",
         )
     return stage
@@ -139,7 +138,7 @@ def _parts_to_make(stage: ShardedConfig, log: Callable[[str], None], *, quick: b
 
     Raises:
         FingerprintError: the output is of another configuration, and is not to be replaced.
-        InputError: it cannot be looked at.
+        InputError: it cannot be read.
     """
     if not (stage.output / run_record.FILE_NAME).exists():
         n_parts = _count_parts(stage, log)
@@ -147,12 +146,12 @@ def _parts_to_make(stage: ShardedConfig, log: Callable[[str], None], *, quick: b
 
     status = StatusChecker().check(stage.output, quick=quick)
     if Effect.CORRUPT in status.effects:
-        raise InputError(status.reasons[0], hint=f"see why: {_status_of(stage.output)}")
+        raise InputError(status.reasons[0], hint=f"to see why, run: {_status_of(stage.output)}")
     if _is_replaced(stage, status):
         n_parts = _count_parts(stage, log)
         return PartsToMake(n_parts, range(n_parts))
     if Effect.BEHIND in status.effects:
-        log(f"warning: what {stage.output} is made from is stale; see {_status_of(stage.output)}")
+        log(f"warning: the inputs of {stage.output} are stale; run {_status_of(stage.output)}")
     if getattr(stage, "retry_errors", False):
         # which of them hold rows to ask for again is seen by the tasks
         return PartsToMake(status.n_parts, range(status.n_parts))
@@ -160,10 +159,11 @@ def _parts_to_make(stage: ShardedConfig, log: Callable[[str], None], *, quick: b
 
 
 def _is_replaced(stage: ShardedConfig, status: ArtifactStatus) -> bool:
-    """Return whether the command makes all parts anew.
+    """Return whether the command makes all parts again.
 
     Raises:
-        FingerprintError: it would have to, and was not told to. Each task would say so, later.
+        FingerprintError: it would have to, but ``--overwrite=stale`` was not given. Each task would
+        fail later.
     """
     on_disk = run_record.read_run_record(stage.output)
     asked_for = {"stage": stage.stage, "version": stage.VERSION, **stage.identity()}
@@ -177,14 +177,14 @@ def _is_replaced(stage: ShardedConfig, status: ArtifactStatus) -> bool:
     extends = isinstance(stage, GenerateConfig) and stage.extend
     if extends and all(each.key == "n" for each in differences):
         return bool(differences)
-    reasons = [each.worded("on disk", "asked for") for each in differences]
+    reasons = [each.worded("on disk", "requested") for each in differences]
     if not reasons and Effect.OTHER_RUN in status.effects:
         reasons = [line.strip() for line in status.reasons]
     if reasons and stage.overwrite is Overwrite.NO:
         raise FingerprintError(
             f"{stage.output} holds the result of another configuration:\n  " + "\n  ".join(reasons),
-            hint="choose another folder with -o, give back the old values, or make all of it again "
-            "with --overwrite=stale",
+            hint="choose another folder with -o, restore the old values, or make everything "
+            "again with --overwrite=stale",
         )
     return bool(reasons)
 
@@ -233,8 +233,8 @@ def _window(config: SlurmConfig, shards: Sequence[int]) -> range:
     if number is None and len(windows) > 1:
         loop = " ".join(map(str, windows))
         raise UsageError(
-            f"--array {config.array} is more than one array may have here (MaxArraySize {size}): "
-            f"it takes {len(windows)}",
+            f"--array {config.array} exceeds the size of one array on this cluster (MaxArraySize "
+            f"{size}): it takes {len(windows)} arrays",
             hint=f"for window in {loop}; do prefpipe slurm --window $window ... | sbatch; done",
         )
 
@@ -242,14 +242,14 @@ def _window(config: SlurmConfig, shards: Sequence[int]) -> range:
         number = windows[0]
     if number not in windows:
         raise UsageError(
-            f"--window {number} has no shard with a part to make",
-            hint=f"the windows with one are {', '.join(map(str, windows))}",
+            f"--window {number} has no shard with parts left to make",
+            hint=f"windows with parts left: {', '.join(map(str, windows))}",
         )
     return range(number * size, (number + 1) * size)
 
 
 def _max_array_size() -> int:
-    """Return the cluster's MaxArraySize, Slurm's default where there is no cluster to ask."""
+    """Return the cluster's MaxArraySize, Slurm's default if there is no cluster to ask."""
     try:
         answer = subprocess.run(
             ["scontrol", "show", "config"],
@@ -328,9 +328,11 @@ def _gpus_of_a_task(config: SlurmConfig, stage: ShardedConfig) -> int:
     is_counted = isinstance(stage, WorkersConfig) and stage.workers != AUTO
     if is_counted and 0 < asked_for < gpus_needed(stage):
         raise UsageError(
-            f"--gpus-per-worker {asked_for} of a task is less than the {gpus_needed(stage)} that "
-            "the command needs: its --workers times --gpus-per-worker or --tensor-parallel-size",
-            hint=f"pass --gpus-per-worker {gpus_needed(stage)} before `--`, or less behind it",
+            f"--gpus-per-worker {asked_for} of a task is less than the {gpus_needed(stage)} GPUs "
+            "that the command needs: its --workers times --gpus-per-worker or "
+            "--tensor-parallel-size",
+            hint=f"pass --gpus-per-worker {gpus_needed(stage)} before `--`, or use fewer GPUs in "
+            "the command after it",
         )
     return asked_for
 
@@ -347,8 +349,8 @@ def gpus_needed(stage: ShardedConfig) -> int:
         return 0
     if stage.workers is not None and stage.n_workers is None:
         raise UsageError(
-            "the command has --workers auto, a worker for each GPU of a task",
-            hint="say how many a task is to have: prefpipe slurm --gpus-per-worker 8 ...",
+            "the command has --workers auto, one worker for each GPU of a task",
+            hint="pass the number of GPUs of a task: prefpipe slurm --gpus-per-worker 8 ...",
         )
     n_each: int = getattr(stage, "tensor_parallel_size", 1)
     if stage.gpus_per_worker is not None:

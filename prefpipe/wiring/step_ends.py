@@ -1,4 +1,4 @@
-"""How a step ended that a plan's command ran in a process of its own, and what to say of it.
+"""How a step of a plan, run in its own process, ended, and the message for it.
 
 `prefpipe rounds` and `prefpipe study` read exit codes and signals in the same way.
 """
@@ -14,15 +14,15 @@ from prefpipe.wiring.batch_job import ARRAY, OWN_VARIABLES
 
 STOPPED, INTERRUPTED = 75, 130
 WHAT_CODES_SAY = {
-    2: "what it was given cannot be used",
-    3: "more of its rows failed than --max-error-rate allows; what is good is on disk",
+    2: "its settings or inputs are not usable",
+    3: "more rows failed than --max-error-rate allows; the rows that succeeded are on disk",
     4: "its input is incomplete",
-    STOPPED: "stopped early; what is finished is kept",
-    INTERRUPTED: "interrupted; what is finished is kept",
+    STOPPED: "stopped early; finished parts are kept",
+    INTERRUPTED: "interrupted; finished parts are kept",
 }
 WITH_RETRY = ("generate", "score")
 """Stages of plans that make failed rows again only by ``--retry-errors``."""
-ABOVE = ", its error stands above"
+ABOVE = ", its error is printed above"
 
 
 def environment_of_steps(environment: Mapping[str, str]) -> dict[str, str]:
@@ -54,11 +54,11 @@ def settled_code(code: int, signals: SignalSource, *, is_last: bool) -> int:
 
 
 def what_code_says(code: int) -> str:
-    """Return how a step ended, to stand behind its name: ``was ended by SIGKILL``."""
+    """Return how a step ended, to print after its name: ``was ended by SIGKILL``."""
     if code >= 0:
         return WHAT_CODES_SAY.get(code, f"it ended with exit code {code}{ABOVE}")
     name = signal.Signals(-code).name
-    why = ", by the system when the memory is full" if -code == signal.SIGKILL else ""
+    why = ", often by the system when memory runs out" if -code == signal.SIGKILL else ""
     return f"was ended by {name}{why}"
 
 
@@ -70,26 +70,26 @@ def error_of_step(
     Args:
         place: names the step, ``round 1, train``.
         code: of `settled_code`.
-        go_on: the command that goes on.
+        go_on: the command that continues it.
         stage: whose section of the plan is meant.
         output: the folder that the step writes.
         may_be_stale: steps were not asked to make again what a change of the plan affects.
     """
-    hint = f"go on with: {go_on}"
+    hint = f"to continue, run: {go_on}"
     if code < 0:
         error = PrefpipeError(f"{place} {what_code_says(code)}", hint=hint)
         return error, error.exit_code
 
     if code == 2 and may_be_stale:
-        hint += "; with --overwrite=stale where the plan was changed on purpose"
+        hint += "; add --overwrite=stale if you changed the plan on purpose"
     if code == 3:
         retried = (
-            "the step's command by hand with --retry-errors makes what failed again, and "
+            "run the step's command with --retry-errors to make the failed rows again, or "
             if stage in WITH_RETRY
             else ""
         )
         hint = (
-            f"look at `prefpipe inspect {quote(str(output))}`; {retried}a higher max_error_rate "
-            f"in the plan's section `{stage}` lets it pass. Then {hint}"
+            f"run `prefpipe inspect {quote(str(output))}`; {retried}raise max_error_rate in "
+            f"section `{stage}` of the plan. Then {hint}"
         )
     return error_with_code(code, f"{place}: {what_code_says(code)}", hint=hint), code

@@ -1,7 +1,7 @@
-"""A study, run: one process after another makes its steps, and its ledger says which are made.
+"""Run a study: one process after another makes its steps, and its ledger records which are made.
 
-Any number of copies of the command share a study. What all runs need is made by one copy, and the
-others wait for it; after that each copy takes an arm and seed that no other holds.
+Any number of copies of the command share a study. One copy makes what all runs need, and the others
+wait for it; then each copy takes an arm and seed that no other copy holds.
 """
 
 import shlex
@@ -62,7 +62,7 @@ class Ending(NamedTuple):
 
 
 class _Stopped(Exception):  # noqa: N818 - it is no error
-    """A stop was asked for; nothing more is run."""
+    """A stop was requested; nothing more is run."""
 
     def __init__(self, ending: Ending) -> None:
         super().__init__()
@@ -75,7 +75,7 @@ def run_study(
     log: Callable[[str], None],
     environment: Mapping[str, str],
 ) -> Ending | None:
-    """Run the steps of a study that are not finished; return why it is not done, None where it is.
+    """Run the steps of a study that are not finished; return why it is not done, None if it is.
 
     A run that fails ends no other: it is counted, and tried again by the next call.
 
@@ -131,13 +131,13 @@ class _RunningStudy:
         """Make what all runs need: the pool, the held-out responses and the selections.
 
         Returns:
-            Why no run can begin; None where they can. A selection that fails is its arm's alone.
+            Why no run can begin; None if they can. A selection that fails is its arm's alone.
 
         Raises:
             UsageError: arms whose groups are of different prompts, or held-out prompts that are in
                 the pool.
         """
-        with self._waited_for(SHARED, "what all arms share is being made") as held:
+        with self._waited_for(SHARED, "making the steps that all arms share") as held:
             self._write_record()
             progress = self._progress()
             for step, key in progress.shared():
@@ -168,7 +168,8 @@ class _RunningStudy:
             self._held = {}
             taken = [run for run in left if self._take(*run)]
             left = [run for run in left if run not in taken]
-            # what another copy left behind is free in a moment, and what others are at is theirs
+            # what another copy left behind is free in a moment, and runs of other copies are left
+            # to them
             if not taken and not self._are_left_behind():
                 break
         self._write_results()
@@ -181,7 +182,7 @@ class _RunningStudy:
         self._held = {name: who for name, who in self._held.items() if name not in done}
         if self._held:
             held = [f"{name} ({who.line})" for name, who in self._held.items()]
-            self._log(f"other copies of this command are at: {_listed(held)}")
+            self._log(f"other copies of this command are running: {_listed(held)}")
         if self._results_error is not None:
             return Ending(self._results_error, self._results_error.exit_code)
 
@@ -192,7 +193,7 @@ class _RunningStudy:
             lines = [_failure_line(run) for run in failed]
             error = PrefpipeError(
                 f"{len(failed)} of {len(chosen)} runs failed: {_listed(lines)}",
-                hint=f"the figures are of the others; try again with: {command_of(self._config)}",
+                hint=f"the figures cover the others; to try again, run: {command_of(self._config)}",
             )
             return Ending(error, error.exit_code)
         if self._refused:
@@ -240,7 +241,7 @@ class _RunningStudy:
         """Run a step to its end and note how it ended; return its exit code.
 
         Raises:
-            _Stopped: a stop was asked for.
+            _Stopped: a stop was requested.
         """
         if step.stage == TRAINER:
             if _holds_model(step.output) and self._progress().is_finished(step, key):
@@ -299,13 +300,13 @@ class _RunningStudy:
         Args:
             step: that ended.
             code: with which it ended.
-            stop_code: of a stop that was asked for, None where none was.
+            stop_code: of a requested stop, None if none was.
         """
         if code != 0:
-            return code if stop_code is None else stop_code  # it has none of its own for a stop
+            return code if stop_code is None else stop_code  # it has no code for a stop
         if _holds_model(step.output):
             return code
-        self._log(f"the trainer of {step.arm} left no model with weights in {step.output}")
+        self._log(f"the trainer of {step.arm} wrote no model weights to {step.output}")
         return NO_MODEL
 
     def _end_of(self, step: StudyStep, words: Sequence[str], kept_open: Sequence[int]) -> int:
@@ -319,7 +320,7 @@ class _RunningStudy:
                 kept_open=kept_open,
             )
         except KeyboardInterrupt:  # Ctrl-C, or a second signal; the process says the rest
-            self._log(f"{step.name}: go on with: {command_of(self._config)}")
+            self._log(f"{step.name}: to continue, run: {command_of(self._config)}")
             raise
         except OSError as error:
             # a trainer that is not there
@@ -358,10 +359,10 @@ class _RunningStudy:
         lines = [f"{name}: {', '.join(changes)}" for name, changes in self._refused.items()]
         again = command_of(replace(self._config, overwrite=Overwrite.STALE))
         error = UsageError(
-            f"{len(self._refused)} of {n_chosen} runs were made otherwise than the plan says now: "
-            f"{_listed(lines)}",
-            hint=f"where the plan was changed on purpose: {again}; until then their figures are "
-            "left out",
+            f"{len(self._refused)} of {n_chosen} runs were made with other settings than those "
+            f"in the plan: {_listed(lines)}",
+            hint=f"if you changed the plan on purpose, run: {again}; until then their figures "
+            "are left out",
         )
         return Ending(error, error.exit_code)
 
@@ -376,7 +377,7 @@ class _RunningStudy:
 
     def _write_results(self) -> None:
         """Write the tables of all that is done; what is wrong with them ends no run."""
-        with self._waited_for(RESULTS, "another copy writes the results"):
+        with self._waited_for(RESULTS, "another copy is writing the results"):
             runs = self._progress().runs()
             try:
                 write_results(
@@ -445,7 +446,9 @@ class _RunningStudy:
             return False
         if self._gives_up_at is None:
             self._gives_up_at = time.monotonic() + LONGEST_WAIT_S
-            self._log(f"waiting for the end of a step that was left behind: {_listed(gone)}")
+            self._log(
+                f"waiting for a step that is still running without its command: {_listed(gone)}"
+            )
         time.sleep(POLL_S)
         return time.monotonic() < self._gives_up_at
 
@@ -454,8 +457,8 @@ class _RunningStudy:
             return
         self._has_warned = True
         self._log(
-            f"warning: the file system of {self._folder} has no locks: two copies of this command "
-            "would train the same arm at once, so run one alone"
+            f"warning: the file system of {self._folder} has no locks, so two copies of this "
+            "command would train the same arm: run only one"
         )
 
 

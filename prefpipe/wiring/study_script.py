@@ -1,4 +1,4 @@
-"""The script of ``prefpipe study --dry-run``: the steps that are known now, and how to go on."""
+"""The script of ``prefpipe study --dry-run``: the steps that are known now, and how to continue."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,7 +29,7 @@ from prefpipe.stages.study.step_seconds import (
 )
 from prefpipe.wiring.open_study import Study, command_of
 
-NOT_PLACED = "where it is judged follows from groups that are not there yet"
+NOT_PLACED = "the step at which it is judged depends on groups that do not exist yet"
 
 
 def script_of(study: Study) -> str:

@@ -1,4 +1,4 @@
-"""What surrounds a stage: its shard, its log, and what ``run.json`` records of the run."""
+"""The surroundings of a stage: its shard, its log, and what ``run.json`` records about the run."""
 
 import os
 import platform

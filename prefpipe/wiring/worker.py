@@ -1,4 +1,4 @@
-"""What a worker does, wherever a driver started it."""
+"""The work of a worker, wherever a driver started it."""
 
 import os
 from collections.abc import Callable

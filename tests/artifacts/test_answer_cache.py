@@ -78,6 +78,6 @@ def test_a_folder_that_takes_no_file_is_refused_and_one_that_does_is_left_as_it_
     assert list((tmp_path / "new" / "folder").iterdir()) == []
     (tmp_path / "file").write_text("x")
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        with pytest.raises(UsageError, match="answers cannot be kept in") as caught:
+        with pytest.raises(UsageError, match="answers cannot be cached in") as caught:
             AnswerCache(place).require_writable()
         assert caught.value.hint == "choose another folder with --cache"

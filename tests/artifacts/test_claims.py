@@ -365,7 +365,7 @@ def test_a_worker_whose_claim_is_gone_says_so_once_and_never_makes_it_anew(stora
     left.give_back(0)
     assert storage.list() == set()
     [line] = lines
-    assert "part 0: another worker has taken it over" in line
+    assert "part 0: another worker took it over" in line
 
 
 def test_a_paused_worker_that_comes_back_leaves_the_claim_of_the_one_that_took_over(

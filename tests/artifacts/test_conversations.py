@@ -53,10 +53,10 @@ def test_what_a_chat_template_reads_is_refused_by_name_or_left_out_knowingly(
     problem = turns_of(turns)[1]
     assert problem is not None
     assert problem.startswith("turn 1 holds ")
-    assert problem.endswith(f"(`{key}`), and prefpipe carries texts alone")
+    assert problem.endswith(f"(`{key}`), and prefpipe reads only text")
     assert (
         hint_for([problem], "")
-        == f"take these rows out, or read the texts alone, knowingly, with --leave-out {key}"
+        == f"remove these rows, or read only their text with --leave-out {key}"
     )
     assert turns_of(turns, leave_out=[key]) == (
         [turn("user"), turn("assistant"), turn("user")],
@@ -128,7 +128,7 @@ def test_other_parts_are_refused_by_name(part: dict[str, Any], kind: str) -> Non
     parts = [{"type": "text", "text": "a"}, part]
     assert (
         turns_of([turn("user", parts)])[1]
-        == f"turn 0 has content that is no text (a part of type {kind!r})"
+        == f"turn 0 has content that is not text (a part of type {kind!r})"
     )
 
 
@@ -143,11 +143,11 @@ def test_sharegpt_names_are_named() -> None:
     [
         ("", "the prompt is empty"),
         (" \n\t\u3000", "the prompt is empty"),
-        (None, "it needs a text in `prompt` or a list of turns in `messages`"),
-        (5, "it needs a text in `prompt` or a list of turns in `messages`"),
+        (None, "it needs text in `prompt` or a list of turns in `messages`"),
+        (5, "it needs text in `prompt` or a list of turns in `messages`"),
         (
             {"role": "user", "content": "q"},
-            "it needs a text in `prompt` or a list of turns in `messages`",
+            "it needs text in `prompt` or a list of turns in `messages`",
         ),
         ([], "it has no user turn"),
         ([turn("system")], "it has no user turn"),
@@ -157,25 +157,25 @@ def test_sharegpt_names_are_named() -> None:
         ([turn("tool")], "it has no user turn"),
         (
             [turn("user"), turn("tool")],
-            "turn 1 has role 'tool', and no turn before it calls a tool (`tool_calls`)",
+            "turn 1 has role 'tool', but no earlier turn calls a tool (`tool_calls`)",
         ),
         (
             [turn("function")],
-            "turn 0 has role 'function': results of tools are carried in turns of role 'tool'",
+            "turn 0 has role 'function': tool results need the role 'tool'",
         ),
-        ([turn("user", None)], "turn 0 has content that is no text"),
+        ([turn("user", None)], "turn 0 has content that is not text"),
         (
             [turn("user", [{"type": "image"}])],
-            "turn 0 has content that is no text (a part of type 'image')",
+            "turn 0 has content that is not text (a part of type 'image')",
         ),
         (
             [turn("user"), turn("assistant")],
-            "its last turn is from the assistant, and a prompt ends with the user",
+            "its last turn is from the assistant, and a prompt must end with a user turn",
         ),
         ([turn("user"), turn("user", " ")], "its last user turn is empty"),
         (
             [turn("user"), turn("system"), turn("user")],
-            "a system turn stands after the first place",
+            "a system turn is not the first turn",
         ),
     ],
 )

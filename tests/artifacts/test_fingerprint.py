@@ -78,11 +78,11 @@ def test_a_difference_names_the_field_and_both_values() -> None:
     wanted = {"temperature": 1.0, "n": 8, "model": {"hash": "bb"}, "new": None, "same": [1]}
     differences = field_differences(on_disk, wanted)
     assert [item.key for item in differences] == ["gone", "model.hash", "new", "temperature"]
-    assert [item.worded("on disk", "asked for") for item in differences] == [
-        "gone: true on disk, absent asked for",
-        'model.hash: "aa" on disk, "bb" asked for',
-        "new: absent on disk, null asked for",
-        "temperature: 0.8 on disk, 1.0 asked for",
+    assert [item.worded("on disk", "requested") for item in differences] == [
+        "gone: true on disk, absent requested",
+        'model.hash: "aa" on disk, "bb" requested',
+        "new: absent on disk, null requested",
+        "temperature: 0.8 on disk, 1.0 requested",
     ]
 
 

@@ -147,7 +147,7 @@ def assert_detected(path: Path, *, footer_too: bool) -> None:
     with pytest.raises(CorruptPartError, match="corrupt") as caught:
         read_part(path)
     assert str(path) in caught.value.message
-    assert caught.value.hint == "run the command that made it again: only this part is made anew"
+    assert caught.value.hint == "run the command that made it again: it rewrites only this part"
     with pytest.raises(CorruptPartError):
         verify_part(path)
     if footer_too:

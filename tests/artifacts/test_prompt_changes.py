@@ -65,8 +65,8 @@ def test_another_text_without_an_id_is_a_new_prompt_and_a_gone_one(tmp_path: Pat
     candidates, prompts = candidates_of(tmp_path)
     write_json_lines(prompts, [ROWS[0], {**ROWS[1], "prompt": "three"}])
     assert changes_of_prompts(candidates, prompts) == [
-        "prompts that are new: 1",
-        "prompts that are gone: 1",
+        "prompts added: 1",
+        "prompts removed: 1",
     ]
 
 

@@ -146,7 +146,7 @@ def test_a_share_goes_stale_with_its_own_prompts_alone(tmp_path: Path) -> None:
     changed = [{**row, "prompt": "other"} if row["prompt_id"] in of_first else row for row in rows]
     write_json_lines(prompts, changed)
     assert [changes_of_prompts(share, prompts) for share in shares] == [
-        ["prompts with another text under the same id: 4"],
+        ["prompts with a different text under the same id: 4"],
         [],
     ]
 

@@ -45,7 +45,7 @@ def test_conversations_keep_their_turns_and_ids_are_the_users(tmp_path: Path) ->
     assert prompts.rows == [("x", turns), ("7", turns)]
     with pytest.raises(
         InputError,
-        match=r"line 1: `messages`: it needs a text in `prompt` or a list of turns in `messages`",
+        match=r"line 1: `messages`: it needs text in `prompt` or a list of turns in `messages`",
     ):
         load(tmp_path, {"messages": "just a text"})
 
@@ -53,7 +53,7 @@ def test_conversations_keep_their_turns_and_ids_are_the_users(tmp_path: Path) ->
 def test_a_column_of_texts_with_one_stray_value_stays_a_column_of_texts(tmp_path: Path) -> None:
     """One number among the prompts, or turns in one row, must not put quotation marks around all others."""
     with pytest.raises(
-        InputError, match="line 2: `prompt`: it needs a text in `prompt` or a list of turns"
+        InputError, match="line 2: `prompt`: it needs text in `prompt` or a list of turns"
     ) as caught:
         load(tmp_path, {"prompt": "q"}, {"prompt": 5})
     assert "1 prompt that cannot be used" in caught.value.message
@@ -97,7 +97,7 @@ def test_a_part_size_beyond_64_bits_is_one_part(tmp_path: Path) -> None:
 def test_columns_can_be_chosen_and_reserved_names_are_refused(tmp_path: Path) -> None:
     row = {"prompt": "q", "a": 1, "b": {"c": 2}, "seed": 3}
     with pytest.raises(
-        InputError, match="has a column `seed`, a name that prefpipe's candidates use themselves"
+        InputError, match="has a column `seed`, a name reserved for prefpipe's own column"
     ) as caught:
         load(tmp_path, row, reserved=["seed"])
     assert caught.value.hint == "rename it, or leave it out with --columns a,b"
@@ -136,7 +136,7 @@ def test_a_system_prompt_comes_first_and_is_no_part_of_the_id(tmp_path: Path) ->
     assert prompt.prompt_id == prompt_id_of(USER)
     own = {"messages": [{"role": "system", "content": "mine"}, *USER], "prompt_id": "x"}
     with pytest.raises(
-        InputError, match="prompt x has a system turn of its own, and --system-prompt was given"
+        InputError, match="prompt x has its own system turn, and --system-prompt was given"
     ):
         load(tmp_path, own, system_prompt="s")
 

@@ -91,7 +91,7 @@ def test_a_part_is_done_when_it_is_whole_of_this_run_and_of_these_parents(tmp_pa
     assert not made.is_done(0, {"candidates": "c1"})
     with pytest.raises(
         CorruptPartError,
-        match=r"part-00000-of-00003\.parquet is part-00001-of-00003\.parquet under another name",
+        match=r"part-00000-of-00003\.parquet is part-00001-of-00003\.parquet under a different name",
     ):
         made.read(0)
 
@@ -135,7 +135,7 @@ def test_another_run_in_the_same_folder_is_refused_with_the_difference(tmp_path:
     before = names(tmp_path)
     with pytest.raises(
         FingerprintError,
-        match=r"holds the result of another configuration:\n  n: 8 on disk, 9 asked for$",
+        match=r"holds the result of another configuration:\n  n: 8 on disk, 9 requested$",
     ) as caught:
         output(tmp_path, record(9))
     assert caught.value.exit_code == 2
@@ -205,7 +205,7 @@ def test_a_folder_with_other_files_is_refused_and_an_empty_or_hidden_one_is_not(
     (tmp_path / "mine.txt").write_text("x")
     with pytest.raises(
         UsageError,
-        match=r"already holds files that are not of a prefpipe run \(no run\.json\): mine\.txt",
+        match=r"already holds files that no prefpipe run wrote \(no run\.json\): mine\.txt",
     ):
         output(tmp_path)
     assert names(tmp_path) == [".DS_Store", "mine.txt"]
@@ -249,7 +249,7 @@ def test_parts_of_another_configuration_without_a_record_are_refused_unless_they
 def test_parts_that_another_tool_wrote_are_no_lost_run(tmp_path: Path) -> None:
     pq.write_table(pa.table({"prompt": ["a"]}), tmp_path / "part-00000-of-00001.parquet")
     assert parts_without_record(tmp_path) == {}
-    with pytest.raises(UsageError, match="already holds files that are not of a prefpipe run"):
+    with pytest.raises(UsageError, match="already holds files that no prefpipe run wrote"):
         output(tmp_path, overwrite=True)
     assert names(tmp_path) == ["part-00000-of-00001.parquet"]
 
@@ -318,7 +318,7 @@ def test_a_part_of_another_run_is_no_part_of_this_one(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "one" / "part-00000-of-00003.parquet", made.path)
     assert not made.is_done(0, {})
     with pytest.raises(
-        CorruptPartError, match=r"was made by another run than its run\.json describes"
+        CorruptPartError, match=r"was not made by the run that its run\.json describes"
     ):
         made.footer(0)
 
@@ -355,7 +355,7 @@ def test_outputs_and_inputs_must_lie_beside_one_another(
 ) -> None:
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "link").symlink_to(tmp_path / "a")
-    with pytest.raises(UsageError, match="lie inside one another") as caught:
+    with pytest.raises(UsageError, match="lie inside each other") as caught:
         refuse_nesting(tmp_path / target, {"--scores": tmp_path / source})
     assert (
         f"output {tmp_path / target} and input --scores {tmp_path / source}" in caught.value.message

@@ -139,7 +139,10 @@ def test_check_accepts_one_bos(capsys, tmp_path, model):
     groups = write_groups(tmp_path / "groups", [rows_for()], [])
     _, findings = told(capsys, groups, "--model", single, code=0)
     assert "double_bos" not in findings
-    assert "of no model whose tokenizer is known" in findings["other_tokenizer"][1]
+    assert (
+        "the tokenizer of the model that wrote the responses is not known"
+        in findings["other_tokenizer"][1]
+    )
 
 
 def test_a_template_that_rewrites_finished_turns_is_an_error_where_conversations_are_tokenised_again(
@@ -217,7 +220,7 @@ def test_check_finds_ids_beyond_the_vocabulary_and_bos_within_a_response(
     assert findings["beyond_vocabulary"][0] == "error"
     assert findings["bos_in_response"][0] == "warning"
     assert findings["text_differs"][1].startswith(
-        "2 responses of those looked at have stored ids that are another text"
+        "2 responses of those checked have stored ids that decode to another text"
     )
 
 
@@ -382,11 +385,11 @@ def test_check_finds_cut_responses_and_missing_ends(capsys, tmp_path, model, ide
         "warning",
         (
             "1 of 9 (11.1%) responses were cut at the token limit of generation: they end in the "
-            "middle, without an end of sequence"
+            "middle, without an end-of-sequence token"
         ),
     )
     assert (
-        "1 of 9 (11.1%) responses ended by themselves, and their ids do not end with an end"
+        "1 of 9 (11.1%) responses ended before the token limit without an end"
         in findings["stop_without_eos"][1]
     )
 
@@ -406,7 +409,7 @@ def test_check_knows_the_stop_text_at_which_responses_ended(capsys, tmp_path, mo
     findings = findings_of("stops", sampling=sampling)
     assert "text_differs" not in findings
     assert findings["stop_text"][0] == "warning"
-    assert "1 of 9 (11.1%) responses end with a text of --stop" in findings["stop_text"][1]
+    assert "1 of 9 (11.1%) responses end with a --stop text" in findings["stop_text"][1]
     assert "1 of 9 (11.1%)" in findings["stop_without_eos"][1]
 
     findings = findings_of("none")
@@ -452,7 +455,7 @@ def test_missing_parts_and_a_limit_beyond_the_model_are_warnings(capsys, tmp_pat
     assert findings["incomplete"][1].startswith("1 of 2 parts of the groups are missing")
     assert (
         findings["beyond_positions"][1]
-        == "--max-length 2,048 is beyond the 512 positions of the model"
+        == "--max-length 2,048 exceeds the 512 positions of the model"
     )
 
 
@@ -544,7 +547,7 @@ def test_no_model_and_no_groups_are_refused(capsys, model):
     assert prefpipe(["check", str(original() / "run" / "scores"), "--model", str(model)]) == 1
     assert "GROUPS:" in capsys.readouterr().err
     assert prefpipe(["check", str(original() / "run" / "groups"), "--model", "nowhere"]) == 1
-    assert "give a folder, bundled:NAME" in capsys.readouterr().err
+    assert "pass a folder, bundled:NAME" in capsys.readouterr().err
     assert issubclass(InputError, PrefpipeError)
 
 
@@ -572,7 +575,7 @@ def test_check_of_mmpo_notes_targets_in_place_of_margins(capsys, tmp_path, model
 
 @pytest.mark.parametrize(
     ("gamma", "near_half", "near_one", "hint"),
-    [("0.01", 1.0, 0.0, "a larger --gamma"), ("9", 0.0, 1.0, "a smaller --gamma")],
+    [("0.01", 1.0, 0.0, "raise --gamma"), ("9", 0.0, 1.0, "lower --gamma")],
 )
 def test_check_warns_of_gamma_that_does_not_fit_the_ratings(
     capsys, tmp_path, model, identity, gamma, near_half, near_one, hint

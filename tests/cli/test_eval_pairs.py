@@ -258,8 +258,8 @@ def test_a_folder_of_scores_is_not_scored_again_nor_written_into(tmp_path, capsy
 def test_a_temperature_at_its_limit_is_told(tmp_path, capsys):
     """Scores that separate all pairs, and scores that are the wrong way round."""
     for sign, words in (
-        (1, "the scores separate all of them"),
-        (-1, "the scores say nothing, or the contrary, of them"),
+        (1, "the scores separate all of them perfectly"),
+        (-1, "the scores predict them no better than chance, or worse"),
     ):
         rows = [
             row | {"score_chosen": sign * (1.0 + i), "score_rejected": 0.0}
@@ -274,7 +274,7 @@ def test_contradictions_are_told(tmp_path, capsys):
     rows.append(rows[0] | {"chosen": rows[0]["rejected"], "rejected": rows[0]["chosen"]})
     found = evaluate("rewardbench", pairs_file(tmp_path, rows), tmp_path / "out", *FAKE)
     assert found["n_contradictions"] == 1
-    assert "1 pairs say the contrary of an earlier row" in capsys.readouterr().err
+    assert "1 pairs contradict an earlier row" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -297,7 +297,7 @@ def test_shards_come_to_the_figures_of_one_run(tmp_path, capsys):
         "--shard-index",
     ]
     assert prefpipe([*words, "0"]) == 0
-    assert "the figures come with the last of them" in capsys.readouterr().err
+    assert "the shard that finishes last writes the figures" in capsys.readouterr().err
     assert not (tmp_path / "shards" / "summary.json").exists()
     assert prefpipe([*words, "1"]) == 0
     assert rows_of(tmp_path / "shards") == rows_of(tmp_path / "whole")

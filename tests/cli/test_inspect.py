@@ -90,7 +90,7 @@ def test_a_moved_group_without_its_parents_shows_what_it_holds(tmp_path: Path, c
 
 def test_an_unknown_prompt_exits_with_2_and_names_a_few(finished: Path, capsys) -> None:
     assert prefpipe(["inspect", str(finished / "candidates"), "--prompt-id", "nope"]) == 2
-    assert "its ids are, for example: p0, p1, p2, p3, p4" in capsys.readouterr().err
+    assert "ids in it are, for example: p0, p1, p2, p3, p4" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -71,10 +71,10 @@ def test_a_model_without_a_chat_template_gets_none(tmp_path: Path, capsys) -> No
     ("given", "message"),
     [
         (["bundled:minilm"], "prefpipe models convert bundled:minilm"),
-        (["./missing"], "is no model folder"),
-        (["org/na,me"], "is no model folder, and no org/name of the hub"),
-        (["run/my policy"], "is no model folder, and no org/name of the hub"),
-        (["org/name@a=b"], "holds one of , = ' "),
+        (["./missing"], "is neither a model folder nor an org/name of the hub"),
+        (["org/na,me"], "is neither a model folder nor an org/name of the hub"),
+        (["run/my policy"], "is neither a model folder nor an org/name of the hub"),
+        (["org/name@a=b"], "contains one of , = ' "),
         (["org/name", "--tasks", ","], "--tasks names no task"),
         (["org/name", "--batch-size", "0"], "--batch-size must be auto or 1 or more"),
     ],
@@ -92,7 +92,10 @@ def test_a_folder_whose_name_the_list_of_arguments_cannot_hold_is_refused(
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     assert run(["eval", "lm-eval", str(folder)]) == 2
-    assert "rename the folder, or make a link to it without those signs" in capsys.readouterr().err
+    assert (
+        "rename the folder, or make a link to it without those characters"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path, capsys) -> None:
@@ -187,7 +190,7 @@ def test_a_hub_name_that_is_a_literal_is_refused_with_the_way_out(
     assert run(["eval", "lm-eval", name]) == 2
     printed = capsys.readouterr().err
     assert f"pretrained: lm-evaluation-harness reads '{name}' as a number" in printed
-    assert f"hint: download it, `hf download {name} --local-dir DIR`, and give ./DIR" in printed
+    assert f"hint: download it, `hf download {name} --local-dir DIR`, and pass ./DIR" in printed
 
 
 @pytest.mark.parametrize("revision", ["1234567", "12e4567", "0x10"])
@@ -204,4 +207,4 @@ def test_half_a_bracket_would_swallow_the_next_argument(
     (tmp_path / name).mkdir()
     (tmp_path / name / "config.json").write_text("{}")
     assert run(["eval", "lm-eval", name]) == 2
-    assert "has a bracket without its other half" in capsys.readouterr().err
+    assert "has an unpaired bracket" in capsys.readouterr().err

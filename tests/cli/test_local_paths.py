@@ -63,7 +63,7 @@ def test_all_commands_are_looked_at() -> None:
 def test_every_path_of_every_command_is_of_this_machine(callback: Any, name: str) -> None:
     with pytest.raises(
         UsageError,
-        match="gs://bucket/x: prefpipe reads and writes paths of this machine, and not gs://",
+        match="gs://bucket/x: this command reads and writes only local paths, not gs://",
     ):
         callback(**{name: Path("gs://bucket/x")})
     with pytest.raises(UsageError, match="s3://b"):
@@ -79,7 +79,7 @@ def test_nothing_is_made_and_the_message_names_the_option(
         run(["generate", "p.jsonl", "-o", "s3://b/x", "--model", "fake", "--backend", "fake"]) == 2
     )
     assert capsys.readouterr().err.startswith(
-        "error: --output s3://b/x: prefpipe reads and writes paths of this machine"
+        "error: --output s3://b/x: this command reads and writes only local paths"
     )
     assert (
         run(
@@ -103,7 +103,7 @@ def test_an_address_in_yaml_is_refused_too(tmp_path: Path, config_class: Any) ->
         (tmp_path / "c.yaml").write_text(json.dumps({name: "s3://b/x"}))
         others = {item: value for item, value in needed.items() if item != name}
         with pytest.raises(
-            UsageError, match=f"--{name.replace('_', '-')} s3://b/x: prefpipe reads and writes"
+            UsageError, match=f"--{name.replace('_', '-')} s3://b/x: this command reads and writes"
         ):
             config_class.from_sources(others, tmp_path / "c.yaml")
 

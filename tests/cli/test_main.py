@@ -85,7 +85,7 @@ def test_a_folder_of_another_configuration_exits_with_2_and_names_the_field(
 ) -> None:
     run(generate(prompts))
     assert run(generate(prompts, "--temperature", "0.5")) == 2
-    assert "temperature: [0.8] on disk, [0.5] asked for" in capsys.readouterr().err
+    assert "temperature: [0.8] on disk, [0.5] requested" in capsys.readouterr().err
 
 
 def test_too_many_failed_rows_exit_with_3(prompts: Path, capsys) -> None:
@@ -110,7 +110,9 @@ def test_a_stop_that_was_asked_for_exits_with_75(prompts: Path, capsys, monkeypa
 
     monkeypatch.setattr(stop_request, "number", signal.SIGTERM)
     assert run(generate(prompts)) == 75
-    assert "stopped: generate stopped as asked: 0 parts made now, 3 left" in capsys.readouterr().err
+    assert (
+        "stopped: generate stopped on request: 0 parts made now, 3 left" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize(

@@ -162,16 +162,16 @@ def test_what_is_refused_before_the_first_step(
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ("eval: {prompts: heldout.jsonl, scorer: fake}", "round 1, eval: there are no prompts at heldout.jsonl"),
-        ("eval: {scorer: fake}", "eval: it needs `prompts`"),
-        ("eval: {prompts: prompts.jsonl, scorer: [fake, checks]}", "eval: it needs `reward`, as the scorers are fake, checks"),
+        ("eval: {prompts: heldout.jsonl, scorer: fake}", "round 1, eval: no prompts file at heldout.jsonl"),
+        ("eval: {scorer: fake}", "eval: `prompts` is missing"),
+        ("eval: {prompts: prompts.jsonl, scorer: [fake, checks]}", "eval: `reward` is missing: the scorers are fake, checks"),
         ("changes: {2: {select: {reward: z(fke)}}}", "round 2, select: the reward 'z(fke)' names `fke`, and the scorers are: fake"),
         ("changes: {2: {score: {scorer: [fake, checks]}}}", "round 2, select: it needs `reward`"),
         ("changes: {2: {select: {reward: 'f(fake)'}}}", "round 2, select: the reward expression 'f(fake)' calls 'f'"),
-        ("pools: all\nchanges: {2: {score: {scorer: checks}}}", "round 2, score: `pools: all` joins responses that the same scorers rated, and round 1 was not rated by checks"),
-        ("pools: all\nchanges: {2: {embed: {model: bundled:minilm}}}", "round 2, embed: `pools: all` joins responses that one model embedded, and `model` is bundled:minilm and was nowhere"),
+        ("pools: all\nchanges: {2: {score: {scorer: checks}}}", "round 2, score: `pools: all` joins responses rated by the same scorers, and round 1 was not rated by checks"),
+        ("pools: all\nchanges: {2: {embed: {model: bundled:minilm}}}", "round 2, embed: `pools: all` joins responses embedded by one model, and `model` is bundled:minilm but was nowhere"),
         ("changes: {2: {train: {weight_by: 'margin +'}}}", "round 2, train: the weight expression 'margin +' cannot be read"),
-        ("changes: {2: {select: {strategy: drts}}}", "round 2, select: drts needs the spread of two scorers or more, and the reward names fake"),
+        ("changes: {2: {select: {strategy: drts}}}", "round 2, select: drts needs the spread of at least two scorers, and the reward names only fake"),
     ],
 )  # fmt: skip
 def test_files_and_rewards_are_looked_at_before_the_first_step(
@@ -199,15 +199,15 @@ def wait_for_a_part(work: Path) -> None:
         time.sleep(0.02)
 
 
-GO_ON = "go on with: prefpipe rounds plan.yaml -o run"
+GO_ON = "to continue, run: prefpipe rounds plan.yaml -o run"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "said"),
     [
-        (signal.SIGTERM, 75, "stopped: round 1, generate: stopped early; what is finished is kept"),
-        (signal.SIGUSR1, 75, "stopped: round 1, generate: stopped early; what is finished is kept"),
+        (signal.SIGTERM, 75, "stopped: round 1, generate: stopped early; finished parts are kept"),
+        (signal.SIGUSR1, 75, "stopped: round 1, generate: stopped early; finished parts are kept"),
         (signal.SIGINT, 130, "interrupted: finished parts are kept; run the same command again"),
     ],
 )
@@ -279,7 +279,7 @@ def test_two_commands_do_not_work_in_one_folder(
     assert prefpipe(["rounds", "plan.yaml", "-o", "run"]) == 2
     said = capfd.readouterr().err
     assert "run is in use: waiting up to" in said
-    assert "another `prefpipe rounds`, or a step of one, is at work in run" in said
+    assert "another `prefpipe rounds`, or a step of one, is running in run" in said
     os.close(descriptor)
     assert [path.name for path in (work / "run").iterdir()] == []
 
@@ -291,22 +291,21 @@ def test_exit_codes_of_steps_are_passed_on_with_the_step_and_the_way_on(work: Pa
     plan.write_text(PLAN.replace("delay_s=0.1", "error_rate=0.5"))
     code, stdout, stderr = end(begin(work))
     assert (code, stdout) == (3, "")
-    assert "round 1, generate: more of its rows failed than --max-error-rate allows" in stderr
+    assert "round 1, generate: more rows failed than --max-error-rate allows" in stderr
     assert (
-        "the step's command by hand with --retry-errors makes what failed again, and "
-        "a higher max_error_rate in the plan's section `generate` lets it pass. Then go on"
-        in stderr
+        "run the step's command with --retry-errors to make the failed rows again, or raise "
+        "max_error_rate in section `generate` of the plan. Then to continue" in stderr
     )
 
     plan.write_text(plan.read_text().replace("max_tokens: 8", "max_tokens: 9, max_error_rate: 1"))
     code, _, stderr = end(begin(work))
     assert code == 2
-    assert "max_tokens: 8 on disk, 9 asked for" in stderr
-    assert f"{GO_ON}; with --overwrite=stale where the plan was changed on purpose" in stderr
+    assert "max_tokens: 8 on disk, 9 requested" in stderr
+    assert f"{GO_ON}; add --overwrite=stale if you changed the plan on purpose" in stderr
 
     code, _, stderr = end(begin(work, "--overwrite=stale"))
     assert code == 1
-    assert "round 1, embed: it ended with exit code 1, its error stands above" in stderr
+    assert "round 1, embed: it ended with exit code 1, its error is printed above" in stderr
     assert f"{GO_ON} --overwrite=stale" in stderr
     assert len(digests_of(work / "run" / "round-01" / "scores")) == 20
 
@@ -330,4 +329,4 @@ def test_the_way_on_names_a_plan_that_begins_with_a_dash_so_that_it_is_no_flag(w
     code, _, stderr = end(process)
     assert code == 1
     assert "round 1, embed: it ended with exit code 1" in stderr
-    assert "go on with: prefpipe rounds ./-p.yaml -o -run" in stderr
+    assert "to continue, run: prefpipe rounds ./-p.yaml -o -run" in stderr

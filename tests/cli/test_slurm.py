@@ -181,7 +181,7 @@ def test_more_shards_than_one_array_may_number(script, refusal) -> None:
     assert "$((SLURM_ARRAY_TASK_ID + 2))" in text
     code, message = refusal("--window", "0", *words)
     assert code == 2
-    assert "--window 0 has no shard with a part to make" in message
+    assert "--window 0 has no shard with parts left to make" in message
 
 
 def test_scontrol_says_how_many_tasks_an_array_may_have(
@@ -210,8 +210,8 @@ def test_scontrol_says_how_many_tasks_an_array_may_have(
         ("-- score nowhere -o x --scorer checks", 1, "nowhere does not exist"),
         ("-- GENERATE --shard-index 1 --num-shards 2", 2, "--shard-index and --num-shards"),
         ("-- GENERATE --no-shards", 2, "the command has --no-shards"),
-        ("-- GENERATE --overwrite", 2, "would throw away what it made before"),
-        ("-- GENERATE --workers auto --backend vllm", 2, "--workers auto, a worker for each GPU"),
+        ("-- GENERATE --overwrite", 2, "would delete the parts it already made"),
+        ("-- GENERATE --workers auto --backend vllm", 2, "--workers auto, one worker for each GPU"),
         ("--gpus-per-worker 1 -- GENERATE --workers 4 --backend vllm", 2, "less than the 4 that"),
         ("--time soon -- GENERATE", 2, "--time must be a limit such as 4:00:00, not 'soon'"),
         ("--time 10 -- GENERATE", 2, "--signal-seconds 600 leaves nothing of --time 10"),

@@ -113,7 +113,7 @@ def test_what_is_not_known_yet_is_printed_by_the_scripts_last_lines(
     assert any(
         line.startswith("# detectable difference (power 0.8") for line in script.splitlines()
     )
-    assert "# arm best-worst, seed 1: where it is judged follows from groups" in script
+    assert "# arm best-worst, seed 1: the step at which it is judged depends on groups" in script
     assert not Path("run").exists()
 
 
@@ -226,16 +226,16 @@ REFUSED: dict[str, tuple[dict[str, object], list[str], str]] = {
     "no seed": ({}, ["--seeds", "a"], "--seeds takes whole numbers, 0,1, not 'a'"),
     "no arm": ({}, ["--arms", "a,,b"], "--arms takes names, A,B, not 'a,,b'"),
     "everything again": ({}, ["--overwrite"], "pass --overwrite=stale, or remove run first"),
-    "no prompts": ({"heldout": {"prompts": "nowhere.jsonl"}}, [], "heldout: there are no prompts at nowhere.jsonl"),
+    "no prompts": ({"heldout": {"prompts": "nowhere.jsonl"}}, [], "heldout: no prompts file at nowhere.jsonl"),
     "a pool that is not there": ({"pool": {"candidates": "c", "scores": "s"}}, [], "c does not exist"),
     "a reward of no scorer": ({"select": {"strategy": "bottom-k", "k": 2, "reward": "checks"}}, [], "select: the reward 'checks' names `checks`, and the scorers are: fake"),
     "an arm's reward of no scorer": ({"arms": {"a": {}, "b": {"select": {"reward": "x"}}}, "contrasts": ..., "budgets": {"prompts": 4}}, [], "arms, b, select: the reward 'x' names `x`"),
-    "a reward of eval": ({"eval": {"scorer": ["fake", "checks"]}}, [], "eval: it needs `reward`, as the scorers are fake, checks"),
+    "a reward of eval": ({"eval": {"scorer": ["fake", "checks"]}}, [], "eval: `reward` is missing: the scorers are fake, checks"),
     "a weight that is none": ({"train": {**PLAN["train"], "weight_by": "margin +"}}, [], "train: the weight expression 'margin +' cannot be read"),  # type: ignore[dict-item]
-    "a trainer that is not there": ({"arms": {"a": {"trainer": "no-such-trainer {groups} {policy} {steps} {seed}"}}, "contrasts": ..., "budgets": {"prompts": 4}}, [], "arms, a, trainer: there is no program no-such-trainer"),
-    "a template that is not there": ({"train": {**PLAN["train"], "rater_scores": "nowhere", "gamma": "auto", "objective": "mmpo"}}, [], "train: `rater_scores`: there is no nowhere"),  # type: ignore[dict-item]
-    "prompts that are trained on": ({"heldout": {"prompts": "prompts.jsonl"}}, [], "heldout: 6 of its 6 prompts are in the pool as well, the first is p0"),
-    "prompts that are trained on, written otherwise": ({"heldout": {"prompts": "shouted.jsonl"}}, [], "heldout: 2 of its 2 prompts are in the pool as well, they are s0, s1"),
+    "a trainer that is not there": ({"arms": {"a": {"trainer": "no-such-trainer {groups} {policy} {steps} {seed}"}}, "contrasts": ..., "budgets": {"prompts": 4}}, [], "arms, a, trainer: the program no-such-trainer does not exist"),
+    "a template that is not there": ({"train": {**PLAN["train"], "rater_scores": "nowhere", "gamma": "auto", "objective": "mmpo"}}, [], "train: `rater_scores`: nowhere does not exist"),  # type: ignore[dict-item]
+    "prompts that are trained on": ({"heldout": {"prompts": "prompts.jsonl"}}, [], "heldout: 6 of its 6 prompts are also in the pool, the first is p0"),
+    "prompts that are trained on, written otherwise": ({"heldout": {"prompts": "shouted.jsonl"}}, [], "heldout: 2 of its 2 prompts are also in the pool, they are s0, s1"),
     "many at once": ({"seeds": [0, 0], "eval": {"scorer": "fake", "n": 0}, "contrasts": [["a", "b"]]}, [], "`seeds`: the seed 0 stands there twice\n  contrasts: 'a' is no arm"),
 }  # fmt: skip
 
@@ -279,7 +279,7 @@ def test_prompts_of_the_pool_are_known_at_last_when_it_is_sampled(work: Path) ->
     plan, folder = read_study_plan(Path("plan.yaml")), Path("made")
     for step in shared_steps(plan, folder):
         command(step.words)
-    with pytest.raises(UsageError, match="heldout: 2 of its 2 prompts are in the pool as well"):
+    with pytest.raises(UsageError, match="heldout: 2 of its 2 prompts are also in the pool"):
         refuse_leaked_prompts(plan, folder)
 
 

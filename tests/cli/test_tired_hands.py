@@ -182,7 +182,7 @@ def test_without_json_the_path_is_printed_at_3(tmp_path: Path, capsys) -> None:
     assert prefpipe(words) == 3
     captured = capsys.readouterr()
     assert captured.out == f"{tmp_path / 'c'}\n"
-    assert "everything good is in" in captured.err
+    assert "the rows that succeeded are in" in captured.err
 
 
 def test_nothing_is_printed_where_nothing_was_finished(tmp_path: Path, capsys) -> None:

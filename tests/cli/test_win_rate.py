@@ -111,8 +111,8 @@ def test_the_page_says_what_it_is_and_is_not(tmp_path: Path, capsys) -> None:
     assert "win rate, ties half" in told
     assert "length-controlled win rate without difficulty term" in told
     assert (
-        "note: without difficulty term and regularising rows: not AlpacaEval's length-controlled figure"
-        in told
+        "note: without difficulty term and regularising rows: this is not AlpacaEval's "
+        "length-controlled win rate" in told
     )
     assert "95% bootstrap over prompts, seed 0" in told
     assert "judge: weighted_alpaca_eval_gpt4_turbo" in told
@@ -360,7 +360,7 @@ def test_alpaca_evals_prompts_in_another_order_are_not_matched_by_row(
     ]
     assert run([*words, *QUICK]) == 1
     assert (
-        "turned.json has AlpacaEval's prompts in another order than AlpacaEval's tables"
+        "turned.json has AlpacaEval's prompts in a different order from AlpacaEval's tables"
         in capsys.readouterr().err
     )
 
@@ -373,7 +373,7 @@ def test_prompts_that_differ_in_form_alone_are_told(tmp_path: Path, capsys) -> N
         )
     assert run(["eval", "win-rate", f"{tmp_path}/c.jsonl", f"{tmp_path}/d.jsonl", *QUICK]) == 2
     assert (
-        "prompts: 3 of these differ in white space or in the form of Unicode alone"
+        "prompts: 3 of these differ only in white space or Unicode form"
         not in capsys.readouterr().err
     )
     lines(
@@ -381,8 +381,7 @@ def test_prompts_that_differ_in_form_alone_are_told(tmp_path: Path, capsys) -> N
     )
     assert run(["eval", "win-rate", f"{tmp_path}/c.jsonl", f"{tmp_path}/d.jsonl", *QUICK]) == 2
     assert (
-        "prompts: 3 of these differ in white space or in the form of Unicode alone"
-        in capsys.readouterr().err
+        "prompts: 3 of these differ only in white space or Unicode form" in capsys.readouterr().err
     )
 
 
@@ -402,14 +401,17 @@ def test_one_id_for_two_prompts_is_refused_in_a_file_and_between_files(
     )
     both = lines(tmp_path / "c.jsonl", rows[0], rows[1] | {"prompt_id": "p0"})
     assert run(["eval", "win-rate", both, *QUICK]) == 1
-    assert "line 2: prompt_id 'p0' stood for another prompt further up" in capsys.readouterr().err
+    assert (
+        "line 2: prompt_id 'p0' named a different prompt in an earlier row"
+        in capsys.readouterr().err
+    )
 
 
 def test_rows_that_stand_twice_are_told(tmp_path: Path, capsys) -> None:
     rows = json.loads(annotations(tmp_path / "a.json").read_text())
     (tmp_path / "a.json").write_text(json.dumps([*rows, *rows[:10]]))
     assert (
-        "10 rows say again what another row says: same prompt, lengths, judge and preference"
+        "10 rows repeat another row: same prompt, lengths, judge and preference"
         in (figures(capsys, f"{tmp_path}/a.json")["results"][0]["notes"])
     )
 
@@ -435,7 +437,7 @@ def test_a_fit_that_runs_to_an_end_says_not_to_believe_its_error(
         "results"
     ][0]
     assert (result["length_controlled"]["mean"] < 1e-3) == is_flat
-    assert any("where its standard error says nothing" in note for note in result["notes"])
+    assert any("where its standard error means nothing" in note for note in result["notes"])
 
 
 def test_another_scale_is_hinted_at(tmp_path: Path, capsys) -> None:
@@ -443,7 +445,7 @@ def test_another_scale_is_hinted_at(tmp_path: Path, capsys) -> None:
         tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": 1 + i / 4} for i in range(4))
     )
     assert run(["eval", "win-rate", source]) == 1
-    assert "say how preferences are written with --scale 0-1|1-2" in capsys.readouterr().err
+    assert "name the scale of the preferences with --scale 0-1|1-2" in capsys.readouterr().err
     lines(tmp_path / "r.jsonl", *({"prompt": f"p{i}", "preference": i} for i in range(3)))
     assert run(["eval", "win-rate", source, "--scale", "1-2"]) == 1, (
         "0 is a draw in AlpacaEval's old files alone"

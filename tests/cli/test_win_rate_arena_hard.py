@@ -103,7 +103,7 @@ def test_categories_have_baselines_of_their_own_and_are_scored_apart(
     assert run(["eval", "win-rate", path]) == 1
     told = capsys.readouterr().err
     assert (
-        "holds 2 categories, which Arena-Hard scores apart: hard_prompt (2), creative_writing (1)"
+        "holds 2 categories, which Arena-Hard scores separately: hard_prompt (2), creative_writing (1)"
         in told
     )
     assert "--category hard_prompt" in told

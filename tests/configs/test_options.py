@@ -67,7 +67,10 @@ def test_limits_that_are_allowed_hold_and_those_that_are_not_do_not(
         ({"count": 1.5}, "--count takes a whole number, not 1.5"),
         ({"share": "nan"}, "--share takes a finite number, not 'nan'"),
         ({"count": True}, "--count takes a whole number, not True"),
-        ({"source": "s3://b/x"}, "--source s3://b/x: prefpipe reads and writes paths"),
+        (
+            {"source": "s3://b/x"},
+            "--source s3://b/x: this command reads and writes only local paths",
+        ),
     ],
 )
 def test_a_value_outside_its_declaration_is_refused(values: dict[str, Any], complaint: str) -> None:

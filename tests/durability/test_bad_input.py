@@ -89,7 +89,7 @@ PROMPT_FILES = {
     "assistant last": (
         "p.jsonl",
         '{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n',
-        "line 1: `messages`: its last turn is from the assistant, and a prompt ends with the user",
+        "line 1: `messages`: its last turn is from the assistant, and a prompt must end with a user turn",
     ),
     "unknown role": (
         "p.jsonl",
@@ -99,7 +99,7 @@ PROMPT_FILES = {
     "content no text": (
         "p.jsonl",
         '{"messages": [{"role": "user", "content": 5}]}\n',
-        "line 1: `messages`: turn 0 has content that is no text",
+        "line 1: `messages`: turn 0 has content that is not text",
     ),
     "turn without role": (
         "p.jsonl",
@@ -114,17 +114,17 @@ PROMPT_FILES = {
     "missing prompt": (
         "p.jsonl",
         '{"prompt": "a"}\n{"topic": "t"}\n',
-        "line 2: `prompt`: it needs a text in `prompt`",
+        "line 2: `prompt`: it needs text in `prompt`",
     ),
     "a number as prompt": (
         "p.jsonl",
         '{"prompt": "a"}\n{"prompt": 5}\n',
-        "line 2: `prompt`: it needs a text in `prompt`",
+        "line 2: `prompt`: it needs text in `prompt`",
     ),
     "a reserved column": (
         "p.jsonl",
         '{"prompt": "a", "seed": 1}\n',
-        "has a column `seed`, a name that prefpipe's candidates use",
+        "has a column `seed`, a name reserved for prefpipe's",
     ),
     "ragged table": (
         "p.csv",
@@ -229,7 +229,9 @@ def test_ratings_of_other_candidates_are_refused(
         folder / "scores",
     )
     assert outcome.code == 1
-    assert f"ratings: 1 ratings are for other candidates than {candidates} holds" in outcome.stderr
+    assert (
+        f"ratings: 1 ratings are for candidates that {candidates} does not hold" in outcome.stderr
+    )
     assert "'stranger'" in outcome.stderr
 
 
@@ -275,13 +277,10 @@ def test_scores_and_embeddings_of_other_candidates_are_refused(
         folder / "groups",
     )
     assert outcome.code == 1
+    assert f"--scores {folder / 'scores'} was not made for {candidates}" in outcome.stderr
     assert (
-        f"--scores {folder / 'scores'} was made for other candidates than {candidates}"
-        in outcome.stderr
-    )
-    assert (
-        f"hint: pass the scores of these candidates, or make them: prefpipe score {candidates}"
-        in outcome.stderr
+        "hint: pass the scores of these candidates, or make them with: prefpipe score "
+        f"{candidates}" in outcome.stderr
     )
 
 
@@ -329,10 +328,10 @@ def test_an_output_inside_its_input_and_the_reverse_are_refused(
         outcome = stages.run(*words, "-o", folder / output)
         assert outcome.code == 2
         assert (
-            f"output {folder / output} and input CANDIDATES {folder / source} lie inside one another"
-            in outcome.stderr
+            f"output {folder / output} and input CANDIDATES {folder / source} lie inside each "
+            "other" in outcome.stderr
         )
-        assert "choose a folder for -o that is beside the input" in outcome.stderr
+        assert "choose a folder for -o outside the input" in outcome.stderr
     assert_only_parts(folder / source)
 
 
@@ -343,7 +342,7 @@ def test_a_folder_that_holds_other_files_is_not_written_to(
     outcome = stages.run(*generate(folder / "prompts.jsonl", folder))
     assert outcome.code == 2
     assert (
-        f"output {folder} already holds files that are not of a prefpipe run (no run.json): prompts.jsonl"
+        f"output {folder} already holds files that no prefpipe run wrote (no run.json): prompts.jsonl"
         in outcome.stderr
     )
     assert "hint: choose an empty or new folder with -o" in outcome.stderr
@@ -359,5 +358,5 @@ def test_a_folder_that_holds_other_files_is_not_written_to(
     )
     outcome = stages.run(*generate(folder / "prompts.jsonl", folder / "prompts.jsonl"))
     assert outcome.code == 2
-    assert "lie inside one another" in outcome.stderr
+    assert "lie inside each other" in outcome.stderr
     assert (folder / "file").read_text() == "mine"

@@ -246,10 +246,10 @@ def test_a_sweep_in_an_array_is_told_from_a_split(
     assert silent_share.returncode == 0
     first, second, *_ = silent_share.stderr.splitlines()
     assert first == (
-        "shard 1 of 2, from SLURM_ARRAY_TASK_ID=2 of the array 1-2; where each task is a run of its own, pass --no-shards"
+        "shard 1 of 2, from SLURM_ARRAY_TASK_ID=2 of the array 1-2; pass --no-shards if each task is a separate run"
     )
     assert second.startswith(
-        "warning: -o sweep/candidates-2 has this task's number in `candidates-2`."
+        "warning: -o sweep/candidates-2 contains this task's number in `candidates-2`."
     )
     assert len(list((job.folder / "sweep/candidates-2").glob("part-*"))) == 4
     whole = generate("-o", "sweep/candidates-2", "--no-shards", **ARRAY)

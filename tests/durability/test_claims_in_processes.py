@@ -16,7 +16,7 @@ N_PARTS = 12
 PROMPTS_A_PART = 2
 KILLS, STOPS, PAUSES = 24, 6, 6
 LEASE_S = 1.0
-TAKEN_OVER = "another worker has taken it over"
+TAKEN_OVER = "another worker took it over"
 
 
 def generate(inputs: Path, output: Path, *more: object, delay_s: float = 0.02) -> list[str]:
@@ -251,7 +251,7 @@ def test_a_copy_with_another_configuration_is_refused_while_the_first_has_no_par
     )
     assert first.code == -signal.SIGKILL
     assert second.code == 2
-    assert "seed: 0 on disk, 1 asked for" in second.stderr
+    assert "seed: 0 on disk, 1 requested" in second.stderr
     assert (output / "claims").exists()
     assert stages.run(*other).code == 0
     assert not (output / "claims").exists()

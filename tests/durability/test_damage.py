@@ -196,30 +196,30 @@ def test_select_refuses_a_parent_that_is_older_than_the_candidates_and_names_the
         f"{work / stale / PART} was made from another version of {work / 'generate' / PART}"
         in refused.stderr
     )
-    assert f"run the `prefpipe {stale}` command again: it makes this part anew" in refused.stderr
+    assert f"run the `prefpipe {stale}` command again: it makes this part again" in refused.stderr
 
 
 IDENTITY_CHANGES = [
-    ("generate", ["--temperature", "1.0"], "temperature: [0.8] on disk, [1.0] asked for"),
-    ("generate", ["--seed", "5"], "seed: 0 on disk, 5 asked for"),
-    ("generate", ["--n", "8"], "n: 4 on disk, 8 asked for"),
-    ("generate", ["--max-tokens", "64"], "max_tokens: 1024 on disk, 64 asked for"),
-    ("generate", ["--part-size", "3"], "part_size: 2 on disk, 3 asked for"),
-    ("generate", ["--model", "other"], 'models.1.fake: absent on disk, "other" asked for'),
+    ("generate", ["--temperature", "1.0"], "temperature: [0.8] on disk, [1.0] requested"),
+    ("generate", ["--seed", "5"], "seed: 0 on disk, 5 requested"),
+    ("generate", ["--n", "8"], "n: 4 on disk, 8 requested"),
+    ("generate", ["--max-tokens", "64"], "max_tokens: 1024 on disk, 64 requested"),
+    ("generate", ["--part-size", "3"], "part_size: 2 on disk, 3 requested"),
+    ("generate", ["--model", "other"], 'models.1.fake: absent on disk, "other" requested'),
     (
         "generate",
         ["--system-prompt", "Be brief."],
-        'system_prompt: null on disk, "Be brief." asked for',
+        'system_prompt: null on disk, "Be brief." requested',
     ),
-    ("score", ["--scorer", "other=fake"], 'scorers.1.name: absent on disk, "other" asked for'),
+    ("score", ["--scorer", "other=fake"], 'scorers.1.name: absent on disk, "other" requested'),
     (
         "embed",
         ["--text", "prompt+response"],
-        'text: "response" on disk, "prompt+response" asked for',
+        'text: "response" on disk, "prompt+response" requested',
     ),
-    ("embed", ["--dtype", "float16"], 'dtype: "float32" on disk, "float16" asked for'),
-    ("select", ["--k", "3"], "k: 2 on disk, 3 asked for"),
-    ("select", ["--strategy", "random"], 'strategy: "opt-select" on disk, "random" asked for'),
+    ("embed", ["--dtype", "float16"], 'dtype: "float32" on disk, "float16" requested'),
+    ("select", ["--k", "3"], "k: 2 on disk, 3 requested"),
+    ("select", ["--strategy", "random"], 'strategy: "opt-select" on disk, "random" requested'),
 ]
 
 
@@ -237,7 +237,7 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_field_and_
     assert f"{work / stage} holds the result of another configuration:" in refused.stderr
     assert line in refused.stderr
     assert (
-        "choose another folder with -o, give back the old values, or start again with --overwrite"
+        "choose another folder with -o, restore the old values, or start again with --overwrite"
         in refused.stderr
     )
     assert identities_of(work / stage) == before
@@ -246,7 +246,7 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_field_and_
 def test_the_refusal_names_nothing_but_what_differs(stages: StageServer, work: Path) -> None:
     refused = stages.run(*commands(work)["generate"], "--seed", 5, "--top-p", 0.9)
     differences = [line.strip() for line in refused.stderr.splitlines() if "on disk" in line]
-    assert differences == ["seed: 0 on disk, 5 asked for", "top_p: 1.0 on disk, 0.9 asked for"]
+    assert differences == ["seed: 0 on disk, 5 requested", "top_p: 1.0 on disk, 0.9 requested"]
 
 
 def test_changed_prompts_are_another_configuration(stages: StageServer, work: Path) -> None:
@@ -261,13 +261,10 @@ def test_a_change_of_the_parent_run_is_named_in_the_child(stages: StageServer, w
     assert stages.run(*commands(work)["generate"], "--seed", 5, "--overwrite").code == 0
     refused = stages.run(*commands(work)["score"])
     assert refused.code == 2
-    assert "candidates.seed: 0 on disk, 5 asked for" in refused.stderr
+    assert "candidates.seed: 0 on disk, 5 requested" in refused.stderr
     select = stages.run(*commands(work)["select"])
     assert select.code == 1
-    assert (
-        f"--scores {work / 'score'} was made for other candidates than {work / 'generate'}"
-        in select.stderr
-    )
+    assert f"--scores {work / 'score'} was not made for {work / 'generate'}" in select.stderr
     assert f"prefpipe score {work / 'generate'} ..." in select.stderr
 
 
@@ -354,14 +351,14 @@ def test_an_extension_samples_only_what_is_new_and_is_recorded(
     }
     smaller = stages.run(*commands(work)["generate"], "--extend")
     assert smaller.code == 2
-    assert "has n = 6 already, 4 was asked for" in smaller.stderr
+    assert "already has n = 6; --n 4 is not larger" in smaller.stderr
     warmer = stages.run(*commands(work)["generate"], "--n", 8, "--temperature", 1, "--extend")
     assert warmer.code == 2
-    assert "--extend grows --n only" in warmer.stderr
-    assert "temperature: [0.8] on disk, [1.0] asked for" in warmer.stderr
+    assert "--extend changes only --n" in warmer.stderr
+    assert "temperature: [0.8] on disk, [1.0] requested" in warmer.stderr
     nowhere = stages.run(*commands(work)["generate"][:-1], work / "nowhere", "--extend")
     assert nowhere.code == 2
-    assert "--extend: there is no run to grow" in nowhere.stderr
+    assert "--extend: there is no run to extend" in nowhere.stderr
 
 
 @pytest.mark.parametrize(
@@ -432,7 +429,7 @@ def test_a_part_of_another_run_is_told_apart(
     shutil.copy(work / "other" / PART, work / "generate" / PART)
     refused = stages.run(*commands(work)["score"])
     assert refused.code == 1
-    assert "was made by another run than its run.json describes" in refused.stderr
+    assert "was not made by the run that its run.json describes" in refused.stderr
     assert stages.run(*commands(work)["generate"]).code == 0
     assert_same_artifact(work / "generate", pristine / "generate")
 

@@ -98,8 +98,8 @@ def plain_parquet(path: Path) -> None:
 
 FOOTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "no entry": (without_entry, "its footer has no `prefpipe`"),
-    "no JSON": (with_entry("{"), "in its footer is no JSON"),
-    "deep JSON": (with_entry("[" * 100_000), "in its footer is no JSON"),
+    "no JSON": (with_entry("{"), "in its footer is not JSON"),
+    "deep JSON": (with_entry("[" * 100_000), "in its footer is not JSON"),
     "a list": (with_entry("[1, 2]"), "which is no object"),
     "null": (with_entry("null"), "which is no object"),
     "a field less": (forged(counts=...), "`counts` in its footer is None"),
@@ -113,7 +113,7 @@ FOOTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "fingerprint null": (forged(fingerprint=None), "`fingerprint` in its footer is None"),
     "a newer release": (forged(compression_level=3), "was written by a newer release of prefpipe"),
     "another run": (forged(fingerprint="0" * 64), "another run"),
-    "another name": (forged(name="part-00000-of-00003.parquet"), "under another name"),
+    "another name": (forged(name="part-00000-of-00003.parquet"), "under a different name"),
     "plain Parquet": (plain_parquet, "not a part that prefpipe wrote"),
 }
 CONTENTS: dict[str, tuple[Callable[[Path], None], str]] = {

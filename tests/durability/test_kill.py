@@ -186,7 +186,7 @@ def test_an_overwrite_killed_before_every_file_operation_leaves_no_mixture(
             break
         rerun = stages.run(*extended(inputs, output, 3))
         if rerun.code == 2:
-            assert "n: 2 on disk, 3 asked for" in rerun.stderr
+            assert "n: 2 on disk, 3 requested" in rerun.stderr
             n_refused += 1
             assert stages.run(*extended(inputs, output, 3, "--overwrite")).code == 0
         assert_same_artifact(output, folder / "wanted")

@@ -79,7 +79,7 @@ def test_sigterm_finishes_the_open_parts_and_the_next_run_makes_the_rest(
 
     n_made = len(identities_of(output))
     assert n_before + 2 <= n_made <= n_before + 3
-    stopped = f"{stage} stopped as asked: {n_made} parts made now, {N_PARTS - n_made} left"
+    stopped = f"{stage} stopped on request: {n_made} parts made now, {N_PARTS - n_made} left"
     assert stopped in told
     kept = identities_of(output)
     again = stages.run(*words_of(stage, candidates, output))

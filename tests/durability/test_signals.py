@@ -166,7 +166,9 @@ def test_a_part_is_finished_after_sigterm_and_what_is_finished_stays(
     # One part was at its answers, and the next one may have been open beside it.
     assert made == [f"part-0000{number}-of-00020.parquet" for number in range(len(made))]
     assert 1 <= len(made) <= 2
-    line = f"stopped: generate stopped as asked: {len(made)} parts made now, {20 - len(made)} left"
+    line = (
+        f"stopped: generate stopped on request: {len(made)} parts made now, {20 - len(made)} left"
+    )
     assert line in stderr
 
 

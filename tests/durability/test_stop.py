@@ -71,7 +71,7 @@ def test_a_stop_signal_finishes_the_part_exits_with_75_and_a_rerun_completes(
             break
     assert stopped.code == 75
     assert (
-        f"stopped: {stage} stopped as asked: {n_made} parts made now, {20 - n_made} left"
+        f"stopped: {stage} stopped on request: {n_made} parts made now, {20 - n_made} left"
         in stopped.stderr
     )
     assert "hint: run the same command again to go on" in stopped.stderr

@@ -237,7 +237,7 @@ def test_what_another_copy_is_at_is_left_to_it_and_named(unbegun: Path, studies:
         assert held is not None
         said = studies.finish(unbegun).stderr
     assert "1 of 2 runs are done" in said
-    assert "other copies of this command are at: pair, seed 0 (" in said
+    assert "other copies of this command are running: pair, seed 0 (" in said
     assert f"/{os.getpid()} since " in said
     assert {status for status, _, _ in statuses(unbegun).values()} == {"done", "waiting"}
     assert not (unbegun / "run" / "arms" / "pair" / "seed-0").exists()
@@ -257,7 +257,7 @@ def test_an_arm_that_fails_leaves_the_others_is_counted_and_tried_again(
         "1 of 2 runs failed: other, seed 0, train to step 2: it ended with exit code 1"
         in outcome.stderr
     )
-    assert "try again with: prefpipe study plan.yaml -o run" in outcome.stderr
+    assert "to try again, run: prefpipe study plan.yaml -o run" in outcome.stderr
     failed = ("failed", "other, seed 0, train to step 2", 1)
     assert statuses(copy)["other", "prompts"] == failed
     assert statuses(copy)["bottom", "prompts"] == ("done", None, None)
@@ -291,9 +291,7 @@ def test_a_trainer_that_leaves_half_a_model_has_failed_and_is_called_again(
 
     outcome = studies.run(copy, "--overwrite=stale")
     assert outcome.code == 1
-    assert (
-        "the trainer of pair left no model with weights in run/arms/pair/seed-0" in outcome.stderr
-    )
+    assert "the trainer of pair wrote no model weights to run/arms/pair/seed-0" in outcome.stderr
     assert statuses(copy)["pair", "prompts"] == ("failed", "pair, seed 0, train to step 2", 1)
     assert "pair, seed 0, eval" not in outcome.stderr
 
@@ -324,7 +322,7 @@ def test_a_changed_knob_of_an_arm_makes_its_runs_stale_and_leaves_the_rest(
     outcome = studies.run(copy)
     assert outcome.code == 2
     assert (
-        "1 of 2 runs were made otherwise than the plan says now: pair, seed 0: train "
+        "1 of 2 runs were made with other settings than those in the plan: pair, seed 0: train "
         "--learning-rate 2e-2 now, 1e-2 then" in outcome.stderr
     )
     assert "--overwrite=stale" in outcome.stderr.rpartition("hint:")[2]
@@ -415,8 +413,8 @@ def test_a_stop_ends_the_step_and_names_it_with_the_command_that_goes_on(
     outcome = studies.run(copy, "--seeds", "0", signal=signal.SIGTERM, signal_when_said="begun")
     assert outcome.code == 75, outcome.stderr
     name = "other, seed 0, train to step 2"
-    assert f"stopped: {name}: stopped early; what is finished is kept" in outcome.stderr
-    assert "go on with: prefpipe study plan.yaml -o run --seeds 0" in outcome.stderr
+    assert f"stopped: {name}: stopped early; finished parts are kept" in outcome.stderr
+    assert "to continue, run: prefpipe study plan.yaml -o run --seeds 0" in outcome.stderr
     last = ledger(copy / "run")[-1]
     assert (last["name"], last["exit_code"]) == (name, 75)
 

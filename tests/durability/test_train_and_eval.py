@@ -285,12 +285,12 @@ def test_sigterm_in_training_saves_a_checkpoint_and_the_same_command_goes_on_to_
     assert_refused(
         stopped,
         75,
-        f"stopped: train stopped as asked at step {step} of {N_STEPS}, with a checkpoint",
+        f"stopped: train stopped on request at step {step} of {N_STEPS}, with a checkpoint",
         "hint: run the same command again to go on",
     )
     assert not (output / WEIGHTS[kind]).exists()
     again = finish(heavy, *train(inputs, output, *kind))
-    assert f"going on from {output}/checkpoint-{step}" in again.stderr
+    assert f"resuming from {output}/checkpoint-{step}" in again.stderr
     assert_same_policy(output, straight[kind].folder, kind)
 
 
@@ -314,7 +314,7 @@ def test_training_killed_at_random_moments_ends_with_the_same_weights(
             killed = outcome.code == -signal.SIGKILL
             n_kills += killed
             assert last_step(output) >= reached
-            assert not reached or f"going on from {output}/checkpoint-" in outcome.stderr or killed
+            assert not reached or f"resuming from {output}/checkpoint-" in outcome.stderr or killed
             reached = last_step(output)
         assert outcome.code == 0, outcome.stderr
         assert_same_policy(output, straight[kind].folder, kind)
@@ -417,8 +417,8 @@ def test_a_finished_model_that_was_lost_is_saved_again_from_the_last_checkpoint(
     else:
         weights.write_bytes(weights.read_bytes()[:-100])
     again = finish(heavy, *train(inputs, output, *WHOLE))
-    assert "the training was finished, but the model is not usable" in again.stderr
-    assert f"going on from {output}/checkpoint-{N_STEPS}" in again.stderr
+    assert "training finished, but the model is not usable" in again.stderr
+    assert f"resuming from {output}/checkpoint-{N_STEPS}" in again.stderr
     assert_same_policy(output, straight[WHOLE].folder, WHOLE)
 
 
@@ -433,7 +433,7 @@ def test_a_cut_off_checkpoint_is_skipped_with_a_word_and_changes_nothing(
     (last / "optimizer.pt").write_bytes((last / "optimizer.pt").read_bytes()[:200])
     again = finish(heavy, *train(inputs, output, *ADAPTER))
     assert f"{last} is skipped: optimizer.pt is missing or cut off" in again.stderr
-    assert f"going on from {output}/checkpoint-{N_STEPS - SAVE_STEPS}" in again.stderr
+    assert f"resuming from {output}/checkpoint-{N_STEPS - SAVE_STEPS}" in again.stderr
     assert_same_policy(output, straight[ADAPTER].folder, ADAPTER)
 
 
@@ -702,7 +702,7 @@ def test_an_early_checkpoint_can_be_gone_on_from_by_name(
     checkpoint = straight[WHOLE].folder / f"checkpoint-{N_STEPS - SAVE_STEPS}"
     assert checkpoint_problem(checkpoint) is None
     run = finish(heavy, *train(inputs, folder / "policy", *WHOLE, "--resume-from", checkpoint))
-    assert f"going on from {checkpoint}" in run.stderr
+    assert f"resuming from {checkpoint}" in run.stderr
     assert_same_policy(folder / "policy", straight[WHOLE].folder, WHOLE)
 
 
@@ -713,7 +713,7 @@ def test_other_settings_in_the_folder_of_a_finished_policy_are_refused_by_name(
     assert_refused(
         heavy.run(*train(inputs, straight[WHOLE].folder, "--objective", "dpo")),
         2,
-        'objective: "ampo" on disk, "dpo" asked for',
+        'objective: "ampo" on disk, "dpo" requested',
         "--overwrite",
     )
     assert json.loads((straight[WHOLE].folder / "run.json").read_text()) == before

@@ -264,7 +264,7 @@ def test_an_unknown_tensor_is_refused_and_nothing_is_left_behind(tiny, tmp_path)
 @pytest.mark.parametrize("content", [b"", b"GGUF", b"not a model at all, only text"])
 def test_a_file_that_is_not_gguf_is_refused(tmp_path, content):
     (tmp_path / "x.gguf").write_bytes(content)
-    with pytest.raises(ModelError, match=r"x\.gguf is not a whole GGUF file"):
+    with pytest.raises(ModelError, match=r"x\.gguf is not a complete GGUF file"):
         convert_gguf(tmp_path / "x.gguf", tmp_path / "out")
 
 
@@ -272,7 +272,7 @@ def test_a_truncated_file_is_refused(gguf_path, tmp_path):
     data = gguf_path.read_bytes()
     for share in (0.3, 0.6, 0.99):
         gguf_path.write_bytes(data[: int(share * len(data))])
-        with pytest.raises(ModelError, match=r"tiny\.gguf is not a whole GGUF file"):
+        with pytest.raises(ModelError, match=r"tiny\.gguf is not a complete GGUF file"):
             convert_gguf(gguf_path, tmp_path / "out")
 
 
@@ -314,7 +314,7 @@ def test_two_processes_converting_at_once_both_end_well(gguf_path, tmp_path):
 
 def test_a_folder_with_another_model_is_never_taken_for_the_result(gguf_path, tmp_path):
     make_tiny_causal_lm(tmp_path / "other")
-    with pytest.raises(ModelError, match="other holds another model already"):
+    with pytest.raises(ModelError, match="other already holds another model"):
         convert_gguf(gguf_path, tmp_path / "other")
     assert convert_gguf(gguf_path, tmp_path / "out") == convert_gguf(gguf_path, tmp_path / "out")
 

@@ -89,7 +89,7 @@ def test_of_experts_those_count_that_a_token_meets(tmp_path: Path) -> None:
     )
     assert found.n_parameters == 46_702_792_704
     assert found.n_active_parameters == 12_879_925_248
-    assert found.notes == ("2 of 8 experts are counted, those that a token meets",)
+    assert found.notes == ("2 of 8 experts are counted, the number that each token uses",)
 
 
 def test_experts_whose_number_is_unknown_all_count(tmp_path: Path) -> None:
@@ -99,7 +99,7 @@ def test_experts_whose_number_is_unknown_all_count(tmp_path: Path) -> None:
         model = Qwen3MoeForCausalLM(config)
     all_of_them = shape_of(model, tiny_config())  # a configuration that says nothing of experts
     assert all_of_them.notes == (
-        "its configuration does not say how many experts a token meets: all of them are counted",
+        "its configuration does not say how many experts a token uses, so all of them are counted",
     )
     assert all_of_them.shape.n_layer_parameters > few.shape.n_layer_parameters
     assert all_of_them.n_active_parameters == all_of_them.n_parameters
@@ -119,8 +119,8 @@ def test_named_shape_notes_a_sliding_window(tmp_path: Path) -> None:
     found = named_shape(write(tmp_path, Gemma3TextConfig(num_hidden_layers=6)))
     assert found.shape.attention_width == 6 * 8 * 2 * 256
     note = (
-        "layers with a sliding window are counted as full attention: "
-        "an upper bound for long sequences"
+        "layers with a sliding window are counted as full attention, an upper bound for long "
+        "sequences"
     )
     assert found.notes == (note,)
 
@@ -143,8 +143,8 @@ def test_a_name_of_the_hub_is_looked_up_in_the_cache(
     ) as caught:
         named_shape("org/other@v2")
     assert (
-        caught.value.hint == "run: hf download org/other config.json --revision v2; "
-        "or give its size, for example --model 8B"
+        caught.value.hint == "run: hf download org/other config.json --revision v2; or pass its "
+        "size, for example --model 8B"
     )
 
 

@@ -51,7 +51,7 @@ def test_a_header_whose_shape_disagrees_with_its_offsets_is_refused(whole, shape
     tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 8]}
     header = json.dumps({"a": tensor}).encode()
     whole.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    with pytest.raises(ModelError, match="is broken: its header does not add up"):
+    with pytest.raises(ModelError, match="is broken: its header is inconsistent"):
         check_safetensors(whole)
 
 

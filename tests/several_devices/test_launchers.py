@@ -144,7 +144,7 @@ def test_a_signal_to_torchrun_leaves_a_checkpoint_and_no_process(launcher: Launc
     outcome = finish(process)
     assert len(workers) == 2, outcome.stderr
     assert outcome.code != 0
-    assert outcome.stderr.count("stopped: train stopped as asked at step") == 1, outcome.stderr
+    assert outcome.stderr.count("stopped: train stopped on request at step") == 1, outcome.stderr
     assert find_last_checkpoint(folder) is not None, outcome.stderr
     assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
 

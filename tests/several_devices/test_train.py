@@ -244,12 +244,13 @@ def test_a_signal_to_one_process_stops_both_and_the_same_command_goes_on(
 ) -> None:
     stopped = launcher.two(wrapper | {"SIGTERM_AT": "1:2"}, *REFERENCE, codes=(75, 75))
     assert (
-        stopped.said.count("stopped: train stopped as asked at step 2 of 6, with a checkpoint") == 1
+        stopped.said.count("stopped: train stopped on request at step 2 of 6, with a checkpoint")
+        == 1
     ), stopped.said
     assert sorted(path.name for path in stopped.folder.glob("checkpoint-*")) == ["checkpoint-2"]
     assert not (stopped.folder / "config.json").exists()
     again = launcher.two(wrapper, *REFERENCE, folder=stopped.folder)
-    assert again.said.count("going on from") == 1
+    assert again.said.count("resuming from") == 1
     assert_same(again, reference)
 
 

@@ -123,14 +123,14 @@ def test_without_the_flag_answers_behind_prompts_are_refused(run, tmp_path, caps
     words = ("generate", run / "prompts.jsonl", "-o", tmp_path / "out", "--backend", "fake")
     assert call(*words, "--model", "fake", "--n", 1) == 1
     said = capsys.readouterr().err
-    assert "its last turn is from the assistant, and a prompt ends with the user" in said
+    assert "its last turn is from the assistant, and a prompt must end with a user turn" in said
     assert CONTINUE in said
 
 
 @pytest.mark.parametrize(
     ("last", "says"),
     [
-        ({"role": "assistant", "content": " "}, "empty: there is nothing to continue"),
+        ({"role": "assistant", "content": " "}, "there is nothing to continue"),
         (
             {
                 "role": "assistant",

@@ -106,9 +106,7 @@ def test_rows_kept_from_another_version_are_said_and_recorded_once(generate, ope
     summary, logged = generate(NEW, **settings[operation])
 
     (line,) = warnings_in(logged)
-    assert line.startswith(
-        f"warning: rows that are kept were sampled by {OLD}, new ones are by {NEW}"
-    )
+    assert line.startswith(f"warning: the kept rows were sampled by {OLD}, new rows by {NEW}")
     assert history_of(summary.path) == [{"operation": ANOTHER, "kept": [OLD], "new": [NEW]}]
     assert set(engines_of(summary.path)) <= {(OLD, NEW), (OLD,), (NEW,)}
     assert (OLD, NEW) in engines_of(summary.path)

@@ -210,8 +210,8 @@ def test_a_run_grows_with_its_settings_and_not_with_others(prompts, tmp_path, ca
     assert generate(prompts, out, "--n", 2, *flags) == 0
     assert generate(prompts, out, "--n", 4, "--extend", "--stop", " the") == 2
     err = " ".join(capsys.readouterr().err.split())
-    assert "min_tokens: 12 on disk, absent asked for" in err
-    assert "presence_penalty: 0.5 on disk, absent asked for" in err
+    assert "min_tokens: 12 on disk, absent requested" in err
+    assert "presence_penalty: 0.5 on disk, absent requested" in err
     assert generate(prompts, out, "--n", 4, "--extend", *flags) == 0
     assert generate(prompts, tmp_path / "at-once", "--n", 4, *flags) == 0
     assert rows_of(out) == rows_of(tmp_path / "at-once")
@@ -263,6 +263,6 @@ def test_both_sides_of_eval_are_sampled_alike_and_one_that_was_not_is_refused(
 
 def test_a_backslash_and_an_n_are_named_for_what_they_are(prompts, tmp_path, capsys):
     assert generate(prompts, tmp_path / "a", "--stop", r"\n") == 0
-    assert r"--stop '\\n' is taken letter by letter" in " ".join(capsys.readouterr().err.split())
+    assert r"--stop '\\n' is used literally" in " ".join(capsys.readouterr().err.split())
     assert generate(prompts, tmp_path / "b", "--stop", "\n") == 0
     assert "letter by letter" not in capsys.readouterr().err

@@ -165,7 +165,7 @@ def test_without_scores_there_is_no_scores_folder(tmp_path: Path, capsys) -> Non
     )
     printed = capsys.readouterr()
     assert printed.out == f"{tmp_path}/run\n"
-    assert "the file holds no scores: rate the candidates with `prefpipe score`" in printed.err
+    assert "the file has no scores: rate the candidates with `prefpipe score`" in printed.err
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["candidates"]
 
 
@@ -198,8 +198,8 @@ def test_another_configuration_or_file_is_refused_with_what_differs(
 ) -> None:
     command(words(source, tmp_path / "run"))
     for more, line in (
-        (["--model-name", "other"], 'model_name: "imported" on disk, "other" asked for'),
-        (["--part-size", "3"], "part_size: 2 on disk, 3 asked for"),
+        (["--model-name", "other"], 'model_name: "imported" on disk, "other" requested'),
+        (["--part-size", "3"], "part_size: 2 on disk, 3 requested"),
         (["--reward-column", "j2=judge"], "reward_column:"),
     ):
         assert run([*words(source, tmp_path / "run"), *more]) == 2
@@ -248,7 +248,7 @@ def test_a_stop_is_obeyed_after_a_part_and_the_rest_is_made_later(
         type(stop_request), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None
     )
     assert run(words(source, tmp_path / "run")) == 75
-    assert "import stopped as asked: 1 parts made now, 2 left" in capsys.readouterr().err
+    assert "import stopped on request: 1 parts made now, 2 left" in capsys.readouterr().err
     monkeypatch.undo()
     command(words(source, tmp_path / "run"))
     assert len(rows_of(tmp_path / "run" / "scores")) == N_PROMPTS * N
@@ -469,7 +469,7 @@ def test_the_output_may_be_where_the_file_is_and_not_inside_a_folder_that_is_rea
     saved = tmp_path / "saved"
     datasets.Dataset.from_list(long_rows()).save_to_disk(str(saved))
     assert run(words(str(saved), saved / "run")) == 2
-    assert "lie inside one another" in capsys.readouterr().err
+    assert "lie inside each other" in capsys.readouterr().err
     command(words(str(saved), tmp_path / "run"))
     assert rows_of(tmp_path / "run" / "scores") == rows_of(tmp_path / "scores")
     assert run(["status", f"{tmp_path}/run"]) == 0

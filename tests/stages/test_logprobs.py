@@ -263,7 +263,7 @@ def test_a_stop_keeps_the_parts_and_the_rest_is_made_later(groups, model, tmp_pa
     measure(groups, tmp_path / "whole", model)
     asked = chain([False], repeat(True))
     with pytest.raises(
-        StoppedEarly, match="logprobs stopped as asked: 1 parts made now, 2 left"
+        StoppedEarly, match="logprobs stopped on request: 1 parts made now, 2 left"
     ) as caught:
         measure(groups, tmp_path / "stopped", model, should_stop=lambda: next(asked))
     assert caught.value.exit_code == 75
@@ -439,7 +439,7 @@ def test_what_concerns_the_reference_measures_it_again(groups, model, other, tmp
     with pytest.raises(FingerprintError):
         training(groups, tmp_path / "policy", start, **changes)
     training(groups, tmp_path / "policy", start, said, overwrite=True, **changes)
-    assert any("holds another reference: it is measured again" in line for line in said)
+    assert any("holds a different reference: it is computed again" in line for line in said)
     after = logps_of(tmp_path / "policy" / "reference")
     assert after.keys() == before.keys()
     assert (after != before) is (what != "max_length")
@@ -560,7 +560,7 @@ def test_status_sees_a_policy_whose_tokenizer_made_the_ids_and_changed(groups, m
 
 
 def test_base_of_a_model_that_is_trained_whole_is_a_mistake(groups, model, tmp_path):
-    with pytest.raises(UsageError, match="--reference-model base: org/tiny is no adapter"):
+    with pytest.raises(UsageError, match="--reference-model base: org/tiny is not an adapter"):
         training(groups, tmp_path / "policy", model, reference_model="base")
     assert not (tmp_path / "policy").exists()
 
@@ -581,7 +581,7 @@ def test_a_reference_of_other_groups_is_refused_by_name(groups, model, tmp_path)
     measure(others, tmp_path / "reference", model)
     with pytest.raises(
         InputError,
-        match=r"(?s)is of other groups than .*note: \"another margin\" there, \"select\" here",
+        match=r"(?s)was not made for .*note: \"another margin\" there, \"select\" here",
     ):
         training(groups, tmp_path / "policy", model, reference=tmp_path / "reference")
 
@@ -605,7 +605,7 @@ def test_a_reference_of_another_length_or_truncation_is_refused(groups, model, t
     with pytest.raises(UsageError, match="was made with --max-length 64, and this run has 2048"):
         training(groups, tmp_path / "policy", model, reference=tmp_path / "reference")
     with pytest.raises(
-        UsageError, match="leaves longer responses out, and this run truncates them"
+        UsageError, match="leaves out longer responses, and this run truncates them"
     ):
         training(
             groups,
@@ -652,10 +652,10 @@ def test_a_reference_of_another_tokenizer_is_refused(groups, model, tmp_path, fo
     tokenizer.save_pretrained(path)
     renamed = inspect_model(path, "org/renamed")
     measure(groups, tmp_path / "reference", renamed)
-    with pytest.raises(UsageError, match="was made with another tokenizer than that of org/tiny"):
+    with pytest.raises(UsageError, match="was not made with the tokenizer of org/tiny"):
         training(groups, tmp_path / "policy", model, reference=tmp_path / "reference")
     with pytest.raises(
-        UsageError, match="the reference org/renamed has another tokenizer than org/tiny"
+        UsageError, match="the reference org/renamed does not have the tokenizer of org/tiny"
     ):
         training(groups, tmp_path / "policy", model, reference_model="org/renamed", files=renamed)
 
@@ -689,7 +689,7 @@ def test_the_run_of_a_reference_that_was_stopped_goes_on_part_by_part(groups, mo
         report_to=("none",),
         objective="dpo",
     )
-    with pytest.raises(StoppedEarly, match="stopped as asked: 1 parts made now, 2 left"):
+    with pytest.raises(StoppedEarly, match="stopped on request: 1 parts made now, 2 left"):
         train.run(config, model, Runtime(should_stop=lambda: next(asked)))
     first = identities_of(tmp_path / "stopped" / "reference")
     assert len(first) == 1
@@ -742,6 +742,7 @@ def test_training_takes_no_logprobs_of_candidates(tmp_path, model, groups):
     folder, _ = candidates_of(tmp_path / "candidates", model)
     measure(folder, tmp_path / "out", model)
     with pytest.raises(
-        InputError, match="is of candidates, and training takes those of its groups"
+        InputError,
+        match="was made for candidates, and training needs the log-probabilities of its groups",
     ):
         training(groups, tmp_path / "policy", model, reference=tmp_path / "out")

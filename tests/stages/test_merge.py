@@ -389,7 +389,7 @@ def test_an_adapter_that_was_never_trained_is_refused(base, tmp_path):
     path = write_adapter(tmp_path / "adapter", base, init_lora_weights=True)
     refused(
         ModelError,
-        "changes nothing: all 4 adapted matrices stay as they are",
+        "changes nothing: all 4 adapted matrices stay the same",
         path,
         tmp_path / "out",
     )
@@ -405,7 +405,7 @@ def test_matrices_that_stay_as_they_are_are_named(adapter, tmp_path):
     figures = merged(adapter, tmp_path / "out")
     assert figures["n_changed"] == 2
     unchanged = "model.layers.1.self_attn.q_proj, model.layers.1.self_attn.v_proj"
-    assert figures["warnings"] == [f"2 of 4 adapted matrices stay as they are: {unchanged}"]
+    assert figures["warnings"] == [f"2 of 4 adapted matrices stay the same: {unchanged}"]
 
 
 @pytest.mark.slow
@@ -418,11 +418,11 @@ def test_rounding_that_swallows_small_updates_gives_a_warning_with_its_number(ba
     path = write_adapter(tmp_path / "adapter", half, shrink=3e-4)
     figures = merged(path, tmp_path / "out", dtype="bfloat16")
     assert 0 < figures["changed_share_rounded"] < 0.5 < figures["changed_share"]
-    [line] = [line for line in figures["warnings"] if "swallows small updates" in line]
+    [line] = [line for line in figures["warnings"] if "removes small updates" in line]
     assert f"{figures['changed_share_rounded']:.1%} of the adapted weights change" in line
     assert not merged(path, tmp_path / "exact", dtype="float32")["warnings"]
     none = write_adapter(tmp_path / "weaker", half, shrink=1e-8)
-    refused(ModelError, "rounding to bfloat16 swallows the whole adapter", none, tmp_path / "none")
+    refused(ModelError, "rounding to bfloat16 removes the whole adapter", none, tmp_path / "none")
 
 
 @pytest.mark.slow
@@ -530,7 +530,7 @@ def test_a_base_of_another_revision_than_the_adapter_names_gives_a_warning(adapt
             ]
         )
     assert warned == [
-        ["the adapter names revision abc123 of its base, and def456 is what it is merged into"],
+        ["the adapter names revision abc123 of its base, and def456 is the one it is merged into"],
         [],
         [],
     ]
@@ -552,7 +552,7 @@ def test_a_merge_that_loses_the_adapter_is_refused(adapter, base, tmp_path, monk
         monkeypatch.setattr(stage, "merge_weights", skewed)
         refused(
             ModelError,
-            "the merged model is not what base and adapter are: they differ by",
+            "the merged model does not match base and adapter: they differ by",
             adapter,
             tmp_path / "out",
         )
@@ -566,7 +566,7 @@ def test_a_merge_that_loses_the_adapter_is_refused(adapter, base, tmp_path, monk
         seen = []
         refused(
             ModelError,
-            "1 weights do not come back from disk as they were merged, n first",
+            "1 weights read back from disk differ from the merged ones, first n",
             adapter,
             tmp_path / "out",
         )
@@ -626,10 +626,10 @@ def test_an_existing_folder_is_kept_unless_it_is_a_model_and_meant(adapter, tmp_
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("five years")
     assert prefpipe(["merge", str(adapter), "-o", str(tmp_path / "home"), "--overwrite"]) == 2
-    assert "it holds more than a model's files" in capsys.readouterr().err
+    assert "it holds files that are not part of a model" in capsys.readouterr().err
     assert (tmp_path / "home" / "thesis.tex").exists()
     assert prefpipe(["merge", str(adapter), "-o", str(adapter), "--overwrite"]) == 2
-    assert "lie inside one another" in capsys.readouterr().err
+    assert "lie inside each other" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -79,7 +79,7 @@ def test_the_sums_of_all_parts_are_added(tmp_path: Path) -> None:
     ) == (4, 12, 8)
     assert found["notes"] == [
         "the full pool is every usable candidate of the prompts that have a group",
-        "2 prompts without a group are on neither side",
+        "2 prompts without a group are counted on neither side",
     ]
 
 
@@ -114,7 +114,7 @@ def test_savings_notes_estimated_lengths(tmp_path: Path) -> None:
 
 def test_savings_notes_missing_parts(tmp_path: Path) -> None:
     basis = basis_of_groups(groups_of(tmp_path / "groups", TALLY, n_parts=4), shared_prompt=False)
-    assert "of 1 of 4 parts, those on disk" in basis.notes
+    assert "these figures cover the 1 of 4 parts that are on disk" in basis.notes
     assert basis.source["n_parts_present"] == 1
 
 
@@ -122,7 +122,7 @@ def test_savings_notes_missing_parts(tmp_path: Path) -> None:
     ("tallies", "message", "hint"),
     [
         ([], "has no parts yet", "prefpipe status"),
-        ([{}], "has no sums of tokens in its parts", "--overwrite"),
+        ([{}], "has no token sums in its parts", "--overwrite"),
         (
             [TALLY | {"n_groups": 0, "n_usable": 0, "n_kept": 0}],
             "has a group: there is nothing to train on",

@@ -141,8 +141,8 @@ def test_a_check_that_is_near_and_not_the_same_is_said(tmp_path: Path, capsys) -
     scored(source, tmp_path / "run")
     printed = capsys.readouterr().err
     assert (
-        "checks: change_case:english_lowercase: 1 prompts; near IFEval's rule, not the same"
-        in printed
+        "checks: change_case:english_lowercase: 1 prompts; close to IFEval's rule, but not the "
+        "same" in printed
     )
 
 

@@ -162,7 +162,7 @@ def test_a_model_of_another_template_reads_what_it_can(run, tmp_path, capsys):
     make_tiny_causal_lm(tmp_path / "other")
     words = ("logprobs", run / "groups", "--model", tmp_path / "other", "-o", tmp_path / "lp")
     assert call(*words) == 0
-    assert "reads none of enable_thinking=false" in capsys.readouterr().err
+    assert "ignores enable_thinking=false" in capsys.readouterr().err
     assert "template_args" not in model_of(tmp_path / "lp")
 
 
@@ -176,7 +176,7 @@ def test_log_probabilities_of_other_prompts_are_refused(run, tmp_path, capsys):
     words = ("train", groups, "--model", run / "model", "-o", tmp_path / "policy", *plan)
     assert call(*words, "--reference", tmp_path / "lp", *OFF) == 2
     said = capsys.readouterr().err
-    assert "was given none, and in this run it is given enable_thinking=false" in said
+    assert "had none, and in this run it has enable_thinking=false" in said
 
 
 def test_a_server_is_sent_the_argument(tmp_path, capsys):

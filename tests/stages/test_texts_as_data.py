@@ -218,7 +218,7 @@ def test_check_says_what_training_would(tmp_path, model, capsys):
     findings = {each["name"]: each for each in json.loads(capsys.readouterr().out)["findings"]}
     assert findings["template_error"]["severity"] == "warning"
     assert findings["template_error"]["message"].startswith(
-        "2 responses cannot go through the template and are left out"
+        "2 responses cannot be formatted by the chat template and are left out"
     )
     plain = with_template(
         tmp_path / "plain",
@@ -427,7 +427,7 @@ def test_a_reference_of_another_day_is_refused_and_one_of_the_same_day_is_at_the
     first = clock.dated("2026-03-01")
     measured(LogprobsConfig(groups=groups, output=tmp_path / "lp", model="m"), first)
     with pytest.raises(
-        UsageError, match="the chat template was told 2026-03-01, and in this run it is 2026-03-02"
+        UsageError, match="the chat template used 2026-03-01, and this run uses 2026-03-02"
     ) as caught:
         trained(groups, tmp_path / "late", clock.dated("2026-03-02"), reference=tmp_path / "lp")
     assert "pass --template-date 2026-03-01" in caught.value.hint

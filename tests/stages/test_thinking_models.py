@@ -128,7 +128,7 @@ def test_a_model_of_other_tokens_is_not_given_the_answers_alone(run, tmp_path, c
     words = (command, run / "groups", "--model", tmp_path / "other", "-o", tmp_path / "out")
     plan = ("--objective", "simpo", "--report-to", "none") if command == "train" else ()
     assert call(*words, *plan) == 1
-    assert "holds answers of a model that thought before them" in capsys.readouterr().err
+    assert "holds answers without the thoughts that came before them" in capsys.readouterr().err
 
 
 def test_markers_can_be_switched_off_or_named(run, tmp_path):
@@ -182,7 +182,7 @@ def test_a_template_that_drops_earlier_thoughts_is_named(tmp_path, capsys, famil
     rows = [{"prompt_id": "p0", "messages": turns[:1]}, {"prompt_id": "p1", "messages": turns}]
     write_json_lines(tmp_path / "prompts.jsonl", rows)
     assert generate(tmp_path, tmp_path / "out") == 0
-    said = "drops the thoughts of earlier turns, of prompt p1 for one" in capsys.readouterr().err
+    said = "drops the thoughts of earlier turns (first in prompt p1)" in capsys.readouterr().err
     assert said == is_dropped
 
 

@@ -360,15 +360,15 @@ def test_ids_of_prompts_cover_tools_and_calls_and_are_what_they_were_without():
         ),
         (
             {"tool_calls": [{"function": {"name": "f", "arguments": "{town"}}]},
-            "the arguments of 'f' are no JSON",
+            "the arguments of 'f' are not JSON",
         ),
         (
             {"tool_calls": [{"function": {"name": "f", "arguments": [1]}}]},
             "the arguments of 'f' are [1], which is no object",
         ),
         ({"tool_calls": [{"type": "custom", "custom": {}}]}, "it is of type 'custom'"),
-        ({"tool_calls": "look"}, "has `tool_calls` that are no JSON"),
-        ({"tool_calls": []}, "turn 2 has role 'tool', and no turn before it calls a tool"),
+        ({"tool_calls": "look"}, "has `tool_calls` that are not JSON"),
+        ({"tool_calls": []}, "turn 2 has role 'tool', but no earlier turn calls a tool"),
     ],
 )
 def test_what_is_no_call_is_refused_by_its_place(tmp_path, changes, problem):
@@ -390,7 +390,7 @@ def test_what_is_no_tool_is_refused(tmp_path, tools):
     "text", ['[{"name": "clock"', '[{"name": "clock", "name": "weather"}]', "[{'name': 'clock'}]"]
 )
 def test_tools_in_a_text_that_cannot_be_read_are_refused(tmp_path, text):
-    with pytest.raises(InputError, match="the row has `tools` that are no JSON"):
+    with pytest.raises(InputError, match="the row has `tools` that are not JSON"):
         load_prompts(str(write_json_lines(tmp_path / "p.jsonl", [{"prompt": "q", "tools": text}])))
 
 

@@ -216,7 +216,7 @@ def test_what_all_runs_need_and_failed_is_said_with_its_exit_code(folder: Path) 
 def test_an_arm_that_left_the_plan_is_named(folder: Path) -> None:
     (folder / "run/arms/given-up/seed-0").mkdir(parents=True)
     [note] = status_of_study(Path("run")).notes
-    assert note == "in arms/, but no arm of the plan, and in no table: given-up"
+    assert note == "folders in arms/ that are not arms of the plan and are in no table: given-up"
 
 
 def test_a_plan_that_cannot_be_read_counts_as_it_was(folder: Path) -> None:
@@ -224,7 +224,7 @@ def test_a_plan_that_cannot_be_read_counts_as_it_was(folder: Path) -> None:
     status = status_of_study(Path("run"))
     assert states(status) == {"bottom": "done", "pair": "done"}
     [note] = status.notes
-    assert note.startswith("the plan counts as it was: ")
+    assert note.startswith("the recorded plan is used: ")
 
 
 def test_the_artifacts_below_stand_as_ever_and_json_has_the_study_first(

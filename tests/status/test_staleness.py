@@ -150,7 +150,7 @@ def test_a_reference_of_another_model_reaches_the_training_it_was_given_to(round
     command([*words, "--model", str(other), "--overwrite"])
     assert stale_in(rounds) == {"dpo"}
     assert reasons(rounds / "dpo") == [
-        f"its reference, {rounds / 'logprobs'}, is of another model or number format now"
+        f"its reference, {rounds / 'logprobs'}, has another model or number format now"
     ]
 
 
@@ -198,7 +198,7 @@ def test_what_was_never_copied_to_this_machine_is_not_called_deleted(rounds: Pat
     values["context"]["host"] = "another-machine"
     record.write_text(json.dumps(values))
     shutil.rmtree(rounds / "candidates")
-    told = f"its candidates, {rounds / 'candidates'}, are not on this disk and were not looked at"
+    told = f"its candidates, {rounds / 'candidates'}, are not on this disk and were not checked"
     assert StatusChecker().check(rounds / "scores").notes == [told]
 
 
@@ -287,7 +287,7 @@ def test_what_a_merged_model_was_merged_of_reaches_all_that_it_sampled(
     merged: Path, role: str
 ) -> None:
     changed = of_other_weights(merged / role, merged / "base")
-    told = f"its model, {merged / 'merged'}, is to be merged again first: its {role}, {changed}, has changed since"
+    told = f"its model, {merged / 'merged'}, needs to be merged again first: its {role}, {changed}, has changed since"
     assert standing_of(merged / "candidates") == Standing(merged / "candidates", "stale", (told,))
     assert standing_of(merged / "scores").state == "stale"
 
@@ -395,7 +395,7 @@ def test_a_stale_policy_reaches_what_its_merged_model_and_its_checkpoint_sampled
 
     words = open_artifact(rounds / "groups").record.context["command"][1:]
     command([*words[:-1], "1", "--overwrite"])
-    told = f"its model, {at('merged')}, is to be merged again first: its adapter, {at('lora')}, is stale itself"
+    told = f"its model, {at('merged')}, needs to be merged again first: its adapter, {at('lora')}, is stale itself"
     assert reasons(rounds / "of-merged") == [told]
     assert reasons(rounds / "of-checkpoint") == [f"its model, {checkpoint}, is stale itself"]
 

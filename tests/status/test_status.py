@@ -106,7 +106,7 @@ def test_a_parent_of_another_configuration_makes_it_stale_and_the_fields_are_nam
     assert report.to_make == list(range(N_PARTS))
     assert (
         report.reasons[0]
-        == f"its candidates, {run / 'candidates'}, are of another configuration now:"
+        == f"its candidates, {run / 'candidates'}, have another configuration now:"
     )
     assert report.reasons[1] == "  seed: 0 then, 7 now"
     assert states_of(run) == {
@@ -165,13 +165,13 @@ def test_parts_of_another_run_than_run_json_describes_are_stale(run: Path) -> No
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda rows: rows[:-1], "  prompts that are gone: 1"),
-        (lambda rows: [*rows, {**rows[0], "prompt_id": "p9"}], "  prompts that are new: 1"),
+        (lambda rows: rows[:-1], "  prompts removed: 1"),
+        (lambda rows: [*rows, {**rows[0], "prompt_id": "p9"}], "  prompts added: 1"),
         (
             lambda rows: [{**rows[0], "prompt": "other"}, *rows[1:]],
-            "  prompts with another text under the same id: 1",
+            "  prompts with a different text under the same id: 1",
         ),
-        (lambda rows: rows[::-1], "  the prompts stand in another order"),
+        (lambda rows: rows[::-1], "  the prompts are in a different order"),
         (
             lambda rows: [{**rows[0], "topic": "x"}, *rows[1:]],
             "  the prompts' own columns, or prompts of parts that are missing",
@@ -350,7 +350,12 @@ def test_an_evaluation_without_its_summary_is_partial(run: Path) -> None:
     )
     (run / "eval" / "checkpoint-9").mkdir()
     (run / "eval" / "checkpoint-10").mkdir()
-    assert StatusChecker().check(run / "eval").reasons[0].endswith("it goes on from checkpoint-10")
+    assert (
+        StatusChecker()
+        .check(run / "eval")
+        .reasons[0]
+        .endswith("training resumes from checkpoint-10")
+    )
 
 
 @pytest.mark.slow

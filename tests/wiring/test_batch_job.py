@@ -105,7 +105,10 @@ def test_what_does_not_fit_is_refused(variables: dict[str, str], complaint: str)
 def test_a_shard_from_the_environment_is_said_with_its_source_and_what_switches_it_off() -> None:
     worker = worker_of(config(), array([1, 2, 3, 4], 2))
     assert worker.describe(Path("run/groups")) == [
-        "shard 1 of 4, from SLURM_ARRAY_TASK_ID=2 of the array 1-4; where each task is a run of its own, pass --no-shards"
+        (
+            "shard 1 of 4, from SLURM_ARRAY_TASK_ID=2 of the array 1-4; pass --no-shards if each "
+            "task is a separate run"
+        )
     ]
     assert worker_of(config(shard_index=1, num_shards=4), {}).describe(Path("run/groups")) == [
         "shard 1 of 4"
@@ -119,7 +122,7 @@ def test_a_shard_from_the_environment_is_said_with_its_source_and_what_switches_
 )
 def test_an_output_named_after_the_task_is_warned_about(output: str) -> None:
     warning = worker_of(config(), array([1, 2, 3, 4], 2)).describe(Path(output))[1]
-    assert f"warning: -o {output} has this task's number in" in warning
+    assert f"warning: -o {output} contains this task's number in" in warning
     assert "--no-shards" in warning
 
 

@@ -191,8 +191,8 @@ ON_RAY = {"workers": "2", "on": "ray", "gpus_per_worker": 1}
             None,
             {**ON_RAY, "gpus_per_worker": None},
             (
-                "transformers, because no NVIDIA GPU is visible here, and no --gpus-per-worker says "
-                "that workers have any"
+                "transformers, because no NVIDIA GPU is visible here, and --gpus-per-worker is "
+                "not set"
             ),
         ),
     ],

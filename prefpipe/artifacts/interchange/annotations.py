@@ -1,8 +1,8 @@
 """Preferences between a policy and a baseline: AlpacaEval's or Arena-Hard's files, or a table.
 
-Rows know their prompt by a key, never by their place. Of AlpacaEval's format, preferences are
-turned from 1..2 (0 is a draw in old files) to 0..1; of every other file they are 0..1 unless the
-user says otherwise, and what does not fit is refused.
+Rows name their prompt by a key, never by their place. Preferences in AlpacaEval's format are
+converted from 1..2 (0 is a draw in old files) to 0..1; in every other file they are 0..1 unless the
+user says otherwise, and other values are refused.
 """
 
 import hashlib
@@ -180,7 +180,7 @@ def read_annotations(
     kind = ALPACA_EVAL if table.has(("preference", "output_1", "output_2")) else ROWS
     text_column = table.first_name(TEXT_KEYS)
     if text_column is None and "prompt_id" not in table.names:
-        problem = "does not say of which prompt a row is"
+        problem = "has no column that names the prompt of a row"
         raise MissingColumnsError(table, problem, hint=HINT)
 
     problems = Problems(source)
@@ -221,8 +221,8 @@ def _hint(problems: Problems) -> str:
     """Return what to do: where every problem is a preference, the scale may be another."""
     if all("`preference` is" in row.reason for row in problems.rows):
         return (
-            f"say how preferences are written with --scale {'|'.join(SCALES)}, or correct these "
-            "rows"
+            f"name the scale of the preferences with --scale {'|'.join(SCALES)}, or correct "
+            "these rows"
         )
     return f"correct these rows; {HINT}"
 
@@ -272,7 +272,7 @@ def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
 def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
     if not (path / "run.json").exists():
         raise InputError(
-            f"{source} is a folder that no stage wrote",
+            f"{source} is not a folder that a prefpipe stage wrote",
             hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder",
         )
 
@@ -280,7 +280,7 @@ def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
     artifact = record.kind
     if artifact not in OF_PREFERENCES:
         raise InputError(
-            f"ANNOTATIONS: {path} holds {artifact} (made by `prefpipe {record.stage}`), and no "
+            f"ANNOTATIONS: {path} holds {artifact} (made by `prefpipe {record.stage}`), not "
             "preferences",
             hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote",
         )
@@ -297,7 +297,7 @@ def key_of(value: Any) -> str:
 
 
 def _keys(table: UserTable, name: str | None, problems: Problems) -> list[str] | None:
-    """Return a column's values as texts, None where there is no column; nulls are problems."""
+    """Return a column's values as texts, None if there is no column; nulls are problems."""
     if name is None:
         return None
     keys = []
@@ -317,7 +317,8 @@ def _note_shared_ids(
     for place, prompt_id, text in zip(table.places, ids, texts, strict=True):
         if first.setdefault(prompt_id, text) != text:
             problems.add(
-                place, f"prompt_id {shortened(prompt_id)} stood for another prompt further up"
+                place,
+                f"prompt_id {shortened(prompt_id)} named a different prompt in an earlier row",
             )
 
 
@@ -366,7 +367,7 @@ def _lengths(
             lengths.append(float(len(value)))
             continue
         if not isnan(preference):
-            problems.add(place, f"`{response}` is {shortened(value)}, which is no text")
+            problems.add(place, f"`{response}` is {shortened(value)}, which is not text")
         lengths.append(nan)
     return lengths
 
@@ -380,7 +381,7 @@ def _numbers(
         table: the file.
         name: the column.
         problems: where what is wrong is noted.
-        preferences: of the rows; None where every row needs a number.
+        preferences: of the rows; None if every row needs a number.
     """
     numbers = []
     for row, (place, value) in enumerate(zip(table.places, table.values(name), strict=True)):
@@ -426,7 +427,7 @@ def _one_name(table: UserTable, columns: Sequence[str]) -> str | None:
     names = _names(table, columns)
     if len(names) > 1:
         raise InputError(
-            f"{table.source} is of {len(names)} models in one column: {', '.join(names[:4])}",
-            hint="make a file for each, and give them all: they are compared on the same prompts",
+            f"{table.source} has {len(names)} models in one column: {', '.join(names[:4])}",
+            hint="make one file per model and pass them all: they are compared on the same prompts",
         )
     return names[0] if names else None

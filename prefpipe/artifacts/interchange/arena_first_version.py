@@ -36,7 +36,7 @@ class _Question(NamedTuple):
 
 
 class _Answer(NamedTuple):
-    """One choice; ``text`` is None where the tool got none."""
+    """One choice; ``text`` is None if the tool got none."""
 
     place: str
     text: str | None
@@ -49,7 +49,7 @@ def read_first_version(source: str, questions: str, options: ReadOptions) -> Poo
     Args:
         source: path or ``hf:`` reference of the answers.
         questions: that of the questions, whose columns pass through.
-        options: what the user says about the files.
+        options: the user's options for the files.
 
     Raises:
         InputError: missing columns, a question or an answer that stands twice, an answer to no
@@ -88,9 +88,9 @@ def _questions(table: UserTable, problems: Problems, rules: ReadingRules) -> dic
         if problem is None:
             prompt = row_problems.take(checked_prompt(text, "turns[0].content", rules=rules))
 
-        # one with a problem is kept, too, so that a second one of its id is told
+        # one with a problem is also kept, so that a second one of its id is reported
         if question_id in questions:
-            row_problems.add(f"question {question_id!r} stands twice")
+            row_problems.add(f"question {question_id!r} occurs twice")
         elif question_id is not None:
             questions[question_id] = _Question(row, place, prompt)
     return questions
@@ -107,9 +107,9 @@ def _answers(
         row_problems = problems.at(place)
         question_id, problem = checked_id(ids[row], "question_id")
         if problem is None and question_id not in known:
-            problem = f"`question_id` {question_id!r} is of no question in {questions}"
+            problem = f"`question_id` {question_id!r} does not match any question in {questions}"
         if problem is None and question_id in answers:
-            problem = f"question {question_id!r} is answered further up already"
+            problem = f"question {question_id!r} is already answered in an earlier row"
         row_problems.add(problem)
         model = row_problems.take(checked_optional_text(models[row], "model_id"))
         several = row_problems.take(checked_list(choices[row], "choices"))

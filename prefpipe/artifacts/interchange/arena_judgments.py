@@ -54,7 +54,7 @@ def is_judgment_file(table: UserTable) -> bool:
 def of_category(table: UserTable, category: str | None) -> UserTable:
     """Return the lines of one category.
 
-    v2.0 has several in a file, each with a baseline of its own.
+    v2.0 has several in a file, each with its own baseline.
 
     Raises:
         InputError: several categories and none is chosen.
@@ -68,8 +68,8 @@ def of_category(table: UserTable, category: str | None) -> UserTable:
     if category is None:
         if len(counts) > 1:
             raise InputError(
-                f"{table.source} holds {len(counts)} categories, which Arena-Hard scores apart: "
-                f"{shown}",
+                f"{table.source} holds {len(counts)} categories, which Arena-Hard scores "
+                f"separately: {shown}",
                 hint=f"choose one, --category {next(iter(counts))}",
             )
         return table
@@ -113,7 +113,7 @@ def read_games(table: UserTable, problems: Problems) -> Judgments:
 def _verdict(game: Any, row_problems: RowProblems) -> tuple[float, float] | None:
     """Return the preference for A and its weight.
 
-    None where there is no label, or one that the tool does not know.
+    None if there is no label, or one that the tool does not know.
     """
     if game is None:  # v2.0 writes null where the judge could not be reached
         return None

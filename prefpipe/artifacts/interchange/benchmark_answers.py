@@ -1,7 +1,7 @@
-"""``alpaca-eval`` and ``arena-hard``: answers to a benchmark's prompts, one a prompt.
+"""``alpaca-eval`` and ``arena-hard``: answers to a benchmark's prompts, one per prompt.
 
-As those tools read and write them. AlpacaEval's ``model_outputs.json`` is a JSON list of
-``instruction``, ``output`` and ``generator``; Arena-Hard's ``model_answer/<model>.jsonl`` has a
+In the formats that those tools read and write. AlpacaEval's ``model_outputs.json`` is a JSON list
+of ``instruction``, ``output`` and ``generator``; Arena-Hard's ``model_answer/<model>.jsonl`` has a
 line for each ``uid``, whose ``messages`` end with the answer, in an object.
 """
 
@@ -75,7 +75,7 @@ def _alpaca_responses(
         # how an instruction and its input belong together the file does not say
         if inputs[row] not in (None, ""):
             row_problems.add(
-                f"`input` is {shortened(inputs[row])}; join it with the instruction first"
+                f"`input` is {shortened(inputs[row])}; merge it into the instruction first"
             )
         if not row_problems:
             yield ImportedResponse(row, place, turns, text, model=model)
@@ -123,7 +123,7 @@ def _arena_responses(
         row_problems = problems.at(place)
         prompt_id = row_problems.take(checked_id(ids[row], "uid"))
 
-        # every problem of a line is told, so that a bad answer does not hide a bad model
+        # every problem of a line is reported, so that a bad answer does not hide a bad model
         turns: Turns = []
         answer = None
         try:
@@ -139,7 +139,7 @@ def _arena_responses(
 
 
 def _prompt_and_answer(messages: Any, rules: ReadingRules) -> tuple[Turns, str | None]:
-    """Return the prompt's turns, and the answer, None where the tool got none.
+    """Return the prompt's turns, and the answer, None if the tool got none.
 
     Raises:
         UnusableRowError: the messages are no prompt with an answer behind it.

@@ -1,6 +1,6 @@
-"""Checks of single values: each returns the value, and the sentence on what is wrong with it.
+"""Checks of single values: each returns the value and a sentence about its problem, if any.
 
-Where something is wrong the value is an empty one of its type, so that reading can go on.
+If there is a problem, the value is an empty one of its type, so that reading can continue.
 """
 
 from typing import Any
@@ -16,12 +16,12 @@ def checked_text(value: Any, name: str) -> tuple[str, str | None]:
     if value is None:
         return "", f"`{name}` is null"
     if not isinstance(value, str):
-        return "", f"`{name}` is {shortened(value)}, which is no text"
+        return "", f"`{name}` is {shortened(value)}, which is not text"
     return value, surrogate_problem(value, name)
 
 
 def checked_optional_text(value: Any, name: str) -> tuple[str | None, str | None]:
-    """Return a text, None where there is none, and what is wrong with it."""
+    """Return a text, None if there is none, and what is wrong with it."""
     if value is None or value == "":
         return None, None
     return checked_text(value, name)
@@ -34,9 +34,9 @@ def surrogate_problem(text: str, name: str) -> str | None:
 
 
 def parsed_json(text: str) -> Any:
-    """Return what a JSON text holds, None where it is none.
+    """Return what a JSON text holds, None if it is none.
 
-    Lists stand in CSV, and often in Parquet, as JSON.
+    Lists are in CSV, and often in Parquet, as JSON.
     """
     try:
         return parse_json(text)
@@ -51,7 +51,7 @@ def checked_list(value: Any, name: str) -> tuple[list[Any], str | None]:
 
     members = parsed_json(value) if isinstance(value, str) else value
     if not isinstance(members, list):
-        return [], f"`{name}` is {shortened(value)}, which is no list"
+        return [], f"`{name}` is {shortened(value)}, which is not a list"
     return members, None if members else f"`{name}` is an empty list"
 
 
@@ -70,7 +70,7 @@ def checked_index(value: Any, name: str) -> tuple[int | None, str | None]:
         return None, None
     # NaN and infinity fail the bounds, before int() would raise
     if number is None or not 0 <= number <= LONGEST_INDEX or number != int(number):
-        return None, f"`{name}` is {shortened(value)}, which is no whole number from 0"
+        return None, f"`{name}` is {shortened(value)}, which is not a whole number of at least 0"
     return int(number), None
 
 
@@ -84,5 +84,5 @@ def checked_number(value: Any, name: str) -> tuple[float | None, str | None]:
 
 
 def word_of(value: Any) -> str | None:
-    """Return a name of any type as text, None where there is none."""
+    """Return a name of any type as text, None if there is none."""
     return None if value is None or value == "" else str(value)

@@ -71,14 +71,14 @@ def checked_prompt(
         name: the column, for messages.
         is_strict: take a marker of a template anywhere for a templated text, and not at its
             beginning or around a turn alone.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
         system_and_tools: of the row.
     """
     if system_and_tools.problem is not None:
         return [], system_and_tools.problem
 
     if name == "messages" and isinstance(value, str):
-        value = parsed_text(value)  # turns that stand in CSV or Parquet as text
+        value = parsed_text(value)  # turns that are in CSV or Parquet as text
     elif isinstance(value, str) and not rules.prompts_are_text:
         value, problem = _turns_in_text(value, is_strict=is_strict)
         if problem is not None:
@@ -104,7 +104,7 @@ def checked_prompt(
 def _turns_in_text(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
     """Return the turns that were written into a text, and why they cannot be read.
 
-    The text itself where there are none.
+    The text itself if there are none.
     """
     # lists first: a turn of one may hold a template's markers, and is read as it stands
     turns, problem = serialised_turns(text)
@@ -132,14 +132,16 @@ def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | 
     last = turns[-1]
     if last["role"] != "assistant":
         return [], (
-            f"`{name}`: its last turn is from the {last['role']}, and a response is the assistant's"
+            f"`{name}`: its last turn is from the {last['role']}, but a response must be an "
+            "assistant turn"
         )
 
     # a turn whose words all stand under keys that are left out holds no response
     says_more = any(not is_blank(value[-1].get(key)) for key in rules.leave_out)
     if says_more and is_blank(value[-1].get("content")):
         return [], (
-            f"`{name}`: the response has no text beside what is left out, and a candidate is a text"
+            f"`{name}`: the response has no text once the rest is left out, and a candidate "
+            "needs text"
         )
     return turns, surrogate_problem(last["content"], name)
 
@@ -155,8 +157,8 @@ def checked_response_text(value: Any, name: str, rules: ReadingRules) -> tuple[s
     assert isinstance(turns, list)
     if len(turns) > 1:
         return "", (
-            f"`{name}` is a conversation of {len(turns)} turns, where the assistant's answer alone "
-            "is needed"
+            f"`{name}` is a conversation of {len(turns)} turns, but only the assistant's answer "
+            "is allowed"
         )
     return turns[0]["content"], None
 

@@ -1,4 +1,4 @@
-"""What stands beside a data file so that a trainer finds it.
+"""Description files beside a data file, by which a trainer finds it.
 
 ``dataset_info.json`` for LLaMA-Factory, a piece of a config for axolotl.
 """
@@ -62,9 +62,9 @@ def other_names(content: bytes) -> list[str]:
     try:
         entries = json.loads(content)
     except ValueError:
-        return ["something that is no JSON"]
+        return ["invalid JSON"]
     if not isinstance(entries, dict):
-        return ["something that is no object"]
+        return ["something other than a JSON object"]
     return [name for name in entries if name != DATASET_NAME]
 
 

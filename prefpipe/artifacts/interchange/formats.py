@@ -1,6 +1,6 @@
 """Which reader reads which format, and what a file is in a fingerprint.
 
-A new format is a function ``(source, options) -> Pool`` in a file of its own and an entry in
+A new format is a function ``(source, options) -> Pool`` in its own file and an entry in
 ``FORMATS``; its name also goes into the choices of ``--format`` (``configs/import_files.py``).
 """
 
@@ -96,7 +96,7 @@ def read_pool(source: str, kind: str, options: ReadOptions) -> Pool:
     Args:
         source: path or ``hf:`` reference.
         kind: the format's name.
-        options: what the user says about the file.
+        options: the user's options for the file.
 
     Raises:
         InputError: the file lacks columns of its format, with the format that it is of in the hint,

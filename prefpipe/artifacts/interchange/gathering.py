@@ -1,6 +1,6 @@
 """The step behind every reader: responses, one by one, become prompts with numbered candidates.
 
-Rows of one prompt need not be adjacent. What two of them say differently is refused.
+Rows of one prompt need not be adjacent. Contradictions between them are refused.
 """
 
 from collections import Counter
@@ -41,10 +41,10 @@ def gather(
         problems: of the rows, to which the reader adds while it yields; all are raised together.
         scorers: names of the scores.
         table: where the user's columns are.
-        options: what the user says about the file.
+        options: the user's options for the file.
         used: columns that the reader has used, and that do not pass through.
         on_duplicate: what several rows with scores of one response come to, ``mean``, ``first`` or
-            ``refuse``; None where every row is a sample of its own.
+            ``refuse``; None if every row is a separate sample.
 
     Raises:
         InputError: two texts for one prompt, two responses under one key, and the reader's
@@ -93,7 +93,7 @@ def _difference_of_prompts(prompt_id: str, first: ImportedResponse, other: Impor
     of_other = [turn for turn in other.messages if turn["role"] != "system"]
     if of_first == of_other:
         return f"prompt {prompt_id} {OTHER_SYSTEM} {first.place}"
-    return f"prompt {prompt_id} has another text here than at {first.place}"
+    return f"prompt {prompt_id} has a different text here than at {first.place}"
 
 
 def _numbered(members: list[ImportedResponse], problems: Problems) -> list[ImportedResponse]:
@@ -107,8 +107,8 @@ def _numbered(members: list[ImportedResponse], problems: Problems) -> list[Impor
         stray = next(response for response in members if response.sample_idx is None)
         problems.add(
             stray.place,
-            f"it has no sample_idx, and others of prompt {stray.prompt_id} have one, "
-            f"such as {given[0].place}",
+            f"it has no sample_idx, but others of prompt {stray.prompt_id} have one, such as "
+            f"{given[0].place}",
         )
         return members
 
@@ -118,7 +118,7 @@ def _numbered(members: list[ImportedResponse], problems: Problems) -> list[Impor
         if index in places:
             problems.add(
                 response.place,
-                f"prompt {response.prompt_id}, sample {index} stands at {places[index]} already",
+                f"prompt {response.prompt_id}, sample {index} already occurs at {places[index]}",
                 contradicted=_contradicted(response, members),
             )
         places.setdefault(index, response.place)
@@ -165,7 +165,7 @@ def _user_columns(
         names = list(wanted)
         _refuse_names(table, names, reserved)
 
-    # what varies is left out with a note, but a column that was asked for must not vanish
+    # what varies is left out with a note, but a column that was requested must not vanish
     kept, varying = [], []
     for name in names:
         place = _place_of_difference(table, name, members)
@@ -174,16 +174,14 @@ def _user_columns(
             continue
         if wanted is not None:
             raise InputError(
-                f"{table.source}, {place}: `{name}` has another value than an earlier row of the "
-                "same prompt",
-                hint="a column that belongs to the responses cannot pass through; "
-                f"leave `{name}` out of --columns",
+                f"{table.source}, {place}: `{name}` differs from an earlier row of the same prompt",
+                hint=f"only columns of the prompt can pass through; remove `{name}` from --columns",
             )
         varying.append(name)
 
     notes = []
     if varying:
-        notes.append(f"columns that differ within a prompt and are left out: {', '.join(varying)}")
+        notes.append(f"left out, because they differ within a prompt: columns {', '.join(varying)}")
     first_rows = pa.array([responses[0].row for responses in members], pa.int64())
     return _UserColumns(table.table.select(kept).take(first_rows), notes)
 
@@ -199,9 +197,8 @@ def _refuse_names(table: UserTable, names: Sequence[str], reserved: Collection[s
     clash = [name for name in names if name in reserved]
     if clash:
         raise UsageError(
-            f"--columns names `{clash[0]}`, which the candidates hold in a column of their own "
-            "already",
-            hint="leave it out of --columns, or rename it in the file",
+            f"--columns names `{clash[0]}`, which is already a column of the candidates",
+            hint="remove it from --columns, or rename it in the file",
         )
 
     twice = [name for name, count in Counter(names).items() if count > 1]

@@ -1,4 +1,4 @@
-"""Groups in the words of other tools: one function a format, a group in, its rows out.
+"""Groups in the formats of other tools: one function per format, a group in, its rows out.
 
 ``ROWS`` has the functions by format, ``SCHEMAS`` the schemas of those that can be Parquet.
 """
@@ -172,7 +172,7 @@ def completion_rows(group: ExportedGroup) -> Iterator[Row]:
 def conversation_rows(group: ExportedGroup) -> Iterator[Row]:
     """Yield whole conversations for supervised training, one a positive.
 
-    Most trainers take them; which turns the loss is on is theirs to say.
+    Most trainers accept them; the trainer decides which turns the loss covers.
     """
     for row in group.responses:
         if row["role"] == "positive":
@@ -321,7 +321,7 @@ ROWS: Mapping[str, Callable[[ExportedGroup], Iterator[Row]]] = {
 def alternates(messages: Turns) -> bool:
     """Return whether user and assistant speak in turn, the user first and last.
 
-    A system turn may stand before them.
+    A system turn may be before them.
     """
     roles = [turn["role"] for turn in messages]
     spoken = roles[1:] if roles[:1] == ["system"] else roles

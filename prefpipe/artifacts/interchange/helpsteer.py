@@ -36,7 +36,7 @@ def read_helpsteer2(source: str, options: ReadOptions) -> Pool:
     Raises:
         InputError: missing columns, and every row that cannot be used.
     """
-    # answers of a CSV file that are numbers are texts all the same
+    # answers of a CSV file that look like numbers are still texts
     table = read_user_table(source, text_columns=HELPSTEER2_PREFERENCES[:3], hint=HELPSTEER2_HINT)
     if table.has(HELPSTEER2_PREFERENCES):
         return _pool_of_preferences(table, HELPSTEER2_PREFERENCES, options)
@@ -95,7 +95,7 @@ def _pool_of_preferences(
     if individual is not None:
         scorers.append("mean_preference")
         used.add(individual)
-    # a response stands in several rows where it was compared with several others
+    # a response is in several rows where it was compared with several others
     pool = gather_items(
         table,
         prompt,
@@ -118,13 +118,13 @@ def _strength(value: Any, name: str) -> float | None:
     number = needed(checked_number(value, name))
     if number is not None and not -STRONGEST <= number <= STRONGEST:
         raise UnusableRowError(
-            f"`{name}` is {shortened(value)}, which lies not within -{STRONGEST} and {STRONGEST}"
+            f"`{name}` is {shortened(value)}, which is not between -{STRONGEST} and {STRONGEST}"
         )
     return number
 
 
 def _mean_strength(value: Any, name: str) -> float | None:
-    """Return the mean of the raters' preferences, None where none gave one.
+    """Return the mean of the raters' preferences, None if none gave one.
 
     Raises:
         UnusableRowError: one of them is no number from -3 to 3.

@@ -112,7 +112,7 @@ def _lines(path: Path) -> list[str]:
     except OSError as error:
         raise InputError(
             f"{path} cannot be read: {error.strerror or error}",
-            hint="look at the path of --ingest-batch",
+            hint="check the path given to --ingest-batch",
         ) from error
 
 

@@ -77,11 +77,10 @@ def gather_items(
         prompt_column: where its prompts are.
         items_of: reads the responses of a row.
         scorers: names of the scores.
-        options: what the user says about the file.
+        options: the user's options for the file.
         used: columns that the format uses, beside the prompt and ``prompt_id``.
         is_strict: see `checked_prompt`.
-        on_duplicate: what several rows of one response come to; None where each is a sample of its
-            own.
+        on_duplicate: what several rows of one response come to; None if each is its own sample.
 
     Raises:
         InputError: every row that cannot be used.
@@ -170,7 +169,7 @@ def _items_or_problem(items_of: RowReader, row: int) -> tuple[list[Item], str | 
 
 
 def objects_in(values: Sequence[Any]) -> list[dict[str, Any]]:
-    """Return the objects in the lists of a column, whatever else stands beside them."""
+    """Return the objects in the lists of a column, whatever else is beside them."""
     objects: list[dict[str, Any]] = []
     for value in values:
         members, _ = checked_list(value, "")
@@ -188,8 +187,8 @@ def refuse_uneven(lists: Mapping[str, Sequence[Any]], first: str) -> None:
     for name, members in lists.items():
         if len(members) != n_responses:
             raise UnusableRowError(
-                f"`{first}` holds {n_responses} and `{name}` {len(members)}: "
-                "one of each belongs together"
+                f"`{first}` holds {n_responses} and `{name}` {len(members)}: both lists must "
+                "have the same length"
             )
 
 
@@ -204,7 +203,7 @@ def note_on_comparisons(pool: Pool) -> list[str]:
     if not n_several:
         return []
     note = (
-        f"prompts with several rows: {n_several:,}; the scores say how a response fared in its own "
+        f"prompts with several rows: {n_several:,}; each score applies only within its own "
         "comparison"
     )
     return [note]

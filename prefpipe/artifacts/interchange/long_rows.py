@@ -41,8 +41,8 @@ from prefpipe.artifacts.interchange.user_table import UserTable, read_user_table
 from prefpipe.artifacts.tables.values import number_of, shortened
 
 HINT = (
-    "each row needs `prompt` or `messages`, and `response`; other names are given with "
-    "--prompt-column and --response-column"
+    "each row needs `prompt` or `messages`, and `response`; for other names pass --prompt-column "
+    "and --response-column"
 )
 OWN_COLUMNS = (
     "prompt_id",
@@ -107,8 +107,8 @@ def read_long_rows(source: str, options: ReadOptions) -> Pool:
     pool.notes.extend(_notes_of_several_scores(table, columns.rewards, rules))
     if columns.prompt == columns.prompt_id:
         pool.notes.append(
-            "the prompts' texts are their ids: responses can be selected by their rewards, and a "
-            "policy must not be trained on them"
+            "the prompt ids are used as prompt texts: responses can be selected by reward, but "
+            "do not train a policy on them"
         )
     return pool
 
@@ -217,10 +217,10 @@ def _notes_of_other_scores(
     if not flags:
         return []
 
-    problem = "no scores are taken, and columns could be scores"
+    problem = "no scores are read, but some columns could be scores"
     if rewards:
-        problem = "more columns hold numbers of the responses"
-    return [f"{problem}; to take them: {', '.join(flags)}"]
+        problem = "other columns also hold numbers for the responses"
+    return [f"{problem}; to read them, pass {', '.join(flags)}"]
 
 
 def _vary(values: Sequence[Any], rows_of_prompts: Sequence[Sequence[int]]) -> bool:
@@ -243,5 +243,5 @@ def _notes_of_several_scores(
         for name in rewards.values()
         if any(numbers_of(value) is not None for value in table.values(name))
     ]
-    becomes = f"their {rule} is taken (--on-duplicate {rule})"
+    becomes = f"their {rule} is used (--on-duplicate {rule})"
     return [f"`{name}` holds several scores of each response: {becomes}" for name in holding_lists]

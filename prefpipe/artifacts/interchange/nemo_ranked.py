@@ -16,8 +16,8 @@ from prefpipe.artifacts.interchange.user_table import read_user_table
 from prefpipe.artifacts.tables.values import id_of, shortened
 
 HINT = (
-    "each row has `context`, turns, and `completions`, each with `rank` and `completion`, the "
-    "assistant's turn in a list"
+    "each row needs `context`, a list of turns, and `completions`, each with `rank` and "
+    "`completion`, a list with the assistant's turn"
 )
 MINUS_RANK = "minus_rank"
 
@@ -41,7 +41,7 @@ def read_ranked(source: str, options: ReadOptions) -> Pool:
     elif any(item.get("reward") is not None for item in objects):
         scorer = "reward"
 
-    # a response of several pairs stands in several rows: it is read once
+    # a response of several pairs is in several rows: it is read once
     seen: dict[tuple[str, int], Any] = {}
 
     def items_of(row: int) -> list[Item]:
@@ -50,7 +50,7 @@ def read_ranked(source: str, options: ReadOptions) -> Pool:
         items = []
         for number, member in enumerate(members):
             item = _item(member, f"completions[{number}]", scorer)
-            # what is wrong with it is told when the item is checked
+            # its problem is reported when the item is checked
             sample_idx, _ = checked_index(item.sample_idx, "sample_idx")
             if sample_idx is not None:
                 # what differs under its key stays, and is refused when responses are numbered
@@ -75,7 +75,7 @@ def read_ranked(source: str, options: ReadOptions) -> Pool:
     )
     if scorer == MINUS_RANK:
         pool.notes.append(
-            "the file holds ranks and no scores: the reward of a response is minus its rank"
+            "the file holds ranks instead of scores: the reward of a response is minus its rank"
         )
     return pool
 
@@ -88,8 +88,7 @@ def _item(member: Any, name: str, scorer: str) -> Item:
     """
     if not isinstance(member, Mapping):
         raise UnusableRowError(
-            f"`{name}` is {shortened(member)}, where an object with `rank` and `completion` is "
-            "needed"
+            f"`{name}` is {shortened(member)}, but an object with `rank` and `completion` is needed"
         )
 
     turn = _turn(member.get("completion"), f"{name}.completion")
@@ -121,12 +120,10 @@ def _turn(completion: Any, name: str) -> Mapping[str, Any]:
     turns = completion if isinstance(completion, list) else []
     is_one_turn = len(turns) == 1 and isinstance(turns[0], Mapping)
     if not is_one_turn or turns[0].get("role") != "assistant":
-        raise UnusableRowError(
-            f"`{name}` is {shortened(completion)}; one turn of the assistant's is needed"
-        )
+        raise UnusableRowError(f"`{name}` is {shortened(completion)}; one assistant turn is needed")
 
     turn: Mapping[str, Any] = turns[0]
     for key in sorted(turn.keys() - {"role", "content"}):
         if turn[key] not in (None, [], ""):
-            raise UnusableRowError(f"`{name}` has `{key}`, and prefpipe carries texts alone")
+            raise UnusableRowError(f"`{name}` has `{key}`, and prefpipe reads only text")
     return turn

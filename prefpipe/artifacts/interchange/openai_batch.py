@@ -134,7 +134,9 @@ def _request(row: int, place: str, custom_id: str, body: Any, rules: ReadingRule
     if n is None:
         n = 1
     if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise UnusableRowError(f"`body.n` is {shortened(n)}, which is no whole number from 1")
+        raise UnusableRowError(
+            f"`body.n` is {shortened(n)}, which is not a whole number of at least 1"
+        )
     return Request(row, place, custom_id, turns, model, n)
 
 
@@ -149,7 +151,7 @@ def _custom_id(value: Any, place: str, places: dict[str, str]) -> str:
     if problem is None and not text:
         problem = "`custom_id` is empty"
     if problem is None and first_place != place:
-        problem = f"`custom_id` {text!r} stands at {first_place} already"
+        problem = f"`custom_id` {text!r} already occurs at {first_place}"
     if problem is not None:
         raise UnusableRowError(problem)
     return text
@@ -173,7 +175,9 @@ def _answers(
         if custom_id in known:
             answers[custom_id] = Answer(place, responses[row], errors[row])
         else:
-            problems.add(place, f"`custom_id` {custom_id!r} is of no request in {requests_file}")
+            problems.add(
+                place, f"`custom_id` {custom_id!r} does not match any request in {requests_file}"
+            )
     return answers
 
 
@@ -192,7 +196,7 @@ def _keyed_responses(
 
 
 def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
-    """Return prompt id and sample index by ``custom_id``; {} where the ids are not made of them.
+    """Return prompt id and sample index by ``custom_id``; {} if the ids are not made of them.
 
     They are when every one reads ``<prompt_id>_<sample_idx>``, and prompt ids and messages belong
     to each other one to one.
@@ -236,7 +240,7 @@ def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResp
             # half a character costs that character, and not the answer
             blank = blank._replace(model=replace_lone_surrogates(model))
 
-    # some servers give more choices than were asked for
+    # some servers give more choices than were requested
     n_choices = max(request.n, max(choices, default=-1) + 1)
     for index in range(n_choices):
         if index in choices:
@@ -247,7 +251,7 @@ def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResp
 
 
 def _failure(answer: Answer) -> str | None:
-    """Return why a request failed, None where it has an answer."""
+    """Return why a request failed, None if it has an answer."""
     response = answer.response
     if answer.error is not None:
         return f"the request failed: {_message(answer.error)}"
@@ -315,7 +319,7 @@ def _why_no_response(message: Message) -> str | None:
     if message.problem is not None:
         return message.problem
 
-    # a refusal may stand beside an empty text
+    # a refusal may be beside an empty text
     if message.text is None or (message.refusal and not message.text):
         instead = ""
         if message.refusal:

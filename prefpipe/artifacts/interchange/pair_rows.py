@@ -1,8 +1,8 @@
 """Pairs of a chosen and a rejected response, row by row, to be scored.
 
-RewardBench's files, TRL's, or one's own. Nothing vanishes: a row whose texts cannot be used stays,
-with what is wrong with it. What is wrong with a whole column (numbers that are texts, preferences
-beyond 1) is an error.
+The files are RewardBench's, TRL's, or the user's own. Nothing vanishes: a row whose texts cannot be
+used stays, with its problem. A problem of a whole column (numbers that are texts, preferences above
+1) is an error.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class ScoredTexts(NamedTuple):
             ``chosen`` and ``rejected``.
         chosen: the better response.
         rejected: the other one.
-        scores: numbers of chosen and rejected that the file has, None where a field is null.
+        scores: numbers of chosen and rejected that the file has, None if a field is null.
         preference: for the chosen response, in [0, 1].
         has_preference_column: whether a missing preference is one that nobody knows.
         duplicate_of: the first row with the same prompt, responses and subset.
@@ -101,7 +101,7 @@ class ScoredTexts(NamedTuple):
 class PairFile(NamedTuple):
     """The pairs of a file.
 
-    ``score_columns``: the names of the two numbers, None where there are none. ``notes``: of how
+    ``score_columns``: the names of the two numbers, None if there is none. ``notes``: of how
     the file was read.
     """
 
@@ -114,14 +114,14 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     """Read pairs from Parquet, JSONL, JSON, CSV, a datasets folder or ``hf:``.
 
     Columns: ``chosen`` and ``rejected``, texts or lists of turns; ``prompt``, a text or turns,
-    unless they hold the whole conversation; ``subset``, ``prompt_id`` and ``id`` where there are
-    any; ``preference`` in [0, 1]; and two numbers of scores, ``score_chosen`` and
-    ``score_rejected`` however they are spelled.
+    unless they hold the whole conversation; ``subset``, ``prompt_id`` and ``id`` if any;
+    ``preference`` in [0, 1]; and two numbers of scores, ``score_chosen`` and ``score_rejected``
+    however they are spelled.
 
     Args:
         source: path or ``hf:`` reference.
         needs_texts: whether a model is to read the texts; else two numbers are needed.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
 
     Raises:
         InputError: missing columns, numbers that are none, preferences outside [0, 1], a pair of
@@ -133,7 +133,7 @@ def read_pairs(source: str, *, needs_texts: bool, rules: ReadingRules = DEFAULT_
     if needs_texts:
         table.require(TEXTS, hint=HINT)
     elif score_columns is None:
-        raise MissingColumnsError(table, "has no two columns of scores", hint=SCORES_HINT)
+        raise MissingColumnsError(table, "does not have two columns of scores", hint=SCORES_HINT)
 
     # also where nobody reads them: pairs that repeat or contradict another are known by them
     texts = {name: table.values_or_none(name) for name in TEXTS}
@@ -206,7 +206,7 @@ def _score_columns(table: UserTable, *, is_sure: bool) -> tuple[tuple[str, str] 
         shown = "; ".join(" and ".join(pair.columns) for pair in pairs)
         raise InputError(
             f"{table.source} has several pairs of scores: {shown}",
-            hint="keep the two columns that are meant",
+            hint="keep only the two columns to use",
         )
     return (pairs[0].columns if pairs else None), notes
 

@@ -38,7 +38,7 @@ def read_pku(source: str, options: ReadOptions) -> Pool:
         InputError: missing columns, and every row that cannot be used.
     """
     sources = [f"{name}_source" for name in RESPONSES]
-    # answers of a CSV file that are numbers are texts all the same
+    # answers of a CSV file that look like numbers are still texts
     table = read_user_table(source, text_columns=[*RESPONSES, *sources], hint=HINT)
     table.require(["prompt", *RESPONSES], hint=HINT)
     scorers = {name: scorer for name, scorer in SCORERS.items() if table.has(scorer.columns)}
@@ -62,7 +62,7 @@ def read_pku(source: str, options: ReadOptions) -> Pool:
         return items
 
     of_responses = {name for name in table.names if name.startswith(("response_", "is_response_"))}
-    # a response stands in several rows where it was compared with several others
+    # a response is in several rows where it was compared with several others
     pool = gather_items(
         table,
         "prompt",

@@ -15,13 +15,13 @@ class ImportedResponse(NamedTuple):
         row: the number of its row, from 0.
         place: the row's name in messages.
         messages: the prompt.
-        text: the response; None where there is none, and then ``failure`` says why.
+        text: the response; None if there is none, and then ``failure`` says why.
         prompt_id: None for the messages' hash.
         sample_idx: None for the order within the prompt.
         model: who wrote it.
         finish_reason: how it ended.
         failure: why there is no text.
-        scores: by scorer; None where the file has no score.
+        scores: by scorer; None if the file has no score.
     """
 
     row: int
@@ -38,7 +38,7 @@ class ImportedResponse(NamedTuple):
 
 @dataclass(frozen=True)
 class Pool:
-    """All prompts of a file, in the order in which they first stand there, and their responses.
+    """All prompts of a file, in the order in which they first appear, and their responses.
 
     ``responses`` has one list a prompt, by ``sample_idx``. ``notes`` say how the file was read.
     """

@@ -3,8 +3,8 @@
 The same response in several rows of a prompt is one candidate. Where the file has scores they are
 the rewards; where it has none, the reward is the share of its comparisons that a response won.
 
-A row repeats a response's score rather than adding one, so that two rows which differ are refused
-unless the user says what they come to.
+A row repeats a response's score rather than adding one, so two rows with different scores are
+refused unless the user says how to combine them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -45,9 +45,7 @@ HINT = (
     "each row needs `chosen` and `rejected`, with `prompt` or with the whole conversation in both; "
     "or `prompt`, `completion` and `label`"
 )
-PROMPT_HINT = (
-    "where `chosen` and `rejected` are plain texts, the prompt stands in a column of its own"
-)
+PROMPT_HINT = "if `chosen` and `rejected` are plain texts, put the prompt into its own column"
 PREFERENCE = "preference"
 JOINED = ("mean", "first")
 """What ``on_duplicate`` makes one score of several with."""
@@ -71,7 +69,7 @@ OWN_COLUMNS = (
 class ResponseColumns(NamedTuple):
     """The columns of one response of each row: its text, index and model, and scores by scorer.
 
-    ``wins``: whether it is the better one; None where the column ``label`` says so.
+    ``wins``: whether it is the better one; None if the column ``label`` says so.
     """
 
     text: str
@@ -103,12 +101,12 @@ def read_preferences(source: str, options: ReadOptions) -> Pool:
     """
     rules = options.rules
     table = read_user_table(source, text_columns=("chosen", "rejected", "completion"), hint=HINT)
-    # a file of neither kind is told what pairs need
+    # the error for a file of neither kind names what pairs need
     is_paired = "chosen" in table.names or "completion" not in table.names
     names = ["chosen", "rejected"] if is_paired else ["completion"]
     table.require(names if is_paired else ["prompt", *names], hint=HINT)
     texts = response_columns(table, names, rules)
-    # without it, what `chosen` and `rejected` answer can stand in conversations alone
+    # without it, what `chosen` and `rejected` answer can be in conversations alone
     if is_paired and all(isinstance(value, str) for value in texts["chosen"]):
         table.require(["prompt"], hint=PROMPT_HINT)
 
@@ -181,8 +179,8 @@ def _notes_of_reversed_scores(
                 n_reversed += score < other_score
         if n_reversed:
             notes.append(
-                f"`{name}` is lower than `{other_name}` in {n_reversed:,} of {n_rated:,} rows: as "
-                "a reward, more is better; of a score of which less is better, write the negative"
+                f"`{name}` is lower than `{other_name}` in {n_reversed:,} of {n_rated:,} rows: a "
+                "higher reward must be better, so negate a score for which lower is better"
             )
     return notes
 
@@ -229,7 +227,7 @@ def _candidates(
             if wins is not None:
                 candidate.wins.append(wins)
 
-            # what contradicts an earlier row stands before what is wrong with this one alone
+            # what contradicts an earlier row is before what is wrong with this one alone
             row_problems = problems.at(place)
             for problem in (index_problem, model_problem, label_problem):
                 row_problems.add(problem)
@@ -265,14 +263,14 @@ def _candidate(
     if earlier.text != response.text:
         problems.add(
             response.place,
-            f"prompt {response.prompt_id}, sample {response.sample_idx} is another text here than "
-            f"at {earlier.place}",
+            f"prompt {response.prompt_id}, sample {response.sample_idx} has a different text "
+            f"here than at {earlier.place}",
             contradicted=[earlier.place],
         )
     if earlier.messages != response.messages:
         problems.add(
             response.place,
-            f"prompt {response.prompt_id} has another text here than at {earlier.place}",
+            f"prompt {response.prompt_id} has a different text here than at {earlier.place}",
         )
     # of a text that several models wrote, the first that is named
     if earlier.model is None and response.model is not None:
@@ -292,7 +290,7 @@ def _refuse_contradictions(candidates: Sequence[PreferenceCandidate], problems: 
                     place,
                     f"prompt {candidate.response.prompt_id}: one response has {scorer} {score:g} "
                     f"here and {first:g} at {first_place}: {shortened(candidate.response.text)} "
-                    "(--on-duplicate mean takes the mean)",
+                    "(pass --on-duplicate mean to use the mean)",
                     contradicted=[other_place for _, other_place in scores],
                 )
 
@@ -311,7 +309,7 @@ def _notes_of_several_scores(
     becomes = "the mean of all rows" if on_duplicate == "mean" else "the first"
     note = (
         f"{len(several):,} scores differ between rows of one response, first at {first} and "
-        f"{second}: {becomes} is taken (--on-duplicate {on_duplicate})"
+        f"{second}: {becomes} is used (--on-duplicate {on_duplicate})"
     )
     return [note]
 

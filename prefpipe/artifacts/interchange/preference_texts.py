@@ -1,6 +1,6 @@
-"""The prompt and the responses of a preference row, however they are split over its columns.
+"""The prompt and the responses of a preference row, however its columns split them.
 
-The prompt stands in a column of its own, or every response is the whole conversation.
+The prompt is in its own column, or every response is the whole conversation.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from prefpipe.artifacts.tables.values import shortened
 
 
 def unpacked_column(table: UserTable, name: str) -> list[Any]:
-    """Return a column of texts and turns; turns that stand in a CSV field as JSON are turns."""
+    """Return a column of texts and turns; turns that are in a CSV field as JSON are turns."""
     values = table.values_or_none(name)
     # every other kind of file can hold turns as turns, and a text there is a text
     if not table.source.lower().endswith((".csv", ".tsv")):
@@ -31,7 +31,7 @@ def unpacked_column(table: UserTable, name: str) -> list[Any]:
 
 
 def _turns_of_csv(value: Any) -> Any:
-    """Return turns that stand in a CSV field, as JSON text, as turns; any other text stays one."""
+    """Return turns that are in a CSV field, as JSON text, as turns; any other text stays one."""
     turns = parsed_json(value) if isinstance(value, str) else None
     if not isinstance(turns, list) or not turns:
         return value
@@ -82,10 +82,10 @@ def split_row(
     """Return a row's prompt and its responses' texts.
 
     Args:
-        prompt: text, turns, or None where the responses hold the whole conversation.
+        prompt: text, turns, or None if the responses hold the whole conversation.
         responses: each a text, the assistant's turn in a list, or the whole conversation in a list.
         names: the responses' columns, for messages.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
         system_and_tools: of the row.
 
     Raises:
@@ -111,20 +111,18 @@ def split_row(
         return turns, list(map(_text_of, checked))
     if len(whole) < len(checked):
         raise UnusableRowError(
-            f"one of {' and '.join(names)} is a whole conversation, and the other is not"
+            f"one of {' and '.join(names)} is a whole conversation, but the other is not"
         )
 
     beginning = whole[0][:-1]
     if any(conversation[:-1] != beginning for conversation in whole):
         raise UnusableRowError(
-            f"`{names[0]}` and `{names[-1]}` differ before their last turn: there is no one prompt "
-            "to both"
+            f"`{names[0]}` and `{names[-1]}` differ before their last turn, so they do not share "
+            "one prompt"
         )
     turns = needed(checked_prompt(beginning, names[0]))
     if prompt is not None and not _is_beginning(prompt, turns, rules):
-        raise UnusableRowError(
-            f"`prompt` is not what `{names[0]}` begins with: {shortened(prompt)}"
-        )
+        raise UnusableRowError(f"`{names[0]}` does not begin with `prompt`: {shortened(prompt)}")
     # after the comparison: the column `prompt` does not hold the row's system prompt
     turns = needed(with_system_and_tools(turns, system_and_tools))
     return turns, [conversation[-1]["content"] for conversation in whole]
@@ -141,7 +139,7 @@ def _is_beginning(prompt: Any, turns: Turns, rules: ReadingRules) -> bool:
     The same turns, or the text of a user turn of it.
     """
     if isinstance(prompt, str):
-        # the H4 sets put the user's text alone there, whatever stands before it
+        # the H4 sets put the user's text alone there, whatever is before it
         texts = [turn["content"] for turn in turns if turn["role"] == "user"]
         if prompt in texts:
             return True

@@ -40,7 +40,7 @@ class Matched(NamedTuple):
         values: one a row.
         by: how they were matched, in words.
         n_unused: how many prompts of the file no annotation is of.
-        place: where each key stands in the file; None where rows were matched by number.
+        place: where each key is in the file; None if rows were matched by number.
     """
 
     values: list[float]
@@ -50,7 +50,7 @@ class Matched(NamedTuple):
 
 
 class Regularising(NamedTuple):
-    """AlpacaEval's gamed baselines, column by column; ``difficulty`` None where there is none."""
+    """AlpacaEval's gamed baselines, column by column; ``difficulty`` None if there is none."""
 
     preferences: list[float]
     std_length_difference: list[float]
@@ -87,7 +87,7 @@ def read_baseline_lengths(source: str, annotations: Annotations) -> Matched:
         if isinstance(value, str):
             lengths.append(float(len(value)))
         else:
-            problems.add(place, f"`{name}` is no text")
+            problems.add(place, f"`{name}` is not text")
     problems.raise_if_any()
     return _matched(table, annotations, lengths, "baseline response")
 
@@ -154,8 +154,8 @@ def _matched(
         key = "prompt_id" if annotations.texts is None else "the prompt's text"
         raise MissingColumnsError(
             table,
-            f"has no column in common with {annotations.source} that names a prompt",
-            hint=f"give it {key}, as the annotations have",
+            f"shares no column with {annotations.source} that names a prompt",
+            hint=f"add {key}, which the annotations have",
         )
     return _by_row(table, row_numbers, annotations, values)
 
@@ -169,13 +169,13 @@ def _by_key(
         # a prompt may stand twice, if both rows say the same
         if value_of.setdefault(key, value) != value:
             raise InputError(
-                f"{table.source}, {place}: prompt {key[:60]!r} has another {content} than further "
-                "up"
+                f"{table.source}, {place}: prompt {key[:60]!r} has a different {content} than in "
+                "an earlier row"
             )
 
     missing = sorted({key for key in keys if key not in value_of})
     if missing:
-        way = "prompt_id" if name == "prompt_id" else "their text, every character"
+        way = "prompt_id" if name == "prompt_id" else "their exact text"
         raise InputError(
             f"{table.source} has no {content} for {len(missing):,} of {len(set(keys)):,} prompts, "
             f"the first is {missing[0][:60]!r}",
@@ -195,22 +195,22 @@ def _by_row(
     n_rows = len(annotations.preferences)
     if table.values(row_numbers) != list(range(n_rows)):
         raise InputError(
-            f"{table.source} names prompts by row number alone, and has {len(values):,} rows where "
-            f"{annotations.source} has {n_rows:,}: which belong together is not known",
-            hint="give it the prompts' text in a column `instruction`, or annotate all prompts",
+            f"{table.source} names prompts only by row number, and has {len(values):,} rows "
+            f"where {annotations.source} has {n_rows:,}, so rows cannot be matched",
+            hint="add the text of the prompts in a column `instruction`, or annotate all prompts",
         )
 
     # numbers alone are believed: where the prompts are known, so is their order
     is_alpaca_eval = annotations.prompts_sha256() == ALPACA_EVAL_PROMPTS
     if is_alpaca_eval and digest_of(annotations.keys) != ALPACA_EVAL_ORDER:
         raise InputError(
-            f"{table.source} names prompts by row number alone, and {annotations.source} has "
-            "AlpacaEval's prompts in another order than AlpacaEval's tables",
-            hint="put the rows in the order of AlpacaEval's own outputs, or give the table the "
-            "prompts' text in a column `instruction`",
+            f"{table.source} names prompts only by row number, and {annotations.source} has "
+            "AlpacaEval's prompts in a different order from AlpacaEval's tables",
+            hint="put the rows in the order of AlpacaEval's outputs, or add the text of the "
+            "prompts to the table in a column `instruction`",
         )
     return Matched(
         list(values),
-        "row number (both files have all rows; right where their order is the same)",
+        "row number (both files have all rows; correct only if they are in the same order)",
         0,
     )

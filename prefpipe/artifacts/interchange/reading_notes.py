@@ -1,4 +1,4 @@
-"""What a user should know of how the conversations of a file were read, with numbers of rows."""
+"""Notes for the user on how the conversations of a file were read, with numbers of rows."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ def notes_of_keys_left_out(
 
     Args:
         columns: the values of each column that can hold turns.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
     """
     counts: Counter[str] = Counter()
     n_templated = 0
@@ -36,7 +36,7 @@ def notes_of_keys_left_out(
     notes = []
     if n_templated:
         notes.append(
-            "turns of the user that look like templated conversations, and are read as they stand: "
+            "user turns that look like templated conversations and are read unchanged: "
             f"{_rows(n_templated)}"
         )
     if counts:
@@ -69,7 +69,7 @@ def notes_of_texts_read_back(
 
     Args:
         prompts: the values of the column of prompts.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
         responses: the values of the columns of responses.
     """
     if rules.prompts_are_text:
@@ -90,8 +90,8 @@ def notes_of_texts_read_back(
     notes = []
     if read_as_turns:
         notes.append(
-            f"{' and '.join(read_as_turns)} are conversations in a text, and are read as turns "
-            f"({TEXTS_FLAG}: as they stand)"
+            f"{' and '.join(read_as_turns)} are conversations written as text and are read as "
+            f"turns (pass {TEXTS_FLAG} to read them unchanged)"
         )
     if not are_turns:
         notes += _notes_of_serialised_responses(responses)
@@ -108,7 +108,7 @@ def _notes_of_serialised_responses(responses: Sequence[Sequence[Any]]) -> list[s
     if not n_lists:
         return []
     note = (
-        "responses that are lists of turns written as text, and stay texts since others are none: "
-        f"{n_lists:,} of {len(texts):,}"
+        "responses that are lists of turns written as text, and stay text because others are "
+        f"not: {n_lists:,} of {len(texts):,}"
     )
     return [note]

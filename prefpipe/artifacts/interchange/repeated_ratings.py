@@ -25,7 +25,7 @@ RATER_WORDS = {
 
 
 def raters_of_rows(table: UserTable | None, reserved: Collection[str | None]) -> list[str]:
-    """Return for each row who rated it; [] where no column says so."""
+    """Return for each row who rated it; [] if no column says so."""
     if table is None:
         return []
     names = [name for name in table.names if RATER_WORDS & set(words_of(name))]
@@ -61,8 +61,8 @@ def one_response_each(
     if samples:
         n_rows = sum(len(rows) - 1 for rows in samples)
         notes.append(
-            "responses that repeat text and scores of another of their prompt: "
-            f"{n_rows:,}, samples of their own"
+            f"responses that repeat text and scores of another of their prompt: {n_rows:,}, kept "
+            "as separate samples"
         )
 
     if not ratings:
@@ -146,7 +146,7 @@ def _joined(rows: Sequence[ImportedResponse], on_duplicate: str) -> ImportedResp
             # fsum is exact: the order of the ratings decides nothing
             scores[scorer] = fsum(finite) / len(finite)
         else:
-            # a NaN or an infinity that stands alone is told by the row's status
+            # a single NaN or infinity is reported in the row's status
             scores[scorer] = given[0] if given else None
     return first._replace(scores=scores)
 
@@ -158,9 +158,9 @@ def _contradiction(rows: Sequence[ImportedResponse]) -> str:
     # raters may differ where no score does
     scorer = next(iter([*differing, *first.scores]), "")
     return (
-        f"prompt {first.prompt_id}: one response has {scorer} {second.scores.get(scorer)} here and "
-        f"{first.scores.get(scorer)} at {first.place}: {shortened(first.text)} "
-        "(--on-duplicate mean takes the mean)"
+        f"prompt {first.prompt_id}: one response has {scorer} {second.scores.get(scorer)} here "
+        f"and {first.scores.get(scorer)} at {first.place}: {shortened(first.text)} (pass "
+        "--on-duplicate mean to use the mean)"
     )
 
 
@@ -171,9 +171,9 @@ def _note_of_ratings(ratings: Sequence[Sequence[ImportedResponse]], on_duplicate
     first, second = ratings[0][:2]
     becomes = "the mean of its scores" if on_duplicate == "mean" else "the first of its scores"
     return (
-        f"{len(ratings):,} responses stand in {n_rows} rows each, first at {first.place} and "
-        f"{second.place}: each is one candidate with {becomes} (--on-duplicate {on_duplicate}); "
-        "samples of the same text need a sample_idx"
+        f"{len(ratings):,} responses occur in {n_rows} rows each, first at {first.place} and "
+        f"{second.place}: each becomes one candidate with {becomes} (--on-duplicate "
+        f"{on_duplicate}); to keep equal texts as separate samples, add a sample_idx"
     )
 
 
@@ -196,7 +196,7 @@ def _notes_of_shared_texts(members: Sequence[Sequence[ImportedResponse]]) -> lis
     if not n_texts:
         return []
     note = (
-        f"texts that several models wrote, with different scores: {n_texts:,}, a candidate each; "
-        "`select` keeps the first of them"
+        f"texts that several models wrote, with different scores: {n_texts:,}, one candidate "
+        "each; `select` keeps the first of them"
     )
     return [note]

@@ -40,7 +40,7 @@ class ListColumns(NamedTuple):
         scores = " and ".join(f"`{column}`" for column in self.scores.values())
         return (
             f"each row needs `{self.prompt}` and `{self.responses}`, a list, and for scores "
-            f"{scores}, a list as long"
+            f"{scores}, a list of the same length"
         )
 
 
@@ -144,7 +144,7 @@ def read_ultrafeedback(source: str, options: ReadOptions) -> Pool:
 
 
 def _notes_of_system_prompts(table: UserTable) -> list[str]:
-    """Return how many responses had a system prompt of their own.
+    """Return how many responses had their own system prompt.
 
     It is no part of the prompt that all of them share.
     """
@@ -153,7 +153,10 @@ def _notes_of_system_prompts(table: UserTable) -> list[str]:
     if not n_steered:
         return []
     return [
-        f"`custom_system_prompt` of {n_steered:,} responses is left out: it steered one model alone"
+        (
+            f"`custom_system_prompt` of {n_steered:,} responses is left out: it steered only one "
+            "model"
+        )
     ]
 
 
@@ -179,7 +182,7 @@ def _notes_of_tens(table: UserTable) -> list[str]:
         shown += ", ..."
     note = (
         "overall scores of 10 that the aspects or the critique contradict, a known error of this "
-        f"data: {len(places):,} ({shown}); correct them to 1, or select with --reward "
+        f"dataset: {len(places):,} ({shown}); correct them to 1, or select with --reward "
         "fine_grained_score"
     )
     return [note]
@@ -229,7 +232,7 @@ def _pool_of_objects(
         for number, member in enumerate(members):
             if not isinstance(member, dict):
                 raise UnusableRowError(
-                    f"`{columns.responses}` holds {shortened(member)}, where an object with "
+                    f"`{columns.responses}` holds {shortened(member)}, but an object with "
                     "`response` is needed"
                 )
             items.append(_item_of_object(member, f"{columns.responses}[{number}]", scores))

@@ -2,8 +2,8 @@
 
 They are scored as pairs like any others: as few pairs as hold every completion at least once, so
 that a correct completion stands against each of three wrong ones, and seven correct ones against
-four wrong ones make seven pairs. What each pair is of stands beside it, so that the prompt's scores
-can be put together again.
+four wrong ones make seven pairs. Each pair records its completions, so that the prompt's scores can
+be reassembled.
 """
 
 from collections.abc import Mapping
@@ -44,14 +44,14 @@ ITEM_SCHEMA = pa.schema(
         pa.field("n_rejected", pa.int32(), nullable=False),
     ]
 )
-"""What stands behind the columns of ``pair_scores``: the row of the file, and which completions."""
+"""What is behind the columns of ``pair_scores``: the row of the file, and which completions."""
 
 
 class _Completions(NamedTuple):
     """What a row can be scored by.
 
     ``chosen`` and ``rejected`` are texts, or as many empty ones where the row holds scores alone.
-    ``scores`` are those of the chosen and then of the rejected completions; None where a model is
+    ``scores`` are those of the chosen and then of the rejected completions; None if a model is
     to give them.
     """
 
@@ -87,7 +87,7 @@ def read_completions(
     Args:
         table: the file.
         needs_texts: whether a model is to read the texts; else each row has ``scores``.
-        rules: what the user says about the file's conversations.
+        rules: the user's options for the file's conversations.
 
     Raises:
         InputError: missing columns.

@@ -1,11 +1,11 @@
-"""What is wrong with the rows of a file, gathered so that a user sees all of it at once.
+"""Problems of the rows of a file, collected so that a user sees all of them at once.
 
-A check returns a value and what is wrong with it, ``(value, None)`` or ``(substitute, sentence)``.
-Two things can be done with that:
+A check returns a value and its problem, ``(value, None)`` or ``(substitute, sentence)``.
+A reader does one of two things with it:
 
-- ``RowProblems.take`` notes the sentence and goes on, so that everything wrong with a row is told;
-- ``needed`` ends the reading of the row with ``UnusableRowError``, where nothing can be read behind
-  the first mistake.
+- ``RowProblems.take`` notes the sentence and continues, so that every problem of a row is reported;
+- ``needed`` ends the reading of the row with ``UnusableRowError``, if nothing can be read after the
+  first mistake.
 """
 
 from collections.abc import Sequence
@@ -58,7 +58,7 @@ class Problems:
 
 
 class RowProblems:
-    """What is wrong with one row; true where there is anything."""
+    """What is wrong with one row; true if anything is."""
 
     # one is made for every row of a file
     __slots__ = ("_any", "_problems", "_row_place")

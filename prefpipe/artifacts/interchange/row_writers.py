@@ -35,8 +35,8 @@ class JsonLinesWriter:
                 text = json.dumps(row, ensure_ascii=False, allow_nan=False)
             except ValueError as error:
                 raise InputError(
-                    f"prompt {row.get('prompt_id')} holds a number that is not finite, for which "
-                    "JSON has no word",
+                    f"prompt {row.get('prompt_id')} holds a number that is not finite, which "
+                    "JSON cannot express",
                     hint="look at it with `prefpipe inspect`, and select again",
                 ) from error
             self.file.write(f"{text}\n".encode())

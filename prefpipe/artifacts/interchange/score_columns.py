@@ -1,8 +1,8 @@
-"""Which columns hold scores, by their names: one rule for every way in which people spell them.
+"""Which columns hold scores, by their names: one rule for all spellings.
 
 A name is its words: ``chosen-rating``, ``chosen_ratings``, ``ChosenRating`` and ``rating_chosen``
-are all *chosen* and *rating*. A pair of columns that differ in *chosen* and *rejected* alone, and
-speak of a score, are the scores of the two responses.
+are all *chosen* and *rating*. A pair of columns that differ only in *chosen* and *rejected*, and
+name a score, are the scores of the two responses.
 """
 
 import re
@@ -105,8 +105,8 @@ def pairs_of_columns(table: UserTable) -> tuple[list[PairOfColumns], list[str]]:
     if not left_out:
         return pairs, []
     note = (
-        "columns that look like scores and are not taken (a pair is two columns of numbers, as "
-        f"score_chosen and score_rejected): {', '.join(sorted(set(left_out)))}"
+        "columns that look like scores and are not used (a pair needs two numeric columns, such "
+        f"as score_chosen and score_rejected): {', '.join(sorted(set(left_out)))}"
     )
     return pairs, [note]
 
@@ -161,9 +161,9 @@ def holds_lists_of_numbers(values: Sequence[Any]) -> bool:
 
 
 def numbers_of(value: Any) -> list[Any] | None:
-    """Return a list of numbers, nulls among them, also one that stands in a text.
+    """Return a list of numbers, nulls among them, also one that is in a text.
 
-    None where a value is none.
+    None if a value is none.
     """
     if isinstance(value, str) and value.startswith("["):
         value = parsed_json(value)

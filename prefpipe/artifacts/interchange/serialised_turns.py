@@ -18,10 +18,10 @@ SHAREGPT_NAMES = ("human", "gpt", "system", "user", "assistant", "tool")
 
 
 def serialised_turns(text: str) -> tuple[list[Any] | None, str | None]:
-    """Return the list of turns that stands in a text, and why it cannot be read.
+    """Return the list of turns that is in a text, and why it cannot be read.
 
     Returns:
-        The list and None; None and None where the text is no such list; None and a problem where it
+        The list and None; None and None if the text is no such list; None and a problem where it
         is one that cannot be read.
     """
     turns = parsed_text(text)

@@ -1,4 +1,4 @@
-"""System prompts and tools, which stand in columns beside a table's prompts."""
+"""System prompts and tools, which are in separate columns beside a table's prompts."""
 
 import re
 from collections.abc import Collection, Sequence
@@ -94,12 +94,12 @@ def read_system_and_tools(
 
     Args:
         table: the file.
-        rules: what the user says about its conversations.
+        rules: the user's options for its conversations.
         taken: columns that hold something else, as the user or the format says.
     """
     problems: list[str | None] = [None] * table.n_rows
     notes: list[str] = []
-    # of several problems of a row the first one is told
+    # only the first of several problems of a row is reported
     system_columns = _system_columns(table, rules, taken, notes)
     systems = _systems(system_columns, problems, notes)
     _note_columns_not_carried(table, rules, taken, problems, notes)
@@ -134,13 +134,14 @@ def _system_columns(
 
 
 def _system_texts(values: Sequence[Any], name: str, notes: list[str]) -> list[str | None] | None:
-    """Return a column of system prompts; None where it holds no texts, or the names of systems."""
+    """Return a column of system prompts; None if it holds no texts, or the names of systems."""
     given = [value for value in values if not is_blank(value)]
     if not given or not all(isinstance(value, str) for value in given):
         return None
     if all(A_NAME.fullmatch(value.strip()) for value in given):
         notes.append(
-            f"`{name}` holds names such as {shortened(given[0])}, and is taken for no system prompt"
+            f"`{name}` holds names such as {shortened(given[0])}, and is not used as the system "
+            "prompt"
         )
         return None
 
@@ -169,8 +170,8 @@ def _systems(
     if n_systems:
         shown = " and ".join(f"`{name}`" for name in columns)
         notes.append(
-            f"{shown} is the system turn of {n_systems:,} of {len(systems):,} rows "
-            f"({LEAVE_OUT} {first}: of none)"
+            f"{shown} is the system turn of {n_systems:,} of {len(systems):,} rows (pass "
+            f"{LEAVE_OUT} {first} to use none)"
         )
     return systems
 
@@ -237,7 +238,7 @@ def _tools(
     if n_with_tools:
         notes.append(
             f"`{TOOLS}` defines the tools of {n_with_tools:,} of {len(values):,} rows, which the "
-            f"chat template is given ({LEAVE_OUT} {TOOLS}: of none)"
+            f"chat template receives (pass {LEAVE_OUT} {TOOLS} to use none)"
         )
     return tools
 
@@ -260,7 +261,7 @@ def _notes_of_columns_not_read(
         n_rows = sum(not is_blank(value) for value in table.values(name))
         if n_rows:
             shown.append(f"`{name}` ({n_rows:,} row{'s' if n_rows > 1 else ''})")
-    return [f"columns that are no part of the conversations: {', '.join(shown)}"] if shown else []
+    return [f"columns that are not part of the conversations: {', '.join(shown)}"] if shown else []
 
 
 def _begins_like_tools(value: Any) -> bool:

@@ -1,11 +1,11 @@
 """Conversations that a chat template wrote into one text: back to turns, exactly, or not at all.
 
-A templated text taken for plain text would go through a template once more when it is sampled or
-trained on, and nothing would say so. Two kinds are recognised here: the markers of chat templates,
-and scripts with the speakers' names (``Human:`` and ``Assistant:``). Lists of turns that were
-written into a text are in ``serialised_turns``.
+A templated text taken for plain text would be formatted by a template again when it is sampled or
+trained on, without a warning. Two kinds are recognised here: the markers of chat templates, and
+scripts with the speakers' names (``Human:`` and ``Assistant:``). Lists of turns that were written
+into a text are in ``serialised_turns``.
 
-A text that merely speaks of such things has no turn in it; for the rest there is
+A text that only mentions such markers has no turn in it; for other cases use
 ``--prompts-are-text``.
 """
 
@@ -46,7 +46,7 @@ MARKERS = (
 BEGINNINGS = (*MARKERS, "\n\nHuman:")
 """What a templated prompt can begin with.
 
-The last, Anthropic's of hh-rlhf, may stand inside a prompt of one's own.
+The last, Anthropic's of hh-rlhf, may occur inside an ordinary prompt.
 """
 BOS = ("<|begin_of_text|>", "<s>", "<bos>", "<|startoftext|>")
 
@@ -187,7 +187,7 @@ def _holds_header(text: str) -> bool:
 
 
 def script_of(text: str) -> Script | None:
-    """Return the script that a text begins as, None where it is none.
+    """Return the script that a text begins as, None if it is none.
 
     It has the user's name first and then the assistant's.
     """

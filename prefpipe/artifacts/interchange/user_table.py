@@ -1,4 +1,4 @@
-"""A user's file as a table whose rows know their place."""
+"""A user's file as a table that records the place of each row."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ class UserTable:
         return column_values(self.table, name)
 
     def values_or_none(self, name: str | None) -> list[Any]:
-        """Return a column's values, or a list of None where the file has no such column."""
+        """Return a column's values, or a list of None if the file has no such column."""
         if name is None or name not in self.names:
             return [None] * self.n_rows
         return self.values(name)
@@ -46,7 +46,7 @@ class UserTable:
         return set(names) <= set(self.names)
 
     def first_name(self, names: Iterable[str]) -> str | None:
-        """Return the first of several names that is a column, None where none is."""
+        """Return the first of several names that is a column, None if none is."""
         columns = self.names
         return next((name for name in names if name in columns), None)
 

@@ -76,9 +76,9 @@ def _refuse_missing_scores(names: WideColumns) -> None:
             raise UsageError(
                 f"--score-column: {len(score_columns)} columns of {scorer} "
                 f"({', '.join(score_columns)}) for {len(names.responses)} of responses "
-                f"({', '.join(names.responses)}): one of each belongs together",
+                f"({', '.join(names.responses)}): pass one score column for each response column",
                 hint="name a scorer with --score-column NAME=COLUMN, once for each "
-                "--response-column, in their order",
+                "--response-column, in the same order",
             )
 
 
@@ -111,7 +111,7 @@ def _refuse_printed_lists(table: UserTable, name: str, values: Sequence[Any]) ->
     given = [value for value in values if value is not None]
     if given and all(map(_looks_like_a_list, given)):
         raise InputError(
-            f"{table.source}: `{name}` holds lists written as text that are no JSON, such as "
+            f"{table.source}: `{name}` holds lists written as text that are not JSON, such as "
             f"{shortened(given[0])}",
             hint="write the lists as JSON, or save the file as Parquet or JSON lines",
         )

@@ -31,7 +31,7 @@ def read_parquet(path: Path) -> pa.Table:
     except (pa.ArrowException, OSError) as error:
         raise InputError(
             f"{path} cannot be read as Parquet: {first_line(error)}",
-            hint="was the file written to its end, and is it Parquet?",
+            hint="check that the file is Parquet and was written completely",
         ) from error
 
 
@@ -64,7 +64,7 @@ def plain_table(
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InputError(
-            f"{source}: two columns are called `{twice}`", hint="name every column differently"
+            f"{source}: two columns are called `{twice}`", hint="give every column a different name"
         )
 
     # texts that are no UTF-8 first: decoding a column ends at the first of them
@@ -101,13 +101,13 @@ def _decoded(
         try:
             values.append(None if value is None else decode(value))
         except ValueError as error:
-            reason = f"`{name}` is declared JSON, and is no JSON: {explained(error)}"
+            reason = f"`{name}` is declared JSON, but is not JSON: {explained(error)}"
             bad.append(BadRow(source, place, reason))
     return values, bad
 
 
 def _decoder(field: pa.Field) -> Decode | None:
-    """Return what makes values of a field's Python objects, None where these are the values."""
+    """Return what makes values of a field's Python objects, None if these are the values."""
     kind = field.type
     name = (field.metadata or {}).get(EXTENSION_NAME)
     if isinstance(kind, pa.BaseExtensionType):

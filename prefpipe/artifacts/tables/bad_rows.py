@@ -1,8 +1,7 @@
 """Rows of a user's file that cannot be used: refused together, or left out and counted.
 
 A reader refuses with ``BadRowsError``. ``read_without_bad_rows`` calls it again without the rows
-that it named, until it has none to name: what comes out is what the file would give if somebody had
-deleted those rows.
+that it named, until it names none: the result is that of a file from which those rows were deleted.
 """
 
 import re
@@ -35,7 +34,7 @@ class BadRow:
 
     Attributes:
         source: its file.
-        place: where it stands in it, such as ``line 7``.
+        place: where it is in it, such as ``line 7``.
         reason: why it cannot be used.
         content: what it holds.
         contradicted: places of the rows that say otherwise. Which of them is right nobody knows:
@@ -175,7 +174,7 @@ def rows_to_keep(
         elif known[place].content is None:
             known[place] = replace(known[place], content=content(number))
     if not kept:
-        raise NoRowsLeftError(f"{source} has no row that can be used")
+        raise NoRowsLeftError(f"{source} has no usable row")
     return kept
 
 

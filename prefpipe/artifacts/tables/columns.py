@@ -1,7 +1,7 @@
 """Columns of users' rows: types where the values agree, JSON text where they do not.
 
-And the way back to values. Nothing is dropped or padded: what has no one type is kept as JSON text,
-marked in the field's metadata.
+Also the way back to values. Nothing is dropped or padded: values without a common type are kept as
+JSON text, marked in the field's metadata.
 """
 
 import json
@@ -78,14 +78,14 @@ def column_of(
                 text = json.dumps(value, ensure_ascii=True, default=_as_json)
             except TypeError as error:
                 raise InputError(
-                    f"{source}, {place}: `{name}` {error}", hint="leave the column out of the file"
+                    f"{source}, {place}: `{name}` {error}", hint="remove the column from the file"
                 ) from error
         texts.append(text)
     return pa.field(name, pa.string(), metadata=JSON_TEXT), pa.array(texts, pa.string())
 
 
 def _as_json(value: Any) -> Any:
-    """Return what stands beside JSON in a Parquet column as JSON.
+    """Return what is beside JSON in a Parquet column as JSON.
 
     Decimals keep their digits, dates are ISO texts.
     """
@@ -93,7 +93,7 @@ def _as_json(value: Any) -> Any:
         return str(value)
     if isinstance(value, date | datetime | time):
         return value.isoformat()
-    raise TypeError(f"holds {type(value).__name__} beside JSON, which JSON cannot hold")
+    raise TypeError(f"holds a value of type {type(value).__name__}, which JSON cannot hold")
 
 
 def _refuse_half_characters(
@@ -106,12 +106,12 @@ def _refuse_half_characters(
             bad.append(BadRow(source, place, f"{subject} {reason}"))
     if bad:
         raise BadRowsError(
-            source, bad, hint="correct the row; the text was cut inside an emoji, probably"
+            source, bad, hint="correct the row; the text was probably cut inside an emoji"
         )
 
 
 def _scalar_type(values: Sequence[Any]) -> pa.DataType | None:
-    """Return the type of a column of Python values, None where they have no one type."""
+    """Return the type of a column of Python values, None if they have no one type."""
     types = {type(value) for value in values if value is not None}
     if types <= {str}:  # a column of nulls alone among them
         return pa.string()

@@ -1,7 +1,8 @@
 """CSV and TSV, strictly: RFC 4180 with a header, every row of as many fields.
 
 Each row has the line on which it begins. An empty field is a missing value, a quoted empty one
-(``""``) a text without characters. Python's ``csv`` tells neither, and repairs what is broken.
+(``""``) a text without characters. Python's ``csv`` distinguishes neither, and silently repairs
+what is broken.
 """
 
 import re
@@ -144,7 +145,7 @@ def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path
     """
     if re.fullmatch(r"sep=.", raw.strip(' "')):
         raise InputError(
-            f"{path}, line 1: `{raw}` is a line of Excel's, and no header",
+            f"{path}, line 1: `{raw}` is a separator line of Excel, not a header",
             hint="remove the line, and save with commas",
         )
     if "\r" in raw:
@@ -179,7 +180,7 @@ def _refuse_repeated_names(header: Sequence[str], path: Path, place: str) -> Non
     if twice is not None:
         raise InputError(
             f"{path}, {place}: two columns are called `{twice}`",
-            hint="name every column differently",
+            hint="give every column a different name",
         )
 
 
@@ -221,7 +222,7 @@ def _typed(values: Sequence[str | None]) -> pa.Array:
 
 
 def _with_missing(values: Sequence[str | None], converted: Sequence[Any]) -> list[Any]:
-    """Return converted values with None where the column has no value."""
+    """Return converted values with None if the column has no value."""
     if len(converted) == len(values):
         return list(converted)
     rest = iter(converted)

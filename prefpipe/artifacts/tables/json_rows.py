@@ -65,7 +65,7 @@ def read_json(path: Path) -> TextRows:
         # JSON lines under the name of a JSON file
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
             return _lines(text, path)
-        # a damaged byte explains more than what the parser makes of it
+        # a damaged byte explains more than the parser's message
         refuse_damaged_text(text, path)
         raise _broken(path, error) from error
     except ValueError as error:
@@ -90,7 +90,7 @@ def _broken(path: Path, error: json.JSONDecodeError) -> InputError:
 def _no_list_of_objects(path: Path) -> InputError:
     return InputError(
         f"{path}: a JSON list of objects is needed",
-        hint="for one object a line name the file .jsonl",
+        hint="if the file has one object per line, name it .jsonl",
     )
 
 

@@ -24,7 +24,7 @@ def scheme_problem(path: str | Path) -> str | None:
         return None
     # both spellings become one: the pattern takes one slash of two
     address = _SCHEME.sub(rf"{scheme}://", str(path), count=1).replace(":///", "://")
-    return f"{address}: prefpipe reads and writes paths of this machine, and not {scheme}://"
+    return f"{address}: this command reads and writes only local paths, not {scheme}://"
 
 
 def refuse_scheme(path: str | Path, what: str) -> None:

@@ -56,7 +56,7 @@ def read_table(source: str, *, text_columns: Sequence[str] = ()) -> Table:
         return _from_arrow(_from_hub(source[3:]), source)
     path = Path(source)
     if not path.exists():
-        raise InputError(f"{path} does not exist", hint="look at the path of the input file")
+        raise InputError(f"{path} does not exist", hint="check the path of the input file")
     if path.is_dir():
         return _from_arrow(_from_saved_dataset(path), source)
 
@@ -148,12 +148,12 @@ def _from_saved_dataset(path: Path) -> pa.Table:
     library = _datasets()
     damaged = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
     try:
-        # by rows, and not the table: which were chosen, and their order, stand beside it
+        # by rows, and not the table: which were chosen, and their order, are beside it
         return library.load_from_disk(str(path)).with_format("arrow")[:]
     except damaged as error:
         raise InputError(
             f"{path} cannot be read as a folder of datasets.save_to_disk: {first_line(error)}",
-            hint="was the folder written, or copied, to its end?",
+            hint="check that the folder was written or copied completely",
         ) from error
 
 
@@ -166,7 +166,7 @@ def _only_split(path: Path) -> str:
     splits = sorted(item.name for item in path.iterdir() if item.is_dir())
     if len(splits) == 1:
         return splits[0]
-    hint = "was the folder copied to its end?"
+    hint = "check that the folder was copied completely"
     if splits:
         hint = f"pass one of them, {path / splits[0]}"
     raise InputError(f"{path} holds several splits: {', '.join(splits) or 'none'}", hint=hint)
@@ -177,7 +177,7 @@ def _from_hub(reference: str) -> pa.Table:
     name, _, revision = name.partition("@")
     if not name.strip("/ "):
         raise InputError(
-            f"hf:{reference} names no data set", hint="write hf:org/name or hf:org/name:split"
+            f"hf:{reference} does not name a dataset", hint="write hf:org/name or hf:org/name:split"
         )
     library = _datasets()
     try:
@@ -186,7 +186,7 @@ def _from_hub(reference: str) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError, library.exceptions.DatasetsError) as error:
         raise InputError(
             f"hf:{reference} cannot be loaded: {first_line(error)}",
-            hint="look at the name, the split (hf:org/name:split) and HF_HUB_OFFLINE",
+            hint="check the name, the split (hf:org/name:split) and HF_HUB_OFFLINE",
         ) from error
 
 

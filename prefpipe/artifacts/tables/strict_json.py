@@ -1,4 +1,4 @@
-"""JSON of users, strictly: a key that stands twice in one object is refused, at any depth."""
+"""JSON of users, strictly: a key that occurs twice in one object is refused, at any depth."""
 
 import json
 from typing import Any, Final
@@ -8,7 +8,7 @@ class RepeatedKeyError(ValueError):
     """An object has one key twice; which of the values is meant nobody knows."""
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the key {json.dumps(key)} stands twice in one object")
+        super().__init__(f"the key {json.dumps(key)} occurs twice in one object")
 
 
 def parse_json(text: str) -> Any:

@@ -43,7 +43,7 @@ def read_text(path: Path) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read: {error.strerror}", hint="look at the path of the input file"
+            f"{path} cannot be read: {error.strerror}", hint="check the path of the input file"
         ) from error
     if data.startswith(_UTF_16):
         raise InputError(
@@ -55,7 +55,7 @@ def read_text(path: Path) -> str:
 
 
 def damage_of(text: str) -> str | None:
-    """Return what is wrong with the characters of a line, None where they are fine."""
+    """Return what is wrong with the characters of a line, None if they are fine."""
     if text.isascii() and "\0" not in text:
         return None
     if "\0" in text:

@@ -1,11 +1,11 @@
-"""What is a number and what is an id in users' tables: one rule for every entrance.
+"""Which values are numbers and which are ids in users' tables: one rule for every reader.
 
 A number is a whole number, a number with a point, a decimal, or a text that reads as one (`7.5`,
 `-1e3`, `nan`, `inf`): CSV holds nothing but texts, and other tools write numbers as texts into JSON
-and Parquet. A boolean is none.
+and Parquet. A boolean is not a number.
 
-An id is a text, a whole number, or a number with a point that is whole: `7.0`, which is what tables
-make of 7 beside a missing value, is `7`.
+An id is a text, a whole number, or a number with a point that is whole: `7.0`, which tables write
+for 7 beside a missing value, is `7`.
 """
 
 import re
@@ -34,11 +34,11 @@ def number_of(value: Any) -> tuple[float | None, str | None]:
     if isinstance(value, str):
         text = value.strip()
         if _NUMBER.fullmatch(text) is None:
-            return None, f"is {shortened(value)}, which is no number"
+            return None, f"is {shortened(value)}, which is not a number"
         return float(text), None
 
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        return None, f"is {shortened(value)}, which is no number"
+        return None, f"is {shortened(value)}, which is not a number"
     try:
         return float(value), None
     except OverflowError:
@@ -72,12 +72,12 @@ def id_of(value: Any) -> tuple[str | None, str | None]:
 
 
 def half_character_of(text: str) -> str | None:
-    """Return what is wrong with a text that UTF-8 cannot hold, None where it can."""
+    """Return what is wrong with a text that UTF-8 cannot hold, None if it can."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start].encode("unicode_escape").decode()
-        return f"holds half of a surrogate pair ({half}), which is no character"
+        return f"holds half of a surrogate pair ({half}), which is not a character"
     return None
 
 

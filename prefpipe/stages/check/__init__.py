@@ -1,1 +1,1 @@
-"""``prefpipe check``: groups as training data, looked at before a GPU is asked for."""
+"""``prefpipe check``: groups as training data, checked before you request a GPU."""

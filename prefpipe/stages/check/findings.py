@@ -1,10 +1,10 @@
 """What the facts of ``prefpipe check`` mean: findings with a severity, in sentences.
 
-- ``error``: ``train`` would stop, or what it trained on would not be what one thinks;
-- ``warning``: it trains, and one should look first;
+- ``error``: ``train`` would stop, or would train on something unintended;
+- ``warning``: ``train`` runs, but look at it first;
 - ``note``: worth knowing.
 
-The thresholds are prefpipe's own.
+The thresholds are chosen by prefpipe.
 """
 
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ CheckFacts = Mapping[str, Any]
 
 
 class Finding(NamedTuple):
-    """One thing that was found.
+    """One finding.
 
     ``name`` stays the same from release to release; ``hint`` is what to do about it, if anything.
     """
@@ -58,19 +58,19 @@ ID_PROBLEMS = (
     _IdProblem(
         "double_bos",
         "error",
-        "begin with two beginning-of-sequence tokens: the model never saw that",
-        "remove bos_token from the chat template; ids that are stored so: generate again",
+        "begin with two beginning-of-sequence tokens, which the model never saw in training",
+        "remove bos_token from the chat template; if the stored ids have it, generate again",
     ),
     _IdProblem(
         "no_ids",
         "error",
-        "have no token ids, and none can be made",
-        "generate again, or give the model a chat template",
+        "have no token ids, and prefpipe cannot make them",
+        "generate again, or add a chat template to the model",
     ),
     _IdProblem(
         "other_prompt",
         "error",
-        "have other prompt tokens than the first of their prompt",
+        "have prompt tokens that differ from those of the first response of their prompt",
         "select again",
     ),
     _IdProblem(
@@ -83,19 +83,19 @@ ID_PROBLEMS = (
         "bos_in_response",
         "warning",
         "hold a beginning-of-sequence token",
-        "a template or an import put it there; look at one",
+        "a template or an import added it; look at one with `prefpipe inspect --prompt-id`",
     ),
     _IdProblem(
         "text_differs",
         "warning",
-        "of those looked at have stored ids that are another text than the stored one",
-        "ids are what train takes; look at one with `prefpipe inspect --prompt-id`",
+        "of those checked have stored ids that decode to another text than the stored one",
+        "train uses the ids; look at one with `prefpipe inspect --prompt-id`",
     ),
 )
 
 
 def findings_of(facts: CheckFacts) -> list[Finding]:
-    """Return the findings of a check, the gravest first."""
+    """Return the findings of a check, the most severe first."""
     findings = [
         *_of_model(facts),
         *_of_ids(facts),
@@ -119,7 +119,7 @@ def _of_model(facts: CheckFacts) -> Iterator[Finding]:
         yield _error(
             "no_tokenizer",
             "the model has no tokenizer",
-            "copy tokenizer.json from the model it was made from",
+            "copy tokenizer.json from the model that it was trained from",
         )
     elif tokenizer["chat_template_hash"] is None:
         yield _error(
@@ -134,7 +134,8 @@ def _of_model(facts: CheckFacts) -> Iterator[Finding]:
     if has_tokenizer and pad_token is None:
         yield _note(
             "no_pad_token",
-            "the tokenizer has no pad token; prefpipe masks padding and needs none, other tools do",
+            "the tokenizer has no pad token; prefpipe masks padding and needs none, but other "
+            "tools do",
         )
     elif pad_token is not None and pad_token == eos_token:
         yield _note(
@@ -147,28 +148,28 @@ def _of_model(facts: CheckFacts) -> Iterator[Finding]:
     if positions is not None and limit > positions:
         yield _warning(
             "beyond_positions",
-            f"--max-length {limit:,} is beyond the {positions:,} positions of the model",
+            f"--max-length {limit:,} exceeds the {positions:,} positions of the model",
             f"pass --max-length {positions}",
         )
     n_missing = facts["n_parts"] - facts["n_parts_present"]
     if n_missing:
         yield _warning(
             "incomplete",
-            f"{n_missing} of {facts['n_parts']} parts of the groups are missing: "
-            "the rest was looked at",
+            f"{n_missing} of {facts['n_parts']} parts of the groups are missing; only the rest "
+            "was checked",
             f"run `prefpipe status {quote(str(facts['groups']))}`",
         )
 
 
 def _of_ids(facts: CheckFacts) -> Iterator[Finding]:
     if not facts["stored_ids_fit"]:
-        why = "the responses are of no model whose tokenizer is known"
+        why = "the tokenizer of the model that wrote the responses is not known"
         if facts["samplers"]:
-            why = "the stored token ids are of another tokenizer or chat template"
+            why = "the stored token ids come from another tokenizer or chat template"
         yield _warning(
             "other_tokenizer",
-            f"{why}: train tokenises the conversations, and takes what the template makes for "
-            "what was sampled",
+            f"{why}: train tokenises the conversations again and treats the resulting tokens as "
+            "the sampled ones",
         )
 
     for problem in ID_PROBLEMS:
@@ -198,24 +199,24 @@ def _of_templates(facts: CheckFacts) -> Iterator[Finding]:
         yield Finding(
             severity,
             "template_error",
-            f"{_many(n, 'response')} cannot go through the template and are left out"
-            f"{_example(facts, 'template_error')}",
-            "choose a model whose template takes them",
+            f"{_many(n, 'response')} cannot be formatted by the chat template and are left "
+            f"out{_example(facts, 'template_error')}",
+            "choose a model whose template accepts them",
         )
     n = problems.get("not_prefix")
     if n and not fits:
         yield Finding(
             severity,
             "not_prefix",
-            f"{_many(n, 'response')} are left out: the template writes the prompt differently once "
-            f"it is answered{_example(facts, 'not_prefix')}",
+            f"{_many(n, 'response')} are left out: the template formats the prompt differently "
+            f"once a response follows{_example(facts, 'not_prefix')}",
             "train the model that generated the responses, whose ids are stored",
         )
     elif n:
         yield _note(
             "not_prefix",
-            "the template writes a finished turn differently (it strips or rewrites); train takes "
-            "the stored ids and is not touched, tools that tokenise again are",
+            "the template changes a finished turn (it strips or rewrites text); train uses the "
+            "stored ids and is not affected, but tools that tokenise again are",
         )
 
     n = problems.get("control_text")
@@ -229,25 +230,26 @@ def _of_templates(facts: CheckFacts) -> Iterator[Finding]:
     if n:
         yield _note(
             "apart",
-            f"{_share(n, n_tokenised)} responses are tokenised apart from their prompts, whose "
-            f"last tokens they would change{_example(facts, 'apart')}",
+            f"{_share(n, n_tokenised)} responses are tokenised separately from their prompts, "
+            "because together they would change the last tokens of the "
+            f"prompt{_example(facts, 'apart')}",
         )
     n = problems.get("turn_words")
     if n:
         yield _warning(
             "turn_words",
-            f"{_many(n, 'response')} hold the plain words that the template writes in front of a "
-            f"user's turn, and cannot be told from one{_example(facts, 'turn_words')}",
-            "look at one: a response that goes on with the user's next turn should not be "
-            "trained on",
+            f"{_many(n, 'response')} contain the plain words that the template writes before a "
+            f"user turn, and look like one{_example(facts, 'turn_words')}",
+            "look at one with `prefpipe inspect --prompt-id`: do not train on a response that "
+            "continues with the user's next turn",
         )
     n = problems.get("template_drift")
     if n:
         yield _warning(
             "template_drift",
-            f"the template makes other prompts now than the stored ones, in {n} of "
+            f"the template formats prompts differently from the stored ones, in {n} of "
             f"{facts['n_template_looks']} looked at{_example(facts, 'template_drift')}",
-            "a template that writes the date does that; train takes the stored ids",
+            "a template that writes the date does this; train uses the stored ids",
         )
 
 
@@ -260,9 +262,9 @@ def _of_lengths(facts: CheckFacts) -> Iterator[Finding]:
         if name not in ("ok", "truncated")
     )
     if not facts["n_groups_left"]:
-        hint = "raise --max-length, or look at what select rejected: `prefpipe inspect`"
+        hint = "raise --max-length, or see what select rejected with `prefpipe inspect`"
         if facts["n_groups"] and not facts["n_negatives"]:
-            hint = "groups without negatives, of best-of-n say, are for --objective sft"
+            hint = "train groups without negatives (best-of-n, for example) with --objective sft"
         yield _error(
             "nothing_left", f"no group can be trained on: {left_out or 'there is none'}", hint
         )
@@ -299,8 +301,8 @@ def _of_lengths(facts: CheckFacts) -> Iterator[Finding]:
         yield Finding(
             "warning" if n_lost >= MANY_LOST * n_groups else "note",
             "groups_lost",
-            f"{_share(n_lost, n_groups)} groups are left out whole: no positive or no negative "
-            f"stays ({left_out})",
+            f"{_share(n_lost, n_groups)} groups are left out entirely: no positive or no "
+            f"negative remains ({left_out})",
         )
     if statuses.get("empty"):
         responses = _many(statuses["empty"], "response")
@@ -308,7 +310,7 @@ def _of_lengths(facts: CheckFacts) -> Iterator[Finding]:
 
 
 def _of_weights(facts: CheckFacts) -> Iterator[Finding]:
-    """Yield what ``--weight-by`` would make of the prompts."""
+    """Yield findings on the weights of ``--weight-by``."""
     weights = facts["weights"]
     if weights is None:
         return
@@ -316,7 +318,7 @@ def _of_weights(facts: CheckFacts) -> Iterator[Finding]:
         yield _error(
             "bad_weights",
             f"{_many(weights['n_bad'], 'prompt')} have no weight: {weights['example']}",
-            "a weight is a finite number of at least 0: max(..., 0) cuts off what is below",
+            "a weight must be finite and at least 0; max(..., 0) clips negative values",
         )
     if weights["all_zero"]:
         yield _error(
@@ -335,9 +337,9 @@ def _of_weights(facts: CheckFacts) -> Iterator[Finding]:
 
 
 def _of_targets(facts: CheckFacts) -> Iterator[Finding]:
-    """Yield what the targets of a soft-label objective are.
+    """Yield findings on the targets of a soft-label objective.
 
-    They take the place of ties and least margins.
+    They replace the findings on ties and small margins.
     """
     targets, pairs = facts["targets"], facts["pairs"]
     if facts["training"]["gamma_choice"] is not None:
@@ -347,9 +349,9 @@ def _of_targets(facts: CheckFacts) -> Iterator[Finding]:
     near_half, near_one = targets["share_near_half"], targets["share_near_one"]
     severity, hint = "note", None
     if max(near_half, near_one) >= MANY_LIKE and targets["n"] >= ENOUGH:
-        severity, hint = "warning", "a smaller --gamma reads them as less"
+        severity, hint = "warning", "lower --gamma, which moves these targets away from 1"
         if near_half > near_one:
-            hint = "a larger --gamma reads the same margins as more"
+            hint = "raise --gamma, which moves these targets away from 1/2"
 
     low, median, high = (targets["quantiles"][level] for level in ("0.05", "0.5", "0.95"))
     yield Finding(
@@ -383,7 +385,7 @@ def _of_rewards(facts: CheckFacts) -> Iterator[Finding]:
 
 
 def _of_hard_labels(facts: CheckFacts) -> Iterator[Finding]:
-    """Yield pairs whose order the objective takes for certain."""
+    """Yield findings on pairs for objectives that treat their order as certain."""
     pairs = facts["pairs"]
     predicates = {
         "tied": "have equal rewards: the choice between them is arbitrary",
@@ -443,7 +445,8 @@ def _of_length_bias(facts: CheckFacts) -> Iterator[Finding]:
             f"length_bias_{name}",
             f"rewards rise with {which} responses {where} (Spearman {rho:+.2f}): "
             "training may teach length first",
-            "look at length-controlled scores, or train with a length-normalised objective, simpo",
+            "see rewards against lengths with `prefpipe inspect`, or train with a "
+            "length-normalised objective such as simpo",
         )
 
     # Pairs of equal length speak for neither; without others there is no bias to see.
@@ -464,27 +467,27 @@ def _of_ends(facts: CheckFacts) -> Iterator[Finding]:
         yield Finding(
             "warning" if n_cut >= MANY_CUT * n else "note",
             "cut_off",
-            f"{_share(n_cut, n)} responses were cut at the token limit of generation: they end in "
-            "the middle, without an end of sequence",
-            "generate with more --max-tokens",
+            f"{_share(n_cut, n)} responses were cut at the token limit of generation: they end "
+            "in the middle, without an end-of-sequence token",
+            "generate with a larger --max-tokens",
         )
     n_at_stops = facts["problems"].get("stop_text", 0)
     if n_at_stops:
         yield _warning(
             "stop_text",
-            f"{_share(n_at_stops, n)} responses end with a text of --stop in place of an end of "
-            "sequence: the policy is taught to write it"
-            f"{_example(facts, 'stop_text')}",
+            f"{_share(n_at_stops, n)} responses end with a --stop text instead of an "
+            "end-of-sequence token: the policy learns to write that "
+            f"text{_example(facts, 'stop_text')}",
             "sample from the policy with the same --stop, or generate without",
         )
     n_open = facts["problems"].get("stop_without_eos", 0)
     if n_open:
         yield _warning(
             "stop_without_eos",
-            f"{_share(n_open, n)} responses ended by themselves, and their ids do not end with an "
-            "end of sequence: the policy is not taught to stop"
-            f"{_example(facts, 'stop_without_eos')}",
-            "a stop string ends them so; generate with the model's own end of sequence",
+            f"{_share(n_open, n)} responses ended before the token limit without an "
+            "end-of-sequence token: the policy does not learn to "
+            f"stop{_example(facts, 'stop_without_eos')}",
+            "a stop string ended them; generate with the model's own end-of-sequence token",
         )
 
 

@@ -1,4 +1,4 @@
-"""Groups as preferences: ties, copies, lengths, and what the length limit leaves of them."""
+"""Groups as preferences: ties, copies, lengths, and what remains under the length limit."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,7 +39,7 @@ PAIR_COUNTS = (
 
 
 class PairCheck:
-    """Takes groups one by one; ``facts`` says what was seen.
+    """Takes groups one by one; ``facts`` returns the figures.
 
     Counted in a loop, not by polars: responses come as Python's lists of token ids, group by group.
     """
@@ -72,10 +72,10 @@ class PairCheck:
         self.margins: list[float] = []
 
     def add(self, group: Group, texts: Sequence[str]) -> list[Group]:
-        """Take in a group, its responses' texts beside it.
+        """Add a group with the texts of its responses.
 
         Returns:
-            The group as it is left to train on; [] where nothing is.
+            The group as it is left to train on; [] if nothing is.
         """
         try:
             check_group(group, self.statuses)  # keys of other parts too, as for train
@@ -205,7 +205,7 @@ def outliers_of(rewards_N: np.ndarray) -> dict[str, Any]:
 
 
 def _are_cut_alike(chosen: Response, rejected: Response, room: int) -> bool:
-    """Return whether two responses that differ are the same tokens within the room of them."""
+    """Return whether two different responses have the same tokens within the length limit."""
     if room < 1 or list(chosen.token_ids) == list(rejected.token_ids):
         return False
     return list(chosen.token_ids[:room]) == list(rejected.token_ids[:room])

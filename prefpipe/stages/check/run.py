@@ -1,9 +1,9 @@
-"""Look at groups as training data for a model, before a GPU is asked for.
+"""Check groups as training data for a model, before you request a GPU.
 
-Reads: ``groups``, and a model's tokenizer, chat template and configuration. Writes: nothing, and
-loads no weight. Returns JSON values.
+Reads: ``groups``, and a model's tokenizer, chat template and configuration. Writes: nothing; it
+loads no weights. Returns JSON values.
 
-The same code makes the tokens, applies the length limit and leaves responses out as in ``train``.
+Tokens, length limit and left-out responses come from the same code as in ``train``.
 """
 
 from collections import Counter
@@ -56,9 +56,9 @@ TOKENIZER_TOKENS = ("pad_token", "eos_token", "bos_token")
 
 
 class PlannedTraining(NamedTuple):
-    """The training that is looked ahead to; the fields are those of ``prefpipe train``.
+    """The planned training; the fields are those of ``prefpipe train``.
 
-    ``gamma`` is a number, and ``gamma_choice`` what was said where ``auto`` chose it.
+    ``gamma`` is a number, and ``gamma_choice`` the line on it if ``auto`` chose it.
     """
 
     model: str
@@ -78,7 +78,7 @@ class PlannedTraining(NamedTuple):
 class _OpenedModel(NamedTuple):
     """What is known of a model without its weights.
 
-    ``problem`` where no causal language model can be built: ``built`` and ``config`` are None then.
+    ``problem`` if no causal language model can be built: ``built`` and ``config`` are None then.
     """
 
     encoder: Encoder | None
@@ -90,7 +90,7 @@ class _OpenedModel(NamedTuple):
 
 
 def planned_training(config: CheckConfig) -> PlannedTraining:
-    """Return the training that a command asks about, its gamma chosen where that is asked for.
+    """Return the training that a command asks about, its gamma chosen where that is requested.
 
     Raises:
         InputError: no scores to choose gamma by.
@@ -140,7 +140,7 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
             open_weighing(training.weight_by, groups, "GROUPS", of_pairs=objective.compares)
         )
 
-    # The template is told what the candidates have on record, so that cannot differ.
+    # The template uses the settings recorded for the candidates, so they cannot differ.
     model = _open_model(
         training.model,
         date_for_run(None, None, [groups.path]),
@@ -249,7 +249,7 @@ def _open_model(
 def _add_group(
     rows: list[Row], tokens: TokenCheck, pairs: PairCheck, weights: WeightCheck | None
 ) -> None:
-    """Hand a prompt's rows to the checks, as the group that ``train`` would make of them."""
+    """Pass a prompt's rows to the checks, as the group that ``train`` would make."""
     responses, texts = [], []
     prompt = None
     for row in rows:
@@ -276,7 +276,7 @@ def _add_group(
 
 
 def _targets(training: PlannedTraining, pairs: PairCheck) -> dict[str, Any] | None:
-    """Return the soft labels that the objective makes of the rewards; None where it makes none."""
+    """Return the soft labels that the objective makes of the rewards; None if it makes none."""
     if training.objective != "mmpo":
         return None
     gamma = resolve_knobs("mmpo", {"gamma": training.gamma})["gamma"]

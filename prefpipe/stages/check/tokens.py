@@ -1,6 +1,6 @@
-"""What is wrong with the token ids that training would take.
+"""Problems of the token ids that training would use.
 
-Counted row by row, with the first example of each problem.
+They are counted row by row, with the first example of each problem.
 """
 
 from collections import Counter
@@ -13,7 +13,7 @@ from prefpipe.text.stop_texts import StopTexts
 from prefpipe.training.encoding import Encoder, EncodingError, begins_with_two_bos
 
 N_TEMPLATE_LOOKS = 64
-"""Responses whose conversation goes through the template although stored ids are what counts."""
+"""Responses formatted by the template although their stored ids are used."""
 
 
 class TokenIds(NamedTuple):
@@ -31,7 +31,7 @@ class StopSettings(NamedTuple):
 
 
 def stop_settings(samplings: Iterable[Mapping[str, Any]]) -> list[StopSettings]:
-    """Return the stop texts of candidates' identities, of those that have any."""
+    """Return the stop texts in candidates' identities, if any."""
     return [
         StopSettings(sampling["stop"], sampling.get("min_tokens", 0))
         for sampling in samplings
@@ -40,7 +40,7 @@ def stop_settings(samplings: Iterable[Mapping[str, Any]]) -> list[StopSettings]:
 
 
 class TokenCheck:
-    """Takes rows one by one and hands out their ids, those that ``train`` would take.
+    """Takes rows one by one and returns the ids that ``train`` would use.
 
     ``problems`` counts responses by problem, ``examples`` has the first of each. Of every response:
 
@@ -74,7 +74,7 @@ class TokenCheck:
         self.n_looks = self.n_encoded = 0
 
     def ids_of(self, row: Row) -> TokenIds | None:
-        """Return the ids of a row, None where there are none at all; every problem is counted."""
+        """Return the ids of a row, None if there is none at all; every problem is counted."""
         place = f"response {row['sample_idx']} of prompt {row['prompt_id']}"
         ids = None
         if row["prompt_token_ids"] is not None and row["response_token_ids"] is not None:
@@ -107,7 +107,7 @@ class TokenCheck:
             self.count("turn_words", f"{template.turn_words!r} in {place}")
 
     def _encoded(self, row: Row, encoder: Encoder, place: str) -> TokenIds | None:
-        """Return the ids that the template makes; a response that ``train`` leaves out has none."""
+        """Return the ids from the template; a response that ``train`` leaves out has none."""
         is_finished = row["finish_reason"] != "length"
         try:
             encoded = encoder.encode_as_it_is(
@@ -127,7 +127,7 @@ class TokenCheck:
     def _look_at_template(
         self, row: Row, stored: TokenIds | None, encoder: Encoder, place: str
     ) -> None:
-        """Compare stored ids with what the template makes now, and with their text."""
+        """Compare stored ids with those that the template gives now, and with their text."""
         # Not for train, which takes the stored ids: for tools that tokenise the conversation again.
         try:
             prompt = encoder.template.ids(row["messages"], add_generation_prompt=True)
@@ -177,7 +177,7 @@ class TokenCheck:
         bos, ends = self.encoder.tokenizer.bos_token_id, self.encoder.eos_token_ids
         if begins_with_two_bos(ids.prompt, bos):
             self.count("double_bos", place)
-        # Where one token both begins and ends a text, as GPT-2's, it may stand there.
+        # Where one token both begins and ends a text, as GPT-2's, it may be there.
         if bos is not None and bos not in ends and bos in ids.response:
             self.count("bos_in_response", place)
         if row["finish_reason"] == "stop" and ids.response and ids.response[-1] not in ends:

@@ -1,4 +1,4 @@
-"""How unevenly ``--weight-by`` would have prompts count, and what it has no weight for."""
+"""How unevenly ``--weight-by`` would weight prompts, and which prompts get no weight."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from prefpipe.training.groups import Group, Key
 
 
 class WeightCheck:
-    """Takes groups one by one; ``facts`` says what they would count."""
+    """Takes groups one by one; ``facts`` returns their weights."""
 
     def __init__(self, weighing: Weighing) -> None:
         self.weighing = weighing
@@ -23,7 +23,7 @@ class WeightCheck:
         return self.weighing.columns
 
     def add(self, groups: Sequence[Group], rows: Sequence[Row]) -> None:
-        """Take in a prompt's group, as far as anything of it is left, with its rows."""
+        """Add a prompt's remaining group with its rows."""
         by_key: dict[Key, Row] = {(row["prompt_id"], row["sample_idx"]): row for row in rows}
         for group in groups:
             try:

@@ -1,4 +1,4 @@
-"""What evaluations say of one round's policy after another, over one run or several.
+"""Evaluations of one round's policy after another, over one run or several.
 
 Reads: evaluations, each of the policy of a round.
 
@@ -37,7 +37,7 @@ class RunEvaluations(NamedTuple):
 
 
 def evaluations_by_round(evaluations: Iterable[Artifact]) -> dict[int, Artifact]:
-    """Return evaluations by the round of their policy; those of no round's policy are left out.
+    """Return evaluations by the round of their policy; evaluations of other policies are left out.
 
     Raises:
         UsageError: two are of one round.
@@ -49,8 +49,9 @@ def evaluations_by_round(evaluations: Iterable[Artifact]) -> dict[int, Artifact]
             continue
         if number in by_round:
             raise UsageError(
-                f"two evaluations of round {number}, {by_round[number].path} and {evaluation.path}",
-                hint="pass a folder that holds one of each round",
+                f"there are two evaluations of round {number}, {by_round[number].path} and "
+                f"{evaluation.path}",
+                hint="pass a folder that holds one evaluation of each round",
             )
         by_round[number] = evaluation
     return by_round
@@ -59,7 +60,7 @@ def evaluations_by_round(evaluations: Iterable[Artifact]) -> dict[int, Artifact]
 class RoundMeasure(NamedTuple):
     """A measure by round: its name in a sentence, the form of its numbers, and its columns.
 
-    ``policy`` and ``baseline`` are columns of an evaluation, ``baseline`` None where the baseline
+    ``policy`` and ``baseline`` are columns of an evaluation, ``baseline`` None if the baseline
     has none. ``below``: the column that it is a ratio to.
     """
 
@@ -95,7 +96,7 @@ def figures_by_round(runs: Sequence[RunEvaluations], bootstrap: Bootstrap) -> di
     ``confidence``, ``bootstrap_draws``, ``bootstrap_seed``, ``notes``, and ``measures``: by name
     ``label``, ``form``, ``n_prompts``, ``n_missing`` and ``rounds``, one entry each for the
     baseline (round 0) and the rounds: ``round``, ``mean``, ``se``, ``low``, ``high``, ``by_run``
-    (the means of the runs), and, where they are, ``to_baseline`` and ``to_previous``, the paired
+    (the means of the runs), and, if known, ``to_baseline`` and ``to_previous``, the paired
     differences.
 
     Args:
@@ -110,7 +111,7 @@ def figures_by_round(runs: Sequence[RunEvaluations], bootstrap: Bootstrap) -> di
     if not rounds:
         raise UsageError(
             f"no round is evaluated in each of {', '.join(run.name for run in runs)}",
-            hint="prefpipe status RUN says what is there",
+            hint="run `prefpipe status RUN` to see which rounds are evaluated",
         )
     _check_recipes(runs, rounds)
     _refuse_copies(runs, rounds)
@@ -147,7 +148,7 @@ class _Frames:
         self.prompts = self._by_round[rounds[0]]["prompt_id"].to_list()
 
     def column(self, number: int, name: str | None, prompts: Sequence[str]) -> np.ndarray:
-        """Return a column of a round by prompt (P,), NaN where there is no value."""
+        """Return a column of a round by prompt (P,), NaN if there is no value."""
         frame = self._by_round[number]
         if name is None or name not in frame.columns:
             return np.full(len(prompts), np.nan)
@@ -159,7 +160,7 @@ class _Frames:
 def _figures_of(
     measure: RoundMeasure, runs: Sequence[_Frames], rounds: Sequence[int], bootstrap: Bootstrap
 ) -> dict[str, Any] | None:
-    """Return a measure by round, None where it has no value that all rounds and runs share."""
+    """Return a measure by round, None if it has no value that all rounds and runs share."""
     prompts = runs[0].prompts
 
     def values(name: str | None, number: int) -> np.ndarray:
@@ -232,14 +233,13 @@ def _check_recipes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> Non
                     each.worded(f"in {first.path}", f"in {other.path}") for each in differences
                 ]
                 raise FingerprintError(
-                    "rounds are compared that were not evaluated by the same recipe:\n  "
-                    + "\n  ".join(lines),
-                    hint="evaluate them alike, or compare them apart",
+                    "the rounds were not evaluated by the same recipe:\n  " + "\n  ".join(lines),
+                    hint="evaluate them with the same settings, or compare them separately",
                 )
 
 
 def _refuse_copies(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> None:
-    """Refuse runs whose evaluations are all the same: intervals would narrow by nothing new.
+    """Refuse runs with identical evaluations: intervals would narrow without new data.
 
     Raises:
         UsageError: naming two such runs.
@@ -250,13 +250,15 @@ def _refuse_copies(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> Non
         other = seen.setdefault(evaluations, run.name)
         if other != run.name:
             raise UsageError(
-                f"{run.name} has the evaluations of {other}: a copy would count as two seeds",
-                hint="name each run once; another seed is prefpipe rounds PLAN -o RUN --seed N",
+                f"{run.name} has the same evaluations as {other}: a copy would count as a second "
+                "seed",
+                hint="name each run once; for another seed run `prefpipe rounds PLAN -o RUN "
+                "--seed N`",
             )
 
 
 def recipe_of_figures(evaluation: Artifact) -> dict[str, Any]:
-    """Return what must be equal of two evaluations for their figures to compare."""
+    """Return the settings that must be equal for two evaluations to be comparable."""
     identity = evaluation.record.identity
     recipe: dict[str, Any] = {"reward": identity["reward"]}
     for parent in ("policy_candidates", "policy_scores"):
@@ -266,13 +268,13 @@ def recipe_of_figures(evaluation: Artifact) -> dict[str, Any]:
 
 
 def _notes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> list[str]:
-    """Return what a reader of the table must know."""
+    """Return notes for a reader of the table."""
     notes = []
     for run in runs:
         more = sorted(set(run.by_round) - set(rounds))
         if more:
             numbers = ", ".join(map(str, more))
-            notes.append(f"round {numbers} of {run.name} is left out: not every run has it")
+            notes.append(f"round {numbers} of {run.name} is left out because not every run has it")
 
         identities = [run.by_round[number].record.identity for number in rounds]
         samples = {_models(each["baseline_candidates"]) for each in identities}
@@ -280,7 +282,7 @@ def _notes(runs: Sequence[RunEvaluations], rounds: Sequence[int]) -> list[str]:
             notes.append(f"the rounds of {run.name} are compared with different baselines")
         references = {_models(each.get("reference_logprobs") or {}) for each in identities}
         if len(references) > 1:
-            notes.append(f"the KL of the rounds of {run.name} is to different references")
+            notes.append(f"the KL values of the rounds of {run.name} use different references")
 
     first = read_summary(runs[0].by_round[rounds[0]]) or {}
     divergence = (first.get("health") or {}).get("kl_per_token") or {}

@@ -20,7 +20,7 @@ def comparison_table(figures: Mapping[str, Any]) -> Table:
     """Return policy beside baseline, each mean with its interval, and the paired difference.
 
     Args:
-        figures: what ``summary.json`` holds, None where there is no value. Each measure has
+        figures: what ``summary.json`` holds, None if there is no value. Each measure has
             ``policy`` and ``baseline`` with ``mean``, ``low`` and ``high``, and ``difference``
             with ``se`` as well; ``win_rate`` and ``length_controlled`` are like a difference;
             ``health`` has more measures.

@@ -14,8 +14,7 @@ from prefpipe.stages.shared.recipe import SIDES, RatedCandidates
 def check_embeddings(policy: RatedCandidates, baseline: RatedCandidates) -> None:
     """Refuse embeddings that do not belong to the sides' candidates.
 
-    These are embeddings of other candidates, of candidates that were made again, or of two
-    embedders.
+    That is, embeddings of other candidates, of candidates made again since, or of two embedders.
 
     Raises:
         InputError: naming the folder.
@@ -25,25 +24,27 @@ def check_embeddings(policy: RatedCandidates, baseline: RatedCandidates) -> None
         if side.embeddings is None:
             continue
         flag = f"--{name}-embeddings {side.embeddings.path}"
-        again = f"make them: prefpipe embed {side.candidates.path} -o {side.embeddings.path} ..."
+        again = (
+            f"make them with `prefpipe embed {side.candidates.path} -o {side.embeddings.path} ..."
+        )
 
         identity = dict(side.embeddings.record.identity)
         if identity.pop("candidates", None) != side.candidates.record.identity:
             raise InputError(
-                f"{flag} was made for other candidates than {side.candidates.path}", hint=again
+                f"{flag} was not made for the candidates in {side.candidates.path}", hint=again
             )
         for index in side.candidates.present(range(side.candidates.n_parts), allow_partial=False):
             parents = side.embeddings.footer(index).parents
             if parents.get("candidates") != side.candidates.footer(index).data_sha256:
                 raise InputError(
-                    f"{flag}: part {index} is of another version of {side.candidates.path}",
+                    f"{flag}: part {index} was made from another version of {side.candidates.path}",
                     hint=again,
                 )
         embedders.append(identity)  # without its candidates: what is left is the embedder
 
     if len(embedders) == len(SIDES) and embedders[0] != embedders[1]:
         raise InputError(
-            "--policy-embeddings and --baseline-embeddings are not of the same embedder",
+            "--policy-embeddings and --baseline-embeddings were not made by the same embedder",
             hint="embed both with the same --model",
         )
 
@@ -53,7 +54,7 @@ def vectors_by_prompt(
 ) -> dict[str, np.ndarray]:
     """Return each prompt's embeddings (N, D) in the order of ``rows``.
 
-    Rows that have none are left out.
+    Rows without an embedding are left out.
 
     Args:
         embeddings: checked by `check_embeddings`.

@@ -87,7 +87,7 @@ def paired_figures(
 def _columns_of(table: pa.Table, measure: str) -> tuple[np.ndarray, np.ndarray]:
     """Return a measure of the policy and of the baseline by prompt.
 
-    Both are (P,), NaN where there is no value.
+    Both are (P,), NaN if there is no value.
     """
     return _column(table, f"policy_{measure}"), _column(table, f"baseline_{measure}")
 

@@ -1,6 +1,6 @@
-"""Whether training has harmed the policy in ways that a reward does not show.
+"""Whether training harmed the policy in ways that the reward does not show.
 
-Here are the rows for the table, and notes on what to look at.
+This file makes the rows of the table, and notes on what to look at.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,7 +18,7 @@ class HealthMeasure(NamedTuple):
     """How a measure is shown, and when it is a bad sign.
 
     ``label`` of its row, ``name`` in a sentence, ``form`` of its numbers; ``worse``: the direction
-    that is worse, 0 for neither; ``no_value``: why it would have no value.
+    that is worse, 0 for neither; ``no_value``: the reason if it has no value.
     """
 
     label: str
@@ -78,7 +78,7 @@ HEALTH = {
         "embedding distance among a prompt's responses",
         "{:.3f}",
         -1,
-        no_value="no prompt has two embeddings on both sides; give --policy-embeddings and "
+        no_value="no prompt has two embeddings on both sides; pass --policy-embeddings and "
         "--baseline-embeddings",
     ),
 }
@@ -120,7 +120,7 @@ def health_rows(figures: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
 def health_notes(figures: Mapping[str, Any]) -> list[str]:
     """Return a sentence for each measure that got worse by more than its interval.
 
-    So for a length that moved by a tenth.
+    Lengths get a sentence if they moved by a tenth.
 
     Args:
         figures: what ``summary.json`` holds.

@@ -1,6 +1,6 @@
 """KL divergence from the policy to a reference, or why there is none.
 
-It is of log-probabilities that are on disk.
+It uses log-probabilities that are on disk.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +31,7 @@ SHAPING = (
 
 
 class KlReference(NamedTuple):
-    """The model that the divergence is measured from, and what it says of the policy's responses.
+    """The reference model of the divergence, and its log-probabilities of the policy's responses.
 
     ``reason``: why there are none.
     """
@@ -42,21 +42,21 @@ class KlReference(NamedTuple):
 
 
 def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandidates) -> str | None:
-    """Return why there can be no divergence from this policy, None where there can."""
+    """Return why the divergence of this policy cannot be measured, None if it can."""
     if not config.kl:
         return "--no-kl"
     if policy.candidates.record.stage == IMPORT:
         return "the policy's responses were imported, without log-probabilities"
     if "json_schema" in policy.candidates.record.identity:
         return (
-            "the policy's responses were held to --json-schema, so that their log-probabilities "
-            "are not known"
+            "the policy's responses were constrained by --json-schema, so their "
+            "log-probabilities are not known"
         )
     samplers = policy.candidates.record.identity.get("models", [])
     if not all(sampler.get("tokenizer_hash") for sampler in samplers):
         return (
-            "the policy's responses are not of a model on this disk, so that their token ids are "
-            "not known"
+            "the policy's responses do not come from a model on this disk, so their token ids "
+            "are not known"
         )
 
     if config.kl_reference is None:
@@ -73,7 +73,7 @@ def log_ratios(
 ) -> tuple[float, float]:
     """Return a prompt's mean log ratio in nats a response, and the mean tokens of a response.
 
-    Both are over the responses that both models measured; NaN where there is none.
+    Both are over the responses that both models measured; NaN if there is none.
 
     Args:
         rows: the prompt's candidates, with ``logp`` and ``n_response_tokens``.
@@ -91,7 +91,7 @@ def log_ratios(
         if n_tokens != row["n_response_tokens"]:
             raise InputError(
                 f"the reference's log-probability of response {row['sample_idx']} of prompt "
-                f"{row['prompt_id']} is a sum over {n_tokens} tokens, and the policy's over "
+                f"{row['prompt_id']} sums {n_tokens} tokens, and the policy's sums "
                 f"{row['n_response_tokens']}",
                 hint="remove the folder policy/reference-logprobs and run the same command again",
             )
@@ -145,7 +145,7 @@ def kl_figures(
 
 
 def sampled_otherwise(policy: RatedCandidates) -> str | None:
-    """Return how the responses were sampled, None where that is from the policy itself.
+    """Return how the responses were sampled, None if that is from the policy itself.
 
     From the policy itself means temperature 1 and the whole distribution.
     """
@@ -153,7 +153,7 @@ def sampled_otherwise(policy: RatedCandidates) -> str | None:
 
 
 def sampling_otherwise(identity: Mapping[str, Any]) -> str | None:
-    """Return what `sampled_otherwise` does, of the settings by which responses were sampled."""
+    """Return `sampled_otherwise` for given sampling settings."""
     temperatures = identity.get("temperature") or [1.0]
     settings = []
     if set(temperatures) != {1.0}:
@@ -163,7 +163,7 @@ def sampling_otherwise(identity: Mapping[str, Any]) -> str | None:
     if identity.get("top_k", 0) > 0:
         settings.append(f"top-k {identity['top_k']}")
 
-    # In an identity only where they were given. A stop text is not among them: what stands before
+    # In an identity only where they were given. A stop text is not among them: what is before
     # it is the policy's own.
     given = [name for name in SHAPING if name in identity]
     settings += [f"{name.replace('_', '-')} {identity[name]:g}" for name in given]
@@ -173,7 +173,7 @@ def sampling_otherwise(identity: Mapping[str, Any]) -> str | None:
 
 
 def notes_on_kl(figures: Mapping[str, Any], *, n_prompts: int) -> list[str]:
-    """Return what a reader should know about the divergence, in sentences.
+    """Return notes on the divergence, in sentences.
 
     Args:
         figures: ``kl_per_token`` of `kl_figures`.
@@ -188,13 +188,13 @@ def notes_on_kl(figures: Mapping[str, Any], *, n_prompts: int) -> list[str]:
     notes = []
     if figures["sampled_otherwise"] is not None:
         notes.append(
-            f"KL is over responses sampled at {figures['sampled_otherwise']}, and so biased; for "
-            "the policy's own, sample with --temperature 1 and without --top-p, --top-k, --min-p, "
-            "penalties, --min-tokens and --ignore-eos"
+            f"KL is measured on responses sampled at {figures['sampled_otherwise']}, and is "
+            "therefore biased; for an unbiased KL, sample with --temperature 1 and without "
+            "--top-p, --top-k, --min-p, penalties, --min-tokens and --ignore-eos"
         )
     if figures["n_prompts"] < n_prompts:
         notes.append(
-            f"KL is over {figures['n_prompts']} of {n_prompts} prompts: the others have no "
-            "response that both measured"
+            f"KL is over {figures['n_prompts']} of {n_prompts} prompts: on the others, no "
+            "response was measured by both models"
         )
     return notes

@@ -1,4 +1,4 @@
-"""The length-controlled win rate of an evaluation, and what a reader should know of it."""
+"""The length-controlled win rate of an evaluation, and its caveats."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -11,7 +11,7 @@ from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.length_control import length_controlled_win_rate
 
 MAX_FITS = 1_000
-"""Resamples of the length-controlled fit, at most: each is a fit of its own."""
+"""Resamples of the length-controlled fit, at most: each needs a separate fit."""
 LEAST_SHARE = 0.1
 """Below this share of rows that are longer, or shorter, the figure is an extrapolation."""
 MOST_SES_WIDE = 8.0
@@ -47,7 +47,7 @@ def length_controlled(
 
 
 def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
-    """Return what a reader should know about a length-controlled figure, in sentences.
+    """Return notes on a length-controlled win rate, in sentences.
 
     Args:
         figures: what `length_controlled`, or ``LengthControlled.figures``, returned.
@@ -59,8 +59,8 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
     without = figures["name"].partition(" without ")[2]
     if without:
         notes.append(
-            f"without {without}: not AlpacaEval's length-controlled figure, and not to be compared "
-            "with it"
+            f"without {without}: this is not AlpacaEval's length-controlled win rate and is not "
+            "comparable with it"
         )
 
     rare, frequent = "shorter", "longer"
@@ -70,25 +70,26 @@ def notes_on_length(figures: Mapping[str, Any]) -> list[str]:
     if share < LEAST_SHARE < figures[f"share_{frequent}"]:
         notes.append(
             f"the policy's response is the {rare} one in {share:.1%} of rows only: the "
-            "length-controlled figure is an extrapolation"
+            "length-controlled win rate is an extrapolation"
         )
 
     if _runs_to_an_end(figures):
         notes.append(
-            "the length-controlled fit runs to an end of its scale, where its standard error says "
-            "nothing: too few prompts, or lengths that part wins from losses"
+            "the length-controlled fit reached a limit of its scale, where its standard error "
+            "means nothing: there are too few prompts, or the lengths alone separate wins from "
+            "losses"
         )
 
     if not figures["model_coefficient"]:
         notes.append(
-            f"the penalty (C = {figures['penalty_c']:g}) left no term of the model: 50 % says "
-            "nothing here"
+            f"the penalty (C = {figures['penalty_c']:g}) removed every term of the model: the 50 "
+            "% means nothing here"
         )
     return notes
 
 
 def _runs_to_an_end(figures: Mapping[str, Any]) -> bool:
-    """Return whether the figure, or those of many resamples, are where the curve is flat.
+    """Return whether the win rate, or that of many resamples, is where the curve is flat.
 
     There the delta method sees no error.
     """

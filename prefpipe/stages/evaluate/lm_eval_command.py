@@ -46,8 +46,8 @@ def lm_eval_command(
     path = Path(reference).expanduser()
     if path.suffix == ".gguf" or reference.startswith("bundled:"):
         raise UsageError(
-            f"{reference} is no folder of safetensors, which lm-evaluation-harness needs",
-            hint=f"run `prefpipe models convert {reference} -o DIR` and give DIR",
+            f"{reference} is not a folder of safetensors files, which lm-evaluation-harness needs",
+            hint=f"run `prefpipe models convert {reference} -o DIR` and pass DIR",
         )
     if path.is_dir():
         arguments, has_template = _arguments_of_folder(reference, path)
@@ -70,16 +70,16 @@ def lm_eval_command(
 def _arguments_of_folder(reference: str, path: Path) -> tuple[dict[str, str], bool]:
     """Return the arguments of a model folder, and whether its tokenizer has a chat template.
 
-    The folder is a whole model or an adapter.
+    The folder is a full model or an adapter.
     """
     base = find_adapter_base(path)
     has_tokenizer = bool(find_tokenizer_files(path))
     if base is None:
         if not (path / "config.json").exists():
             raise UsageError(
-                f"{reference or '.'} is no model folder: it holds neither config.json nor an "
+                f"{reference or '.'} is not a model folder: it holds neither config.json nor an "
                 "adapter",
-                hint="give the folder that `prefpipe train` or `merge` wrote",
+                hint="pass the folder that `prefpipe train` or `prefpipe merge` wrote",
             )
         arguments = {"pretrained": _as_text(path)}
     else:
@@ -101,8 +101,8 @@ def _arguments_of_hub_model(reference: str) -> dict[str, str]:
     is_hub_name = HUB_NAME.fullmatch(name) is not None and not reference.startswith(".")
     if Path(reference).expanduser().exists() or not is_hub_name:
         raise UsageError(
-            f"{reference or 'an empty name'} is no model folder, and no org/name of the hub",
-            hint="give the folder that `prefpipe train` wrote",
+            f"{reference or 'an empty name'} is neither a model folder nor an org/name of the hub",
+            hint="pass the folder that `prefpipe train` wrote",
         )
     arguments = {"pretrained": name}
     if revision:
@@ -118,31 +118,31 @@ def _check_argument(name: str, value: str) -> None:
     """
     if any(sign in value for sign in MEANT_FOR_ARGUMENTS):
         raise UsageError(
-            f"{name}: {value!r} holds one of {' '.join(MEANT_FOR_ARGUMENTS)}, which "
-            "lm-evaluation-harness takes for a part of its list of arguments",
-            hint="rename the folder, or make a link to it without those signs",
+            f"{name}: {value!r} contains one of {' '.join(MEANT_FOR_ARGUMENTS)}, which separate "
+            "arguments in lm-evaluation-harness",
+            hint="rename the folder, or make a link to it without those characters",
         )
 
     if has_open_bracket(value):
         raise UsageError(
-            f"{name}: {value!r} has a bracket without its other half, and lm-evaluation-harness "
-            "reads what is between brackets as one argument",
+            f"{name}: {value!r} has an unpaired bracket, and lm-evaluation-harness reads text "
+            "between brackets as one argument",
             hint="rename the folder, or make a link to it without brackets",
         )
 
     if not is_read_as_text(value):
-        hint = f"download it, `hf download {value} --local-dir DIR`, and give ./DIR"
+        hint = f"download it, `hf download {value} --local-dir DIR`, and pass ./DIR"
         if name == "revision":
             hint = "name a branch, a tag or a longer commit hash"
         raise UsageError(
-            f"{name}: lm-evaluation-harness reads {value!r} as a number or another value of "
-            "Python, and no text can be told from one there",
+            f"{name}: lm-evaluation-harness reads {value!r} as a number or another Python value, "
+            "and has no way to mark it as text",
             hint=hint,
         )
 
 
 def is_read_as_text(value: str) -> bool:
-    """Return whether lm-evaluation-harness takes the value of an argument for a text.
+    """Return whether lm-evaluation-harness reads the value of an argument as text.
 
     It turns everything into a number, a switch, a list or another literal of Python that is spelt
     like one: a folder ``0x10`` becomes 16, ``[1]`` a list, ``Infinity`` a float. The rule is that
@@ -185,7 +185,7 @@ def _base_path(adapter: Path, reference: str) -> str:
 
 
 def _as_text(path: Path) -> str:
-    """Return a folder's path so that the harness reads a text.
+    """Return a folder's path in a form that the harness reads as text.
 
     No literal of Python begins with ``./``.
     """

@@ -1,6 +1,6 @@
 """What an evaluation measures of each prompt, on both sides.
 
-Some measures are of responses one by one, others of a prompt's set of them.
+Some measures cover single responses, others the set of a prompt's responses.
 
 Nulls stay null: a response that was never written is not a short, clean, unrefused one.
 """
@@ -56,7 +56,7 @@ OF_A_SET = (
 class MeasuredResponses(NamedTuple):
     """A side's responses to one prompt.
 
-    ``values``: each measure of `OF_A_RESPONSE` by response (n,), NaN where there is none.
+    ``values``: each measure of `OF_A_RESPONSE` by response (n,), NaN if there is none.
     ``texts``: of the responses that were written. ``vectors``: (N, D) embeddings of those that have
     one, or None. ``log_ratio``: see `log_ratios`.
     """
@@ -70,7 +70,7 @@ class MeasuredResponses(NamedTuple):
 def measures_by_prompt(
     side: RatedCandidates, reward: str, reference: Artifact | None = None
 ) -> dict[str, MeasuredResponses]:
-    """Return what is measured of each prompt of a side.
+    """Return the measures of each prompt of a side.
 
     Args:
         side: its embeddings checked by `check_embeddings`.
@@ -140,13 +140,13 @@ def compare(
     if not any(row["status"] == "ok" for row in rows):
         raise InputError(
             "no prompt has a rated response on both sides",
-            hint="look at both sides with `prefpipe inspect`",
+            hint="inspect both sides with `prefpipe inspect`",
         )
     return rows
 
 
 def _compare_prompt(sides: Mapping[str, MeasuredResponses | None], tie_tolerance: float) -> Row:
-    """Return a prompt's row but for its key; None is a side that does not hold the prompt."""
+    """Return a prompt's row without its key; a side is None if it does not hold the prompt."""
     row: Row = {"preference": None, "status": "ok", "reason": None}
     rewards: dict[str, np.ndarray] = {}
     held: dict[str, MeasuredResponses] = {}
@@ -180,11 +180,11 @@ def _compare_prompt(sides: Mapping[str, MeasuredResponses | None], tie_tolerance
 
 
 def compare_sets(sides: Mapping[str, MeasuredResponses]) -> dict[str, float | None]:
-    """Return the measures of a prompt's set of responses as columns, None where there is no value.
+    """Return the measures of a prompt's set of responses as columns, None if there is no value.
 
-    These depend on how many responses there are. Of a side that has more than the other, the first
-    of them count, so that both have as many; and ``distinct_2_equal`` is over as many word pairs as
-    the side with fewer has.
+    These depend on how many responses there are. Only the first responses of the larger side count,
+    so that both sides have equally many; and ``distinct_2_equal`` uses as many word pairs as the
+    smaller side has.
     """
     n_texts = min((len(side.texts) for side in sides.values() if side.texts), default=0)
     n_vectors = _smallest_number_of_vectors(sides)
@@ -217,7 +217,7 @@ def compare_sets(sides: Mapping[str, MeasuredResponses]) -> dict[str, float | No
 
 
 def _smallest_number_of_vectors(sides: Mapping[str, MeasuredResponses]) -> int:
-    """Return how many embeddings the side with fewer has, of those that have any."""
+    """Return the smaller number of embeddings among the sides that have any."""
     numbers = [len(side.vectors) for side in sides.values() if side.vectors is not None]
     return min((number for number in numbers if number), default=0)
 

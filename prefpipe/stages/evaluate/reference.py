@@ -1,6 +1,6 @@
 """The reference's log-probabilities of the policy's responses.
 
-An evaluation makes them by the stage ``logprobs``.
+An evaluation makes them with the stage ``logprobs``.
 """
 
 from transformers import AutoConfig
@@ -24,7 +24,7 @@ NO_LIMIT = 1_000_000
 def measure_reference(
     config: EvalConfig, policy: RatedCandidates, model: ModelFiles, runtime: Runtime
 ) -> KlReference:
-    """Return what ``model`` says of the policy's own token ids, or why that would mean nothing.
+    """Return log-probabilities of the policy's token ids under ``model``, or why there are none.
 
     Finished parts are kept.
 
@@ -36,7 +36,7 @@ def measure_reference(
         samplers = policy.candidates.record.identity["models"]
         is_same = all(each.get("tokenizer_hash") == model.tokenizer_hash for each in samplers)
         other = "chat template" if is_same else "tokenizer"
-        reason = f"{model.requested} has another {other} than the policy"
+        reason = f"{model.requested} does not have the {other} of the policy"
         return KlReference(model.requested, reason=reason)
 
     runtime.log(f"KL: the policy's responses under {model.requested}")
@@ -65,7 +65,7 @@ def measure_reference(
 def dtype_of(config: EvalConfig) -> str:
     """Return the precision in which the responses were sampled.
 
-    No rounding is then taken for a divergence.
+    Rounding then does not show up as a divergence.
     """
     if config.dtype == "auto":
         return "float32" if find_device(config.device).type == "cpu" else "bfloat16"

@@ -1,7 +1,7 @@
 """Compare a policy with a baseline.
 
-Reads: ``candidates`` and ``scores`` of both sides; where there are any, their ``embeddings``, and
-the reference's ``logprobs`` of the policy's responses.
+Reads: ``candidates`` and ``scores`` of both sides; their ``embeddings`` and the reference's
+``logprobs`` of the policy's responses, if any.
 Writes: ``evaluation``, one row for every prompt, and ``summary.json`` with the figures and their
 intervals.
 Promises: sides are joined by prompt_id, never by position; a prompt or response without a reward is
@@ -140,7 +140,7 @@ def run(
 def _inputs(
     policy: RatedCandidates, baseline: RatedCandidates, reference: KlReference
 ) -> dict[str, Artifact]:
-    """Return everything that the table is made from, by the name it has in the record."""
+    """Return all inputs of the table, by their names in the record."""
     inputs: dict[str, Artifact | None] = {
         "policy_candidates": policy.candidates,
         "policy_scores": policy.scores,
@@ -166,8 +166,8 @@ def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
     extends = on_disk is not None and _lacks_measures_alone(on_disk.identity, record.identity)
     if extends:
         runtime.log(
-            f"{config.output}: its per-prompt table lacks measures and is made again; responses "
-            "and rewards are kept"
+            f"{config.output}: its per-prompt table lacks measures and is computed again; "
+            "responses and rewards are kept"
         )
 
     return open_output(
@@ -176,7 +176,7 @@ def _open(config: EvalConfig, record: RunRecord, runtime: Runtime) -> Output:
 
 
 def _lacks_measures_alone(on_disk: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Return whether an identity lacks nothing but inputs of measures, and perhaps a version."""
+    """Return whether an identity lacks only inputs of measures, and perhaps a version."""
     version = on_disk.get("version")
     if not isinstance(version, int) or version > wanted["version"]:
         return False

@@ -1,6 +1,6 @@
-"""The two sides of an evaluation: what is a model is sampled and rated first, by the usual stages.
+"""The two sides of an evaluation: a model is sampled and rated first, by the usual stages.
 
-What would fail is refused before an hour of sampling, not after it.
+Errors are raised before an hour of sampling, not after it.
 """
 
 from collections.abc import Callable
@@ -29,17 +29,17 @@ from prefpipe.text.template_args import refuse_unread
 
 
 class LocateModel(Protocol):
-    """What finds the files of a model that is named."""
+    """A function that finds the files of a named model."""
 
     def __call__(self, reference: str, *, trust_remote_code: bool = False) -> ModelFiles:
-        """Return them, fetched or converted first where needed."""
+        """Return them, fetched or converted first if needed."""
         ...
 
 
 class SideStages(NamedTuple):
     """The stages that an evaluation runs inside, each loaded when it is called.
 
-    ``generate`` and ``score`` make a side; ``measure_reference`` is what KL is measured from.
+    ``generate`` and ``score`` make a side; ``measure_reference`` measures the reference of KL.
     """
 
     generate: Callable[[GenerateConfig, Runtime], Summary]
@@ -50,7 +50,7 @@ class SideStages(NamedTuple):
 def evaluate(
     config: EvalConfig, stages: SideStages, locate: LocateModel, runtime: Runtime
 ) -> Summary:
-    """Make what is missing of both sides, and compare them.
+    """Make the missing parts of both sides, and compare them.
 
     Args:
         config: the stage's knobs.
@@ -88,7 +88,7 @@ def evaluate(
 
 
 def check_reward(config: EvalConfig) -> None:
-    """Refuse a reward that cannot be made of ``--scorer``."""
+    """Refuse a reward that ``--scorer`` does not provide."""
     if config.policy_scores is not None or config.baseline_scores is not None:
         return  # of scores that are there, the comparison says it at once
 
@@ -115,8 +115,9 @@ def check_side(config: EvalConfig, name: str, locate: LocateModel) -> None:
     is_model = not _is_candidates(Path(reference))
     if is_model and config.prompts is None:
         raise UsageError(
-            f"--{name} {reference} is no candidates folder, so a model, and --prompts is needed",
-            hint="pass the held-out prompts file, or correct the folder",
+            f"--{name} {reference} is not a candidates folder, so it is read as a model, which "
+            "needs --prompts",
+            hint="pass the held-out prompts file with --prompts, or correct the path",
         )
     if not config.scorer and getattr(config, f"{name}_scores") is None:
         raise UsageError(
@@ -132,7 +133,7 @@ def check_side(config: EvalConfig, name: str, locate: LocateModel) -> None:
 def open_side(
     config: EvalConfig, name: str, stages: SideStages, runtime: Runtime
 ) -> RatedCandidates:
-    """Return a side with its candidates and scores, those given or made now, and its embeddings."""
+    """Return a side with its candidates and scores, given or made now, and its embeddings."""
     candidates = Path(getattr(config, name))
     if not _is_candidates(candidates):
         runtime.log(f"{name}: {getattr(config, name)}")
@@ -180,7 +181,7 @@ def _score_config(config: EvalConfig, candidates: Path, output: Path) -> ScoreCo
 
 
 def _template_date(config: EvalConfig) -> str:
-    """Return the one day that both sides are told: that of a side that has been sampled, if any."""
+    """Return the date for the chat templates of both sides: that of a sampled side, if any."""
     sampled = [Path(getattr(config, name)) for name in SIDES]
     if not config.overwrite.replaces_this_run:
         sampled += [config.output / name / "candidates" for name in SIDES]

@@ -1,6 +1,6 @@
-"""What a win rate was made of, and in what two of them differ.
+"""The recipe of a win rate, and how two recipes differ.
 
-That is prompts, baseline, judge, and how the judge was asked.
+A recipe is prompts, baseline, judge, and the judge's prompt and settings.
 """
 
 import json
@@ -22,7 +22,7 @@ OF_THE_POLICY = ("policy_candidates", "policy_scores", "a")
 
 
 class WinRateSources(NamedTuple):
-    """What the figures are made of beside the annotations.
+    """The inputs of the figures besides the annotations.
 
     ``baseline_outputs``, ``difficulty`` and ``regularising_rows`` are files; ``scale`` is of the
     preferences; ``category`` of Arena-Hard's prompts; ``allow_missing`` leaves out rows without a
@@ -40,7 +40,7 @@ class WinRateSources(NamedTuple):
 def recipe_of(
     annotations: Annotations, prompts_sha256: str, sources: WinRateSources
 ) -> dict[str, Any]:
-    """Return what a reader needs to make the figures again.
+    """Return what a reader needs to reproduce the figures.
 
     Args:
         annotations: the rows that have a preference.
@@ -68,7 +68,7 @@ def recipe_of(
 
 
 def notes_of_folder(annotations: Annotations) -> list[str]:
-    """Return in what the two sides of a folder differed that were compared with --force.
+    """Return the differences of two sides that were compared with --force.
 
     The folder's summary says it.
     """
@@ -79,7 +79,7 @@ def notes_of_folder(annotations: Annotations) -> list[str]:
         recipe = json.loads(path.read_bytes()).get("recipe") or {}
         differences = recipe.get("differences") or ()
         return [
-            f"its sides were compared with --force although not made by the same recipe: {line}"
+            f"its sides were compared with --force although their recipes differ: {line}"
             for line in differences
         ]
     except (OSError, ValueError, AttributeError):
@@ -89,7 +89,7 @@ def notes_of_folder(annotations: Annotations) -> list[str]:
 def differences_of_recipes(
     first: tuple[Annotations, Mapping[str, Any]], other: tuple[Annotations, Mapping[str, Any]]
 ) -> list[str]:
-    """Return in what two files differ that are to be compared, a line each.
+    """Return the differences between the recipes of two files, one line each.
 
     Args:
         first: annotations, those without a preference included, and the recipe.
@@ -108,7 +108,7 @@ def differences_of_recipes(
 
 
 def _differences_of_prompts(first: Annotations, other: Annotations) -> list[str]:
-    """Return which prompts only one file has, or has with another text."""
+    """Return the prompts that only one file has, or that differ in text."""
     lines = []
     prompts, other_prompts = dict.fromkeys(first.keys), dict.fromkeys(other.keys)
     alone = [key for key in prompts if key not in other_prompts]
@@ -125,9 +125,7 @@ def _differences_of_prompts(first: Annotations, other: Annotations) -> list[str]
 
     n_alike = len(set(map(_plain, alone)) & set(map(_plain, other_alone)))
     if n_alike:
-        lines.append(
-            f"prompts: {n_alike:,} of these differ in white space or in the form of Unicode alone"
-        )
+        lines.append(f"prompts: {n_alike:,} of these differ only in white space or Unicode form")
 
     texts, other_texts = first.text_of(), other.text_of()
     with_other_text = [key for key, text in texts.items() if other_texts.get(key, text) != text]

@@ -1,4 +1,4 @@
-"""Win rates of one or several files of preferences, raw beside length-controlled."""
+"""Win rates of one or several files of preferences, raw and length-controlled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -36,7 +36,7 @@ class AnnotatedFile(NamedTuple):
     """One file of preferences.
 
     ``judged``: its rows that have a preference; ``everyone``: all its rows, in the same order;
-    ``read``: the file as it was read; ``notes``: what a reader should know of it.
+    ``read``: the file as it was read; ``notes``: notes for the reader.
     """
 
     judged: Annotations
@@ -56,8 +56,8 @@ class Drawing(NamedTuple):
 class Fits(NamedTuple):
     """A file's length-controlled fits, or why there is none.
 
-    ``everyone`` is over all rows, as AlpacaEval's; ``judged`` over those with a preference, None
-    where all have one.
+    ``everyone`` is over all rows, as AlpacaEval's; ``judged`` over those with a preference, None if
+    all have one.
     """
 
     everyone: LengthControlled | str
@@ -76,7 +76,7 @@ def win_rates(
     """
     files = [_read(path, sources) for path in paths]
 
-    # Resamples are shared by files of the same prompts, so these stand in one order.
+    # Resamples are shared by files of the same prompts, so these are in one order.
     as_read = files[0]
     for number, file in enumerate(files):
         files[number] = file._replace(
@@ -91,8 +91,8 @@ def win_rates(
         lines = differences_of_recipes((first.read, recipes[0]), (file.read, recipe))
         if lines and not force:
             raise FingerprintError(
-                f"{path} and {paths[0]} are not of the same recipe:\n  " + "\n  ".join(lines),
-                hint="compare results of the same prompts, baseline and judge, or pass --force",
+                f"{path} and {paths[0]} were not made by the same recipe:\n  " + "\n  ".join(lines),
+                hint="compare results with the same prompts, baseline and judge, or pass --force",
             )
         differences_to_first.append(lines)
 
@@ -120,7 +120,7 @@ def win_rates(
 
 
 def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
-    """Return the rows that count, with difficulty and baseline lengths beside them.
+    """Return the rows that count, with difficulty and baseline lengths.
 
     Raises:
         InputError: no row has a preference, or some have none and may not be left out.
@@ -131,8 +131,8 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
         if not sources.allow_missing:
             raise InputError(
                 f"{path}: {read.n_missing:,} of {len(read.preferences):,} rows have no preference",
-                hint="judge them again, or leave them out and have them counted with "
-                "--allow-missing",
+                hint="judge them again, or pass --allow-missing to leave them out and report how "
+                "many",
             )
         notes.append(
             f"{read.n_missing:,} of {len(read.preferences):,} rows have no preference and are left "
@@ -160,8 +160,7 @@ def _read(path: str, sources: WinRateSources) -> AnnotatedFile:
     n_again = _n_said_again(judged)
     if n_again:
         notes.append(
-            f"{n_again:,} rows say again what another row says: same prompt, lengths, judge and "
-            "preference"
+            f"{n_again:,} rows repeat another row: same prompt, lengths, judge and preference"
         )
 
     # prefpipe's own folder and difficulties matched row by row keep the order that they have.
@@ -180,7 +179,7 @@ def _in_order_of_their_own(rows: Annotations, place_of_prompt: Mapping[str, int]
 
     Args:
         rows: to be sorted.
-        place_of_prompt: in the table of difficulties, which decides first; {} where there is none.
+        place_of_prompt: in the table of difficulties, which decides first; {} if there is none.
             Then the prompts do, as texts.
     """
     preferences = rows.preferences
@@ -232,7 +231,7 @@ def _unused(count: int) -> str:
 def _fit(
     annotations: Annotations, sources: WinRateSources, drawing: Drawing
 ) -> LengthControlled | str:
-    """Return the length-controlled figure, or why there is none."""
+    """Return the length-controlled win rate, or why there is none."""
     without = "no length-controlled win rate"
     if annotations.lengths is None or annotations.baseline_lengths is None:
         side = "policy" if annotations.lengths is None else "baseline"
@@ -301,7 +300,7 @@ def _mean(values: Sequence[float] | None) -> float | None:
 def _difference(
     first_file: AnnotatedFile, other_file: AnnotatedFile, fits: tuple[Fits, Fits], drawing: Drawing
 ) -> dict[str, Any]:
-    """Return by how much another file's figures are higher, paired by prompt."""
+    """Return the difference of another file's figures to the first, paired by prompt."""
     first, other = first_file.judged, other_file.judged
     first_means, other_means = _means_by_prompt(first), _means_by_prompt(other)
     both = [key for key in first_means if key in other_means]
@@ -315,7 +314,7 @@ def _difference(
     if not both:
         difference["reason"] = (
             f"{first.source} and {other.source} have no prompt in common; prompts are matched by "
-            "prompt_id where the files have it, else by their text, every character"
+            "prompt_id if both files have it, else by their exact text"
         )
         return difference
 

@@ -1,4 +1,4 @@
-"""Write candidates as a file that a benchmark judges: one response a prompt.
+"""Write candidates as a file for a benchmark's judge: one response per prompt.
 
 Reads: ``candidates``.
 Writes: one file.
@@ -22,7 +22,7 @@ from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.begun_turns import with_whole_answer
 
-TOOLS_HINT = "take these prompts out, or sample them with --leave-out tools"
+TOOLS_HINT = "remove these prompts, or sample them with --leave-out tools"
 
 
 def run(config: ExportConfig, runtime: Runtime) -> Summary:
@@ -48,7 +48,7 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
 
 
 class AnswerRows:
-    """Rows of a benchmark's file, and counts of what became one and what was left out."""
+    """Rows of a benchmark's file, and counts of rows written and prompts left out."""
 
     def __init__(self, config: ExportConfig, candidates: Artifact) -> None:
         self.config, self.candidates = config, candidates
@@ -57,8 +57,8 @@ class AnswerRows:
         self.models: Counter[str] = Counter()
 
     def of_part(self, index: int) -> list[Row]:
-        """Return the rows that a part of the candidates becomes."""
-        # the wanted sample of each prompt, None where it has none
+        """Return the rows of a part of the candidates."""
+        # the wanted sample of each prompt, None if it has none
         wanted: dict[str, Row | None] = {}
         for candidate in rows_of(self.candidates.read(index)[0]):
             wanted.setdefault(candidate["prompt_id"], None)
@@ -87,9 +87,9 @@ class AnswerRows:
         has_one_name = self.config.format == "arena-hard" or self.config.model_name is not None
         if has_one_name and len(self.models) > 1:
             raise InputError(
-                f"sample {self.config.sample_idx} is of {len(self.models)} models: "
+                f"sample {self.config.sample_idx} comes from {len(self.models)} models: "
                 f"{', '.join(self.models)}",
-                hint="choose a sample that all prompts have from one model with --sample-idx",
+                hint="choose with --sample-idx a sample that comes from one model for all prompts",
             )
 
     def describe(self, summary: Summary) -> None:

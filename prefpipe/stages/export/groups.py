@@ -44,8 +44,8 @@ from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.begun_turns import is_begun, with_whole_answer
 
 TOOLS_HINT = (
-    "--format jsonl writes tools and tool calls; or take these prompts out, or sample them with "
-    "--leave-out tools"
+    "use --format jsonl, which writes tools and tool calls; or remove these prompts, or sample "
+    "them with --leave-out tools"
 )
 
 
@@ -71,7 +71,7 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
 
 
 def _refuse_existing(config: ExportConfig) -> None:
-    """Refuse to replace anything that was not asked to be replaced, or that no export wrote."""
+    """Refuse to replace anything without ``--overwrite``, or that no export wrote."""
     if config.format not in DESCRIPTIONS:
         refuse_existing_file(config)
         return
@@ -79,7 +79,7 @@ def _refuse_existing(config: ExportConfig) -> None:
     path = config.output
     if path.is_file():
         raise UsageError(
-            f"output {path} is a file, and {config.format} gets a folder",
+            f"output {path} is a file, and {config.format} writes a folder",
             hint="choose another name with -o",
         )
 
@@ -88,7 +88,7 @@ def _refuse_existing(config: ExportConfig) -> None:
     for name in names:
         if not name.startswith(".") and name not in (DATA_FILE, label.name):
             raise UsageError(
-                f"output {path} holds {name}, which no export wrote",
+                f"output {path} holds {name}, which was not written by an export",
                 hint="choose an empty or new folder with -o",
             )
 
@@ -97,13 +97,13 @@ def _refuse_existing(config: ExportConfig) -> None:
         return
     if not config.overwrite:
         raise UsageError(
-            f"output {path} holds an export",
+            f"output {path} already holds an export",
             hint="choose another folder with -o, or replace it with --overwrite",
         )
     others = other_names(label.read_bytes()) if config.format == "llama-factory" else []
     if others:
         raise UsageError(
-            f"{label} describes {others[0]} as well, which --overwrite would lose",
+            f"{label} describes {others[0]} as well, and --overwrite would lose that",
             hint="choose another folder with -o",
         )
 
@@ -129,7 +129,7 @@ def _opened(config: ExportConfig) -> Iterator[RowWriter]:
 
 
 class GroupRows:
-    """Rows of a trainer's file, and what the summary says of them.
+    """Rows of a trainer's file, and their figures for the summary.
 
     Margins are kept for their median, eight bytes a pair.
     """
@@ -145,7 +145,7 @@ class GroupRows:
         self.margins = array("d")
 
     def of_part(self, index: int) -> list[Row]:
-        """Return the rows that a part of the groups becomes."""
+        """Return the rows of a part of the groups."""
         table, _ = self.groups.read(index, GROUPS.column_names)
         rows_of_part = [_with_whole_answer(row) for row in rows_of(table)]
         groups, rejected = groups_of(rows_of_part, self.strategy)
@@ -175,11 +175,11 @@ class GroupRows:
         rule = STRATEGIES.get(self.strategy or "")
         if rule is not None and rule.n_negatives == 0 and self.left_out["no_pairs"]:
             raise InputError(
-                f"{self.config.groups} holds positives alone (--strategy {self.strategy}), and "
-                f"{self.config.format} is of pairs",
+                f"{self.config.groups} holds only positives (--strategy {self.strategy}), and "
+                f"{self.config.format} needs pairs",
                 hint="export them with --format trl-sft or sft",
             )
-        refuse_no_rows(self.config, self.left_out, " for what select rejected")
+        refuse_no_rows(self.config, self.left_out, " to see what select rejected")
 
     def describe(self, summary: Summary) -> None:
         """Add the lines and the facts."""
@@ -212,7 +212,7 @@ class GroupRows:
             self._describe_losses_of_axolotl(summary)
 
     def _why_left_out(self, group: ExportedGroup) -> str | None:
-        """Return why the format cannot hold a group, None where it can."""
+        """Return why the format cannot hold a group, None if it can."""
         if self.config.format == "llama-factory" and not alternates(group.messages):
             return "turns_do_not_alternate"  # LLaMA-Factory skips such a row
         needs_pairs = self.config.format not in WITHOUT_PAIRS
@@ -235,25 +235,25 @@ class GroupRows:
         """Add how many responses axolotl would not find, or find in the wrong place."""
         if self.n_edged:
             summary.notes.append(
-                f"{self.n_edged:,} responses begin or end with white space: under a chat template "
-                "that strips it, axolotl does not find them in the templated text and loses them"
+                f"{self.n_edged:,} responses begin or end with white space: with a chat template "
+                "that strips it, axolotl does not find them in the formatted text and drops them"
             )
             summary.facts["n_responses_with_outer_white_space"] = self.n_edged
 
         if self.n_lost_in_template:
             summary.notes.append(
-                f"{self.n_lost_in_template:,} responses stand in the text that chat templates "
-                "write before them (ChatML, Qwen, SmolLM2, Llama 3, Gemma, Mistral, Phi), such as "
-                "`user` or `a`: axolotl takes that place for the response's and trains on the "
-                "template's text; leave those prompts out, or train with TRL or LLaMA-Factory"
+                f"{self.n_lost_in_template:,} responses also occur in the text that chat "
+                "templates write before them (ChatML, Qwen, SmolLM2, Llama 3, Gemma, Mistral, "
+                "Phi), such as `user` or `a`: axolotl then trains on the template's text instead "
+                "of the response; leave those prompts out, or train with TRL or LLaMA-Factory"
             )
             summary.facts["n_responses_in_template_text"] = self.n_lost_in_template
 
 
 def _with_whole_answer(row: Row) -> Row:
-    """Return a row whose begun answer is whole.
+    """Return a row whose begun answer is complete.
 
-    Other tools would take a prompt's last turn, and a response that goes on with it, for two.
+    Other tools would read a prompt's last turn and the response that continues it as two turns.
     """
     if row["response"] is None or not is_begun(row["messages"]):
         return row

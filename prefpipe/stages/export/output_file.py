@@ -1,6 +1,6 @@
-"""What every export does with its output.
+"""The rules for the output of every export.
 
-It replaces nothing unasked, is written part by part, and is not empty.
+It never replaces a file unasked, is written part by part, and is never empty.
 """
 
 from collections import Counter
@@ -23,7 +23,7 @@ def refuse_existing_file(config: ExportConfig) -> None:
     path = config.output
     if path.is_dir():
         raise UsageError(
-            f"output {path} is a folder, and {config.format} is a file",
+            f"output {path} is a folder, and {config.format} writes a file",
             hint="choose another name with -o",
         )
     if path.exists() and not config.overwrite:
@@ -40,10 +40,10 @@ def write_parts(
     indices: Sequence[int],
     runtime: Runtime,
 ) -> None:
-    """Write the rows that parts become, one part after another.
+    """Write the rows of parts, one part after another.
 
     Raises:
-        StoppedEarly: a stop was asked for; the file takes its name at the end alone, so that there
+        StoppedEarly: a stop was requested; the file takes its name at the end alone, so that there
             is none yet.
     """
     task = Task(config.stage, "part", len(indices), output=str(config.output))
@@ -51,7 +51,7 @@ def write_parts(
         for index in indices:
             if runtime.should_stop():
                 raise StoppedEarly(
-                    "export stopped as asked; nothing was written",
+                    "export stopped on request; nothing was written",
                     hint="run the same command again",
                 )
             writer.write(rows_of_part(index))

@@ -1,1 +1,1 @@
-"""What ``prefpipe inspect`` gathers of an artifact or of one prompt."""
+"""The data that ``prefpipe inspect`` collects about an artifact or one prompt."""

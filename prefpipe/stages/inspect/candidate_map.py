@@ -14,7 +14,9 @@ from prefpipe.maths.statistics.projection import project
 from prefpipe.stages.inspect.one_prompt import PromptSources
 from prefpipe.stages.shared.pool_index import flat
 
-AGAIN_HINT = "pass the embeddings of these candidates, or make them: prefpipe embed CANDIDATES ..."
+AGAIN_HINT = (
+    "pass the embeddings of these candidates, or make them with `prefpipe embed CANDIDATES ...`"
+)
 
 
 def with_coordinates(
@@ -42,8 +44,9 @@ def with_coordinates(
     samples = [sample_idx for sample_idx in samples if sample_idx in vectors]
     if not samples:
         raise InputError(
-            f"no candidate of prompt {prompt['prompt_id']} has an embedding in {embeddings.path}",
-            hint=f"run `prefpipe inspect {quote(str(embeddings.path))}` for why",
+            f"no candidate of prompt {prompt['prompt_id']} has a usable embedding in "
+            f"{embeddings.path}",
+            hint=f"run `prefpipe inspect {quote(str(embeddings.path))}` to see why",
         )
     projection = project(np.stack([vectors[sample_idx] for sample_idx in samples]))
     coordinates = dict(zip(samples, projection.coordinates.tolist(), strict=True))
@@ -73,12 +76,12 @@ def _refuse_other_candidates(embeddings: Artifact, sources: PromptSources, part:
     is_of_them = embeddings.record.identity.get("candidates") == expected
     if embeddings.n_parts != sources.index.n_parts or not is_of_them:
         raise InputError(
-            f"{embeddings.path} was made for other candidates than {sources.index.path} speaks of",
+            f"{embeddings.path} was not made for the candidates of {sources.index.path}",
             hint=AGAIN_HINT,
         )
     if embeddings.missing([part]):
         raise InputError(
-            f"{embeddings.part_path(part)} is not there yet",
+            f"{embeddings.part_path(part)} does not exist yet",
             hint=f"run `prefpipe status {quote(str(embeddings.path))}`",
         )
 
@@ -86,7 +89,7 @@ def _refuse_other_candidates(embeddings: Artifact, sources: PromptSources, part:
 def _vectors_by_sample(
     embeddings: Artifact, sources: PromptSources, part: int, prompt_id: str
 ) -> dict[int, np.ndarray]:
-    """Return the prompt's vectors by ``sample_idx``, those that the embedder could make."""
+    """Return the prompt's vectors by ``sample_idx``, of responses that the embedder could embed."""
     table, _ = embeddings.read(part, ["prompt_id", "sample_idx", "embedding", "status"])
     candidates = sources.candidates
     if candidates is not None:
@@ -98,7 +101,7 @@ def _vectors_by_sample(
     column = flat(table, "embedding")
     if not pa.types.is_fixed_size_list(column.type):
         raise InputError(
-            f"the vectors in {embeddings.part_path(part)} are not all of one length",
+            f"the vectors in {embeddings.part_path(part)} do not all have the same length",
             hint=AGAIN_HINT,
         )
     vectors = column.flatten().to_numpy(zero_copy_only=False)

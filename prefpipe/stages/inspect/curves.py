@@ -1,4 +1,4 @@
-"""What a stage logged in ``metrics.parquet``: each measure at first, at last, and on the way."""
+"""The measures that a stage logged in ``metrics.parquet``: first, last, and in between."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +24,7 @@ class LoggedMeasure(NamedTuple):
 
 
 def read_curves(folder: Path) -> list[dict[str, Any]]:
-    """Return each measure of ``metrics.parquet`` by split; [] where a stage left none.
+    """Return each measure of ``metrics.parquet`` by split; [] if a stage left none.
 
     Keys: ``name``, ``split``, ``n``, ``first``, ``last``, ``min``, ``max``, ``last_step`` and
     ``curve``, the means of at most ``CURVE_WIDTH`` equal stretches. Rows without a finite value,
@@ -61,7 +61,7 @@ def read_points(folder: Path, max_points: int) -> list[dict[str, Any]]:
     and ``n_not_finite`` (NaN and infinities) values. What is drawn is ``steps`` and ``values``: as
     logged, or the means of ``max_points`` equal stretches and their last steps.
 
-    A measure that never was finite has None and no points. [] where a stage left no metrics.
+    A measure that never was finite has None and no points. [] if a stage left no metrics.
     """
     curves = []
     for measure in _logged_measures(folder):
@@ -123,7 +123,7 @@ def read_totals(folder: Path) -> LoggedTotals:
 
 
 def metrics_problem(folder: Path) -> str | None:
-    """Return why ``metrics.parquet`` cannot be read, None where it can or is not there."""
+    """Return why ``metrics.parquet`` cannot be read, None if it can or is not there."""
     try:
         list(_read_measures(folder))
     except FileNotFoundError:
@@ -134,7 +134,7 @@ def metrics_problem(folder: Path) -> str | None:
 
 
 def _logged_measures(folder: Path) -> list[LoggedMeasure]:
-    """Return every measure that was logged; [] where nothing can be read."""
+    """Return every measure that was logged; [] if nothing can be read."""
     try:
         return list(_read_measures(folder))
     except (OSError, pa.ArrowException, KeyError):

@@ -1,7 +1,7 @@
-"""What is worth knowing of each kind of artifact, gathered part by part.
+"""The measures shown for each kind of artifact, collected part by part.
 
 Only numbers and short names are kept between parts, never texts. Prompts do not span parts, so
-whatever is within a prompt is finished with its part.
+measures within a prompt are complete after its part.
 """
 
 from collections import Counter
@@ -22,10 +22,10 @@ NOT_KNOWN = "not known"
 
 
 class Measure(Protocol):
-    """Reads the parts of one artifact in turn and says what it has seen."""
+    """Reads the parts of one artifact in turn and returns their measures."""
 
     def add(self, table: pa.Table) -> None:
-        """Take in one part."""
+        """Add one part."""
         ...
 
     def facts(self) -> dict[str, Any]:
@@ -69,7 +69,7 @@ class CandidateMeasure:
         self.n_prompts, self.n_duplicates = 0, 0
 
     def add(self, table: pa.Table) -> None:
-        """Take in one part."""
+        """Add one part."""
         prompts = first_rows(table, ["n_prompt_tokens"])
         self.n_prompts += len(prompts)
         self.n_duplicates += table.num_rows - table["duplicate_of"].null_count
@@ -110,7 +110,7 @@ class CandidateMeasure:
 
 
 class ScoreMeasure:
-    """Each scorer's rewards, what was not rated, and how often a prompt's rewards are all equal."""
+    """Each scorer's rewards, unrated responses, and how often a prompt's rewards are all equal."""
 
     def __init__(self) -> None:
         self.numbers = Numbers()
@@ -119,7 +119,7 @@ class ScoreMeasure:
         self.n_flat: Counter[str] = Counter()
 
     def add(self, table: pa.Table) -> None:
-        """Take in one part."""
+        """Add one part."""
         for scorer in pc.unique(table["scorer"]).to_pylist():
             rows = table.filter(pc.equal(table["scorer"], scorer))
             self.numbers.add(scorer, rows["reward"])
@@ -169,7 +169,7 @@ class EmbeddingMeasure:
         self.n_texts, self.n_truncated, self.dim = 0, 0, 0
 
     def add(self, table: pa.Table) -> None:
-        """Take in one part."""
+        """Add one part."""
         self.n_truncated += int(pc.sum(table["truncated"]).as_py() or 0)
         table = table.filter(pc.equal(table["status"], "ok"))
         self.n_texts += table.num_rows
@@ -222,7 +222,7 @@ class GroupMeasure:
         self.n_groups, self.n_rejected, self.n_optimal = 0, 0, 0
 
     def add(self, table: pa.Table) -> None:
-        """Take in one part."""
+        """Add one part."""
         kept = table.filter(pc.is_valid(table["role"]))
         self.n_rejected += table.num_rows - kept.num_rows
         self.roles.update(value_counts(kept["role"]))
@@ -347,7 +347,7 @@ class LogprobMeasure:
         self.n_responses, self.n_measured = 0, 0
 
     def add(self, table: pa.Table) -> None:
-        """Take in one part."""
+        """Add one part."""
         measured = table.filter(pc.is_valid(table["logp"]))
         self.n_responses += table.num_rows
         self.n_measured += measured.num_rows
@@ -376,7 +376,7 @@ class EvaluationMeasure:
         self.numbers = Numbers()
 
     def add(self, table: pa.Table) -> None:
-        """Take in one part."""
+        """Add one part."""
         self.numbers.add("preference", table["preference"])
         for name in ("reward", "n_tokens"):
             self.numbers.add(name, pc.subtract(table[f"policy_{name}"], table[f"baseline_{name}"]))
@@ -404,7 +404,7 @@ class VerdictMeasure:
         self.verdicts: Counter[str] = Counter()
 
     def add(self, table: pa.Table) -> None:
-        """Take in one part."""
+        """Add one part."""
         self.numbers.add("preference", table["preference"])
         self.numbers.add("length", pc.subtract(table["a_length_chars"], table["b_length_chars"]))
         for order in ("a_first", "b_first"):
@@ -433,7 +433,7 @@ class PairMeasure:
         self.n_tied = 0
 
     def add(self, table: pa.Table) -> None:
-        """Take in one part."""
+        """Add one part."""
         lengths = pc.subtract(table["chosen_n_tokens"], table["rejected_n_tokens"])
         self.numbers.add("margin", table["margin"])
         self.numbers.add("length", lengths)
@@ -484,5 +484,5 @@ def first_rows(table: pa.Table, columns: list[str]) -> pl.DataFrame:
 
 
 def value_counts(column: pa.ChunkedArray) -> dict[Any, int]:
-    """Return how often each value stands in a column, in the order in which they come."""
+    """Return how often each value is in a column, in the order in which they come."""
     return {entry["values"]: entry["counts"] for entry in pc.value_counts(column).to_pylist()}

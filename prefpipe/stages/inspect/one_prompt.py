@@ -1,4 +1,4 @@
-"""One prompt with all its candidates, put together from the artifacts that know something of it."""
+"""One prompt with all its candidates, assembled from the artifacts that hold data about it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -46,9 +46,9 @@ SCORE_COLUMNS = ["prompt_id", "sample_idx", "scorer", "reward", "status", "reaso
 
 @dataclass(frozen=True)
 class PromptSources:
-    """The artifacts of one run that speak of the same candidates.
+    """The artifacts of one run about the same candidates.
 
-    Each may be absent, not both of the first two.
+    Each may be absent, but not both of the first two.
     """
 
     candidates: Artifact | None = None
@@ -64,7 +64,7 @@ class PromptSources:
 
 
 def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
-    """Return the id that ``wanted`` is, or is the beginning of, and the part it is in.
+    """Return the id that equals or begins with ``wanted``, and its part.
 
     Raises:
         UsageError: no such id, or several; the message names a few.
@@ -82,12 +82,12 @@ def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
     if len(alike) == 1:
         return alike[0], parts[alike[0]]
 
-    count, advice = f"{len(alike)} prompts", "give more of the id"
+    count, advice = f"{len(alike)} prompts", "pass more characters of the id"
     if not alike:
-        count, advice = "no prompt", "its ids are, for example"
+        count, advice = "no prompt", "ids in it are, for example"
     examples = [prompt_id[:80] for prompt_id in (alike or list(parts))[:SHOWN_IDS]]
     raise UsageError(
-        f"--prompt-id {wanted}: {artifact.path} has {count} with an id that begins so",
+        f"--prompt-id {wanted}: {artifact.path} has {count} with an id that starts with this",
         hint=f"{advice}: {', '.join(examples)}",
     )
 
@@ -95,9 +95,9 @@ def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
 def one_prompt(sources: PromptSources, wanted: str, reward: str | None = None) -> dict[str, Any]:
     """Return the prompt, its place in the selection, and every candidate, ranked, as JSON values.
 
-    Candidates stand by reward, the highest first, then by sample index; those without a reward
-    last. The reward is the expression ``reward``, else what the groups were selected with, else the
-    first scorer.
+    Candidates are sorted by reward, the highest first, then by sample index; those without a reward
+    come last. The reward is the expression ``reward``, else what the groups were selected with,
+    else the first scorer.
 
     Raises:
         UsageError: no such prompt, or ``reward`` names a scorer that is not there.
@@ -109,7 +109,7 @@ def one_prompt(sources: PromptSources, wanted: str, reward: str | None = None) -
 def prompt_of_part(
     sources: PromptSources, prompt_id: str, part: int, reward: str | None = None
 ) -> dict[str, Any]:
-    """Return what `one_prompt` does for a prompt whose id and part are known."""
+    """Return `one_prompt` for a prompt whose id and part are known."""
     candidates = _rows_of_prompt(sources.candidates, part, prompt_id, CANDIDATE_COLUMNS)
     groups = _rows_of_prompt(sources.groups, part, prompt_id, GROUP_COLUMNS)
     scores = _rows_of_prompt(sources.scores, part, prompt_id, SCORE_COLUMNS)
@@ -150,7 +150,7 @@ def prompt_of_part(
 def _rows_of_prompt(
     artifact: Artifact | None, part: int, prompt_id: str, columns: Sequence[str]
 ) -> list[Row]:
-    """Return a prompt's rows; none where there is no artifact, or not this part of it."""
+    """Return a prompt's rows; none if there is no artifact, or not this part of it."""
     if artifact is None or artifact.missing([part]):
         return []
     table, _ = artifact.read(part, columns)
@@ -160,12 +160,13 @@ def _rows_of_prompt(
 def _reward_expression(
     sources: PromptSources, scores: Sequence[Row], reward: str | None
 ) -> str | None:
-    """Return the expression to rank by; None where nothing is scored."""
+    """Return the expression to rank by; None if nothing is scored."""
     if not scores:
         if reward is None:
             return None
         raise UsageError(
-            "--reward needs scores", hint="pass the folder that score wrote with --scores"
+            "--reward needs the scores of the candidates",
+            hint="pass the folder that `prefpipe score` wrote with --scores",
         )
     if reward is not None:
         return reward
@@ -181,7 +182,7 @@ def _reward_expression(
 def _rewards(
     expression: str, rows: Sequence[Row], scores: Sequence[Row]
 ) -> dict[int, float | None]:
-    """Return each candidate's reward by sample, None where it is not a finite number."""
+    """Return each candidate's reward by sample, None if it is not a finite number."""
     by_scorer: dict[str, dict[int, float]] = {}
     for row in scores:
         scorer, sample_idx = row["scorer"], row["sample_idx"]
@@ -207,11 +208,11 @@ def _rewards(
 def _entry(
     row: Row, kept: Row | None, scores: Sequence[Row], reward: float | None
 ) -> dict[str, Any]:
-    """Return what is shown of a candidate.
+    """Return the shown values of a candidate.
 
     Args:
         row: of ``candidates``, or of ``groups`` where the candidates are not there.
-        kept: its row of ``groups``, None where it was not kept.
+        kept: its row of ``groups``, None if it was not kept.
         scores: its rows of ``scores``.
         reward: that it is ranked by.
     """
@@ -248,9 +249,9 @@ def _entry(
 
 
 def _add_pairs(entries: Sequence[dict[str, Any]], kept: Mapping[int, Row]) -> None:
-    """Note which candidates each kept one is to beat, and which are to beat it.
+    """Record which candidates each kept one must beat, and which must beat it.
 
-    Only where select wrote pairs down.
+    Only if select wrote pairs.
     """
     if all(row["beats"] is None for row in kept.values()):
         return
@@ -281,7 +282,7 @@ def _rank(entries: list[dict[str, Any]]) -> None:
 
 
 def _group_facts(artifact: Artifact | None, groups: Sequence[Row]) -> Mapping[str, Any] | None:
-    """Return what select made of the prompt: its strategy and roles, or why it was rejected."""
+    """Return the selection of the prompt: its strategy and roles, or why it was rejected."""
     if artifact is None or not groups:
         return None
     strategy = artifact.record.identity.get("strategy")

@@ -19,13 +19,13 @@ SCHEMAS: dict[str, Schema] = {
     schema.name: schema for schema in (*ALIKE_EVERYWHERE, embeddings_schema(1, half=False))
 }
 MAX_REASONS = 20
-"""Reasons listed for each status: many carry a number of their own, one for each row."""
+"""Reasons listed for each status: many carry their own number, one for each row."""
 
 
 def overview(
     artifact: Artifact, *, gamma: float | None = None, n_bins: int | None = None
 ) -> dict[str, Any]:
-    """Return what is to be known of an artifact.
+    """Return the overview of an artifact.
 
     Args:
         artifact: of any kind.
@@ -49,9 +49,7 @@ def overview(
     measure = MEASURES[kind]() if kind in MEASURES else None
     if gamma is not None:
         if kind != "groups":
-            raise UsageError(
-                f"--gamma is for the pairs of groups, and {artifact.path} holds {kind}"
-            )
+            raise UsageError(f"--gamma applies only to groups, and {artifact.path} holds {kind}")
         measure = GroupMeasure(gamma, n_bins or N_BINS)
     present = artifact.present(range(artifact.n_parts), allow_partial=True)
 
@@ -109,7 +107,7 @@ def run_facts(artifact: Artifact) -> dict[str, Any]:
 
 
 def read_summary(artifact: Artifact) -> dict[str, Any] | None:
-    """Return the ``summary.json`` that some stages leave, None where there is none to read."""
+    """Return the ``summary.json`` that some stages leave, None if there is none to read."""
     path = artifact.path / SUMMARY_FILE
     try:
         summary = json.loads(path.read_bytes())
@@ -130,7 +128,7 @@ def type_words(kind: Any) -> str:
 
 
 def _add_columns(columns: dict[str, dict[str, Any]], table: pa.Table, kind: str) -> None:
-    """Count the nulls of a part's columns; one that was not met before is described."""
+    """Count the nulls of a part's columns; describe new ones."""
     schema = SCHEMAS.get(kind)
     meanings = {}
     if schema is not None:
@@ -148,7 +146,7 @@ def _add_columns(columns: dict[str, dict[str, Any]], table: pa.Table, kind: str)
 
 
 def _add_reasons(reasons: Counter[tuple[str, str]], table: pa.Table) -> None:
-    """Count a part's rows by status and reason, those that have a reason."""
+    """Count a part's rows with a reason by status and reason."""
     if "reason" not in table.column_names:
         return
     rows = pl.DataFrame(table.select(["status", "reason"])).drop_nulls("reason")

@@ -1,6 +1,6 @@
-"""What the verdicts of a run come to.
+"""The figures of a run's verdicts.
 
-That is win rate, ties, position bias, what could not be read, tokens and cost.
+They are win rate, ties, position bias, unparsable verdicts, tokens and cost.
 """
 
 from collections.abc import Iterable, Mapping
@@ -137,11 +137,11 @@ def notes_of(figures: Mapping[str, Any]) -> list[str]:
 def _line_on_missing(figures: Mapping[str, Any]) -> str:
     """Return how many verdicts are unclear, and how many are missing.
 
-    Verdicts are missing for other reasons, such as a server that failed.
+    Verdicts can be missing for other reasons, such as a failed server.
     """
     line = (
-        f"{figures['share_unparsable']:.1%} of {figures['n_verdicts_asked']:,} verdicts "
-        "could not be read"
+        f"{figures['share_unparsable']:.1%} of {figures['n_verdicts_asked']:,} verdicts could "
+        "not be parsed"
     )
     others = figures["share_without_verdict"] - figures["share_unparsable"]
     if others > 1e-12:

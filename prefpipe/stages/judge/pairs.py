@@ -19,9 +19,9 @@ MOST_PARTS_HELD = 4
 
 
 class ResponsePair(NamedTuple):
-    """Two responses to compare, or one that has no partner.
+    """Two responses to compare, or one without a partner.
 
-    ``status`` is ``ok`` where they can be compared.
+    ``status`` is ``ok`` if they can be compared.
     """
 
     prompt_id: str
@@ -105,7 +105,7 @@ def by_prompt(rows: Sequence[Row]) -> dict[str, list[Row]]:
 def pairs_of(
     prompt_id: str, a_rows: Sequence[Row], b_rows: Sequence[Row], pairing: str
 ) -> list[ResponsePair]:
-    """Return a prompt's pairs, and a pair without a partner for each response that none has.
+    """Return a prompt's pairs, and a pair without a partner for each unpaired response.
 
     ``same-index`` pairs equal ``sample_idx``; ``all`` pairs each of A with each of B.
 
@@ -141,7 +141,7 @@ def _pair(prompt_id: str, a: Row | None, b: Row | None) -> ResponsePair:
 def _shared_messages(prompt_id: str, a: Row, b: Row) -> list[dict[str, str]]:
     """Return the conversation that both answer.
 
-    Of two with different system prompts it is what stands behind them.
+    If their system prompts differ, it is the rest after them.
     """
     if a["messages"] == b["messages"]:
         return list(a["messages"])
@@ -149,8 +149,9 @@ def _shared_messages(prompt_id: str, a: Row, b: Row) -> list[dict[str, str]]:
     of_b = [turn for turn in b["messages"] if turn["role"] != "system"]
     if of_a != of_b:
         raise InputError(
-            f"prompt {prompt_id!r} is another conversation in B than in A, so their responses "
+            f"prompt {prompt_id!r} has different conversations in A and B, so their responses "
             "cannot be compared",
-            hint="sample both sides from the same prompts file, or give the prompts other ids",
+            hint="sample both sides from the same prompts file, or give different prompts "
+            "different ids",
         )
     return of_a

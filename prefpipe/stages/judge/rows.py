@@ -1,4 +1,4 @@
-"""The rows of ``verdicts``: two presentation orders, and the preference that they come to."""
+"""The rows of ``verdicts``: two presentation orders, and the preference computed from them."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,13 +23,13 @@ FIELDS = (
 )
 """Columns of each order."""
 IDENTICAL = "identical"
-"""The verdict of two equal texts, about which nobody was asked."""
+"""The verdict of two equal texts, for which no judge is asked."""
 PairKey = tuple[str, int | None, int | None]
 """``(prompt_id, a_sample_idx, b_sample_idx)``."""
 
 
 def key_of_pair(row: Row) -> PairKey:
-    """Return what identifies a row."""
+    """Return the key of a row."""
     return row["prompt_id"], row["a_sample_idx"], row["b_sample_idx"]
 
 
@@ -39,7 +39,7 @@ def orders_of(orders: str) -> tuple[str, ...]:
 
 
 def blank_row(pair: ResponsePair) -> Row:
-    """Return a pair's row before anyone is asked."""
+    """Return a pair's row before any verdict."""
     row: Row = dict.fromkeys(VERDICTS.column_names)
     row |= {"prompt_id": pair.prompt_id, "status": pair.status, "reason": pair.reason}
     for name, candidate in (("a", pair.a), ("b", pair.b)):
@@ -56,7 +56,7 @@ def are_identical(pair: ResponsePair) -> bool:
 
 
 def request_of(pair: ResponsePair, order: str) -> PairRequest:
-    """Return what a judge is asked in one order."""
+    """Return the request to a judge in one order."""
     assert pair.a is not None
     assert pair.b is not None
     # begun answers are compared whole
@@ -68,7 +68,7 @@ def request_of(pair: ResponsePair, order: str) -> PairRequest:
 
 
 def order_columns(verdict: PairVerdict, order: str) -> dict[str, Any]:
-    """Return a verdict as an order's columns, turned round so that it speaks of A over B."""
+    """Return a verdict as an order's columns, converted to a preference for A over B."""
     preference = verdict.preference
     winners = {"first": "a", "second": "b", "tie": "tie"}
     if order == "b_first":
@@ -90,15 +90,15 @@ def order_columns(verdict: PairVerdict, order: str) -> dict[str, Any]:
 
 
 def identical_columns(order: str) -> dict[str, Any]:
-    """Return an order's columns where the texts are equal: they tie, and no judge is needed."""
+    """Return an order's columns for equal texts: they tie, and no judge is needed."""
     return {f"{order}_preference": 0.5, f"{order}_verdict": IDENTICAL, f"{order}_status": "ok"}
 
 
 def finish_row(row: Row, orders: Sequence[str]) -> Row:
     """Return a row with preference, disagreement, status and reason filled in.
 
-    The preference is the mean over the orders. Where one of them has no verdict there is no
-    preference: half of a pair would bring back the bias that the other half is there to cancel.
+    The preference is the mean over the orders. If one order has no verdict, there is no preference:
+    half of a pair would bring back the bias that the other half cancels.
     """
     for order in orders:
         status = row[f"{order}_status"]
@@ -115,7 +115,7 @@ def finish_row(row: Row, orders: Sequence[str]) -> Row:
 def kept_orders(
     row: Row | None, orders: Sequence[str], is_kept: Callable[[str], bool]
 ) -> dict[str, Any]:
-    """Return the columns of an earlier row's orders that need not be asked again.
+    """Return the columns of an earlier row's orders that can be kept.
 
     Those are the orders whose status is kept.
     """

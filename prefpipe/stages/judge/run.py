@@ -4,8 +4,8 @@ Reads: ``candidates`` of A and of B.
 Writes: ``verdicts``, one row for every pair with both presentation orders, and ``summary.json``
 once all parts are there.
 Promises: sides are joined by prompt_id, never by position; a response without a partner is a row; a
-verdict that could not be read is null with the judge's words, and asked for again on the next run;
-no answer is paid for twice.
+verdict that could not be parsed is null, keeps the judge's words, and is requested again on the
+next run; no answer is paid for twice.
 """
 
 import time
@@ -85,7 +85,8 @@ N_VERDICTS = "n_verdicts"
 class Judge(NamedTuple):
     """A judge that can be opened.
 
-    It has its entry in the fingerprint, says whether it sees an order, and loads itself.
+    It has an entry in the fingerprint, knows whether it depends on presentation order, and loads
+    itself.
     """
 
     identity: Mapping[str, Any]
@@ -172,17 +173,17 @@ def run(config: JudgeConfig, judge: Judge, runtime: Runtime) -> Summary:
 
 
 def _made_with(config: JudgeConfig, judge: Judge) -> list[dict[str, Any]]:
-    """Return the judge's model, where it has files, so that ``status`` sees when they change."""
+    """Return the judge's model, if it has files, so that ``status`` sees when they change."""
     if "content_hash" not in judge.identity:
         return []
     return [ingredient("judge", parse_judge(config.judge).model, judge.identity)]
 
 
 class Asking(NamedTuple):
-    """How a part's questions are made, and who is asked.
+    """How a part's questions are made, and for which candidates.
 
-    ``orders``: in which each pair is shown; ``a``: candidates, a part of which a part of the
-    verdicts speaks of; ``b``: what they are compared with.
+    ``orders``: in which each pair is shown; ``a``: candidates, whose part i belongs to part i of
+    the verdicts; ``b``: the candidates that they are compared with.
     """
 
     config: JudgeConfig
@@ -193,10 +194,10 @@ class Asking(NamedTuple):
 
 
 class PairsToJudge(NamedTuple):
-    """What is read of a part.
+    """The inputs of one part.
 
-    ``rows`` are its rows, with the verdicts that are known; ``to_ask``: the place of a row and the
-    order of each verdict that is not.
+    ``rows`` are its rows, with the known verdicts; ``to_ask``: the row and the order of each
+    unknown verdict.
     """
 
     pairs: Sequence[ResponsePair]
@@ -221,11 +222,11 @@ class VerdictMaker:
         self.output, self.parents = output, parents
 
     def has_room(self, n_open: int) -> bool:
-        """Return whether the judge would run empty without another part."""
+        """Return whether the judge would be idle without another part."""
         return self.judge.has_room(n_open)
 
     def prepare(self, index: int) -> PairsToJudge:
-        """Read and join the pairs of a part; find what is to be asked about them."""
+        """Read and join the pairs of a part; find what to ask about them."""
         pairs = self._pairs(index)
         rows = [blank_row(pair) for pair in pairs]
         earlier = self._earlier(index)
@@ -311,7 +312,7 @@ def _prompts_of_parts(candidates: Artifact, indices: Sequence[int]) -> set[str]:
 def _refuse_no_prompt_in_common(config: JudgeConfig, a: Artifact, b: CandidatesByPrompt) -> None:
     """Refuse two whole sides without a prompt in common.
 
-    Nothing could be judged, and a table alone would say so.
+    Nothing could be judged, and only a table would show it.
 
     Raises:
         InputError: no prompt of A is one of B's.

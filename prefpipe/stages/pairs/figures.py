@@ -1,4 +1,4 @@
-"""What scored pairs come to: accuracy by subset and section, and calibration."""
+"""The figures of scored pairs: accuracy by subset and section, and calibration."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -128,9 +128,9 @@ def _origin(artifact: Artifact) -> Mapping[str, Any]:
 
 
 def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, str]:
-    """Return what differences of scores are multiplied by, and where it is from.
+    """Return the factor of score differences, and its source.
 
-    That is ``given``, ``training`` or ``default``.
+    The source is ``given``, ``training`` or ``default``.
 
     A policy that prefpipe trained says its beta in its record. It is that of its objective's
     scores: SimPO's belongs to mean log-probabilities, DPO's to log-ratios, and with the other kind
@@ -138,7 +138,7 @@ def _beta(config: PairsConfig, artifact: Artifact, kind: str) -> tuple[float, st
     """
     if config.beta is not None and kind == "reward":
         raise UsageError(
-            "--beta is for policies, and these scores are rewards", hint="leave it out"
+            "--beta applies only to policies, and these scores are rewards", hint="leave out --beta"
         )
     if config.beta is not None:
         return config.beta, "given"
@@ -182,9 +182,9 @@ def _accuracies(table: pa.Table, scored: pa.Table, bootstrap: Bootstrap) -> dict
 
 
 def _completions(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any] | None:
-    """Return RewardBench 2's figures, None where no prompt counts.
+    """Return RewardBench 2's figures, None if no prompt counts.
 
-    A prompt counts where every one of its completions is scored.
+    A prompt counts if all of its completions are scored.
     """
     rows_of_item: dict[int, list[Mapping[str, Any]]] = {}
     for row in table.to_pylist():
@@ -209,7 +209,7 @@ def _completions(table: pa.Table, bootstrap: Bootstrap) -> dict[str, Any] | None
 
 
 def _completions_of(rows: Sequence[Mapping[str, Any]]) -> Completions:
-    """Put the scores of a prompt's completions together again; each stands in one pair at least."""
+    """Reassemble the scores of a prompt's completions; each is in at least one pair."""
     correct: dict[int, float] = {}
     wrong: dict[int, float] = {}
     for row in rows:
@@ -234,7 +234,7 @@ def _calibration(
 ) -> dict[str, Any]:
     """Return the figures of calibration.
 
-    They are against the file's outcomes, or with ``--outcome-gamma`` against graded ones.
+    They compare with the file's outcomes, or with ``--outcome-gamma`` with graded ones.
 
     Raises:
         UsageError: ``--outcome-gamma`` of pairs without two columns of ratings.
@@ -243,9 +243,9 @@ def _calibration(
     has_ratings = _kind(artifact) != "given" and artifact.record.context.get("score_columns")
     if gamma is not None and not has_ratings:
         raise UsageError(
-            f"--outcome-gamma {gamma:g} needs the raters' scores, and {config.pairs} has no two "
-            "columns of ratings beside what is evaluated",
-            hint="give a file with score_chosen and score_rejected (or chosen-rating and "
+            f"--outcome-gamma {gamma:g} needs the raters' scores, and {config.pairs} has no pair "
+            "of rating columns besides the scores to evaluate",
+            hint="pass a file with score_chosen and score_rejected (or chosen-rating and "
             "rejected-rating), and --model",
         )
 
@@ -280,7 +280,7 @@ def _calibration(
 def _share_longer(scored: pa.Table) -> float | None:
     """Return how often the longer response, in tokens, is the chosen one.
 
-    Equal lengths count half; None where nobody counted tokens.
+    Equal lengths count half; None without token counts.
     """
     n_chosen = scored["chosen_n_tokens"].cast(pa.float64()).to_numpy()
     n_rejected = scored["rejected_n_tokens"].cast(pa.float64()).to_numpy()
@@ -289,9 +289,9 @@ def _share_longer(scored: pa.Table) -> float | None:
 
 
 def _recipe(config: PairsConfig, artifact: Artifact, *, is_of_completions: bool) -> dict[str, Any]:
-    """Return what a reader needs to make the figures again.
+    """Return what a reader needs to reproduce the figures.
 
-    A program sees by it whether two results can be compared.
+    A program can tell by it whether two results are comparable.
     """
     origin, context = _origin(artifact), artifact.record.context
     names = context.get("models") or []

@@ -2,8 +2,8 @@
 
 A reward model rates each response in its own chat template, as ``score`` does. A policy gives
 log-ratios to its reference, or mean log-probabilities a token. Its tokens are those that ``train``
-and ``logprobs`` take of the same texts: the policy's own chat template, the response with the end
-of its turn. A prompt is computed once for both responses where the model allows.
+and ``logprobs`` use for the same texts: the policy's own chat template, the response with the end
+of its turn. A prompt is computed once for both responses if the model allows it.
 """
 
 from collections.abc import Callable, Sequence
@@ -75,16 +75,17 @@ def policy_rater(
     """
     if policy.kind == CLASSIFIER:
         raise UsageError(
-            f"--model {policy.requested} is a sequence classifier, and no policy",
-            hint="add --reward-model",
+            f"--model {policy.requested} is a sequence classifier, not a policy",
+            hint="add --reward-model to read it as a reward model",
         )
     require_chat_template(policy)
 
     if config.reference == BASE:
         if policy.base is None:
             raise UsageError(
-                f"--reference base: {policy.requested} is no adapter",
-                hint="name the model that it was trained from; a folder of that name is ./base",
+                f"--reference base: {policy.requested} is not an adapter",
+                hint="name the model that it was trained from; for a folder named base, pass "
+                "./base",
             )
         reference = policy.base
 
@@ -95,8 +96,8 @@ def policy_rater(
         kind = "log_ratio"
         if reference.tokenizer_hash != policy.tokenizer_hash:
             raise UsageError(
-                f"the reference {reference.requested} has another tokenizer than "
-                f"{policy.requested}: the same ids are other texts to it",
+                f"the reference {reference.requested} does not have the tokenizer of "
+                f"{policy.requested}: the same ids mean different texts",
                 hint="pass a --reference with the policy's tokenizer, such as the model that it "
                 "was trained from",
             )
@@ -114,7 +115,7 @@ def policy_rater(
 
 
 class PolicyRater:
-    """A policy, and its reference where it has one.
+    """A policy, and its reference if it has one.
 
     A reference with the policy's own weights is not computed: every log-ratio is exactly 0.
     """
@@ -184,7 +185,7 @@ class PolicyRater:
         return model
 
     def _too_long(self, group: Group) -> Rated | None:
-        """Return why a pair cannot be read whole, None where both of its responses fit."""
+        """Return why a pair is too long for the model, None if both responses fit."""
         fitting, statuses = fit_length(group, max_length=self.max_length, on_too_long="drop")
         if len(fitting) == len(RESPONSES):
             return None
@@ -245,7 +246,7 @@ def is_same(policy: ModelFiles, reference: ModelFiles) -> bool:
 
 
 def _group(pair: ScoredTexts, encoder: Encoder) -> Group:
-    """Return a pair as a group of two, its number in the place of the prompt's id.
+    """Return a pair as a group of two, with its number as the prompt's id.
 
     Raises:
         InputError: the chat template refuses the conversation.

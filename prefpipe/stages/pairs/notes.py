@@ -1,6 +1,6 @@
-"""What a reader of scored pairs should know, in sentences.
+"""Notes on scored pairs, in sentences.
 
-That is rows left out, ties, and what RewardBench's figures lack.
+They cover rows left out, ties, and what RewardBench's figures lack.
 """
 
 from collections.abc import Mapping
@@ -17,12 +17,12 @@ RULE_OF_REWARDBENCH_TWO = (
 
 
 def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[str]:
-    """Return what a reader should know.
+    """Return the notes for a reader.
 
     Args:
         figures: what ``summary.json`` of ``pair_scores`` holds.
-        shows: ``rewardbench`` or ``calibration``: leave out what concerns the other's figures
-            alone; None tells all.
+        shows: ``rewardbench`` or ``calibration``: leave out notes on the other's figures; None
+        returns all.
     """
     notes = _notes_on_rows(figures)
     if shows != "calibration" and "rewardbench_two" in figures:
@@ -37,21 +37,21 @@ def notes_of(figures: Mapping[str, Any], *, shows: str | None = None) -> list[st
 
 
 def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
-    """Return which pairs were not scored, and which are alike."""
+    """Return notes on pairs that were not scored, and on equal pairs."""
     n_pairs = figures["n_pairs"]
     n_left_out = n_pairs - figures["n_scored"]
     n_too_long = figures["counts"].get("too_long", 0)
     notes = []
     if n_left_out:
         notes.append(
-            f"{n_left_out:,} of {n_pairs:,} pairs were not scored and count nowhere; `reason` "
-            "says why"
+            f"{n_left_out:,} of {n_pairs:,} pairs were not scored and are left out of all "
+            "figures; column `reason` says why"
         )
 
     if n_too_long:
         notes.append(
-            f"{n_too_long:,} pairs are longer than the model or --max-length allows: kept, not "
-            "scored, and never cut"
+            f"{n_too_long:,} pairs are longer than the model or --max-length allows: they are "
+            "kept unscored, not truncated"
         )
 
     if figures["n_identical"]:
@@ -60,19 +60,19 @@ def _notes_on_rows(figures: Mapping[str, Any]) -> list[str]:
         )
     if figures["n_duplicates"]:
         notes.append(
-            f"{figures['n_duplicates']:,} pairs are copies of earlier rows; they count, and are "
-            "drawn together by the bootstrap"
+            f"{figures['n_duplicates']:,} pairs are copies of earlier rows; they count, and the "
+            "bootstrap draws copies together"
         )
     if figures["n_contradictions"]:
         notes.append(
-            f"{figures['n_contradictions']:,} pairs say the contrary of an earlier row: the same "
-            "responses the other way round"
+            f"{figures['n_contradictions']:,} pairs contradict an earlier row: the same "
+            "responses with chosen and rejected swapped"
         )
     return notes
 
 
 def _notes_on_completions(bench: Mapping[str, Any] | None) -> list[str]:
-    """Return what to know of RewardBench 2's figures, None where no prompt has any."""
+    """Return notes on RewardBench 2's figures, None if no prompt has any."""
     notes = [RULE_OF_REWARDBENCH_TWO]
     if bench is None:
         return [*notes, "no prompt has all of its completions scored"]
@@ -80,7 +80,7 @@ def _notes_on_completions(bench: Mapping[str, Any] | None) -> list[str]:
     if bench["left_out"]:
         reasons = ", ".join(f"{count:,} {status}" for status, count in bench["left_out"].items())
         notes.append(
-            f"prompts of {bench['n_items']:,} that are left out, since one of their completions "
+            f"prompts of {bench['n_items']:,} that are left out because one of their completions "
             f"has no score: {reasons}"
         )
 
@@ -98,8 +98,8 @@ def _notes_on_completions(bench: Mapping[str, Any] | None) -> list[str]:
         notes.append("no subset is one of RewardBench 2's, so there is no final figure")
     elif bench["missing"]:
         notes.append(
-            f"no figure of {', '.join(bench['missing'])}: the mean is of the others, and compares "
-            "with no published one"
+            f"no figure for {', '.join(bench['missing'])}: the mean covers the others and is not "
+            "comparable with published ones"
         )
     return notes
 
@@ -115,9 +115,9 @@ def _notes_on_accuracy(figures: Mapping[str, Any]) -> list[str]:
 
     if figures["n_rejected_preferred"]:
         notes.append(
-            f"in {figures['n_rejected_preferred']:,} of {figures['n_scored']:,} pairs `preference` "
-            "is below 1/2, for `rejected`: this accuracy takes `chosen` for the better one all the "
-            "same; `prefpipe eval calibration` goes by the preference"
+            f"in {figures['n_rejected_preferred']:,} of {figures['n_scored']:,} pairs "
+            "`preference` is below 1/2, in favour of `rejected`; this accuracy still counts "
+            "`chosen` as the better one, while `prefpipe eval calibration` uses the preference"
         )
     return notes
 
@@ -129,9 +129,9 @@ def _notes_on_temperature(calibration: Mapping[str, Any]) -> list[str]:
     temperature = fitted.get("temperature")
     if temperature not in TEMPERATURES:
         return []
-    verdict = "say nothing, or the contrary, of them"
+    verdict = "predict them no better than chance, or worse"
     if temperature == TEMPERATURES[0]:
-        verdict = "separate all of them"
+        verdict = "separate all of them perfectly"
 
     note = (
         f"the temperature is {temperature:g}, its limit: on the pairs that it was fitted on the "
@@ -141,7 +141,7 @@ def _notes_on_temperature(calibration: Mapping[str, Any]) -> list[str]:
 
 
 def _notes_on_subsets(bench: Mapping[str, Any]) -> list[str]:
-    """Return in what a file's subsets are not RewardBench's."""
+    """Return how a file's subsets differ from RewardBench's."""
     notes = []
     other_size = []
     for section in bench["sections"]:

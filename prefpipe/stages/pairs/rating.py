@@ -1,9 +1,9 @@
-"""What rates pairs, and the two scores of a pair as a row.
+"""The raters of pairs, and the two scores of a pair as a row.
 
 Raters of ``--model`` are in `prefpipe.stages.pairs.model_raters`.
 
-A pair is scored whole or not at all: a response that is too long, or that the template refuses,
-costs the other its score too, for half a pair compares nothing.
+A pair is scored completely or not at all: if one response is too long, or the template refuses it,
+the other gets no score either, because half a pair compares nothing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,10 +29,10 @@ RESPONSES = ("chosen", "rejected")
 
 
 class Rated(NamedTuple):
-    """What a rater says of one pair.
+    """A rater's result for one pair.
 
-    Scores, token counts and log-probabilities are each of (chosen, rejected). ``tally``: what the
-    rater counted of the texts of a call; it stands with the first pair of the call.
+    Scores, token counts and log-probabilities are each of (chosen, rejected). ``tally``: the
+    rater's counts of the texts of a call; the first pair of the call carries it.
     """
 
     scores: tuple[float | None, float | None] = (None, None)
@@ -48,7 +48,7 @@ class OpenRater(Protocol):
     """A rater whose model is loaded. Several threads may ask it at once."""
 
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
-        """Return what it says of each pair, in order; there is at least one."""
+        """Return the result for each pair, in order; there is at least one pair."""
         ...
 
     def close(self) -> None:
@@ -59,8 +59,8 @@ class OpenRater(Protocol):
 class PairRater(NamedTuple):
     """A rater that can be opened.
 
-    ``kind`` of score; ``models``: what its models are in the fingerprint; ``names``: as the user
-    wrote them; ``notes``: what a reader should know.
+    ``kind`` of score; ``models``: its models' entries in the fingerprint; ``names``: as the user
+    wrote them; ``notes``: for the reader.
     """
 
     kind: str
@@ -71,14 +71,14 @@ class PairRater(NamedTuple):
 
 
 class ScorerRater:
-    """Pairs rated by a scorer that sees each response alone."""
+    """Pairs rated by a scorer that sees each response separately."""
 
     def __init__(self, scorer: Scorer) -> None:
         self.scorer: Any = scorer
 
     def rate(self, pairs: Sequence[ScoredTexts]) -> list[Rated]:
         """Return rewards; both of a pair, or neither."""
-        # A completion that stands in several pairs of its row is scored once.
+        # A completion that is in several pairs of its row is scored once.
         requests: list[ScoreRequest] = []
         place_of: dict[tuple[int, str | int], int] = {}
         places_of_pairs: list[list[int]] = []
@@ -150,7 +150,7 @@ def pair_row(pair: ScoredTexts, rated: Rated | None, kind: str) -> Row:
 
     Args:
         pair: what the file has.
-        rated: what was said of it; None where its texts cannot be used.
+        rated: what was said of it; None if its texts cannot be used.
         kind: of the scores.
     """
     if rated is None:
@@ -201,7 +201,7 @@ def _checked(rated: Rated) -> Rated:
 def _outcome(pair: ScoredTexts) -> float | None:
     """Return 1 where chosen is chosen, or the preference.
 
-    None where the file has preferences and none for this pair.
+    None if the file has preferences and none for this pair.
     """
     if pair.preference is None and not pair.has_preference_column:
         return 1.0

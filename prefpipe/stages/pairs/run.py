@@ -5,8 +5,8 @@
 Reads: a file of pairs, or a folder that one of the two wrote.
 Writes: ``pair_scores``, one row for every pair of the file in its order, and ``summary.json`` with
 all figures of both commands once all parts are there.
-Promises: a pair is scored whole or kept with its reason, never cut; the same folder is scored once,
-whichever of the two commands goes on.
+Promises: a pair is scored completely or kept with its reason, never truncated; a folder is scored
+once, whichever of the two commands continues it.
 """
 
 import time
@@ -72,7 +72,7 @@ def run(config: PairsConfig, rater: PairRater | None, runtime: Runtime) -> Summa
 
     Args:
         config: the knobs.
-        rater: the model; None where the file has the scores, or a folder is read.
+        rater: the model; None if the file has the scores, or a folder is read.
         runtime: the surroundings.
     """
     with ExitStack() as stack:
@@ -127,7 +127,7 @@ class PairsOfFile:
 
         Args:
             config: the knobs.
-            rater: the model; None where the file has the scores.
+            rater: the model; None if the file has the scores.
             runtime: where to log, and whether to stop.
             stack: closes the model, where it was opened.
         """
@@ -229,7 +229,7 @@ class PairsOfFolder:
         path = Path(config.pairs)
         if rater is not None:
             raise UsageError(
-                f"{FLAG} {path} holds scores already, and --model would score them again",
+                f"{FLAG} {path} already holds scores, and --model would score the pairs again",
                 hint="leave out --model, or pass the file of pairs",
             )
         refuse_nesting(config.output, {FLAG: path})
@@ -320,7 +320,7 @@ def _sum_up(
     """Add and write the figures when all parts are there."""
     if output.missing():
         summary.notes.append(
-            "other shards' parts are missing: the figures come with the last of them"
+            "parts of other shards are missing: the shard that finishes last writes the figures"
         )
         return
     try:

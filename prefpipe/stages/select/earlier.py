@@ -1,8 +1,7 @@
-"""``--earlier``: the artifacts of earlier rounds, found in their folders and held against this one.
+"""``--earlier``: the artifacts of earlier rounds, found in their folders and checked.
 
-Rewards are compared across rounds, so that every round must have been rated by the same scorers,
-and embedded by the same model. How it was sampled, and by which policy, may differ: that is what
-rounds are for.
+Rewards are compared across rounds, so every round must be rated by the same scorers and embedded by
+the same model. Sampling settings and policy may differ: that is the purpose of rounds.
 """
 
 import hashlib
@@ -58,9 +57,9 @@ def open_earlier(
         earlier = seen.setdefault(candidates.record.fingerprint, str(candidates.path))
         if earlier != str(candidates.path) or _is_same_folder(candidates, inputs["candidates"]):
             raise InputError(
-                f"--earlier {folder}: its candidates are those of {earlier}: every response would "
-                "be there twice",
-                hint="name each earlier round once, and not the round that is selected from",
+                f"--earlier {folder}: its candidates are those of {earlier}, so every response "
+                "would occur twice",
+                hint="name each earlier round once, and not the round that you select from",
             )
 
         parts_of: _AlignedParts | _PartsByPrompt
@@ -79,7 +78,7 @@ def _artifacts_in(
 ) -> dict[str, Artifact]:
     """Return the candidates of a round's folder, with the scores and embeddings that fit.
 
-    Folders within ``folder`` are looked at, and none below: ``eval/policy/candidates`` is no pool.
+    Only direct subfolders of ``folder`` are checked: ``eval/policy/candidates`` is not a pool.
     """
     by_kind: dict[str, list[Artifact]] = {}
     for path in _folders_in(folder):
@@ -90,7 +89,7 @@ def _artifacts_in(
     if not pools:
         raise InputError(
             f"--earlier {folder} holds no candidates",
-            hint="pass the folder of a round, in which `prefpipe generate ... -o "
+            hint="pass the folder of a round, where `prefpipe generate ... -o "
             f"{quote(str(folder))}/candidates` wrote its own",
         )
     candidates = _the_only(pools, "candidates", folder)
@@ -108,7 +107,7 @@ def _artifacts_in(
         if not of_them:
             raise InputError(
                 f"--earlier {folder} holds no {kind} of {candidates.path}",
-                hint=f"make them as those of this round were made: prefpipe {stage} "
+                hint=f"make them with the settings of this round: prefpipe {stage} "
                 f"{quote(str(candidates.path))} -o {quote(str(folder / kind))} ...",
             )
 
@@ -118,9 +117,9 @@ def _artifacts_in(
         ]
         if not fitting:
             raise InputError(
-                f"{of_them[0].path} is of another {_MAKER[kind]} than {inputs[kind].path}, "
-                f"{_WHY[kind]}:\n  " + "\n  ".join(differences[0]),
-                hint=f"make both by the same {_MAKER[kind]}: prefpipe {stage} "
+                f"{of_them[0].path} was not made by the same {_MAKER[kind]} as "
+                f"{inputs[kind].path}, {_WHY[kind]}:\n  " + "\n  ".join(differences[0]),
+                hint=f"make both with the same {_MAKER[kind]}: prefpipe {stage} "
                 f"{quote(str(candidates.path))} -o ...",
             )
         artifacts[kind] = _the_only(fitting, kind, folder)
@@ -134,8 +133,8 @@ def _artifacts_in(
 
 _MAKER = {"scores": "rater", "embeddings": "embedder"}
 _WHY = {
-    "scores": "and rewards of different raters are not comparable",
-    "embeddings": "and their distances mean nothing",
+    "scores": "and rewards from different raters are not comparable",
+    "embeddings": "and distances between their embeddings mean nothing",
 }
 
 
@@ -152,8 +151,9 @@ def _folders_in(folder: Path) -> list[Path]:
         )
     if (folder / FILE_NAME).exists():
         raise InputError(
-            f"--earlier {folder} is an artifact, and a round's folder holds several",
-            hint=f"pass the folder that it is in, {folder.parent}",
+            f"--earlier {folder} is one artifact, and --earlier takes the folder of a round, "
+            "which holds several",
+            hint=f"pass its parent folder, {folder.parent}",
         )
     return sorted(path for path in folder.iterdir() if (path / FILE_NAME).exists())
 
@@ -162,24 +162,24 @@ def _the_only(artifacts: Sequence[Artifact], kind: str, folder: Path) -> Artifac
     if len(artifacts) > 1:
         names = ", ".join(str(artifact.path) for artifact in artifacts)
         raise InputError(
-            f"--earlier {folder} holds several {kind} that could be meant: {names}",
-            hint="move all but one to another folder, or pass a folder with links to those of the "
-            "round",
+            f"--earlier {folder} holds several {kind} that fit: {names}",
+            hint="move all but one to another folder, or pass a folder with links to the "
+            "artifacts of the round",
         )
     return artifacts[0]
 
 
 def _differences(earlier: Artifact, now: Artifact, scorers: Sequence[str]) -> list[str]:
-    """Return in what the rater or embedder of an earlier round is another one, a line each."""
+    """Return how the rater or embedder of an earlier round differs, one line each."""
     then = _maker(earlier.record.identity, scorers)
     lines = field_differences(then, _maker(now.record.identity, scorers))
     return [line.worded("in the earlier round", "in this one") for line in lines]
 
 
 def _maker(identity: Mapping[str, Any], scorers: Sequence[str]) -> dict[str, Any]:
-    """Return what of an identity makes numbers comparable: all but whose responses they are.
+    """Return the part of an identity that makes numbers comparable: all but the responses.
 
-    Of several scorers those whose rewards are read, by name.
+    Of several scorers, only those whose rewards are read, by name.
     """
     maker = {name: value for name, value in identity.items() if name != "candidates"}
     if "scorers" in maker:
@@ -214,9 +214,9 @@ class _AlignedParts:
 
 
 class _PartsByPrompt:
-    """Which parts of an earlier round, divided in another way, have the prompts of a part.
+    """The parts of a differently divided earlier round that have the prompts of a part.
 
-    Of all its prompts ids and hashes are held in memory, and nothing else of it.
+    Only ids and hashes of its prompts are held in memory.
     """
 
     def __init__(
@@ -251,9 +251,9 @@ class _PartsByPrompt:
                 part, text_then = known
                 if text != text_then:
                     raise InputError(
-                        f"--earlier {folder}: prompt {prompt_id} has another text there than in "
-                        f"{candidates.path}: its responses answer something else",
-                        hint="give prompts that differ different `prompt_id`s, and sample each "
+                        f"--earlier {folder}: prompt {prompt_id} has a different text there than "
+                        f"in {candidates.path}, so its responses answer something else",
+                        hint="give different prompts different `prompt_id`s, and sample every "
                         "round with the same --system-prompt",
                     )
                 parts.add(part)
@@ -263,8 +263,8 @@ class _PartsByPrompt:
         if is_whole and not any(self._parts.values()):
             raise InputError(
                 f"--earlier {folder}: none of its prompts is in {candidates.path}",
-                hint="an earlier round adds responses to the same prompts: leave it out where "
-                "rounds have prompts of their own (--prompt-share)",
+                hint="an earlier round adds responses to the same prompts: leave out --earlier "
+                "when each round has its own prompts (--prompt-share)",
             )
 
     def __call__(self, index: int) -> list[int]:

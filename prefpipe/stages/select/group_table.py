@@ -90,7 +90,7 @@ def group_table(
         columns.append(column if column.type == field.type else column.cast(field.type))
     groups = pa.Table.from_arrays(columns, schema=schema)
 
-    # The user's own columns stand behind; where rounds were joined, whose a row is before them.
+    # The user's own columns are behind; where rounds were joined, whose a row is before them.
     further = further_columns(screened.table)
     whose = [column.name for column in EARLIER_COLUMNS if column.name in further.column_names]
     for name in whose:
@@ -139,7 +139,7 @@ def _selection_columns(
 
 
 def _ranks(screened: ScreenedPart) -> np.ndarray:
-    """Return (P, R) the rank of each usable candidate by reward, the best 0; others come behind."""
+    """Return (P, R) the rank of each usable candidate by reward, best 0; unusable ones last."""
     to_sort_by_PR = np.where(screened.usable, -np.nan_to_num(screened.rewards), np.inf)
     # Stable: of equal rewards the lower sample comes first.
     best_first_PR = np.argsort(to_sort_by_PR, axis=1, kind="stable")
@@ -175,7 +175,7 @@ def _represents(rows: _GroupRows, screened: ScreenedPart, selection: Selection) 
 
 
 def _beats(rows: _GroupRows, screened: ScreenedPart, config: SelectConfig) -> pa.Array:
-    """Return each row's pairs; null throughout unless pairs were asked for."""
+    """Return each row's pairs; null throughout unless pairs were requested."""
     beats: list[Any] = [None] * len(rows.prompts)
     if config.pairs is None and config.max_pairs is None:
         return pa.array(beats, BEATS)

@@ -1,4 +1,4 @@
-"""One part of ``select``: columns in, groups out, no row touched by itself."""
+"""One part of ``select``: columns in, groups out, no loop over single rows."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -33,7 +33,7 @@ class PoolReader(NamedTuple):
     asks: StrategyInputs
 
     def screen(self, index: int, *, needs_distances: bool = True) -> ScreenedPart:
-        """Return one part, screened."""
+        """Return one screened part."""
         return screen_part(
             self.inputs,
             self.expression,
@@ -45,7 +45,7 @@ class PoolReader(NamedTuple):
 
 
 class GroupMaker:
-    """Makes the parts of ``groups``, each from its own inputs alone, in several threads."""
+    """Makes the parts of ``groups``, each only from its own inputs, in several threads."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class GroupMaker:
         return n_open < self.n_threads
 
     def prepare(self, index: int) -> int:
-        """Prepare nothing: threads read their parts beside each other."""
+        """Prepare nothing: threads read their parts concurrently."""
         return index
 
     def rehearse(self) -> None:
         """Select from one made-up prompt, so that all loops are loaded, or compiled.
 
-        Not in the threads that make the parts: an interrupt leaves a thread that compiles in its
-        lock, and the process waiting for it.
+        This does not run in the threads that make the parts: an interrupt would leave a compiling
+        thread in its lock, and the process would wait for it.
         """
         rewards_PR = np.array([[3.0, 1.0, 0.0, 2.0]])
         distances_PRR = None
@@ -116,7 +116,7 @@ class GroupMaker:
         seeds_P: np.ndarray,
         evidence: Evidence,
     ) -> Selection:
-        """Call the strategy, with the knobs of the config."""
+        """Call the strategy with the settings of the config."""
         config = self.config
         cover: Any = config.cover
         temperature: Any = config.weight_temperature

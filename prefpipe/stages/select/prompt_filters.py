@@ -1,8 +1,8 @@
-"""The filters of prompts over a whole run: their thresholds, and which prompts of a part they take.
+"""The filters of prompts over a whole run: their thresholds, and which prompts of a part they keep.
 
-A quantile is over all prompts, whichever part is made by whom: so every worker looks at all pools
-before its first part. What would leave no prompt is refused there, before an older result is
-touched.
+A quantile covers all prompts, whichever worker makes which part, so every worker reads all pools
+before its first part. Filters that would leave no prompt are refused there, before an older result
+is touched.
 """
 
 from collections.abc import Callable, Sequence
@@ -33,7 +33,7 @@ def survey_prompts(
 ) -> Thresholds:
     """Return the filters' thresholds over all prompts that would have a group.
 
-    Without quantiles it looks at no more parts than until one prompt is left.
+    Without quantiles it stops reading parts as soon as one prompt is left.
 
     Args:
         screen: reads and screens a part.
@@ -76,7 +76,7 @@ def _facts_of_all(
     filters: PromptFilters,
     n_threads: int,
 ) -> list[PoolFacts]:
-    """Return the facts of each part, in the order of the parts whichever thread was the first."""
+    """Return the facts of each part, in the order of the parts, whichever thread was first."""
     if not indices:
         return []
     # Not in a thread: an interrupt there, where loops are compiled, would leave their lock shut.
@@ -94,13 +94,13 @@ def _facts_of_all(
 def _facts_of_groups(
     screen: Callable[[int], ScreenedPart], index: int, filters: PromptFilters
 ) -> PoolFacts:
-    """Return what the filters look at, of the prompts of a part that would have a group."""
+    """Return the values that the filters use, for the prompts of a part that would have a group."""
     screened = screen(index)
     return facts_of(screened, filters).where(is_none(screened.rejections))
 
 
 def facts_of(screened: ScreenedPart, filters: PromptFilters) -> PoolFacts:
-    """Return what the filters look at, of all prompts of a part."""
+    """Return the values that the filters use, for all prompts of a part."""
     n_tokens = np.zeros(screened.rewards.shape)
     if filters.min_rejected_tokens is not None:
         _, response_tokens, _ = token_counts(screened.table)
@@ -112,7 +112,7 @@ def facts_of(screened: ScreenedPart, filters: PromptFilters) -> PoolFacts:
 def filter_part(
     screened: ScreenedPart, filters: PromptFilters, thresholds: Thresholds
 ) -> ScreenedPart:
-    """Return a part in which the prompts that a filter takes have its reason."""
+    """Return a part in which the prompts that a filter rejects have its reason."""
     if not filters.are_any:
         return screened
     reasons, particulars = filter_reasons(facts_of(screened, filters), filters, thresholds)

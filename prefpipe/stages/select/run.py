@@ -122,7 +122,7 @@ def _n_cores() -> int:
 
 
 def _open_inputs(config: SelectConfig) -> dict[str, Artifact]:
-    """Return what is read, by name.
+    """Return the inputs by name.
 
     Raises:
         InputError: scores or embeddings of other candidates.
@@ -140,9 +140,9 @@ def _open_inputs(config: SelectConfig) -> dict[str, Artifact]:
             continue
         if artifact.record.identity.get("candidates") != inputs["candidates"].record.identity:
             raise InputError(
-                f"--{name} {artifact.path} was made for other candidates than {config.candidates}",
-                hint=f"pass the {name} of these candidates, or make them: "
-                f"prefpipe {artifact.record.stage} {config.candidates} ...",
+                f"--{name} {artifact.path} was not made for {config.candidates}",
+                hint=f"pass the {name} of these candidates, or make them with: prefpipe "
+                f"{artifact.record.stage} {config.candidates} ...",
             )
     return inputs
 
@@ -177,7 +177,7 @@ def _survey(pools: PoolReader, runtime: Runtime, n_threads: int) -> Thresholds:
     filters = pools.config.filters()
     if not filters.are_any:
         return Thresholds()
-    runtime.log("looking at all prompts first, for the filters")
+    runtime.log("reading all prompts first, for the filters")
     n_parts = pools.inputs["candidates"].n_parts
     indices: Sequence[int] = range(n_parts)
     for artifact in pools.inputs.values():
@@ -189,7 +189,7 @@ def _survey(pools: PoolReader, runtime: Runtime, n_threads: int) -> Thresholds:
 
 
 def _resolved(config: SelectConfig, asks: StrategyInputs, thresholds: Thresholds) -> dict[str, Any]:
-    """Return what an identity holds of these inputs beside the flags, where it applies."""
+    """Return the identity's fields of these inputs besides the flags, if they apply."""
     resolved: dict[str, Any] = {}
     if asks.spread_of:
         resolved["spread_of"] = list(asks.spread_of)
@@ -201,7 +201,7 @@ def _resolved(config: SelectConfig, asks: StrategyInputs, thresholds: Thresholds
 
 
 def _artifacts_of(rounds: Sequence[EarlierRound]) -> dict[str, Artifact]:
-    """Return what earlier rounds have, by the names of parents."""
+    """Return the artifacts of earlier rounds, by parent name."""
     artifacts = {}
     for each in rounds:
         for kind, artifact in each.artifacts.items():
@@ -252,6 +252,6 @@ def _evaluate_once(pools: PoolReader, index: int, runtime: Runtime) -> None:
     spreads = spreads_of(names, rows, rewards, pool_index)
     if not (spreads > 0.0).any():
         runtime.log(
-            f"{' and '.join(names)} agree on every response of the first part: without a spread "
-            f"--strategy {pools.config.strategy} has rewards alone to go by"
+            f"{' and '.join(names)} agree on every response of the first part: without a spread, "
+            f"--strategy {pools.config.strategy} uses rewards only"
         )

@@ -49,16 +49,16 @@ class ScreeningFlags(NamedTuple):
 
 
 class ChosenSampler(NamedTuple):
-    """Whose responses a strategy takes: a model's, of all rounds or of the one of a number."""
+    """Whose responses a strategy uses: a model's, from all rounds or from a numbered one."""
 
     model: str
     earlier: int | None = None
 
 
 class StrategyInputs(NamedTuple):
-    """What a strategy asks of candidates beside a reward and an embedding.
+    """What a strategy needs of candidates besides a reward and an embedding.
 
-    - ``n_spared``: candidates that must be left to be negatives;
+    - ``n_spared``: candidates that must remain as negatives;
     - ``accepts_ties``: equal rewards leave it a choice;
     - ``spread_of``: scorers whose disagreement is the uncertainty, none if it needs none;
     - ``chosen_from``, ``rejected_from``: samplers, None if they do not matter.
@@ -76,16 +76,16 @@ REWARDS_ALONE = StrategyInputs()
 
 
 class ScreenedPart(NamedTuple):
-    """A part's pools, of P prompts with up to R candidates, and what screening said of them.
+    """A part's pools, of P prompts with up to R candidates, and the results of screening.
 
     - ``table``: the N candidates, in the order of ``pools``;
-    - ``rewards`` (P, R): NaN where there is none;
+    - ``rewards`` (P, R): NaN if there is none;
     - ``distances`` (P, R, R): None without embeddings;
     - ``reasons`` (N,): objects, None for a usable candidate;
-    - ``unflawed`` (P, R): without a flaw; ``usable`` (P, R): of them, those that the margin leaves;
-    - ``rejections`` (P,): objects, None for a prompt that gets a group;
-    - ``particulars`` (P,): objects, what a filter of prompts says beside, None elsewhere;
-    - ``evidence``: the scorers' spread, or whose each candidate is.
+    - ``unflawed`` (P, R): without a flaw; ``usable`` (P, R): of those, the ones that the margin
+    keeps; - ``rejections`` (P,): objects, None for a prompt that gets a group; - ``particulars``
+    (P,): objects, details from a prompt filter, None elsewhere; - ``evidence``: the
+    scorers' spread, or whose each candidate is.
     """
 
     table: pa.Table
@@ -112,7 +112,7 @@ def screen_part(
     """Read a part and screen its candidates.
 
     Args:
-        inputs: ``candidates``, ``scores`` and, where there are any, ``embeddings``.
+        inputs: ``candidates``, ``scores`` and, if any, ``embeddings``.
         expression: the reward.
         flags: what decides which candidates can be selected from.
         index: of the part.
@@ -208,7 +208,7 @@ def _evidence_of(
     pools: PoolIndex,
     asks: StrategyInputs,
 ) -> Evidence:
-    """Return what a strategy reads beside rewards and distances; a spread is NaN where none is."""
+    """Return a strategy's inputs besides rewards and distances; a missing spread is NaN."""
     spreads, samplers = None, None
     if asks.spread_of:
         spreads = spreads_of(asks.spread_of, scores, rewards, pools)
@@ -227,7 +227,7 @@ def _evidence_of(
 def spreads_of(
     scorers: Sequence[str], scores: pa.Table, rewards: np.ndarray, pools: PoolIndex
 ) -> np.ndarray:
-    """Return the spread of some scorers (P, R), on the scale of the rewards; NaN where none is."""
+    """Return the spread of some scorers (P, R), on the scale of the rewards; NaN if missing."""
     columns = pool_scores(scores, scorers, pools)
     return scorer_spread(np.stack([columns[name] for name in scorers]), rewards)
 
@@ -241,7 +241,7 @@ def _too_high(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return (P, R) which candidates are too close to the positives, and which above them.
 
-    Only where samplers decide the roles can a candidate that is no positive be above one.
+    Only if samplers decide the roles can a candidate outside the positives be above one.
     """
     finite = np.where(unflawed, rewards, 0.0)
     if evidence.samplers is None:
@@ -302,13 +302,13 @@ def _embedding_rows(table: pa.Table, pools: PoolIndex) -> tuple[np.ndarray, np.n
 def _read_embeddings(
     embeddings: Artifact, index: int, pools: PoolIndex
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return embeddings (P, R, D), 0 where there is none, and (N,) which candidates have one."""
+    """Return embeddings (P, R, D), 0 if there is none, and (N,) which candidates have one."""
     table, _ = embeddings.read(index, ["prompt_id", "sample_idx", "embedding", "status"])
     rows, has_one_N = _embedding_rows(table, pools)
     column = flat(table, "embedding")
     if not pa.types.is_fixed_size_list(column.type) or column.null_count:
         raise InputError(
-            f"the vectors in {embeddings.part_path(index)} are null, or not all of one length",
+            f"the vectors in {embeddings.part_path(index)} are null or differ in length",
             hint="run `prefpipe embed` again",
         )
     n_dimensions = column.type.list_size
@@ -326,7 +326,7 @@ def _read_embeddings(
 
 
 def _texts(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Return (N,) numbers, equal where responses are, and (N,) which are blank or are not there."""
+    """Return (N,) numbers, equal for equal responses, and (N,) which are blank or missing."""
     encoded = flat(table, "response").dictionary_encode()
     has_text = pc.match_substring_regex(encoded.dictionary, NOT_WHITE_SPACE)
     # No text at all is looked up behind the last one, where it has none.

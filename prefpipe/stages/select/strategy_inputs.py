@@ -1,4 +1,4 @@
-"""What a strategy asks of candidates beside rewards, and whether these inputs have it."""
+"""What a strategy needs of candidates besides rewards, and whether the inputs have it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +22,7 @@ def strategy_inputs(
     candidates: Artifact,
     rounds: Sequence[EarlierRound] = (),
 ) -> StrategyInputs:
-    """Return what the strategy asks of candidates, once these inputs have it.
+    """Return the strategy's inputs, after checking that they exist.
 
     Args:
         config: the stage's knobs.
@@ -59,8 +59,8 @@ def _spread_scorers(
     for name in config.spread_of:
         if name not in scorers:
             raise UsageError(
-                f"--spread-of {name}: {scores.path} holds no such scorer"
-                f"{did_you_mean(name, scorers)}",
+                f"--spread-of {name}: {scores.path} has no such "
+                f"scorer{did_you_mean(name, scorers)}",
                 hint=f"scorers: {', '.join(scorers)}",
             )
 
@@ -70,12 +70,12 @@ def _spread_scorers(
         hint = "name them: " + " ".join(f"--spread-of {name}" for name in scorers)
         if len(scorers) < 2:
             hint = (
-                "rate the candidates by another scorer as well (`prefpipe score`, with --scorer "
-                "for each), or use --strategy best-worst"
+                "rate the candidates with another scorer too (`prefpipe score`, with one "
+                "--scorer for each), or use --strategy best-worst"
             )
         raise UsageError(
-            f"--strategy {config.strategy} needs the spread of two scorers or more, and has one: "
-            f"{', '.join(names)}",
+            f"--strategy {config.strategy} needs the spread of at least two scorers, and has "
+            f"one: {', '.join(names)}",
             hint=hint,
         )
     return names
@@ -84,7 +84,7 @@ def _spread_scorers(
 def _samplers(
     config: SelectConfig, candidates: Artifact, rounds: Sequence[EarlierRound]
 ) -> tuple[ChosenSampler, ChosenSampler]:
-    """Return whose responses ``delta`` takes as positives, and whose as negatives."""
+    """Return the samplers of ``delta``'s positives and of its negatives."""
     assert config.chosen_from is not None
     assert config.rejected_from is not None
     if not rounds:
@@ -99,19 +99,19 @@ def _samplers(
     # one response on both sides is no pair
     if chosen.model == rejected.model and (None in numbers or len(numbers) == 1):
         raise UsageError(
-            f"--chosen-from {config.chosen_from} and --rejected-from {config.rejected_from} take "
-            "the same responses",
-            hint=f"say of which round: {_numbered(chosen.model, models)}",
+            f"--chosen-from {config.chosen_from} and --rejected-from {config.rejected_from} "
+            "select the same responses",
+            hint=f"name the round: {_numbered(chosen.model, models)}",
         )
     return chosen, rejected
 
 
 def _models_of(candidates: Artifact) -> dict[str, Any]:
-    """Return the models that sampled candidates, with what they are; None where nobody knows."""
+    """Return the models that sampled candidates, with their identities; None if not known."""
     record = candidates.record
     names, identities = record.context.get("models"), record.identity.get("models")
     if names and identities and len(names) == len(identities):
-        # the day that a template was told makes no other model
+        # another template date does not make another model
         return {
             name: {key: each for key, each in identity.items() if key != TEMPLATE_DATE}
             for name, identity in zip(names, identities, strict=True)
@@ -125,7 +125,7 @@ def _models_of(candidates: Artifact) -> dict[str, Any]:
 
 
 def _sampler(text: str, flag: str, models: Sequence[Mapping[str, Any]]) -> ChosenSampler:
-    """Return whose responses a flag names, ``MODEL`` or ``NUMBER:MODEL``.
+    """Return the sampler that a flag names, ``MODEL`` or ``NUMBER:MODEL``.
 
     Args:
         text: the flag's value.
@@ -136,8 +136,8 @@ def _sampler(text: str, flag: str, models: Sequence[Mapping[str, Any]]) -> Chose
     if having:
         if any(identity != having[0] for identity in having):
             raise UsageError(
-                f"{flag} {text}: rounds have different models of that name",
-                hint=f"say whose: {_numbered(text, models)}",
+                f"{flag} {text}: different rounds have different models with that name",
+                hint=f"name the round: {_numbered(text, models)}",
             )
         return ChosenSampler(text)
 
@@ -147,8 +147,8 @@ def _sampler(text: str, flag: str, models: Sequence[Mapping[str, Any]]) -> Chose
         return ChosenSampler(name, number)
     known = [f"{n}:{model}" for n, of_round in enumerate(models) for model in of_round]
     raise UsageError(
-        f"{flag} {text}: no candidate is of that model{did_you_mean(text, known)}",
-        hint=f"models, those of CANDIDATES with 0: {', '.join(known)}",
+        f"{flag} {text}: no candidate comes from that model{did_you_mean(text, known)}",
+        hint=f"models, numbered 0 for those of CANDIDATES: {', '.join(known)}",
     )
 
 
@@ -159,7 +159,7 @@ def _numbered(name: str, models: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _require_models(config: SelectConfig, candidates: Artifact) -> None:
-    """Refuse models of ``delta`` that gave no response, once all parts that there are were read."""
+    """Refuse models of ``delta`` without any response, after reading all existing parts."""
     wanted = {"--chosen-from": config.chosen_from, "--rejected-from": config.rejected_from}
     models: set[str] = set()
     for index in candidates.present(range(candidates.n_parts), allow_partial=True):
@@ -172,6 +172,7 @@ def _require_models(config: SelectConfig, candidates: Artifact) -> None:
     for flag, name in wanted.items():
         if name not in models:
             raise UsageError(
-                f"{flag} {name}: no candidate is of that model{did_you_mean(str(name), known)}",
+                f"{flag} {name}: no candidate comes from that "
+                f"model{did_you_mean(str(name), known)}",
                 hint=f"models of {candidates.path}: {', '.join(known)}",
             )

@@ -39,9 +39,9 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
         lines.append(f"{facts['n_optimal']:,} of {groups} proven optimal")
         if facts["n_owned"]:
             lines.append(
-                f"in {facts['n_owned']:,} of {groups} one response has {OWNED:.0%} or more of the "
-                "weights exp((mean r - r)/T): the others decide only what it leaves open; "
-                "--weight-temperature auto lets them count"
+                f"in {facts['n_owned']:,} of {groups} one response has {OWNED:.0%} or more of "
+                "the weights exp((mean r - r)/T): the other responses decide only what it leaves "
+                "open; pass --weight-temperature auto to let them count"
             )
     if facts["coverage_cost"] is not None:
         lines.append(
@@ -54,9 +54,9 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
     share = share_of_tokens_kept(tally)
     if share is not None:
         lines.append(
-            f"{facts['kept_tokens']:,} of {facts['usable_tokens']:,} tokens kept "
-            f"({share:.0%} of training on every usable candidate, each prompt computed once a "
-            "group); `prefpipe savings` says what that is worth"
+            f"{facts['kept_tokens']:,} of {facts['usable_tokens']:,} tokens kept ({share:.0%} of "
+            "training on every usable candidate, each prompt computed once a group); `prefpipe "
+            "savings` shows what that saves"
         )
     if tally["usable_estimated"]:
         candidates = _many(tally["usable_estimated"], "usable candidate")

@@ -1,7 +1,7 @@
-"""What the selection of one part came to: sums that its footer carries.
+"""The sums of one part's selection, which its footer carries.
 
-As they lie in the footers, the summary covers every part of the run, those that were kept from an
-earlier run included.
+Because they are in the footers, the summary covers every part of the run, including parts kept from
+an earlier run.
 """
 
 import numpy as np
@@ -19,16 +19,16 @@ LEFT_OUT, REJECTED = "left_out.", "rejected."
 OWNED = 0.99
 """A share of Opt-Select's weights from which one response owns the sum."""
 CHARS_PER_TOKEN = 4
-"""Of English text, about; for lengths that nobody counted."""
+"""About right for English text; used if token counts are not known."""
 
 
 def tally_of(screened: ScreenedPart, selection: Selection, groups: pa.Table) -> dict[str, float]:
     """Return the sums of one part: prompts, candidates and tokens before and after, and costs.
 
-    Token sums come twice: over the usable candidates of the prompts that got a group, which is what
-    training on everything would see, and over the kept ones. A prompt's tokens count once a
-    response, ``group_prompt_tokens`` once a group. Where token counts are not known (imported
-    responses) they are estimated, `CHARS_PER_TOKEN`, and counted as estimated.
+    Token sums come twice: over the usable candidates of the prompts that got a group, which
+    training on everything would see, and over the kept ones. A prompt's tokens count once per
+    response, ``group_prompt_tokens`` once per group. Unknown token counts (imported responses) are
+    estimated with `CHARS_PER_TOKEN`, and counted as estimated.
 
     Args:
         screened: the candidates, and what screening said of them.
@@ -63,7 +63,7 @@ def tally_of(screened: ScreenedPart, selection: Selection, groups: pa.Table) -> 
 
 
 def _of_earlier_rounds(screened: ScreenedPart, groups: pa.Table) -> dict[str, float]:
-    """Return how many candidates and kept ones are of earlier rounds, and of how many prompts."""
+    """Return the candidates and kept ones from earlier rounds, and the number of their prompts."""
     is_earlier = pc.greater(flat(screened.table, EARLIER), 0)
     prompts = flat(screened.table, "prompt_id").filter(is_earlier)
     kept = pc.greater(flat(groups, EARLIER), 0).fill_null(False)
@@ -75,7 +75,7 @@ def _of_earlier_rounds(screened: ScreenedPart, groups: pa.Table) -> dict[str, fl
 
 
 def _counts(reasons: np.ndarray, prefix: str) -> dict[str, float]:
-    """Return how often each reason stands in an array of objects, None where there is none."""
+    """Return how often each reason is in an array of objects, None if there is none."""
     names, counts = np.unique(reasons[~is_none(reasons)].astype(str), return_counts=True)
     return {prefix + str(name): int(n) for name, n in zip(names, counts, strict=True)}
 
@@ -142,7 +142,7 @@ def _spreads(
         return {}
     rewards = screened.rewards[has_group_P]
     chosen = np.concatenate([selection.positives, selection.negatives], axis=1)[has_group_P]
-    # -1 is no candidate: whose reward it takes is not looked at.
+    # -1 is no candidate: the reward it indexes is not used.
     kept_rewards = np.take_along_axis(rewards, np.maximum(chosen, 0), axis=1)
     with np.errstate(over="ignore"):
         pool_spread = float(_spread(rewards, screened.usable[has_group_P]).sum())
@@ -159,7 +159,7 @@ def _spread(values: np.ndarray, chosen: np.ndarray) -> np.ndarray:
 def _costs(selection: Selection, has_group_P: np.ndarray) -> dict[str, float]:
     """Return sums of costs in units of what k random candidates cost.
 
-    The costs themselves are on a scale of their own for every prompt.
+    The costs themselves are on their own scale for every prompt.
     """
     is_measured = has_group_P & ~np.isnan(selection.cost)
     if not is_measured.any():

@@ -1,1 +1,1 @@
-"""What several stages need: the runtime, rows of candidates and groups, recipes."""
+"""Code that several stages share: the runtime, rows of candidates and groups, recipes."""

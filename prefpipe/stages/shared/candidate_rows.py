@@ -1,6 +1,6 @@
-"""What the stages that make or read candidates share.
+"""Code shared by the stages that make or read candidates.
 
-That is rows, keys, duplicates, and the status of a row without a response.
+It covers rows, keys, duplicates, and the status of a row without a response.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ Null where there was none.
 """
 
 OF_RESPONSES = (REASONING,)
-"""Columns beside the schema's that a response has of its own; all others are of its prompt."""
+"""Columns beyond the schema's that belong to a response; all others belong to its prompt."""
 
 
 def key_of(row: Row) -> Key:
@@ -65,9 +65,9 @@ def parent_digests(indices: Sequence[int], **parents: Artifact) -> dict[int, dic
 
 
 def parent_identity(artifact: Artifact) -> dict[str, Any]:
-    """Return what a parent is in its child's identity.
+    """Return a parent's entry in its child's identity.
 
-    That is its own, so that a difference can be named.
+    That is its own identity, so that a difference can be named.
     """
     return dict(artifact.record.identity)
 
@@ -97,13 +97,13 @@ def table_of_rows(
 ) -> pa.Table:
     """Return the part's table, each row with its prompt's user columns.
 
-    Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` stands behind prefpipe's
+    Where any prompt of the file has tools or tool calls, `TEMPLATE_INPUT` is behind prefpipe's
     own columns.
 
     Args:
         rows: rows with the columns of ``candidates``, and `REASONING` where they are to keep it.
         prompts: the prompts that the rows answer.
-        keeps_reasoning: whether `REASONING` stands behind prefpipe's own columns as well.
+        keeps_reasoning: whether `REASONING` is behind prefpipe's own columns as well.
     """
     schema = CANDIDATES.arrow()
     if keeps_reasoning:

@@ -1,14 +1,14 @@
 """Responses of earlier rounds to the same prompts, read as rows of this round's artifacts.
 
-``select --earlier run/round-01`` selects from the pools of several rounds. Whoever reads such pools
-(select, inspect, report) reads a `JoinedArtifact`: of each part the rows of this round, and behind
-them those of the earlier ones to the same prompts.
+``select --earlier run/round-01`` selects from the pools of several rounds. Stages that read such
+pools (select, inspect, report) read a `JoinedArtifact`: for each part, the rows of this round,
+followed by those of the earlier rounds for the same prompts.
 
-Sample numbers of two rounds are the same numbers, so that a joined row has one of its own: that of
-its round, plus `STRIDE` times the number of the round. This round is number 0 and keeps its own,
-the first ``--earlier`` is number 1: its sample 3 is 100003. So ``(prompt_id, sample_idx)`` is a key
-of the joined pool, which stays as it is when a round is extended, and which no row of one round's
-own artifacts has by chance. Two columns of the joined candidates say it in plain numbers.
+Two rounds use the same sample numbers, so a joined row gets a new one: that of its round, plus
+`STRIDE` times the number of the round. This round is number 0 and keeps its own, the first
+``--earlier`` is number 1: its sample 3 is 100003. So ``(prompt_id, sample_idx)`` is a key of the
+joined pool, which does not change when a round is extended, and which no row of a single round has
+by chance. Two columns of the joined candidates hold round and sample as plain numbers.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ EARLIER, EARLIER_SAMPLE = (column.name for column in EARLIER_COLUMNS)
 
 
 class EarlierRound(NamedTuple):
-    """What an earlier round has of the prompts.
+    """The artifacts of an earlier round.
 
     - ``number``: from 1, in the order of ``--earlier``;
     - ``artifacts``: by kind: ``candidates``, ``scores`` and, where they are used, ``embeddings``;
@@ -60,7 +60,7 @@ class EarlierRound(NamedTuple):
         return digests
 
     def footer(self, kind: str, part: int) -> PartFooter:
-        """Return the footer of a part that speaks of the candidates on disk.
+        """Return the footer of a part made from the candidates on disk.
 
         Raises:
             CorruptPartError: it is missing or damaged.
@@ -74,14 +74,14 @@ class EarlierRound(NamedTuple):
 
 
 def parent_name(number: int, kind: str) -> str:
-    """Return what a run record calls an artifact of an earlier round: ``earlier_1_scores``."""
+    """Return the name of an earlier round's artifact in a run record: ``earlier_1_scores``."""
     return f"{EARLIER}_{number}_{kind}"
 
 
 def part_key(number: int, kind: str, part: int) -> str:
-    """Return what the footer of a part of ``groups`` calls a part that it was made from.
+    """Return the name of a parent part in the footer of a part of ``groups``.
 
-    Rounds may be divided into other parts, so it names the part: ``earlier_1_scores:3``.
+    Rounds may be divided differently, so the name includes the part: ``earlier_1_scores:3``.
     """
     return f"{parent_name(number, kind)}:{part}"
 
@@ -93,7 +93,7 @@ def earlier_rounds_of(
 
     Args:
         groups: whose footers say which parts were joined.
-        locate: opens a parent by its name in the record, None where it is not to be found.
+        locate: opens a parent by its name in the record, None if it is not to be found.
 
     Raises:
         InputError: a parent is not to be found: a part of the pool would be missing.
@@ -109,9 +109,9 @@ def earlier_rounds_of(
             artifact = locate(name)
             if artifact is None:
                 raise InputError(
-                    f"{groups.path} was selected from an earlier round, too, and its {kind} are "
+                    f"{groups.path} was also selected from an earlier round, whose {kind} are "
                     f"not at {groups.record.parents[name]}",
-                    hint=f"put them back, or inspect the {kind} of this round without its groups",
+                    hint=f"restore them, or inspect the {kind} of this round without its groups",
                 )
             artifacts[kind] = artifact
         rounds.append(EarlierRound(number, artifacts, _PartsInFooters(groups, number)))
@@ -138,9 +138,9 @@ class _PartsInFooters:
 def joined(
     artifacts: Mapping[str, Artifact], rounds: Sequence[EarlierRound]
 ) -> dict[str, Artifact]:
-    """Return artifacts of this round so that each part is read with what earlier rounds have.
+    """Return artifacts of this round that read each part together with those of earlier rounds.
 
-    A kind that an earlier round was not selected with, embeddings under ``bottom-k``, stays alone.
+    A kind that selection did not use, such as embeddings under ``bottom-k``, is not joined.
 
     Args:
         artifacts: of this round, by kind.
@@ -163,24 +163,23 @@ def joined(
 class JoinedArtifact(Artifact):
     """An artifact of this round, read together with those of earlier rounds of the same kind.
 
-    What is not a row (record, footers, number of parts) is this round's.
+    Everything but rows (record, footers, number of parts) is this round's.
     """
 
     kind: str = "candidates"
     rounds: tuple[EarlierRound, ...] = ()
 
     def read(self, index: int, columns: Sequence[str] | None = None) -> tuple[pa.Table, PartFooter]:
-        """Return a part's rows with those of the earlier rounds behind, and this round's footer.
+        """Return a part's rows followed by those of the earlier rounds, and this round's footer.
 
-        Of candidates, `EARLIER_COLUMNS` are among the columns, and rows of prompts that this part
-        does not have are left out.
+        Candidates also have `EARLIER_COLUMNS`; rows of prompts outside this part are left out.
 
         Raises:
             CorruptPartError: as `Artifact.read`.
             InputError: scores or embeddings of candidates that were made again since, or too many
                 samples of a prompt.
         """
-        # by the key rows are joined, whether or not it was asked for
+        # by the key rows are joined, whether or not it was requested
         beside = [name for name in KEY if columns is not None and name not in columns]
         if columns is not None:
             columns = [*columns, *beside]
@@ -199,7 +198,7 @@ class JoinedArtifact(Artifact):
 
 
 def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
-    """Return rows with the sample numbers of the joined pool, candidates with their own beside.
+    """Return rows with the sample numbers of the joined pool; candidates also keep their own.
 
     Raises:
         InputError: a sample number that would be one of another round's.
@@ -208,9 +207,9 @@ def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
     largest = pc.max(samples).as_py()
     if largest is not None and largest >= STRIDE:
         raise InputError(
-            f"{artifact.path} has a sample {largest}: pools of several rounds take sample numbers "
-            f"below {STRIDE:,}",
-            hint="number the samples of each prompt from 0 in the file that was imported",
+            f"{artifact.path} has a sample {largest}: a pool of several rounds allows only "
+            f"sample numbers below {STRIDE:,}",
+            hint="number the samples of each prompt from 0 in the imported file",
         )
 
     numbered = rows
@@ -228,8 +227,8 @@ def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
     ):
         if column in rows.column_names:
             raise InputError(
-                f"{artifact.path} has a column `{column}`, a name that the pools of several rounds "
-                "use themselves",
+                f"{artifact.path} has a column `{column}`, a name reserved for pools of several "
+                "rounds",
                 hint="rename it in the prompts file, or leave it out with --columns",
             )
         numbered = numbered.append_column(pa.field(column, pa.int32()), values)
@@ -239,8 +238,8 @@ def _numbered(rows: pa.Table, number: int, artifact: Artifact) -> pa.Table:
 def _with_columns_of(table: pa.Table, rows: pa.Table) -> pa.Table:
     """Return candidates of an earlier round with the columns of this round's.
 
-    A response brings what is said of it. What belongs to its prompt, the user's columns above all,
-    is that of the prompt in this round, whatever was beside it then.
+    A response keeps its own columns. Columns of its prompt, mainly the user's, come from the prompt
+    in this round, whatever they were in the earlier one.
 
     Args:
         table: of this round.
@@ -260,7 +259,7 @@ def _with_columns_of(table: pa.Table, rows: pa.Table) -> pa.Table:
 
 
 def _concatenated(tables: Sequence[pa.Table], artifact: Artifact) -> pa.Table:
-    """Return tables as one: the columns of the first, and those of responses that any has."""
+    """Concatenate tables: the columns of the first, and response columns that any has."""
     types = {field.name: field.type for table in reversed(tables) for field in table.schema}
     names = list(tables[0].column_names)
     names += [name for name in OF_RESPONSES if name in types and name not in names]

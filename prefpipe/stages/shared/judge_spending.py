@@ -24,7 +24,7 @@ from prefpipe.text.control_text import note_on_server
 
 
 def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) -> None:
-    """Write what nobody has answered yet as a batch, for all judges that are language models."""
+    """Write the open questions as a batch, for all judges that are language models."""
     # By key: what two judges would ask alike is in the batch once.
     questions: dict[str, Body] = {}
     for judge in judges:
@@ -35,14 +35,14 @@ def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) ->
     files = write_batch(path, questions.values())
     names = ", ".join(map(str, files))
     summary.notes.append(
-        f"{len(questions):,} requests are in {names}; all others are answered already"
+        f"{len(questions):,} requests are in {names}; all others already have answers"
     )
     summary.notes.append("run the batch, then pass its output with --ingest-batch")
     summary.facts |= {"n_requests": len(questions), "files": [str(file) for file in files]}
 
 
 def facts_of_spending(summary: Summary, tally: Mapping[str, float], config: JudgingConfig) -> None:
-    """Add a line and figures on what was asked now.
+    """Add a line and figures on the questions asked in this call.
 
     Args:
         summary: gets them; nothing where no question was asked: the judge is no language model, or
@@ -79,7 +79,7 @@ def facts_of_spending(summary: Summary, tally: Mapping[str, float], config: Judg
 
     if count(N_UNCOUNTED):
         summary.facts["n_uncounted"] = count(N_UNCOUNTED)
-        line += f"; {count(N_UNCOUNTED):,} answers came without a token count"
+        line += f"; {count(N_UNCOUNTED):,} answers had no token count"
     left_out = [
         name.removeprefix(SAMPLED_WITHOUT) for name in tally if name.startswith(SAMPLED_WITHOUT)
     ]
@@ -97,7 +97,10 @@ def _notes_on_unused_answers(config: JudgingConfig, n_used: int) -> list[str]:
     n_unused = len(read_batch_answers(config.ingest_batch).answers) - n_used
     if not n_unused:
         return []
-    line = f"{n_unused:,} answers of the batch belong to no question that was open in this run"
+    line = f"{n_unused:,} answers of the batch match no open question of this run"
     if not n_used:
-        line += "; none does: was the batch emitted with this judge, prompt and verdict?"
+        line += (
+            "; none matches: check that the batch was emitted with the same judge, prompt "
+            "and verdict"
+        )
     return [line]

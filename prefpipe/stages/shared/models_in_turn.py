@@ -52,7 +52,7 @@ class Openable(Protocol):
 
     @property
     def runs_here(self) -> bool:
-        """Whether it takes memory of this machine's device."""
+        """Whether it uses memory of this machine's device."""
         ...
 
 
@@ -79,12 +79,12 @@ class Models(ABC):
         """Parts that wait for answers."""
 
     def announce_part(self) -> None:
-        """Say that the requests of a part come next: until then nobody knows if there is room."""
+        """Announce the requests of a part: until then it is unknown if there is room."""
         with self._changed:
             self._n_coming += 1
 
     def has_room(self, n_open: int) -> bool:
-        """Return whether another part should be opened, because an engine may run empty."""
+        """Return whether another part should be opened, because an engine may be idle."""
         with self._changed:
             if self._n_coming or n_open - self._n_asking >= MOST_WRITTEN:
                 return False
@@ -110,7 +110,7 @@ class Models(ABC):
 
         Raises:
             Exception: what one of the two, or loading a model, raised.
-            StoppedEarly: a stop was asked for, and a model that is not open is needed.
+            StoppedEarly: a stop was requested, and a model that is not open is needed.
         """
         part = _Part(numbers, n_rows)
         with self._changed:
@@ -144,7 +144,7 @@ class Models(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open models."""
         ...
 
     def __enter__(self) -> Self:
@@ -189,12 +189,12 @@ class ModelsTogether(Models):
         return _for_each_at_once(sample_one, list(engines))
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close all open models."""
         self._stack.close()
 
 
 class ModelsInTurn(Models):
-    """One of them is open at a time, and many parts are sampled with it before the next one is."""
+    """One model is open at a time, and many parts are sampled with it before the next one opens."""
 
     finish_parts_in_bunches = True
 
@@ -284,7 +284,7 @@ class ModelsInTurn(Models):
         """Return the number of the open model, once it is one that the part needs.
 
         Raises:
-            StoppedEarly: another would have to be opened, and a stop was asked for.
+            StoppedEarly: another would have to be opened, and a stop was requested.
         """
         while True:
             with self._changed:
@@ -295,7 +295,7 @@ class ModelsInTurn(Models):
                     return self._open
                 if self._runtime.should_stop():
                     raise StoppedEarly(
-                        "stopped as asked between two models",
+                        "stopped on request between two models",
                         hint=self._runtime.how_to_go_on,
                     )
                 following = self._following_model()
@@ -322,7 +322,7 @@ class ModelsInTurn(Models):
             self._changed.notify_all()
 
     def _following_model(self) -> int | None:
-        """Return the model to open now, None while the open one is wanted or may be."""
+        """Return the model to open now, None while the open one is or may be needed."""
         if self._is_changing:
             return None
         if self._open is not None:
@@ -339,7 +339,7 @@ class ModelsInTurn(Models):
         return min(needed, key=lambda number: (number - after - 1) % len(self._models))
 
     def _change_to(self, number: int) -> None:
-        """Close the open model and open another; the models of all parts end where that fails."""
+        """Close the open model and open another; if that fails, the models of all parts end."""
         try:
             self._runtime.main_thread.do(lambda: self._close_and_open(number))
         except Exception as error:
@@ -382,7 +382,8 @@ class ModelsInTurn(Models):
 class _Part:
     """A part whose samples are being drawn.
 
-    ``needs``: the models that it has no samples of yet. ``turn``: of the model that it began with.
+    ``needs``: the models that it has no samples of yet. ``turn``: the turn of the model that it
+    began with.
     """
 
     def __init__(self, numbers: Sequence[int], n_rows: int) -> None:
@@ -394,7 +395,7 @@ class _Part:
 
 
 def _for_each_at_once(call: Callable[[int], Rows], numbers: Sequence[int]) -> Mapping[int, Rows]:
-    """Return what ``call`` returns for each number; one in this thread, the others beside it.
+    """Return the result of ``call`` for each number; one runs in this thread, others beside it.
 
     Raises:
         BaseException: what a call raised, that of the smallest number, when all have ended.

@@ -1,4 +1,4 @@
-"""A stage that makes parts: which are left to make, what came of them, and what it hands back."""
+"""A stage that makes parts: which are left to make, what became of them, and what it hands back."""
 
 import time
 from collections import Counter
@@ -32,8 +32,8 @@ class Summary:
     """What a stage did.
 
     Rows by status, ``tally``, the sums that parts recorded, and ``engines`` are over this shard's
-    parts; ``counted_now`` sums what was counted while parts were made now. Notes are lines worth
-    reading.
+    parts; ``counted_now`` sums what was counted while parts were made now. Notes are lines for the
+    reader.
     """
 
     stage: str
@@ -109,7 +109,7 @@ def loop_over_parts(
         redo: parts to make again although they are finished.
 
     Raises:
-        StoppedEarly: a stop was asked for and parts are left.
+        StoppedEarly: a stop was requested and parts are left.
         WorkerIsDone: this process is a worker. What follows is its driver's.
         Exception: what ``maker`` raised, once the parts begun beside it are finished.
     """
@@ -152,7 +152,7 @@ def loop_over_parts(
     n_left = sum(index not in made and not files.is_made(index) for index in to_do)
     if n_left:
         raise StoppedEarly(
-            f"{summary.stage} stopped as asked: {summary.n_parts_made} parts made now, "
+            f"{summary.stage} stopped on request: {summary.n_parts_made} parts made now, "
             f"{n_left} left",
             hint=runtime.how_to_go_on,
         )
@@ -185,7 +185,7 @@ class _PartFiles:
         """A part that is made again was finished before: only its file shows that it was made."""
 
     def left_to_make(self, indices: Sequence[int], redo: Callable[[int], bool]) -> list[int]:
-        """Return the parts that are not finished, or are to be made again."""
+        """Return the parts that are not finished, or must be made again."""
         left = []
         for index in indices:
             # before the part itself, which another worker may write between the two
@@ -196,24 +196,24 @@ class _PartFiles:
         return left
 
     def is_made(self, index: int) -> bool:
-        """Return whether anybody has made a part since `left_to_make` looked."""
+        """Return whether a part was made since `left_to_make` looked."""
         is_written = self._output.file_version(index) != self._before.get(index)
         return is_written and self._output.footer_fits(index, self._parents_of(index))
 
 
 def _nothing_to_do(shard: Shard, output: Output) -> str:
-    """Say that a worker has no part, and what would give it one."""
+    """Log that a worker has no part, and how to get more parts."""
     return (
         f"shard {shard.index} of {shard.count} has no part to make: {output.path} has "
-        f"{output.n_parts} in all. More workers need more parts: a smaller --part-size where the "
-        "prompts are read (generate, import)"
+        f"{output.n_parts} in all. For more parts, pass a smaller --part-size to the command "
+        "that reads the prompts (generate or import)"
     )
 
 
 class PartClock:
     """Compares the time that parts take with the time that the batch system leaves.
 
-    Says once what would be lost: a part that is begun too late is cut off and made again.
+    Warns once about the loss: a part that is begun too late is cut off and made again.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -223,11 +223,11 @@ class PartClock:
 
     @property
     def longest_s(self) -> float:
-        """The longest part so far: of those behind the first, which also loads a model."""
+        """The longest part so far, without the first, which also loads a model."""
         return max(self.times_s[1:] or self.times_s, default=0.0)
 
     def look(self, elapsed_s: float, *, is_last: bool) -> None:
-        """Look at the clock behind a part that was open for ``elapsed_s``."""
+        """Check the clock after a part that was open for ``elapsed_s``."""
         self.times_s.append(elapsed_s)
         ends_at, asked_at = self.runtime.ends_at, self.runtime.when_asked()
         if ends_at is None:
@@ -237,11 +237,11 @@ class PartClock:
         if asked_at is not None and ends_at - asked_at < self.longest_s:
             self._warn(
                 f"the signal came {ends_at - asked_at:.0f} s before the job ends",
-                "one begun just before it would be lost",
+                "a part begun just before it would be lost",
             )
         left_s = ends_at - time.time()
         if not is_last and 0 < left_s < self.longest_s:
-            self._warn(f"the job ends in {left_s:.0f} s", "the next one may be lost")
+            self._warn(f"the job ends in {left_s:.0f} s", "the next part may be lost")
 
     def _warn(self, fact: str, loss: str) -> None:
         if self._has_warned:
@@ -249,8 +249,9 @@ class PartClock:
         self._has_warned = True
         notice_s = ceil(self.longest_s * 1.2 / 60) * 60
         self.runtime.log(
-            f"warning: a part takes {self.longest_s:.0f} s and {fact}: {loss}. Ask for the signal "
-            f"earlier, --signal=B:USR1@{notice_s}, or for smaller parts, --part-size"
+            f"warning: a part takes {self.longest_s:.0f} s and {fact}: {loss}. Request the "
+            f"signal earlier with --signal=B:USR1@{notice_s}, or make smaller parts with "
+            "--part-size"
         )
 
 
@@ -262,10 +263,10 @@ def begin_retry(
     keep: Sequence[str] = (),
     only: Sequence[str] = (),
 ) -> tuple[Output, set[int]]:
-    """Find the parts with rows to retry, and record that in ``run.json``.
+    """Find the parts with rows to retry, and record the retry in ``run.json``.
 
-    A row is to be retried whose status is not in ``keep``, or is in ``only``. A worker finds none:
-    its driver has done this.
+    A row is retried if its status is not in ``keep``, or is in ``only``. A worker finds none: its
+    driver has already done this.
 
     Returns:
         The output with the operation in its record, and the parts to make again.
@@ -306,8 +307,8 @@ def check_error_rate(summary: Summary, failing: Sequence[str], limit: float) -> 
 
     raise ErrorRateError(
         f"{summary.stage} finished, but {n_failed} of {summary.n_rows} rows failed "
-        f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; everything good "
-        f"is in {summary.path}",
+        f"({n_failed / summary.n_rows:.1%}, the limit is {limit:.1%}): {reasons}; the rows that "
+        f"succeeded are in {summary.path}",
         hint=f"run `prefpipe inspect {quote(str(summary.path))}` for the reasons, or raise "
         "--max-error-rate",
         summary=summary,

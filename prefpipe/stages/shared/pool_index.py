@@ -22,9 +22,9 @@ SCORE_COLUMNS = ("prompt_id", "sample_idx", "scorer", "reward")
 
 
 class PoolIndex(NamedTuple):
-    """N candidates of P prompts: which row is which prompt's which response.
+    """N candidates of P prompts: the prompt and response of each row.
 
-    They stand prompt by prompt in the order of the file, by ``sample_idx`` within a prompt.
+    They are grouped by prompt in the order of the file, by ``sample_idx`` within a prompt.
 
     - ``prompt_ids`` (P,);
     - ``order`` (N,): each candidate's row in the table;
@@ -52,13 +52,13 @@ class PoolIndex(NamedTuple):
         return np.asarray(np.cumsum(self.sizes) - self.sizes)
 
     def pad(self, values_N: np.ndarray, fill: float | bool) -> np.ndarray:
-        """Return values by candidate as (P, R), ``fill`` behind each prompt's last."""
+        """Return values by candidate as (P, R), padded with ``fill`` after each prompt's last."""
         padded = np.full(self.shape, fill, dtype=values_N.dtype)
         padded[self.prompts, self.places] = values_N
         return padded
 
     def unpad(self, values_PR: np.ndarray) -> np.ndarray:
-        """Return (N,) the values of the candidates, without what `pad` put behind them."""
+        """Return (N,) the values of the candidates, without the padding of `pad`."""
         return np.asarray(values_PR[self.prompts, self.places])
 
 
@@ -87,7 +87,7 @@ def index_pools(prompt_ids: pa.Array, sample_idx: pa.Array, name: str) -> PoolIn
         prompt_id = encoded.dictionary[int(prompts[row])]
         raise InputError(
             f"{name} has two candidates of prompt {prompt_id}, sample {samples[row]}",
-            hint="make the candidates again",
+            hint="run the command that made the candidates again, with --overwrite",
         )
 
     sizes = np.bincount(prompts, minlength=len(encoded.dictionary))
@@ -99,7 +99,7 @@ def index_pools(prompt_ids: pa.Array, sample_idx: pa.Array, name: str) -> PoolIn
 def find_rows(
     pools: PoolIndex, prompt_ids: pa.Array, sample_idx: pa.Array, problem: str
 ) -> np.ndarray:
-    """Return (N,) the row of another table that speaks of each candidate, -1 where none does.
+    """Return (N,) the row of each candidate in another table, -1 if there is none.
 
     Args:
         pools: the candidates.
@@ -141,7 +141,7 @@ def _keys(prompts: np.ndarray, samples: np.ndarray) -> np.ndarray:
 
 
 def pool_rewards(scores: pa.Table, expression: RewardExpression, pools: PoolIndex) -> np.ndarray:
-    """Evaluate the reward expression prompt by prompt: (P, R), NaN where a scorer gave nothing.
+    """Evaluate the reward expression prompt by prompt: (P, R), NaN for missing scores.
 
     Args:
         scores: rows of a ``scores`` part, with `SCORE_COLUMNS`.
@@ -158,7 +158,7 @@ def pool_rewards(scores: pa.Table, expression: RewardExpression, pools: PoolInde
 def pool_scores(
     scores: pa.Table, scorers: Sequence[str], pools: PoolIndex
 ) -> dict[str, np.ndarray]:
-    """Return what each scorer gave: (P, R) by name, NaN where it gave nothing.
+    """Return each scorer's scores, (P, R) by name, NaN for missing ones.
 
     Raises:
         InputError: two scores of one scorer for the same candidate.

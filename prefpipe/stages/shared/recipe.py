@@ -22,15 +22,16 @@ NOT_COMPARED_OF_PAIRS = ("n", "prompts", "drop_duplicate_prompts", "system_promp
 """Fields in which they may differ as well where pairs are joined, one by one."""
 IMPORT = "import"
 HINT = (
-    "make both sides with the same prompts, sampling and scorers, or pass --force to compare them "
-    "all the same"
+    "make both sides with the same prompts, sampling and scorers, or pass --force to compare "
+    "them anyway"
 )
 
 
 class RatedCandidates(NamedTuple):
     """One side of a comparison.
 
-    It has what it was given as, its candidates, their scores and, where given, their embeddings.
+    It has its name on the command line, its candidates, their scores and, if given, their
+    embeddings.
     """
 
     name: str
@@ -40,17 +41,17 @@ class RatedCandidates(NamedTuple):
 
     @property
     def is_imported(self) -> bool:
-        """Whether the responses are of another tool."""
+        """Whether the responses come from another tool."""
         return self.candidates.record.stage == IMPORT
 
 
 def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: bool) -> list[str]:
-    """Return in what two sides differ, a line for each field.
+    """Return the differences of two sides, one line per field.
 
-    Sides differ that were given other prompts, sampling settings or scorers.
+    Sides differ in prompts, sampling settings or scorers.
 
     Raises:
-        FingerprintError: they differ, and are not to be compared all the same.
+        FingerprintError: they differ, and ``--force`` was not given.
     """
     names = ("the policy", "the baseline")
     if policy.is_imported or baseline.is_imported:
@@ -68,16 +69,16 @@ def check_recipes(policy: RatedCandidates, baseline: RatedCandidates, *, force: 
 
 
 def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
-    """Return in what the sampling of two candidates folders differs.
+    """Return the differences in the sampling of two candidates folders.
 
-    They are to be compared pair by pair.
+    Their responses are compared pair by pair.
 
     How many samples a prompt has, and which prompts, is no difference: pairs are joined, and what
     has no partner is counted. Nor is the system prompt: the judge is shown the conversation without
-    it. Of imported candidates nobody knows how they were sampled.
+    it. The sampling of imported candidates is not known.
 
     Raises:
-        FingerprintError: it differs, and they are not to be compared all the same.
+        FingerprintError: it differs, and ``--force`` was not given.
     """
     if IMPORT in (a.record.stage, b.record.stage):
         return []
@@ -90,22 +91,19 @@ def check_sampling(a: Artifact, b: Artifact, *, force: bool) -> list[str]:
 def _refuse_unless_forced(lines: Sequence[str], *, force: bool) -> None:
     if lines and not force:
         raise FingerprintError(
-            "the two sides were not made by the same recipe:\n  " + "\n  ".join(lines), hint=HINT
+            "the recipes of the two sides differ:\n  " + "\n  ".join(lines), hint=HINT
         )
 
 
 def notes_on_force(differences: Sequence[str]) -> list[str]:
-    """Return what a reader of a forced comparison must know."""
-    return [
-        f"compared with --force although not made by the same recipe: {line}"
-        for line in differences
-    ]
+    """Return notes for a reader of a forced comparison."""
+    return [f"compared with --force although the recipes differ: {line}" for line in differences]
 
 
 def _differences_of_identities(
     first: Artifact, other: Artifact, names: tuple[str, str], left_out: Collection[str]
 ) -> list[str]:
-    """Return the fields in which two artifacts differ, a line each.
+    """Return the fields in which two artifacts differ, one line each.
 
     Args:
         first: of the first side.
@@ -133,14 +131,14 @@ def prompts_of(candidates: Artifact, *, allow_partial: bool = False) -> dict[str
 
 
 def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, Any]) -> list[str]:
-    """Return which prompts only one side answers, and which of them both have with another text."""
+    """Return the prompts that only one side answers, and those that differ in text."""
     lines = []
     for name, prompts, others in (("policy", policy, baseline), ("baseline", baseline, policy)):
         alone = [prompt_id for prompt_id in prompts if prompt_id not in others]
         if alone:
             lines.append(
-                f"prompts: {len(alone):,} of {len(prompts):,} are the {name}'s alone, "
-                f"the first is {alone[0]}"
+                f"prompts: {len(alone):,} of {len(prompts):,} are only in the {name}, the first "
+                f"is {alone[0]}"
             )
 
     with_other_text = [
@@ -150,14 +148,14 @@ def _differences_of_prompts(policy: Mapping[str, Any], baseline: Mapping[str, An
     ]
     if with_other_text:
         lines.append(
-            f"prompts: {len(with_other_text):,} have another text on either side (a system "
-            f"prompt?), the first is {with_other_text[0]}"
+            f"prompts: {len(with_other_text):,} differ in text between the sides (check the "
+            f"system prompt), the first is {with_other_text[0]}"
         )
     return lines
 
 
 def notes_on_recipe(policy: RatedCandidates, baseline: RatedCandidates) -> list[str]:
-    """Return what of the recipe is not known, in sentences."""
+    """Return the unknown parts of the recipe, in sentences."""
     sides = dict(zip(SIDES, (policy, baseline), strict=True))
     imported = [name for name, side in sides.items() if side.is_imported]
     scorers: set[str] = set()
@@ -168,10 +166,10 @@ def notes_on_recipe(policy: RatedCandidates, baseline: RatedCandidates) -> list[
 
     notes = []
     if imported:
-        notes.append(f"imported, so that the sampling is not known: {', '.join(imported)}")
+        notes.append(f"imported, so the sampling is not known: {', '.join(imported)}")
     if scorers:
         notes.append(
-            "imported, so that the name alone says that both sides have the same rater: "
+            "imported, so only the name shows that both sides have the same rater: "
             + ", ".join(sorted(scorers))
         )
     return notes
@@ -190,9 +188,9 @@ def recipe_of(
     context: Mapping[str, Any],
     differences: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Return what a reader needs to make the figures again.
+    """Return what a reader needs to reproduce the figures.
 
-    A program sees by it whether two results can be compared.
+    A program can tell by it whether two results are comparable.
 
     Args:
         policy: whose prompts, sampling and scorers are given; without ``--force`` the baseline's
@@ -220,7 +218,7 @@ def recipe_of(
 def recipe_of_pairs(
     a: Artifact, b: Artifact, record: RunRecord, differences: Sequence[str]
 ) -> dict[str, Any]:
-    """Return what a reader of verdicts needs to make the figures again.
+    """Return what a reader of verdicts needs to reproduce the figures.
 
     Args:
         a: the candidates whose preference is measured.

@@ -43,14 +43,14 @@ def read_users_rows(config: TablesConfig, read: Callable[[], Read]) -> tuple[Rea
     try:
         return read(), []
     except BadRowsError as error:
-        error.hint = f"{error.hint}; or leave them out with {FLAG}"
+        error.hint = f"{error.hint}; or pass {FLAG} to leave them out"
         raise
 
 
 def file_of_skipped_rows(output: Path) -> Path:
-    """Return where a run lists the rows that it left out.
+    """Return the file that lists the rows that a run left out.
 
-    That is beside its output, which holds parts alone.
+    It is beside the output, which holds only parts.
     """
     return output.with_name(f"{output.name}.skipped-rows.jsonl")
 
@@ -95,5 +95,5 @@ def report_skipped_rows(config: TablesConfig, rows: Sequence[BadRow], summary: S
 
 
 def context_of_skipped_rows(rows: Sequence[BadRow]) -> dict[str, Any]:
-    """Return what ``run.json`` says of the rows that were left out, {} where none were."""
+    """Return the entry of ``run.json`` on the rows that were left out, {} if none were."""
     return {CONTEXT_KEY: dict(count_by_reason(rows))} if rows else {}

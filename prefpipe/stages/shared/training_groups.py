@@ -44,13 +44,13 @@ CANDIDATE_COLUMNS = tuple(name for name in COLUMNS if name not in ("role", "rewa
 """What is read of candidates, which nothing was selected from."""
 
 AGAIN = (
-    "no token ids of this tokenizer and chat template are stored (imports have none): "
+    "no token ids for this tokenizer and chat template are stored (imports have none): the "
     "conversations are tokenised again"
 )
 
 
 def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
-    """Return whether all that sampled the candidates had this model's tokenizer and template."""
+    """Return whether all models that sampled the candidates had this tokenizer and template."""
     return ids_fit(
         groups,
         model.tokenizer_hash,
@@ -61,9 +61,9 @@ def stored_ids_fit(groups: Artifact, model: ModelFiles) -> bool:
 
 
 def candidates_of(groups: Artifact) -> list[dict[str, Any]]:
-    """Return the identities of what groups were selected from, this round's candidates first.
+    """Return the identities of the candidates that groups were selected from, this round's first.
 
-    Of candidates themselves it is their own.
+    For candidates, it is their own identity.
     """
     identity = groups.record.identity
     identities = [identity.get("candidates", identity)]
@@ -81,15 +81,15 @@ def ids_fit(
 ) -> bool:
     """Return whether every model that sampled the candidates had this tokenizer and chat template.
 
-    A template that reads the clock must have been told the same day; of candidates that were
-    sampled before days were recorded nobody knows it, and what was sampled is taken.
+    A template that reads the clock must have used the same date; candidates sampled before dates
+    were recorded have an unknown date, and their ids are used.
 
     Args:
         groups: groups, or candidates themselves.
         tokenizer_hash: of the model at hand.
         chat_template_hash: of the model at hand.
-        template_date: the day that its template is told, where it reads the clock.
-        template_args: what its template is given beside the conversation; None where that is to
+        template_date: the date that its chat template uses, if it reads the clock.
+        template_args: what its template is given beside the conversation; None if that is to
             be as it was.
     """
     samplers: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ def ids_fit(
             return False
         samplers += models
 
-    # of a day that nobody recorded, nobody can say that it is another one
+    # an unrecorded date cannot be shown to differ
     days = {template_date, *(sampler.get(FIELD) for sampler in samplers)} - {None}
     if len(days) > 1:
         return False
@@ -117,9 +117,9 @@ def ids_fit(
 
 
 def refuse_lost_thoughts(groups: Artifact, model: ModelFiles) -> None:
-    """Refuse to make tokens anew of responses that began with thoughts.
+    """Refuse to make tokens again of responses that began with thoughts.
 
-    The texts are the answers alone: a model that is trained on them learns not to think.
+    The texts are only the answers: a model trained on them learns not to think.
 
     Raises:
         InputError: a model of the candidates thought before it answered.
@@ -128,9 +128,10 @@ def refuse_lost_thoughts(groups: Artifact, model: ModelFiles) -> None:
     candidates = identity.get("candidates", identity)
     if any(sampler.get(THOUGHTS) for sampler in candidates.get("models") or []):
         raise InputError(
-            f"{groups.path} holds answers of a model that thought before them, and its token ids "
-            f"are not those of {model.requested}, which has another tokenizer or chat template",
-            hint="take a model with the tokenizer and template that sampled; or sample with "
+            f"{groups.path} holds answers without the thoughts that came before them, and its "
+            f"token ids do not fit {model.requested}, which has another tokenizer or chat "
+            "template",
+            hint="train a model with the tokenizer and template that sampled; or sample with "
             "--thinking-markers none, which leaves the thoughts in the responses",
         )
 
@@ -166,7 +167,7 @@ def encoder_in(
 ) -> Encoder:
     """Return the tokenizer and chat template in one folder, with the ids that end a turn.
 
-    These ids are by the configuration in the other folder.
+    These ids come from the configuration in the other folder.
     """
     tokenizer = AutoTokenizer.from_pretrained(
         tokenizer_folder, trust_remote_code=trust_remote_code, local_files_only=True
@@ -200,8 +201,8 @@ def groups_for(
 ) -> list[Group]:
     """Return the groups as tokens of a model.
 
-    They are the stored ids where these are its own. Else conversations are tokenised again, which
-    is logged.
+    They are the stored ids if these fit. Else the conversations are tokenised again, which is
+    logged.
 
     Raises:
         InputError: as `groups_of`.
@@ -220,8 +221,7 @@ def groups_for(
 def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
     """Return the groups that select kept, with stored ids, or with those of ``encoder``.
 
-    A response that has no tokens of the encoder's model is there without any, and with its
-    ``problem``.
+    A response without tokens of the encoder's model is kept without any, with its ``problem``.
 
     Raises:
         InputError: a response without stored ids, or ids of different prompts within one group.
@@ -238,9 +238,9 @@ def groups_of(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
 
 
 def groups_of_candidates(rows: Sequence[Row], encoder: Encoder | None) -> list[Group]:
-    """Return every candidate that has a response, a group a prompt, to be measured and not trained.
+    """Return every candidate with a response, one group per prompt, to measure and not to train.
 
-    Rewards and roles, which candidates have none of, are all the same and say nothing.
+    Candidates have no rewards and roles; all get the same placeholder.
 
     Raises:
         InputError: as `groups_of`.
@@ -279,7 +279,7 @@ def _add(
     if prompt_ids is None or response_ids is None:
         raise InputError(
             f"{place} has no stored token ids",
-            hint="generate again with a model whose ids are kept",
+            hint="generate again with a backend that keeps token ids",
         )
 
     group = groups.setdefault(prompt_id, Group(prompt_id, prompt_ids, []))
@@ -287,7 +287,8 @@ def _add(
         group = group._replace(prompt_token_ids=prompt_ids)
     if problem is None and group.prompt_token_ids != prompt_ids:
         raise InputError(
-            f"{place} has other prompt tokens than the responses before it", hint="select again"
+            f"{place} has prompt tokens that differ from those of the responses before it",
+            hint="select again",
         )
     response = Response(row["sample_idx"], response_ids, reward, role, beats=beats, problem=problem)
     groups[prompt_id] = group._replace(responses=[*group.responses, response])

@@ -38,7 +38,7 @@ def arm_and_budget(side: str) -> tuple[str, str | None]:
 class StudyDesign(NamedTuple):
     """What of a study's record the figures need; the names are those of the plan.
 
-    ``sampled_otherwise``: how held-out responses are sampled, None where that is from the policy
+    ``sampled_otherwise``: how held-out responses are sampled, None if that is from the policy
     itself, or where none are: with it a divergence is biased.
     """
 
@@ -75,11 +75,11 @@ def design_of(record: StudyRecord) -> StudyDesign:
         if not each.is_before:
             notes.append(f"{pair} was added on {each.at}, after results")
         elif (each.first, each.second) not in plan.contrasts:
-            notes.append(f"{pair} was declared before the run, and the plan has it no more")
+            notes.append(f"{pair} was declared before the run and is no longer in the plan")
     notes += _changed_rules(record)
     notes += [f"{each.what} was left out on {each.at}, after results" for each in record.dropped]
     if plan.allow_different_prompts:
-        notes.append("arms may have been trained on different prompts: the plan allows it")
+        notes.append("the plan allows arms to be trained on different prompts")
     return StudyDesign(
         study=plan.study,
         model=plan.model,

@@ -26,7 +26,7 @@ What `figures_of` returns, NaN where a number is not known::
                         measure without a value is left out:
             label, form, better
             n_prompts, n_missing    prompts that count, and those that lack a value in some run
-            base                    FIGURE of the base, or None where it has none
+            base                    FIGURE of the base, or None if it has none
             arms        one entry an arm that has a value: arm, seeds, FIGURE's keys, by_seed
                         (values in the order of seeds), to_base (FIGURE and by_seed of the paired
                         difference to the base) or None
@@ -34,7 +34,7 @@ What `figures_of` returns, NaN where a number is not known::
                 first, second       arms: the difference is first - second; an arm at an epoch,
                                     ``bt@6``, is compared at the epoch of the first
                 declared            True: before the first run was judged
-                seeds               that both arms have; [] where there is nothing to compare, and
+                seeds               that both arms have; [] if there is nothing to compare, and
                                     then the numbers below are None
                 FIGURE's keys, by_seed
                 detectable          difference found with power 0.8 by this test alone
@@ -211,13 +211,13 @@ def _notes_of_others(design: StudyDesign, runs: pl.DataFrame) -> Iterator[str]:
     )
     if others:
         named = "; ".join(others[:MOST_NAMED]) + ("; ..." if len(others) > MOST_NAMED else "")
-        yield f"{RUNS_FILE} has runs that the plan does not have, which are left out: {named}"
+        yield f"{RUNS_FILE} has runs that are not in the plan and are left out: {named}"
 
 
 def _measure_figures(
     table: BudgetTable, key: str, measure: StudyMeasure, bootstrap: Bootstrap
 ) -> dict[str, Any] | None:
-    """Return a measure of all arms, None where no run has a value."""
+    """Return a measure of all arms, None if no run has a value."""
     arms = MeasuredArms(table, measure, bootstrap)
     if not any(arms.seeds[arm] for arm in table.seeds):
         return None
@@ -313,7 +313,7 @@ def _contrast_entry(
     n_tests: int,
     bootstrap: Bootstrap,
 ) -> tuple[dict[str, Any], TwoLevelFigure | None]:
-    """Return a contrast without its tests, and the difference; None where no seed has both arms."""
+    """Return a contrast without its tests, and the difference; None if no seed has both arms."""
     first, second = contrast.first, contrast.second
     seeds = arms.shared_seeds(first, second)
     entry: dict[str, Any] = {

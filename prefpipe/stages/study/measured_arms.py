@@ -22,7 +22,7 @@ from prefpipe.maths.statistics.two_level_figures import (
 from prefpipe.stages.study.design import StudyDesign, arm_and_budget
 
 MOST_RESAMPLED_DECILES, MOST_FITS = 2_000, 1_000
-"""Resamples, at most, of figures that are made anew in each: a sort, or a fit of its own."""
+"""Resamples, at most, of figures that are computed again in each: a sort or a fit."""
 SAME_BASE = 1e-9
 """By how much the base's reward of a prompt may differ from run to run: rounding."""
 OF_RUNS = ("step", "prompts", "response_tokens", "trained_tokens", "seconds")
@@ -68,7 +68,7 @@ class BudgetTable:
         Raises:
             InputError: naming the first run that is in one of them alone, or has a prompt twice.
         """
-        hint = "run the `prefpipe study` command of this folder again: it writes both tables anew"
+        hint = "run the `prefpipe study` command of this folder again to rewrite both tables"
         for arm, seed in sorted(done_runs ^ set(self._frames)):
             there = "runs.parquet" if (arm, seed) in done_runs else "results.parquet"
             raise InputError(
@@ -78,12 +78,13 @@ class BudgetTable:
         for (arm, seed), frame in self._frames.items():
             if frame["prompt_id"].n_unique() < len(frame):
                 raise InputError(
-                    f"results.parquet has a prompt twice for {arm}, seed {seed}, at {self.budget}",
+                    f"results.parquet has the same prompt twice for {arm}, seed {seed}, at "
+                    f"{self.budget}",
                     hint=hint,
                 )
 
     def values(self, arm: str, seeds: Sequence[int], column: str) -> np.ndarray:
-        """Return a column by seed and prompt (S, P), NaN where there is no value.
+        """Return a column by seed and prompt (S, P), NaN if there is no value.
 
         The arm may be one at another epoch, ``bt@2``.
         """
@@ -133,8 +134,8 @@ class BudgetTable:
                 place, prompt = np.argwhere(is_other_RP)[0]
                 arm, seed = runs[place]
                 raise InputError(
-                    f"the base's reward of prompt {self.prompts[prompt]} is another one in the run "
-                    f"of {arm}, seed {seed}: its evaluation had another baseline",
+                    f"the base's reward of prompt {self.prompts[prompt]} differs in the run of "
+                    f"{arm}, seed {seed}, so its evaluation had another baseline",
                     hint="judge all arms against the same held-out folder",
                 )
         return np.asarray(means_P)
@@ -161,8 +162,8 @@ class BudgetTable:
                 if twin is not None:
                     yield (
                         f"at {self.budget}: {arm} has the same values for every prompt with the "
-                        f"seeds {twin} and {seed}, which count as two: was one copied, or does "
-                        "its trainer take no seed?"
+                        f"seeds {twin} and {seed}, which count as two seeds: check that no run "
+                        "was copied and that the trainer uses its seed"
                     )
 
     def runs_of_arms(self) -> list[dict[str, Any]]:

@@ -1,10 +1,10 @@
-"""What a run of a study with a known truth says of held-out pairs.
+"""Held-out pairs of a study with a known truth, as a run scores them.
 
 Reads: the held-out ``candidates`` and ``scores``, of which the truth is made, and a run's own
 ``scores`` of the candidates (a reward model), or its ``logprobs`` and the reference's (a policy).
 
-Promises: what a run is judged by was made from these candidates, or it is refused; a prompt's
-values are means over the same pairs in every run; nothing is joined by position.
+Promises: the scores that judge a run were made from these candidates, or they are refused; a
+prompt's values are means over the same pairs in every run; nothing is joined by position.
 """
 
 from collections.abc import Mapping
@@ -109,7 +109,7 @@ def read_heldout_pairs(
     except InputError as error:
         raise InputError(
             f"{candidates}: {error.message}",
-            hint="the held-out set needs two different rated responses a prompt: sample more",
+            hint="the held-out set needs two different rated responses per prompt: sample more",
         ) from error
     return HeldoutPairs(responses, prompt_ids, keys, pairs)
 
@@ -129,7 +129,7 @@ def judge_reward_model(heldout: HeldoutPairs, scores: Path) -> PairFigures:
     if len(scorers) != 1:
         raise InputError(
             f"{scores} holds scores of {', '.join(scorers)}",
-            hint="a reward model is judged by its own scores alone",
+            hint="a reward model is judged only by its own scores",
         )
     return _figures(heldout, _column_by_key(artifact, heldout, "reward"), scores)
 
@@ -145,7 +145,7 @@ def judge_policy(
     Args:
         heldout: the pairs.
         logprobs: what ``logprobs`` wrote of the candidates under the policy.
-        reference: likewise under the reference; None where the objective has none.
+        reference: likewise under the reference; None if the objective has none.
         policy: the folder of the training, whose record says objective and knobs.
 
     Raises:
@@ -162,7 +162,7 @@ def judge_policy(
         if reference is None:
             raise InputError(
                 f"objective {name} compares the policy with a reference, and the held-out "
-                "responses have no log-probabilities of it"
+                "responses have no reference log-probabilities"
             )
         artifact = open_input(reference, schema="logprobs", name="the reference's")
         of_reference = _column_by_key(artifact, heldout, "logp")
@@ -207,8 +207,8 @@ def _figures(heldout: HeldoutPairs, scores: Mapping[Key, float], origin: Path) -
     measures = measure_pairs(scores_N, pairs)
     if np.isnan(measures["log_loss"]).all():
         raise InputError(
-            f"{origin} has no held-out prompt all of whose responses have a finite score",
-            hint=f"run `prefpipe inspect {quote(str(origin))}` for the reasons",
+            f"{origin} has no held-out prompt whose responses all have a finite score",
+            hint=f"run `prefpipe inspect {quote(str(origin))}` to see the reasons",
         )
 
     n_pairs_P = pairs.prompts.sums(np.ones(len(pairs.first))).astype(np.int32)

@@ -1,7 +1,7 @@
-"""Where in its training an arm is judged: after how many optimizer steps a budget is used up.
+"""Where in its training an arm is judged: the optimizer step at which a budget is used up.
 
-Of a budget of prompts alone they are known at once, of others as soon as the groups are there:
-which prompts a step sees follows from the seed.
+With only a budget of prompts, these steps are known at once; with other budgets, as soon as the
+groups exist, because the seed decides which prompts a step sees.
 """
 
 from collections.abc import Sequence
@@ -69,9 +69,9 @@ def places_of(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[Place]
         step = seen.first_step_with(n_tokens)
         if step is None:
             raise UsageError(
-                f"arm {arm}, seed {seed}: its groups do not come to {n_tokens:,} response tokens "
-                f"in {MOST_EPOCHS:,} passes",
-                hint="a smaller `response_tokens` in the plan's `budgets`",
+                f"arm {arm}, seed {seed}: {MOST_EPOCHS:,} passes over its groups have fewer than "
+                f"{n_tokens:,} response tokens",
+                hint="lower `response_tokens` in `budgets` of the plan",
             )
         steps[RESPONSE_TOKENS] = step
 
@@ -113,7 +113,7 @@ def trained_on(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[str] 
 def trained_tokens(plan: StudyPlan, folder: Path, arm: str, seed: int, n_steps: int) -> int | None:
     """Return the tokens that a training of so many steps computes: each prompt once a group.
 
-    None where nothing says it: of another trainer, of rounds, and of imported conversations.
+    None if nothing says it: of another trainer, of rounds, and of imported conversations.
 
     Raises:
         InputError: the groups cannot be read.
@@ -133,7 +133,7 @@ def trained_tokens(plan: StudyPlan, folder: Path, arm: str, seed: int, n_steps: 
 
 
 def _prompt_lengths(groups: Path) -> dict[str, int | None]:
-    """Return the tokens of each prompt, None where they are not stored."""
+    """Return the tokens of each prompt, None if they are not stored."""
     artifact = open_input(groups, schema="groups", name="groups")
     table = artifact.read_all(["prompt_id", "n_prompt_tokens"])
     prompt_ids, lengths = (table[name].to_pylist() for name in table.column_names)
@@ -163,7 +163,7 @@ class _Seen(NamedTuple):
         return n_epochs * len(self.prompts) + rest * self.global_batch_size
 
     def first_step_with(self, n_tokens: int) -> int | None:
-        """Return the first step after which so many tokens are seen, None where none comes."""
+        """Return the first step after which so many tokens are seen, None if none comes."""
         n_steps = self.steps_an_epoch
         while n_steps <= MOST_EPOCHS * self.steps_an_epoch:
             seen = self.tokens(n_steps)
@@ -215,7 +215,7 @@ def _steps_of_rounds(plan: StudyPlan, arm: str, seed: int) -> int:
 
 
 def _token_budget(plan: StudyPlan, folder: Path, seed: int) -> int | None:
-    """Return the response tokens that an arm may see, None where the plan has no such budget."""
+    """Return the response tokens that an arm may see, None if the plan has no such budget."""
     like = plan.budgets.like
     if like is None:
         return plan.budgets.response_tokens

@@ -1,4 +1,4 @@
-"""The smallest difference that a study can tell from none, as far as it is known before the run."""
+"""The smallest difference that a study can detect, as far as it is known before the run."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -54,7 +54,12 @@ def detectable_notes(plan: StudyPlan, folder: Path) -> list[str]:
     """
     expected = _found(folder) or _assumed(plan, folder)
     if expected is None:
-        return ["detectable difference: unknown before two seeds are done, which tell the spreads"]
+        return [
+            (
+                "detectable difference: unknown until two seeds are finished, from which the "
+                "spreads are measured"
+            )
+        ]
 
     error = error_before(expected.spreads, len(plan.seeds), expected.n_prompts)
     n_tests = max(len(plan.contrasts), 1)
@@ -62,7 +67,7 @@ def detectable_notes(plan: StudyPlan, folder: Path) -> list[str]:
     at_holm = detectable_difference(error, n_tests=n_tests)
     unit = "" if expected.is_in_rewards else " times the spread of rewards within a prompt"
     size = f"{len(plan.seeds)} seeds, {expected.n_prompts} held-out prompts"
-    found = f"{figure(alone)}{unit} by one contrast alone"
+    found = f"{figure(alone)}{unit} with a single contrast"
     if n_tests > 1:
         at_first = f"{figure(at_holm)}{unit} at Holm's first step of {n_tests} contrasts"
         found = f"{at_first}, {found}"
@@ -71,7 +76,7 @@ def detectable_notes(plan: StudyPlan, folder: Path) -> list[str]:
         f"with {expected.basis}",
     ]
     if len(plan.seeds) == 1:
-        notes.append("one seed says nothing of others: the difference is one of that seed")
+        notes.append("one seed says nothing about others: the difference holds for that seed")
     return notes
 
 
@@ -85,12 +90,12 @@ def _found(folder: Path) -> Expected | None:
         return None
     squares = np.mean([np.square(spreads_of(each)) for each in differences], axis=0)
     spreads = Spreads(*np.sqrt(squares).tolist())
-    basis = f"spreads of {len(differences)} differences that were found: {_words(spreads)}"
+    basis = f"spreads of {len(differences)} measured differences: {_words(spreads)}"
     return Expected(spreads, differences[0].shape[1], is_in_rewards=True, basis=basis)
 
 
 def _assumed(plan: StudyPlan, folder: Path) -> Expected | None:
-    """Return spreads in proportion to that of rewards within a prompt; None where none are known.
+    """Return spreads in proportion to that of rewards within a prompt; None if none are known.
 
     Of pairs that are judged by a truth nothing is assumed.
     """
@@ -101,12 +106,12 @@ def _assumed(plan: StudyPlan, folder: Path) -> Expected | None:
     within = _spread_within_prompts(plan, folder)
     unit = 1.0 if within is None else within
     spreads = Spreads(OF_SEEDS * unit, OF_PROMPTS * unit, spread_of_samples(unit, n_samples))
-    basis = f"spreads of a difference that are assumed for seeds and prompts: {_words(spreads)}"
+    basis = f"spreads of a difference assumed for seeds and prompts: {_words(spreads)}"
     return Expected(spreads, n_prompts, within is not None, basis)
 
 
 def _held_out_prompts(plan: StudyPlan) -> int | None:
-    """Return how many held-out prompts there are, None where they cannot be read."""
+    """Return how many held-out prompts there are, None if they cannot be read."""
     if plan.heldout.prompts is None:
         return None
     try:
@@ -116,7 +121,7 @@ def _held_out_prompts(plan: StudyPlan) -> int | None:
 
 
 def _spread_within_prompts(plan: StudyPlan, folder: Path) -> float | None:
-    """Return by how much rewards of one prompt differ; None where nothing is rated yet.
+    """Return by how much rewards of one prompt differ; None if nothing is rated yet.
 
     Those of the held-out responses, or of the pool where the same scorer rated it.
     """

@@ -1,11 +1,11 @@
-"""How far a study is: which runs are done, which failed, and of what each step is made.
+"""The progress of a study: which runs are done, which failed, and what each step is made from.
 
-A run is an arm with a seed. It is done when each of its evaluations stands in the ledger under the
-key that it would have now, and its artifact is on disk; its weights may be gone by then.
+A run is an arm with a seed. It is done when each of its evaluations is in the ledger under its
+current key and the artifact is on disk; its weights may be removed by then.
 
-The key of a step is a hash of what can change what it makes: the groups and the held-out responses
-by their content, the model, and of its command and those before it what is in their fingerprints.
-Where the folder lies, how many workers there are and the order of flags are not in it.
+The key of a step is a hash of everything that can change its result: the content of the groups and
+held-out responses, the model, and the fingerprint settings of its command and of those before it.
+The place of the folder, the number of workers and the order of flags are not in it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,11 +56,11 @@ class RunProgress:
         places: where it is judged; none where its groups are not there.
         steps: in order, with the keys that they have now.
         finished: names of the steps that need not run again.
-        failed: how the step ended that failed last, None where none did.
-        changes: in what the run on disk was made otherwise, [] where it was not.
+        failed: how the step ended that failed last, None if none did.
+        changes: in what the run on disk was made otherwise, [] if it was not.
         seconds: that its steps took so far, those of calls that were killed left out.
         keeps_weights: the weights that were judged are to stay.
-        problem: why there are no steps, "" where there are.
+        problem: why there are no steps, "" if there are.
     """
 
     arm: str
@@ -190,7 +190,7 @@ class StudyProgress:
         if not entries or self.is_finished(step, key) or not (step.output / RUN_FILE).exists():
             return ()
         changes = self._changed_words(step, entries[-1])
-        return tuple(changes) or ("what its groups are selected from is another now",)
+        return tuple(changes) or ("the inputs that its groups are selected from have changed",)
 
     def _changes(self, keyed: Iterable[tuple[StudyStep, str]]) -> list[str]:
         """Return in what finished evaluations of a run were made otherwise than they are now."""
@@ -203,7 +203,7 @@ class StudyProgress:
             changes += self._changed_words(step, entries[-1])
         if not is_stale:
             return []
-        return changes or ["its groups, its held-out responses or its model are others now"]
+        return changes or ["its groups, its held-out responses or its model have changed"]
 
     def _changed_words(self, step: StudyStep, entry: StepEntry) -> list[str]:
         """Return the flags of a step that have other values than when it was run."""
@@ -299,7 +299,7 @@ class StudyProgress:
         return text
 
     def _content_of(self, folder: Path) -> list[str] | None:
-        """Return what tells the content of an artifact from any other, None where it is not whole.
+        """Return what tells the content of an artifact from any other, None if it is not whole.
 
         It is looked at once.
         """
@@ -312,7 +312,7 @@ class StudyProgress:
 
 
 def fingerprint_on_disk(folder: Path) -> str | None:
-    """Return the fingerprint of an artifact all whose parts are there, None where it is none."""
+    """Return the fingerprint of an artifact all whose parts are there, None if it is none."""
     try:
         artifact = Artifact(folder, read_run_record(folder))
         return None if artifact.missing() else artifact.record.fingerprint
@@ -321,7 +321,7 @@ def fingerprint_on_disk(folder: Path) -> str | None:
 
 
 def _by_flag(words: Sequence[str], study: Path) -> dict[str, list[str]]:
-    """Return the values of a command by flag; "" is what stands before the first one."""
+    """Return the values of a command by flag; "" is what is before the first one."""
     values: dict[str, list[str]] = {}
     flag = ""
     for word in words[1:]:

@@ -1,6 +1,6 @@
-"""Arms of different prompts, which are no comparison of how they choose and train.
+"""Refuse arms with different prompts, which do not compare how arms select and train.
 
-And held-out prompts that arms train on, which are no comparison at all.
+Refuse held-out prompts that arms train on, which compare nothing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,17 +49,17 @@ def refuse_different_prompts(
         _refuse_different(
             _prompts_by_arm(plan, folder, arms, seed),
             f"seed {seed}, have groups of",
-            hint="a filter of the pool, `min_spread` of the shared section `select` say, "
-            "keeps the same prompts in all arms; `allow_different_prompts: true` in the "
-            "plan compares them all the same, with a note in every table",
+            hint="filter the pool in the shared section `select` (with `min_spread`, for "
+            "example) to keep the same prompts in all arms; or set "
+            "`allow_different_prompts: true` in the plan to compare them anyway, with a "
+            "note in every table",
         )
         _refuse_different(
             _trained_by_arm(plan, folder, arms, seed),
             f"seed {seed}, train on",
-            hint="the others are skipped by training, as `prefpipe train` of those groups says: a "
-            "greater `max_length` keeps them; or leave them out of the pool; "
-            "`allow_different_prompts: true` in the plan compares arms all the same, with a note "
-            "in every table",
+            hint="training skips the others, as `prefpipe train` reports: raise `max_length` to "
+            "keep them; or remove them from the pool; or set `allow_different_prompts: "
+            "true` in the plan to compare the arms anyway, with a note in every table",
         )
 
 
@@ -67,7 +67,7 @@ def leaked_prompts(
     pool: Mapping[str, Sequence[Mapping[str, str]]],
     heldout: Mapping[str, Sequence[Mapping[str, str]]],
 ) -> str | None:
-    """Return what is wrong with held-out prompts that are in the pool too, None where none is.
+    """Return what is wrong with held-out prompts that are in the pool too, None if none is.
 
     System turns, case and white space make no other prompt.
 
@@ -83,8 +83,8 @@ def leaked_prompts(
     if 1 < len(both) <= MOST_NAMED:
         which = f"they are {', '.join(both)}"
     return (
-        f"heldout: {len(both):,} of its {len(heldout):,} prompts are in the pool as well, {which}: "
-        "arms would be judged on what they were trained on"
+        f"heldout: {len(both):,} of its {len(heldout):,} prompts are also in the pool, {which}: "
+        "arms would be judged on their training prompts"
     )
 
 
@@ -104,7 +104,7 @@ def refuse_leaked_prompts(plan: StudyPlan, folder: Path) -> None:
     problem = leaked_prompts(*sampled)
     if problem is not None:
         raise UsageError(
-            problem, hint="take them out of one of the two, and begin in another folder"
+            problem, hint="remove them from one of the two, and start in another folder"
         )
 
 
@@ -158,7 +158,7 @@ def _trained_by_arm(
 
 
 def _prompts_of(plan: StudyPlan, folder: Path, arm: str, seed: int) -> list[str] | None:
-    """Return the prompts that an arm has groups of, None where there are no groups."""
+    """Return the prompts that an arm has groups of, None if there are no groups."""
     groups = groups_folder(plan, folder, arm, seed)
     if groups is None:
         return None

@@ -1,10 +1,10 @@
-"""The two tables of a study, made of what its finished runs wrote.
+"""The two tables of a study, made from the results of its finished runs.
 
-Reads: the evaluation of each finished run, and the scores that it was made from; with ``truth``
-what judges its held-out pairs (`prefpipe.stages.study.pair_results`).
+Reads: the evaluation of each finished run, and the scores that it was made from; with ``truth``,
+the scores of its held-out pairs (`prefpipe.stages.study.pair_results`).
 Writes: ``results.parquet``, ``runs.parquet`` and ``summary.json``, each as a whole.
 
-Promises: every run that the plan asks for has its rows in ``runs.parquet``, whatever became of it;
+Promises: every run that the plan asks for has its rows in ``runs.parquet``, whatever its outcome;
 evaluations by another recipe, or against another base, are refused and never mixed.
 """
 
@@ -136,7 +136,7 @@ def _check_runs(plan: StudyPlan, runs: Sequence[StudyRun]) -> None:
     for run in runs:
         key = (run.arm, run.seed, run.budget)
         if key not in expected or key in seen:
-            what = "is there twice" if key in seen else "is none of the plan's"
+            what = "occurs twice" if key in seen else "is not in the plan"
             raise UsageError(f"the run of {run.arm}, seed {run.seed}, at {run.budget} {what}")
         if run.status not in RUN_STATES:
             raise UsageError(f"a run is {', '.join(RUN_STATES)}, not {run.status!r}")
@@ -235,8 +235,8 @@ def _rewards_by_prompt(evaluation: Artifact, side: str, expression: str) -> dict
     made_from = evaluation.footer(0).parents.get(parent)
     if made_from != scores.digest():
         raise InputError(
-            f"{evaluation.path} was made from other scores than {folder} holds now",
-            hint="run the evaluation again: `prefpipe status` says how",
+            f"{evaluation.path} was not made from the scores that {folder} holds now",
+            hint="run the evaluation again; `prefpipe status` prints the command",
         )
 
     return rewards_by_prompt(scores, expression)
@@ -273,9 +273,9 @@ def _check_recipe(first: Artifact, other: Artifact) -> None:
     if differences:
         lines = [each.worded(f"in {first.path}", f"in {other.path}") for each in differences]
         raise FingerprintError(
-            "arms are compared that were not evaluated alike:\n  " + "\n  ".join(lines),
-            hint="judge all arms by one recipe against one held-out folder: prefpipe study PLAN "
-            "--overwrite=stale",
+            "the arms were not evaluated with the same settings:\n  " + "\n  ".join(lines),
+            hint="evaluate all arms with one recipe against one held-out folder: prefpipe study "
+            "PLAN --overwrite=stale",
         )
 
 

@@ -1,4 +1,4 @@
-"""What became of each run at each budget, as ``runs.parquet`` has it."""
+"""The outcome of each run at each budget, as rows of ``runs.parquet``."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -13,7 +13,7 @@ from prefpipe.stages.study.results import StudyRun
 
 
 def rows_of_runs(plan: StudyPlan, folder: Path, runs: Sequence[RunProgress]) -> list[StudyRun]:
-    """Return a row a run and budget: a run that is judged in one of them is done in that one.
+    """Return one row per run and budget: a run judged at a budget is done at that budget.
 
     Args:
         plan: of the study.

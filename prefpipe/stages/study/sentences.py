@@ -1,4 +1,4 @@
-"""What a contrast says, in a sentence."""
+"""The result of a contrast as a sentence."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -8,7 +8,7 @@ from prefpipe.text.numbers import interval, number
 
 
 def sentence_of(contrast: Mapping[str, Any], *, label: str, form: str) -> str:
-    """Return a contrast's verdict in words, with the numbers that it rests on.
+    """Return a contrast's verdict in words, with its numbers.
 
     Args:
         contrast: an entry of ``contrasts``, see `prefpipe.stages.study.figures`.
@@ -23,7 +23,7 @@ def sentence_of(contrast: Mapping[str, Any], *, label: str, form: str) -> str:
     if contrast["verdict"] == "untested":
         return f"{first} minus {second}, {label}: {difference}"
     if contrast["verdict"] == "unknown":
-        return f"{first} and {second}, {label}: {difference}; nothing is known of its error"
+        return f"{first} and {second}, {label}: {difference}; its error is not known"
 
     if contrast["declared"]:
         tested = f"Holm {p_value(contrast['p_holm'])}"
@@ -49,7 +49,7 @@ def p_value(p: float | None) -> str:
 
 
 def p_digits(p: float) -> str:
-    """Return a p value as a cell has it: two digits, ``0.031``, and ``< 0.0001`` below that."""
+    """Return a p value for a table cell: two digits, ``0.031``, and ``< 0.0001`` below that."""
     if p < 1e-4:
         return "< 0.0001"
     return f"{p:.2g}" if p < 0.1 else f"{p:.2f}"

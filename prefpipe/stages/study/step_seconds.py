@@ -1,7 +1,7 @@
-"""How long a step of a study will take, by what steps of it have taken.
+"""How long a step of a study will take, estimated from its finished steps.
 
-A step takes as long as its command needs to start, and its tokens at the rate at which this machine
-samples or trains. Steps without tokens take as long as others of their stage took.
+A step takes the start-up time of its command, plus its tokens at the rate at which this machine
+samples or trains. Steps without tokens take as long as other steps of their stage.
 """
 
 from collections.abc import Iterable, Sequence
@@ -28,12 +28,12 @@ START_S = 7.0
 
 
 class Rates(NamedTuple):
-    """What this machine takes for a study.
+    """The time that this machine needs for a study.
 
     Attributes:
         start_s: seconds before the first token of a command.
-        sampled_per_s: response tokens; None where nothing says it.
-        trained_per_s: response tokens; None where nothing says it.
+        sampled_per_s: response tokens; None if not known.
+        trained_per_s: response tokens; None if not known.
         of_stages: mean seconds of a step by stage.
     """
 
@@ -49,7 +49,7 @@ def rates_of(
     sampled_per_s: float | None = None,
     trained_per_s: float | None = None,
 ) -> Rates:
-    """Return the rates that are given, and of what is not given those that finished steps show.
+    """Return the given rates, and for the others those of finished steps.
 
     Args:
         entries: of the study's ledger.
@@ -73,9 +73,9 @@ def rates_of(
 def estimated_seconds(
     step: StudyStep, rates: Rates, *, most_of_group: int | None = None
 ) -> float | None:
-    """Return how long a step takes from its beginning, None where nothing says it.
+    """Return how long a step takes from its beginning, None if not known.
 
-    What is not sampled yet counts as long as ``max_tokens`` lets it get.
+    Responses not sampled yet count as ``max_tokens`` long.
 
     Args:
         step: of the study.
@@ -94,7 +94,7 @@ def estimated_seconds(
 
 
 def _rate(entries: Iterable[StepEntry], stages: Sequence[str], start_s: float) -> float | None:
-    """Return tokens a second over all steps of some stages, None where none tells."""
+    """Return tokens a second over all steps of some stages, None if not known."""
     n_tokens, seconds = 0, 0.0
     for entry in entries:
         if entry.stage in stages and entry.n_tokens:
@@ -104,7 +104,7 @@ def _rate(entries: Iterable[StepEntry], stages: Sequence[str], start_s: float) -
 
 
 def _sampled_tokens(step: StudyStep) -> int | None:
-    """Return the response tokens that a step samples: at most, or as many as the base did."""
+    """Return the response tokens that a step samples: at most, or as many as the base sampled."""
     config = step.config
     if isinstance(config, EvalConfig):
         sampled = tokens_of("generate", Path(str(config.baseline)))
@@ -126,7 +126,7 @@ def _sampled_tokens(step: StudyStep) -> int | None:
 def most_tokens_of_groups(
     pool: GenerateConfig, selections: Iterable[StudyStep]
 ) -> dict[str | None, int]:
-    """Return by arm how many response tokens one of its groups holds at most.
+    """Return the most response tokens of a group, by arm.
 
     Args:
         pool: how the pool is sampled.
@@ -146,7 +146,7 @@ def most_tokens_of_groups(
 
 
 def _trained_tokens(step: StudyStep, most_of_group: int | None) -> int | None:
-    """Return the response tokens that a training sees: of groups that are not there, at most."""
+    """Return the response tokens that a training sees, at most if its groups do not exist yet."""
     config = step.config
     if not isinstance(config, TrainConfig) or config.max_steps is None:
         return None

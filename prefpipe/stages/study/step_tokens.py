@@ -1,4 +1,4 @@
-"""How many tokens a step has sampled or trained on: what its seconds are a rate of."""
+"""How many tokens a step sampled or trained on, to compute its tokens per second."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,9 +13,9 @@ from prefpipe.training.tables import METRICS_FILE
 
 
 def tokens_of(stage: str, output: Path) -> int | None:
-    """Return the response tokens of a finished step, None where nothing says it.
+    """Return the response tokens of a finished step, None if not known.
 
-    Those that `generate` and `eval` have sampled, and those that `train` has trained on, once an
+    They are those that `generate` and `eval` sampled, and those that `train` trained on, once per
     epoch.
     """
     count = _COUNTS.get(stage)

@@ -1,7 +1,7 @@
-"""Weights of a run that was judged: removed, as nothing reads them any more.
+"""Remove the weights of a judged run, which nothing reads any more.
 
-A study of nine runs of a small model writes tens of gigabytes. What a training says of itself
-stays: its record, metrics and rows.
+A study of nine runs of a small model writes tens of gigabytes. The training's record, metrics and
+rows stay.
 """
 
 import shutil
@@ -15,10 +15,10 @@ WEIGHT_FILES = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pt", "*
 
 
 def remove_weights(steps: Sequence[StudyStep]) -> int:
-    """Remove the weights that a run's trainings wrote; return how many bytes that freed.
+    """Remove the weights that a run's trainings wrote; return the bytes freed.
 
-    A kill in between leaves what the next call removes. What is removed first is what a training
-    goes on from, so that one which is run again all the same begins at its beginning.
+    After a kill in between, the next call removes the rest. Checkpoints are removed first, so a
+    training that is run again anyway starts from its beginning.
 
     Args:
         steps: of a run, all of whose evaluations are finished.
@@ -36,14 +36,14 @@ def remove_weights(steps: Sequence[StudyStep]) -> int:
 
 
 def has_weights(steps: Sequence[StudyStep]) -> bool:
-    """Return whether anything is left of what `remove_weights` removes."""
+    """Return whether any weights are left that `remove_weights` removes."""
     return any(any(_weights_in(step.output)) for step in steps if step.stage in ("train", TRAINER))
 
 
 def _weights_in(folder: Path) -> Iterator[Path]:
-    """Yield checkpoints, then the model's own weights, then the models of steps on the way.
+    """Yield checkpoints, then the model's own weights, then the models of intermediate steps.
 
-    Behind a link lies what somebody else keeps: the link itself is yielded.
+    The target of a link belongs to someone else: the link itself is yielded.
     """
     if folder.is_symlink():
         yield folder

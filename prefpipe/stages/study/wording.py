@@ -1,4 +1,4 @@
-"""What the pages of a study call its budgets, and what they say of runs that are not done."""
+"""Words that the pages of a study share: names of budgets, and lines on runs that are not done."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ NOT_DONE_SHOWN = 12
 
 
 def budget_title(budget: str) -> str:
-    """Return what arms have in common at a budget: ``equal prompts``, ``after epoch 2``."""
+    """Return what arms share at a budget: ``equal prompts``, ``after epoch 2``."""
     kind, _, number = budget.rpartition("-")
     return f"after epoch {number}" if kind == "epoch" else TITLES.get(budget, budget)
 
@@ -29,14 +29,14 @@ def is_separable(contrast: Mapping[str, Any]) -> bool:
 
 
 def intervals_are(figures: Mapping[str, Any]) -> str:
-    """Return over what the intervals are, and how differences are paired.
+    """Return what the intervals cover, and how differences are paired.
 
-    Of one seed nothing is known of another: its interval is over prompts alone.
+    One seed says nothing about another: its interval covers only prompts.
     """
     level = f"{figures['confidence']:.0%} intervals"
     if len(figures["seeds"]) == 1:
         return (
-            f"intervals are {level} over prompts alone, as one seed says nothing of others; "
+            f"intervals are {level} over prompts alone, as one seed says nothing about others; "
             "differences are paired by prompt"
         )
     return (
@@ -55,7 +55,7 @@ def runs_of_arm(arm: Mapping[str, Any]) -> str:
 
 
 def failure(run: Mapping[str, Any]) -> str:
-    """Return at which step a run failed, and how: ``train, exit 1``, ``train, signal 9``."""
+    """Return the step at which a run failed, and how: ``train, exit 1``, ``train, signal 9``."""
     step, code = run["failed_step"] or "a step", run["exit_code"]
     # the steps of a run are named after it, which is said beside it
     step = step.removeprefix(f"{run['arm']}, ").removeprefix(f"seed {run['seed']}, ")
@@ -63,12 +63,12 @@ def failure(run: Mapping[str, Any]) -> str:
 
 
 def ending(step: str, code: int) -> str:
-    """Return with which exit code or signal a step ended: ``train, exit 1``."""
+    """Return the exit code or signal of a step: ``train, exit 1``."""
     return f"{step}, signal {-code}" if code < 0 else f"{step}, exit {code}"
 
 
 def unfinished_lines(figures: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what a reader must know before the figures: runs that are not in them.
+    """Yield lines on runs that are not in the figures.
 
     Args:
         figures: of `prefpipe.stages.study.figures.figures_of`.

@@ -1,4 +1,4 @@
-"""``--gamma auto``: what MMPO's gamma is chosen by."""
+"""``--gamma auto``: how MMPO's gamma is chosen."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +25,7 @@ def gamma_of(
     rater_scores: Path | None,
     say: Callable[[str], None],
 ) -> float | None:
-    """Return gamma as it was given, or chosen as ``--gamma auto`` asks; None where none was given.
+    """Return gamma as it was given, or chosen as ``--gamma auto`` asks; None if none was given.
 
     Args:
         gamma: a number or ``auto``, checked.
@@ -78,8 +78,8 @@ def _fit(scores: Artifact, path: Path) -> tuple[list[str], AgreedGamma]:
         raise UsageError(
             f"--rater-scores {path} has {len(raters)} rater ({', '.join(raters)}), and agreement "
             "needs two",
-            hint="import the ratings of each rater as a scorer of its own, "
-            "--reward-column alice=COLUMN --reward-column bob=COLUMN",
+            hint="import the ratings of each rater as a separate scorer: --reward-column "
+            "alice=COLUMN --reward-column bob=COLUMN",
         )
 
     wide = rows.pivot(on="scorer", index=["prompt_id", "sample_idx"], values="reward")

@@ -1,9 +1,9 @@
 """Rows of ``groups`` as whole conversations: what a reward model is trained on.
 
-Each response goes through the reward model's own chat template with its prompt, as `score` renders
-it, so stored token ids, which are a policy's, do not matter. What the conversations of a prompt
-begin with in common is the group's prompt, computed once; the rest, the end of the turn included,
-is the response.
+Each response is formatted with its prompt by the reward model's own chat template, as `score` does,
+so the stored token ids of the policy do not matter. The common beginning of a prompt's
+conversations is the group's prompt, computed once; the rest, including the end of the turn, is the
+response.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from prefpipe.training.reward_model import check_ends
 class _Conversation(NamedTuple):
     """A prompt and a response as one sequence of tokens.
 
-    There are none where the template refuses them, and ``problem`` says why.
+    There are no tokens if the template refuses the conversation; ``problem`` says why.
     """
 
     row: Row
@@ -31,7 +31,7 @@ class _Conversation(NamedTuple):
 def conversations_of(rows: Sequence[Row], template: ChatTemplate) -> list[Group]:
     """Return the groups that select kept.
 
-    A response that the template refuses is there with its ``problem``.
+    A response that the template refuses is included with its ``problem``.
 
     Args:
         rows: of ``groups``, rejected prompts among them.
@@ -58,7 +58,7 @@ def conversations_of(rows: Sequence[Row], template: ChatTemplate) -> list[Group]
 
 
 def shared_length(sequences: Sequence[Sequence[int]]) -> int:
-    """Return how many first tokens all have in common, the last token of none among them."""
+    """Return the length of the common prefix, which excludes the last token of every sequence."""
     longest = min(len(ids) for ids in sequences) - 1
     for place in range(longest):
         if len({ids[place] for ids in sequences}) > 1:
@@ -72,7 +72,8 @@ def _group(prompt_id: str, conversations: Sequence[_Conversation]) -> Group:
     if readable and n_shared < 1:
         raise InputError(
             f"the conversations of prompt {prompt_id} begin with different tokens",
-            hint="correct the chat template: a conversation begins with its prompt",
+            hint="correct the chat template: every conversation of a prompt must begin with the "
+            "same prompt tokens",
         )
 
     responses = []

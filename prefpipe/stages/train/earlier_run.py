@@ -1,7 +1,6 @@
-"""What an earlier run has left in an output folder, and whether it may be gone on from.
+"""What an earlier run left in an output folder, and whether training can resume from it.
 
-A run notes in ``inputs.json`` what it is made from. Checkpoints beside that note are of that run
-and of no other.
+A run records its inputs in ``inputs.json``. Checkpoints beside that file belong to that run only.
 """
 
 import json
@@ -33,9 +32,9 @@ WRITTEN_FILES = (
 def refuse_checkpoint_of_another_run(
     resume_from: Path, made_from: Mapping[str, str], log: Callable[[str], None]
 ) -> None:
-    """Refuse to go on from steps that another run took.
+    """Refuse to resume from another run's checkpoint.
 
-    The result would be that run's under this one's name.
+    The result would carry this run's name but be that run's.
 
     Args:
         resume_from: a checkpoint, or a folder that holds some.
@@ -50,8 +49,8 @@ def refuse_checkpoint_of_another_run(
     noted = _read_inputs(checkpoint.resolve().parent)
     if noted is None:
         log(
-            f"{checkpoint}: nothing beside it says which run wrote it, so it is taken for one of "
-            "this run"
+            f"{checkpoint}: no file beside it records which run wrote it, so it is treated as a "
+            "checkpoint of this run"
         )
         return
     if noted == made_from:
@@ -62,7 +61,7 @@ def refuse_checkpoint_of_another_run(
         other = "other groups"
     raise UsageError(
         f"--resume-from {checkpoint} was written by a run with {other}",
-        hint=f"give the settings of that run, or start from its weights: --model {checkpoint}",
+        hint=f"pass the settings of that run, or start from its weights with --model {checkpoint}",
     )
 
 
@@ -74,10 +73,10 @@ def start_again_if_changed(
     is_asked: bool,
     log: Callable[[str], None],
 ) -> None:
-    """Throw away what is of other groups or of another run, or all when asked to.
+    """Delete results of other groups or of another run, or everything on request.
 
-    Then note what this run is. That is done because a kill may come after ``run.json`` is replaced
-    and before the old checkpoints are gone.
+    Then record the inputs of this run. A kill may come after ``run.json`` is replaced and before
+    the old checkpoints are deleted.
 
     Args:
         folder: the output.
@@ -106,20 +105,20 @@ def start_again_if_changed(
 
 
 def holds_model(folder: Path, log: Callable[[str], None]) -> bool:
-    """Return whether a finished run's model is still there and whole.
+    """Return whether a finished run's model still exists and is complete.
 
-    Where it is not, it is saved again from the last checkpoint.
+    If not, it is saved again from the last checkpoint.
     """
     problem = weights_problem(folder)
     if not holds_config(folder):
         problem = "its configuration is missing"
     if problem is not None:
-        log(f"{folder}: the training was finished, but the model is not usable: {problem}")
+        log(f"{folder}: training finished, but the model is not usable: {problem}")
     return problem is None
 
 
 def _read_inputs(folder: Path) -> dict[str, str] | None:
-    """Return what the run in a folder was made from, None where nothing says it."""
+    """Return what the run in a folder was made from, None if it is not recorded."""
     try:
         noted: dict[str, str] = json.loads((folder / INPUTS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -128,9 +127,9 @@ def _read_inputs(folder: Path) -> dict[str, str] | None:
 
 
 def _remove_run(folder: Path) -> None:
-    """Throw away what an earlier run left beside its part: checkpoints, logs and models.
+    """Delete what an earlier run left beside its part: checkpoints, logs and models.
 
-    Not the reference: its own stage knows whether it is still the one that is wanted.
+    The reference stays: its own stage knows whether it can be reused.
     """
     for path in folder.iterdir():
         is_written = is_within_training(path) or path.name == TENSORBOARD_FOLDER

@@ -1,4 +1,4 @@
-"""What a training run is given: opened, checked, and signed with the run's fingerprint."""
+"""The inputs of a training run: opened, checked, and included in the run's fingerprint."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,10 +76,10 @@ EVAL_FLAG = "--eval-groups"
 
 @dataclass(frozen=True)
 class OpenedGroups:
-    """Groups to train or to evaluate on, and their reference, None where the run has none.
+    """Groups to train or to evaluate on, and their reference, None if the run has none.
 
-    ``flag``: what gave them, "" for the command's own. ``allow_partial``: whether parts may be
-    missing. ``weighing``: how much each counts in the loss, None: all alike.
+    ``flag``: the flag that named them, "" for the command's own groups. ``allow_partial``: whether
+    parts may be missing. ``weighing``: the weight of each in the loss, None for equal weights.
     """
 
     artifact: Artifact
@@ -90,7 +90,7 @@ class OpenedGroups:
 
     @property
     def digest(self) -> str:
-        """What they are on disk: a partial set never has the digest of the whole."""
+        """The digest of the groups on disk: a partial set never has the digest of the whole."""
         if not self.allow_partial:
             return self.artifact.digest()
         present = self.artifact.present(range(self.artifact.n_parts), allow_partial=True)
@@ -100,7 +100,7 @@ class OpenedGroups:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainInputs:
-    """What a run trains, on what, and how.
+    """The model, data and settings of a run.
 
     Attributes:
         start: what the training starts from.
@@ -134,14 +134,14 @@ class TrainInputs:
 def open_training(
     config: TrainConfig, model: ModelFiles, reference_model: ModelFiles | None, runtime: Runtime
 ) -> TrainInputs:
-    """Open what a run is given and its output folder, once everything fits together.
+    """Open the inputs of a run and its output folder, after checking that everything fits.
 
-    Whatever needs no row is checked before ``--overwrite`` throws anything away.
+    Everything that needs no row is checked before ``--overwrite`` deletes anything.
 
     Args:
         config: the stage's knobs.
         model: what the training starts from.
-        reference_model: the files of ``--reference-model`` where it names a model of its own.
+        reference_model: the files of ``--reference-model`` if it names a separate model.
         runtime: the surroundings.
 
     Raises:
@@ -235,9 +235,9 @@ def open_training(
 def _is_to_be_made_again(
     config: TrainConfig, settings: TrainSettings, say: Callable[[str], None]
 ) -> bool:
-    """Return whether ``--overwrite=stale`` throws a run away that has not kept what it now should.
+    """Return whether ``--overwrite=stale`` deletes a run that lacks a model it must keep now.
 
-    Its configuration is the same, and yet it is not the run that is asked for.
+    Its configuration is the same, but it is not the requested run.
     """
     if config.overwrite is not Overwrite.STALE:
         return False
@@ -250,10 +250,10 @@ def _is_to_be_made_again(
 def _round_of(
     target: str, model: ModelFiles, groups: Artifact, say: Callable[[str], None]
 ) -> int | None:
-    """Return the round of the policy that is trained: one more than that of what it comes from.
+    """Return the round of the trained policy: one more than that of its origin.
 
-    That is the model that it starts from, or the one that sampled its groups, whichever is later.
-    None of a reward model.
+    The origin is the starting model or the one that sampled the groups, whichever is later. A
+    reward model has None.
     """
     if target != "policy":
         return None
@@ -272,11 +272,11 @@ def _round_of(
 def settings_of(
     config: TrainConfig, say: Callable[[str], None] = lambda _line: None
 ) -> TrainSettings:
-    """Return the run's settings: what was given, else the objective's start values.
+    """Return the run's settings: given values, else the objective's start values.
 
     Args:
         config: the stage's knobs.
-        say: takes a line that says what was chosen where ``auto`` was asked for.
+        say: takes a line that says what was chosen where ``auto`` was requested.
 
     Raises:
         InputError: no scores to choose gamma by.
@@ -330,11 +330,11 @@ def settings_of(
 def _weighing_of(
     config: TrainConfig, objective: Objective, groups: Artifact, flag: str
 ) -> Weighing | None:
-    """Return what ``--weight-by`` reads of the groups, None where all count alike.
+    """Return what ``--weight-by`` reads of the groups, None if all count alike.
 
     Raises:
         UsageError: what is not in the grammar, or a name that is no column of numbers, or of a pair
-            where there are none.
+            if there are none.
     """
     if config.weight_by is None:
         return None
@@ -368,10 +368,10 @@ def _open_references(
     groups: Artifact,
     eval_groups: Artifact | None,
 ) -> tuple[Reference | None, Reference | None]:
-    """Return the references of what is trained and of what is evaluated on.
+    """Return the references of the training and evaluation groups.
 
-    They are given, or to be measured by the run. None for an objective without one, unless it is
-    asked for, for what is logged.
+    They are given, or the run measures them. None for an objective without a reference, unless one
+    is requested for logging.
 
     Args:
         config: the stage's knobs.
@@ -424,7 +424,7 @@ def _open_references(
 def _reference_to_measure(
     config: TrainConfig, policy: ModelFiles, named: ModelFiles | None
 ) -> MeasuredReference:
-    """Return the reference that the run measures itself where no log-probabilities are given.
+    """Return the reference that the run measures itself if no log-probabilities are given.
 
     Raises:
         UsageError: a reference of another tokenizer, or the base of no adapter.
@@ -463,10 +463,7 @@ def _check_same_reference(trained: Reference, evaluated: Reference, eval_groups:
     differences = field_differences(trained.identity, evaluated.identity)
     if not differences:
         return
-    problem = (
-        f"{EVAL_FLAG} would be measured under another reference than the groups "
-        "that are trained on:"
-    )
+    problem = f"{EVAL_FLAG} would be measured with another reference than the training groups:"
     lines = [problem]
     lines += [difference.worded("in training", "in evaluation") for difference in differences]
     raise UsageError(
@@ -485,7 +482,7 @@ def _record_of(
     eval_groups: OpenedGroups | None,
     context: Mapping[str, Any],
 ) -> RunRecord:
-    """Return what the run is: what can change its weights, and what it is made with."""
+    """Return the run's record: everything that can change its weights, and what it is made with."""
     identity = {"stage": config.stage, "version": config.VERSION, **config.identity()}
     # Each objective, by its name in the table, has one target. Its knobs come below.
     for name in ("target", *KNOB_NAMES):
@@ -545,9 +542,9 @@ def _record_of(
 
 
 def _note_raters(output: Output, digest: str) -> None:
-    """Note scores by which the run's gamma was chosen again, so that `status` knows of them.
+    """Record scores from which the run's gamma was chosen again, so that `status` knows them.
 
-    The record on disk is of the command that made the run, whose scores may have been others.
+    The record on disk is that of the command that made the run, whose scores may differ.
     """
     if digest not in rater_digests(output.record):
         output.record_once({"operation": "--gamma auto again", RATER_SCORES: digest})

@@ -1,7 +1,7 @@
-"""Models of steps on the way (``--keep-step``), and what of them can not be had any more.
+"""Models of intermediate steps (``--keep-step``), and which of them can no longer be made.
 
-A training passes each step once. One that is asked for when it has gone by is refused, before
-anything is loaded: to train all of it again without being asked may cost days.
+A training passes each step once. A step that has already passed is refused before anything is
+loaded: training everything again unasked may cost days.
 """
 
 import json
@@ -26,11 +26,11 @@ from prefpipe.training.settings import TrainSettings
 
 
 def steps_gone_by(output: Path, settings: TrainSettings, reached: int) -> list[int]:
-    """Return the steps that are to be kept, are not on disk, and lie before where the run stands.
+    """Return the steps to keep that are not on disk and lie before the current step.
 
     Args:
         output: of the run.
-        settings: with the steps that are to be kept.
+        settings: with the steps to keep.
         reached: the step after which it goes on, or that it ended with.
     """
     passed = [step for step in settings.keep_steps if step <= reached]
@@ -48,10 +48,13 @@ def refuse_steps_gone_by(output: Path, settings: TrainSettings, reached: int) ->
     if not gone:
         return
 
-    hint = "begin again with --overwrite, or with -o in another folder"
+    hint = "start again with --overwrite, or with -o in another folder"
     earlier = _last_checkpoint_before(output, gone[0])
     if earlier is not None:
-        hint += f"; from the last step before it: -o NEW --resume-from {quote(str(earlier))}"
+        hint += (
+            "; or continue from the last checkpoint before it: -o NEW --resume-from "
+            f"{quote(str(earlier))}"
+        )
     raise UsageError(
         f"--keep-step {gone[0]}: {output} has trained {reached} steps, and the model of step "
         f"{gone[0]} was not kept",
@@ -60,7 +63,7 @@ def refuse_steps_gone_by(output: Path, settings: TrainSettings, reached: int) ->
 
 
 def step_reached(output: Path) -> int:
-    """Return where a run stands: the step that it ended with, or that of its last checkpoint."""
+    """Return the current step of a run: the last one, or that of its last checkpoint."""
     if (output / SUMMARY_FILE).is_file():
         return steps_of_finished_run(output)
     checkpoint = find_last_checkpoint(output)
@@ -74,7 +77,7 @@ def steps_of_finished_run(output: Path) -> int:
 
 
 def _is_kept(output: Path, step: int) -> bool:
-    """Return whether the model of a step is on disk and whole."""
+    """Return whether the model of a step is on disk and complete."""
     folder = kept_step_folder(output, step)
     if not (folder / run_record.FILE_NAME).is_file():
         return False
@@ -82,7 +85,7 @@ def _is_kept(output: Path, step: int) -> bool:
 
 
 def _last_checkpoint_before(output: Path, step: int) -> Path | None:
-    """Return the complete checkpoint from which a run would come to a step."""
+    """Return the last complete checkpoint before a step."""
     named = [path for path in output.iterdir() if CHECKPOINT_NAME.fullmatch(path.name)]
     whole = [path for path in named if checkpoint_problem(path) is None]
     before = [path for path in whole if step_of_checkpoint(path) < step]

@@ -9,7 +9,7 @@ of all prompts'::
     loss = (1 / N) * sum_p w_p * L_p = sum_p v_p * L_p / sum_p v_p
 
 Under objectives of pairs L_p is the mean over the prompt's pairs weighted with v, so that with one
-pair a prompt this is ``sum v * L / sum v`` over pairs, what trl#5613 asks for. Weights are divided
+pair a prompt this is ``sum v * L / sum v`` over pairs, which trl#5613 requests. Weights are divided
 by their mean over all prompts, not over a batch **(ours)**: a prompt counts the same whatever the
 batch it comes in, and a constant factor, or a constant alone, changes nothing.
 
@@ -93,7 +93,7 @@ def open_weighing(text: str, groups: Artifact, flag: str, *, of_pairs: bool = Tr
 
 
 def _require_no_pair(name: str, numbers: Sequence[str], text: str) -> None:
-    """Refuse what only a pair has, for an objective that has none.
+    """Refuse values that only pairs have, for an objective without pairs.
 
     Raises:
         UsageError: the margin, or a column of the loser.
@@ -101,14 +101,14 @@ def _require_no_pair(name: str, numbers: Sequence[str], text: str) -> None:
     is_of_loser = name not in numbers and name.removeprefix(SIDES[1]) in numbers
     if name == MARGIN or is_of_loser:
         raise UsageError(
-            f"--weight-by {text!r} names {name}, and the objective trains on positives alone: "
+            f"--weight-by {text!r} names {name}, and the objective trains only on positives, so "
             "there are no pairs",
-            hint="name columns of the prompt, or chosen_COLUMN for a positive's own",
+            hint="name columns of the prompt, or chosen_COLUMN for a column of the positive",
         )
 
 
 def _place_of(name: str, numbers: Sequence[str], text: str, source: str) -> tuple[str, str]:
-    """Return the side and the column that a name stands for."""
+    """Return the side and the column that a name refers to."""
     if name in numbers:
         return "", name
     for side in SIDES:
@@ -117,8 +117,8 @@ def _place_of(name: str, numbers: Sequence[str], text: str, source: str) -> tupl
 
     known = [MARGIN, *numbers, *(side + column for side in SIDES for column in numbers)]
     raise UsageError(
-        f"--weight-by {text!r} names {name}, which is no column of numbers of {source}"
-        f"{did_you_mean(name, known)}",
+        f"--weight-by {text!r} names {name}, which is not a numeric column of "
+        f"{source}{did_you_mean(name, known)}",
         hint=f"columns: {', '.join(numbers)}; chosen_COLUMN and rejected_COLUMN are their values "
         f"in a pair, {MARGIN} is its reward difference",
     )
@@ -131,7 +131,7 @@ def _is_number(kind: pa.DataType) -> bool:
 def weigh_groups(
     groups: Sequence[Group], rows: Sequence[Row], weighing: Weighing
 ) -> tuple[list[Group], dict[str, Any]]:
-    """Return the groups with their weights, and what is to be recorded of these.
+    """Return the groups with their weights, and what to record about these.
 
     Args:
         groups: what is left to train on, or to evaluate on.
@@ -145,7 +145,7 @@ def weigh_groups(
 
     Raises:
         InputError: a weight that is no finite number of at least 0; a value that differs within a
-            prompt where the prompt's is asked for.
+            prompt where the prompt's is requested.
         UsageError: all weights are 0; ``logit`` of a number outside (0, 1).
     """
     by_key: dict[Key, Row] = {(row["prompt_id"], row["sample_idx"]): row for row in rows}
@@ -156,7 +156,7 @@ def weigh_groups(
     if not overall > 0:
         raise UsageError(
             f"--weight-by {weighing.expression.text!r} is 0 for all {len(groups)} prompts",
-            hint="nothing would be learnt; weights are at least 0, and some above",
+            hint="give some prompts a weight above 0: with all weights 0 the model learns nothing",
         )
 
     weighted = []
@@ -199,13 +199,13 @@ def values_of(
 
     Raises:
         InputError: a value that is no finite number of at least 0, or differs within the prompt
-            where the prompt's is asked for.
+            where the prompt's is requested.
         UsageError: ``logit`` of a number outside (0, 1).
     """
     if weighing.of_pairs:
         pairs = pairs_in(group) or _pairs_of_roles(group)
     else:
-        # A positive stands in both places: the loser's is not read.
+        # A positive is in both places: the loser's is not read.
         pairs = [(each, each) for each in group.responses if each.role == "positive"]
 
     columns = {}
@@ -227,8 +227,8 @@ def values_of(
         raise InputError(
             f"--weight-by {weighing.expression.text!r} is {values[bad[0]]:g} for {which} of "
             f"prompt {group.prompt_id}",
-            hint="a weight is a finite number of at least 0: max(..., 0) cuts off what is below; "
-            "a missing value gives none, leave such rows out before",
+            hint="a weight must be finite and at least 0: use max(..., 0) to clip negative "
+            "values, and remove rows with a missing value",
         )
     return pairs, values
 
@@ -240,7 +240,7 @@ def _column(
     by_key: Mapping[Key, Row],
     weighing: Weighing,
 ) -> list[float | None]:
-    """Return what a name stands for in each pair, None where a value is missing."""
+    """Return the value of a name in each pair, None if a value is missing."""
     side, column = weighing.places[name]
     of_sample = {}
     for response in group.responses:
@@ -260,13 +260,13 @@ def _column(
         raise InputError(
             f"--weight-by {weighing.expression.text!r}: {column} is {different[0]} and "
             f"{different[1]} within prompt {group.prompt_id}",
-            hint=f"say whose: {whose}",
+            hint=f"name the column of one response: {whose}",
         )
     return [different[0]] * len(pairs)
 
 
 def _pairs_of_roles(group: Group) -> list[tuple[Response, Response]]:
-    """Return each positive with each negative: of a group for which selection named no pair."""
+    """Return each positive with each negative, for a group without selected pairs."""
     positives = [response for response in group.responses if response.role == "positive"]
     negatives = [response for response in group.responses if response.role == "negative"]
     return [(winner, loser) for winner in positives for loser in negatives]

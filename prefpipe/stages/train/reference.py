@@ -1,9 +1,9 @@
 """The reference of a training run: which model it is, and where its log-probabilities come from.
 
-Either a ``logprobs`` artifact that is given, checked to be of these groups, or one of the run's own
-in ``OUTPUT/reference``, made by the stage itself: part by part, resumed by itself, and kept
-whatever becomes of the run beside it. What the reference is belongs to the run's identity; where it
-lies does not.
+They come either from a given ``logprobs`` artifact, checked to fit these groups, or from the run's
+own in ``OUTPUT/reference``, which the stage makes part by part, resumes automatically, and keeps
+whatever happens to the run. The reference model is part of the run's identity; the place of its
+log-probabilities is not.
 """
 
 from collections.abc import Mapping
@@ -42,10 +42,10 @@ class Reference(Protocol):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What it is, for the run's identity: the model's hashes and the number format."""
+        """Its entry in the run's identity: the model's hashes and the number format."""
 
     def open_logprobs(self, groups: Artifact, policy: ModelFiles, runtime: Runtime) -> Artifact:
-        """Return its log-probabilities of the groups, measured now where they are not on disk."""
+        """Return its log-probabilities of the groups, measured now if they are not on disk."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +61,10 @@ class GivenReference:
         return _identity(measured["model"], measured["dtype"])
 
     def open_logprobs(self, _groups: Artifact, policy: ModelFiles, runtime: Runtime) -> Artifact:
-        """Return them; the log says so, and whether they are of another model than the start."""
+        """Return them; log the source, and whether its model differs from the starting model."""
         line = f"the reference is {self.artifact.path}"
         if self.identity["content_hash"] != policy.identity()["content_hash"]:
-            line += f", of another model than the training starts from, {policy.requested}"
+            line += f", which was not made by the starting model {policy.requested}"
         runtime.log(line)
         return self.artifact
 
@@ -85,7 +85,7 @@ class MeasuredReference:
         return _identity(self.model.identity(), self.config.dtype)
 
     def of(self, groups: Path, folder: Path) -> "MeasuredReference":
-        """Return the same reference of other groups, which must be whole, in another folder."""
+        """Return the same reference for other groups, which must be complete, in another folder."""
         config = replace(self.config, groups=groups, output=folder, allow_partial=False)
         return replace(self, config=config)
 
@@ -93,18 +93,18 @@ class MeasuredReference:
         """Measure what is missing, each process its share of the parts.
 
         Raises:
-            StoppedEarly: a stop was asked for, of this process or another.
+            StoppedEarly: a stop was requested, of this process or another.
         """
         state = processes()
         folder = self.config.output
         record = logprobs.record_of(self.config, self.model, groups, runtime, encode_as=policy)
 
         # One process at a time: whoever starts again must not throw away what others have made
-        # anew.
+        # again.
         with state.main_process_first():
             expected = (None, record.fingerprint)
             if state.is_main_process and _fingerprint_on_disk(folder) not in expected:
-                runtime.log(f"{folder} holds another reference: it is measured again")
+                runtime.log(f"{folder} holds a different reference: it is computed again")
                 open_output(folder, record, shard=Shard(), overwrite=Overwrite.ALL)
 
         shard = Shard(state.process_index, state.num_processes)
@@ -129,7 +129,7 @@ class MeasuredReference:
         wanted = groups.present(range(groups.n_parts), allow_partial=self.config.allow_partial)
         if stopped is None and measured.missing(wanted):
             stopped = StoppedEarly(
-                "train stopped as asked before its first step", hint=runtime.how_to_go_on
+                "train stopped on request before its first step", hint=runtime.how_to_go_on
             )
         if stopped is not None:
             raise stopped
@@ -146,11 +146,11 @@ def measure_reference(
 ) -> dict[Key, tuple[float, int]]:
     """Return sum and token count of every response under the reference, by key.
 
-    What is missing is measured first.
+    Missing ones are measured first.
 
     Raises:
         InputError: a part was made from another version of the groups' part.
-        StoppedEarly: a stop was asked for while they were measured.
+        StoppedEarly: a stop was requested while they were measured.
     """
     logps = reference.open_logprobs(groups, policy, runtime)
     indices = groups.present(range(groups.n_parts), allow_partial=allow_partial)
@@ -177,7 +177,7 @@ def open_given_reference(
         groups: what they must have been made for, token by token.
         policy: what the training starts from.
         max_length: longest prompt plus response, in tokens.
-        on_too_long: what becomes of a longer response.
+        on_too_long: what happens to a longer response.
         flag: what gave them, for messages.
 
     Raises:
@@ -189,13 +189,15 @@ def open_given_reference(
     identity = artifact.record.identity
     if "groups" not in identity:
         raise InputError(
-            f"{flag} {path} is of candidates, and training takes those of its groups", hint=again
+            f"{flag} {path} was made for candidates, and training needs the log-probabilities of "
+            "its groups",
+            hint=again,
         )
     wanted = parent_identity(groups)
     if artifact.n_parts != groups.n_parts or identity["groups"] != wanted:
         differences = field_differences(identity["groups"], wanted)[:4]
         lines = [difference.worded("there", "here") for difference in differences]
-        problem = f"{flag} {path} is of other groups than {groups.path}:"
+        problem = f"{flag} {path} was not made for {groups.path}:"
         raise InputError("\n  ".join([problem, *lines]), hint=again)
 
     # From here on: whether its sums are over the very tokens that are trained on.
@@ -207,14 +209,14 @@ def open_given_reference(
         )
     if on_too_long == "truncate" and not identity["truncates"]:
         raise UsageError(
-            f"{flag} {path} leaves longer responses out, and this run truncates them",
+            f"{flag} {path} leaves out longer responses, and this run truncates them",
             hint=f"{again} --on-too-long truncate",
         )
     for name, noun in (("tokenizer_hash", "tokenizer"), ("chat_template_hash", "chat template")):
         if identity["model"][name] != getattr(policy, name):
             raise UsageError(
-                f"{flag} {path} was made with another {noun} than that of {policy.requested}",
-                hint=f"leave {flag} out and pass --reference-model: the policy's own is used then",
+                f"{flag} {path} was not made with the {noun} of {policy.requested}",
+                hint=f"leave out {flag} and pass --reference-model, which uses the policy's {noun}",
             )
     _check_day(artifact, policy, groups, flag)
     _check_args(artifact, policy, groups, flag)
@@ -226,7 +228,7 @@ def reference_model_of(
 ) -> ModelFiles:
     """Return the model that is the reference.
 
-    That is what the training starts from, unless another one is asked for.
+    That is what the training starts from, unless another one is requested.
 
     Args:
         name: ``--reference-model``.
@@ -242,17 +244,17 @@ def reference_model_of(
     if name == BASE:
         if policy.base is None and not trains_adapter:
             raise UsageError(
-                f"--reference-model base: {policy.requested} is no adapter and all its weights are "
-                "trained",
-                hint="leave it out for the model as it is before its first step; a folder of that "
-                "name is ./base",
+                f"--reference-model base: {policy.requested} is not an adapter, and all its "
+                "weights are trained",
+                hint="leave it out to use the model before its first step; for a folder named "
+                "base, pass ./base",
             )
         reference = policy.base if policy.base is not None else policy
 
     if reference.tokenizer_hash != policy.tokenizer_hash:
         raise UsageError(
-            f"the reference {reference.requested} has another tokenizer than {policy.requested}: "
-            "the same ids are other texts to it",
+            f"the reference {reference.requested} does not have the tokenizer of "
+            f"{policy.requested}: the same ids mean different texts",
             hint="pass a --reference-model with the policy's tokenizer, such as the model that it "
             "was trained from",
         )
@@ -277,12 +279,12 @@ def _identity(model: Mapping[str, Any], dtype: str) -> dict[str, Any]:
 
 
 def _check_day(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: str) -> None:
-    """Refuse log-probabilities of prompts that tell another day.
+    """Refuse log-probabilities of prompts with another date.
 
-    Stored ids are the same whatever the day.
+    Stored ids do not depend on the date.
 
     Raises:
-        UsageError: the chat template was told another day than in this run.
+        UsageError: the chat template used another date than this run.
     """
     day = artifact.record.identity["model"].get(FIELD)
     if day == policy.template_date or stored_ids_fit(groups, policy):
@@ -292,9 +294,9 @@ def _check_day(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: s
     hint = f"make it again: prefpipe logprobs {measured} --template-date {policy.template_date} ..."
     if day is not None:
         hint = f"pass --template-date {day}, or {hint}"
-    recorded = "no day that is on record" if day is None else day
+    recorded = "an unrecorded date" if day is None else day
     raise UsageError(
-        f"{flag} {artifact.path}: the chat template was told {recorded}, and in this run it is "
+        f"{flag} {artifact.path}: the chat template used {recorded}, and this run uses "
         f"{policy.template_date}",
         hint=hint,
     )
@@ -312,14 +314,14 @@ def _check_args(artifact: Artifact, policy: ModelFiles, groups: Artifact, flag: 
 
     measured = quote(str(artifact.record.parents["groups"]))
     raise UsageError(
-        f"{flag} {artifact.path}: the chat template was given {written_args(args)}, and in this "
-        f"run it is given {written_args(policy.template_args)}",
+        f"{flag} {artifact.path}: the chat template had {written_args(args)}, and in this run it "
+        f"has {written_args(policy.template_args)}",
         hint=f"make it again: prefpipe logprobs {measured} --model REFERENCE ...",
     )
 
 
 def _fingerprint_on_disk(folder: Path) -> str | None:
-    """Return the fingerprint of what lies in a folder, None for nothing, "" if it is unreadable."""
+    """Return the fingerprint of a folder, None if there is none, "" if it is unreadable."""
     try:
         return read_run_record(folder).fingerprint
     except PrefpipeError:

@@ -1,6 +1,6 @@
 """A training run's result on disk: the model, the record of every response, and the summary.
 
-The model of a step on the way (``--keep-step``) has the same, in a folder of its own.
+The model of an intermediate step (``--keep-step``) has the same files, in its own folder.
 """
 
 import json
@@ -32,10 +32,10 @@ CARD_FIGURES = ("objective", "knobs", "learning_rate", "n_groups", "n_steps")
 
 
 def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
-    """Return what an earlier run of the same inputs has finished, None where it has not.
+    """Return what an earlier run of the same inputs has finished, None if it has not.
 
     Raises:
-        UsageError: it is finished, and a step that is to be kept was not.
+        UsageError: it is finished without the model of a step to keep.
     """
     folder = inputs.output.path
     is_done = (
@@ -59,7 +59,7 @@ def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
 def write_result(inputs: TrainInputs, result: TrainResult) -> Summary:
     """Save the model, then the row of every response, then the summary.
 
-    The result's model may be used up.
+    The model may be consumed.
 
     Other processes than the first wait until it has written.
     """
@@ -76,9 +76,9 @@ def write_result(inputs: TrainInputs, result: TrainResult) -> Summary:
 
 
 def keep_step(inputs: TrainInputs, result: TrainResult) -> None:
-    """Write the model of a step on the way: whole or not at all, over one of that step before.
+    """Write the model of an intermediate step, completely or not at all; replace an earlier one.
 
-    The first process writes, and the others go on to where they wait for it.
+    The first process writes; the others continue and wait for it later.
     """
     if not processes().is_main_process:
         return

@@ -1,13 +1,13 @@
 """Train a policy, or a reward model, on groups.
 
 Reads: ``groups``, and ``logprobs`` where given. Writes: the policy as a Hugging Face folder or a
-PEFT adapter; the model of a step on the way, where asked for, in ``step-00015``, a folder like the
-run's own; checkpoints, ``metrics.parquet``, ``reference/`` (log-probabilities under the
-reference, for objectives that need them) and TensorBoard events on the way; at the end ``policy``
-(one row for every response of the groups and what became of it) and ``summary.json``. Promises:
-stored token ids are trained on when tokenizer and chat template are those that sampled them; a
-stopped or killed run goes on from its last complete checkpoint, to the same weights; every response
-is trained on or counted under its reason.
+PEFT adapter; the model of an intermediate step, if requested, in ``step-00015``, a folder like the
+run's own; checkpoints, ``metrics.parquet``, ``reference/`` (log-probabilities under the reference,
+for objectives that need them) and TensorBoard events during training; at the end ``policy`` (one
+row for every response of the groups, with its outcome) and ``summary.json``. Promises: stored token
+ids are used when tokenizer and chat template are those that sampled them; a stopped or killed run
+resumes from its last complete checkpoint and reaches the same weights; every response is trained on
+or counted under its reason.
 """
 
 from contextlib import ExitStack
@@ -29,13 +29,13 @@ def run(
     *,
     reference_model: ModelFiles | None = None,
 ) -> Summary:
-    """Train, or go on training, or say that it is done.
+    """Train, resume training, or report that it is done.
 
     Args:
         config: the stage's knobs.
         model: what the training starts from.
         runtime: the surroundings.
-        reference_model: the files of ``--reference-model`` where it names a model of its own.
+        reference_model: the files of ``--reference-model`` if it names a separate model.
     """
     inputs = open_training(config, model, reference_model, runtime)
     kept = find_result(inputs, runtime)

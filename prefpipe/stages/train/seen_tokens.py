@@ -1,7 +1,7 @@
 """How many response tokens a training has seen after each step, known before it begins.
 
-Which prompts a step takes follows from the seed; how long their responses are is on disk. So a
-study can say at which step one training has seen as much as another, without running either.
+The seed decides which prompts a step uses, and the lengths of their responses are on disk. So a
+study knows at which step one training has seen as many tokens as another, without running either.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ MAX_LENGTH = 2048
 
 
 class PromptTokens(NamedTuple):
-    """A prompt that is trained on, and the tokens of those of its responses that are."""
+    """A training prompt, and the tokens of its training responses."""
 
     prompt_id: str
     n_tokens: int
@@ -54,7 +54,7 @@ def tokens_by_step(
     n_steps: int,
     training: TrainConfig | None = None,
 ) -> np.ndarray:
-    """Return (n_steps,) int64: the response tokens that are trained on up to each step.
+    """Return (n_steps,) int64: the response tokens trained on up to each step.
 
     They are ``n_tokens`` of the run's ``metrics.parquet``, summed.
 
@@ -62,7 +62,7 @@ def tokens_by_step(
         groups: folder written by select.
         seed: of the training, its ``--seed``.
         global_batch_size: prompts a step.
-        n_steps: as many as are asked for; epochs follow each other without end.
+        n_steps: as many as are requested; epochs follow each other without end.
         training: what else decides which responses are trained on: objective, lengths, model. None:
             an objective that compares positives with negatives, on stored token ids.
 
@@ -90,13 +90,13 @@ def sum_by_step(
     n_steps: int,
     eval_fraction: float = 0.0,
 ) -> np.ndarray:
-    """Return what `tokens_by_step` does, of prompts that are read: for many seeds of one set.
+    """Return `tokens_by_step` of prompts already read, for many seeds of one set.
 
     Args:
         prompts: what `trained_prompts` returned.
         seed: of the training.
         global_batch_size: prompts a step.
-        n_steps: as many as are asked for.
+        n_steps: as many as are requested.
         eval_fraction: share of the prompts that is held out.
 
     Raises:
@@ -105,7 +105,8 @@ def sum_by_step(
     trained, _ = split_groups(prompts, eval_fraction, seed)
     if not trained:
         raise InputError(
-            "no group can be trained on", hint="`prefpipe check` says why, response by response"
+            "no group can be trained on",
+            hint="run `prefpipe check` to see why, response by response",
         )
     n_tokens = np.array([prompt.n_tokens for prompt in trained], np.int64)
 
@@ -135,8 +136,8 @@ def groups_prompts(groups: Path) -> list[str]:
 def trained_prompts(groups: Path, training: TrainConfig | None = None) -> list[PromptTokens]:
     """Return the prompts that are trained or evaluated on, in the order of the groups.
 
-    Stored token ids are counted where they lie. Only where the model would make others of the
-    texts, or reads whole conversations, are they made, as training makes them.
+    Stored token ids are counted in place. They are made as in training only if the model would
+    tokenise the texts differently, or reads whole conversations.
 
     Args:
         groups: folder written by select.
@@ -150,8 +151,8 @@ def trained_prompts(groups: Path, training: TrainConfig | None = None) -> list[P
         rows = _stored_rows(artifact, ROLES, allow_partial=False)
         if rows is None:
             raise InputError(
-                f"{groups} has responses without stored token ids, as imports have",
-                hint="say which training is meant: its model makes them",
+                f"{groups} has responses without stored token ids (imports have none)",
+                hint="name the model that is trained: its tokenizer makes them",
             )
         return _count(rows, ROLES, max_length=MAX_LENGTH, truncates=False)
 
@@ -197,7 +198,7 @@ class _StoredRows:
 def _stored_rows(
     groups: Artifact, roles: Sequence[str], *, allow_partial: bool
 ) -> _StoredRows | None:
-    """Return the rows with stored token ids, None where a response has none."""
+    """Return the rows with stored token ids, None if a response has none."""
     table = groups.read_all(COLUMNS, allow_partial=allow_partial)
     table = table.filter(pc.is_in(table["role"], pa.array(roles)))
     column = {name: pa.concat_arrays(table[name].chunks) for name in COLUMNS}
@@ -224,8 +225,8 @@ def _count(
 ) -> list[PromptTokens]:
     """Return what `prefpipe.training.groups.prepare_groups` would leave, counted.
 
-    Its rules, for all responses at once: those that fit, or are cut to fit; of equal tokens one; of
-    prompts those that have every role.
+    It applies the same rules to all responses at once: keep responses that fit or are cut to fit,
+    one of equal token sequences, and prompts with every role.
     """
     room = max_length - rows.n_prompt
     n_used = np.minimum(rows.n_response, room) if truncates else rows.n_response
@@ -274,7 +275,7 @@ def _bytes_of(rows: _StoredRows, row: int, n_tokens: int) -> bytes:
 
 
 def _takes_stored_ids(groups: Artifact, training: TrainConfig) -> bool:
-    """Return whether training takes the ids as they are stored; weights are not looked at."""
+    """Return whether training uses the stored ids; weights are not checked."""
     tokenizer = folders_on_disk(training.model).tokenizer
     template = read_chat_template(tokenizer)
     template_hash = None if template is None else sha256(template.encode()).hexdigest()
@@ -300,7 +301,7 @@ def _count_as_trained(groups: Artifact, training: TrainConfig) -> list[PromptTok
 
 
 def _model_of(training: TrainConfig, groups: Artifact) -> ModelFiles:
-    """Return the model, its template told what that of the candidates was."""
+    """Return the model, with the template settings of the candidates."""
     day = date_for_run(training.template_date, None, [groups.path])
     model = locate_model(training.model, trust_remote_code=training.trust_remote_code).dated(day)
     if training.chat_template is not None:

@@ -45,9 +45,9 @@ from prefpipe.training.trainer import GroupTrainer
 
 @dataclass(frozen=True, kw_only=True)
 class StartSettings:
-    """What the training starts from, and what of it is trained.
+    """The starting model, and which of its weights are trained.
 
-    ``target``: ``policy`` or ``reward``. ``lora``: the adapters, None where all weights are
+    ``target``: ``policy`` or ``reward``. ``lora``: the adapters, None if all weights are
     trained. ``max_length``: longest prompt plus response, in tokens.
     """
 
@@ -81,7 +81,7 @@ class Trainable(Protocol):
         """Roles of the responses that are trained on."""
 
     def missing(self, group: Group) -> str | None:
-        """Name what a group would need to be trained on and does not have."""
+        """Name what a group lacks to be trained on."""
 
     def groups(self, rows: Sequence[Row], source: Artifact) -> list[Group]:
         """Return the rows' groups as tokens."""
@@ -90,13 +90,13 @@ class Trainable(Protocol):
         """Load the model and its tokenizer for training."""
 
     def share(self, model: Any) -> str | None:
-        """Prepare the model so that each prompt is computed once, or say why it cannot be."""
+        """Prepare the model to compute each prompt once, or say why that is impossible."""
 
     def scoring(self, settings: TrainSettings, eval_groups: Sequence[Group]) -> Scoring:
-        """Return how the trainer makes scores, losses and measures of the model's output."""
+        """Return how the trainer computes scores, losses and measures from the model's output."""
 
     def calibration(self, trainer: GroupTrainer) -> dict[str, Any] | None:
-        """Return the trained model's calibration on the evaluated pairs, None where it has none."""
+        """Return the trained model's calibration on the evaluated pairs, None if it has none."""
 
     def save(
         self,
@@ -109,15 +109,15 @@ class Trainable(Protocol):
     ) -> None:
         """Write the model into a folder.
 
-        ``facts``: what the model card says of the run. ``weights``: all of them, where the object's
-        own are cut over several devices. ``trains_on``: the trained object is left as it is; else
-        it may be used up.
+        ``facts``: the run's facts for the model card. ``weights``: all of them, if the object's own
+        are sharded over several devices. ``trains_on``: keep the trained object intact; else it may
+        be consumed.
         """
 
 
 @dataclass(frozen=True)
 class TrainablePolicy:
-    """A language model, on the tokens that it sampled itself where they are stored."""
+    """A language model, trained on the tokens that it sampled itself if they are stored."""
 
     start: StartSettings
     roles: Sequence[str]
@@ -125,7 +125,7 @@ class TrainablePolicy:
 
     @property
     def max_length(self) -> int:
-        """The length that was asked for."""
+        """The length that was requested."""
         return self.start.max_length
 
     def missing(self, group: Group) -> str | None:
@@ -158,7 +158,7 @@ class TrainablePolicy:
         return share_prompts(model)
 
     def scoring(self, settings: TrainSettings, _eval_groups: Sequence[Group]) -> Scoring:
-        """Return scores made of log-probabilities."""
+        """Return scores computed from log-probabilities."""
         return PolicyScoring(settings.objective, settings.knobs, sft_weight=settings.sft_weight)
 
     def calibration(self, _trainer: GroupTrainer) -> None:
@@ -190,11 +190,11 @@ class TrainableRewardModel:
 
     @property
     def roles(self) -> Sequence[str]:
-        """Both, since it learns from pairs."""
+        """Both, because it learns from pairs."""
         return ROLES
 
     def missing(self, group: Group) -> str | None:
-        """Say that there is no pair: pairs are all that a reward model learns from."""
+        """Say that there is no pair: a reward model learns only from pairs."""
         return missing_pair(group)
 
     def groups(self, rows: Sequence[Row], _source: Artifact) -> list[Group]:
@@ -208,7 +208,7 @@ class TrainableRewardModel:
         return groups
 
     def load(self) -> Policy:
-        """Load the classifier, with a fresh head where it has none.
+        """Load the classifier, with a new head if it has none.
 
         Raises:
             UsageError: adapters, which are merged in the end, over weights that are cut over
@@ -240,7 +240,7 @@ class TrainableRewardModel:
     def calibration(self, trainer: GroupTrainer) -> dict[str, Any] | None:
         """Return the calibration of the model that is saved.
 
-        It is measured now, unless the last evaluation was of that model.
+        It is measured now unless the last evaluation measured that model.
         """
         scoring = trainer.scoring
         assert isinstance(scoring, RewardScoring)
@@ -297,14 +297,14 @@ def open_trainable(
     limit = longest_conversation(start.model, tokenizer, trust_remote_code=start.trust_remote_code)
     if limit < start.max_length:
         log(
-            f"{start.model.requested} reads {limit} tokens at most: --max-length "
-            f"{start.max_length} is {limit}"
+            f"{start.model.requested} reads at most {limit} tokens: --max-length "
+            f"{start.max_length} is lowered to {limit}"
         )
     return TrainableRewardModel(start, tokenizer, template, min(start.max_length, limit), log)
 
 
 def check_start(start: StartSettings) -> None:
-    """Refuse a model that the target cannot be trained from, and adapters that it cannot have.
+    """Refuse a model that the target cannot start from, and adapters that it cannot have.
 
     No weights are loaded.
 

@@ -51,8 +51,8 @@ from prefpipe.training.time_budget import TimeBudget
 from prefpipe.training.trainer import GroupTrainer
 
 NOTHING_LEARNT = (
-    "the run has one step, and a warm-up begins at learning rate 0: the policy comes out as it "
-    "went in; pass a smaller --global-batch-size, more --num-train-epochs, or --warmup-ratio 0"
+    "the run has one step, and a warm-up begins at learning rate 0, so the policy does not "
+    "change: pass a smaller --global-batch-size, more --num-train-epochs, or --warmup-ratio 0"
 )
 COMPARED_MEASURES = (
     "loss",
@@ -68,10 +68,10 @@ COMPARED_MEASURES = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainResult:
-    """A trained model that is not saved yet, and what is to be recorded of the run.
+    """A trained model that is not saved yet, and what to record about the run.
 
-    ``weights``: all of the model's, on the first process, where its own are cut over several
-    devices. ``best_step``: of the evaluation whose model this is, None where the last one is taken.
+    ``weights``: all of the model's, on the first process, if its own are sharded over several
+    devices. ``best_step``: of the evaluation whose model this is, None if the last one is taken.
     """
 
     trainable: Trainable
@@ -94,13 +94,14 @@ def train(
         inputs: what `prefpipe.stages.train.inputs.open_training` returned.
         runtime: the surroundings.
         finishing: from the first step on, a stop waits until this is closed.
-        keep: writes the model of a step on the way, and leaves it as it is; every process calls it.
+        keep: writes the model of an intermediate step, and leaves it as it is; every process calls
+        it.
 
     Raises:
         InputError: no group is left to train on, or what the model cannot read.
-        StoppedEarly: a stop was asked for; what was measured is kept, and a checkpoint is on disk
+        StoppedEarly: a stop was requested; what was measured is kept, and a checkpoint is on disk
             if there was a step.
-        UsageError: a step is to be kept that has gone by, or never comes.
+        UsageError: a step to keep has already passed, or never comes.
     """
     settings = inputs.settings
     checkpoint = _checkpoint_to_go_on_from(inputs, runtime)
@@ -138,7 +139,7 @@ def train(
         )
 
     if checkpoint is not None:
-        runtime.log(f"going on from {checkpoint}")
+        runtime.log(f"resuming from {checkpoint}")
     # The baseline; a checkpoint has it in its log.
     arguments.eval_on_start = bool(data.eval_groups) and checkpoint is None
 
@@ -170,10 +171,10 @@ def train(
         )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
-    # The trainer returns all the same; what is on disk is a checkpoint, and no result.
+    # The trainer returns normally, but what is on disk is a checkpoint, not a result.
     if stop.stopped:
         is_budget = budget is not None and not runtime.should_stop()
-        why = f"before --max-hours {settings.max_hours:g} are over" if is_budget else "as asked"
+        why = f"before --max-hours {settings.max_hours:g} are over" if is_budget else "on request"
         raise StoppedEarly(
             f"train stopped {why} at step {trainer.state.global_step} of "
             f"{trainer.state.max_steps}, with a checkpoint",
@@ -192,10 +193,10 @@ def train(
 
 
 def _checkpoint_to_go_on_from(inputs: TrainInputs, runtime: Runtime) -> Path | None:
-    """Return the checkpoint that was asked for, or the last one; the same on every process.
+    """Return the checkpoint that was requested, or the last one; the same on every process.
 
     Raises:
-        UsageError: the one that was asked for is none, or a step is to be kept that has gone by.
+        UsageError: the one that was requested is none, or a step to keep has already passed.
     """
     output = inputs.output.path
     checkpoint: Path | None
@@ -216,7 +217,7 @@ def _result_so_far(
     trainer: GroupTrainer,
     early: EarlyStopping | None,
 ) -> TrainResult:
-    """Return the model as it is now; all processes must ask, for its weights are gathered."""
+    """Return the current model; all processes must call this because its weights are gathered."""
     return TrainResult(
         trainable=trainable,
         policy=policy,
@@ -230,14 +231,14 @@ def _result_so_far(
 def _prepare_prompts(
     policy: Policy, trainable: Trainable, settings: TrainSettings, data: TrainingData
 ) -> str:
-    """Have each prompt computed once a group where that can be, and return a line that says so."""
+    """Compute each prompt once per group if possible, and return a line for the log."""
     problem: str | None = "--no-shared-prompt"
     if settings.shared_prompt:
         problem = share_as_first(policy.model, trainable.share)
 
     n_each = sum(len(group.prompt_token_ids) * len(group.responses) for group in data.groups)
     if problem is not None:
-        return f"each prompt is computed once a response, {n_each:,} prompt tokens: {problem}"
+        return f"each prompt is computed once per response, {n_each:,} prompt tokens: {problem}"
 
     pieces = pieces_of(data.groups, settings.max_batch_tokens)
     n_once = sum(len(group.prompt_token_ids) for group in pieces)
@@ -255,7 +256,7 @@ def _callbacks(
     stop: StopWhenAsked,
     early: EarlyStopping | None,
 ) -> list[TrainerCallback]:
-    """Return what happens beside the steps, in the order in which it must be asked."""
+    """Return the callbacks of the steps, in the order in which they must run."""
     folder = inputs.output.path
 
     def progress(n_left: int, n_taken: int) -> AbstractContextManager[Advance]:
@@ -282,7 +283,7 @@ def _callbacks(
 def _figures(
     inputs: TrainInputs, data: TrainingData, trainer: GroupTrainer, early: EarlyStopping | None
 ) -> dict[str, Any]:
-    """Return what ``summary.json`` says of the run."""
+    """Return the figures of the run for ``summary.json``."""
     settings, log_history = inputs.settings, trainer.state.log_history
     figures: dict[str, Any] = {
         **context_of_round(ROUND, inputs.round),

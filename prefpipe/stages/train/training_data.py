@@ -1,4 +1,4 @@
-"""Groups to train and to evaluate on: prepared alike, kept apart, each with its reference."""
+"""Groups to train and to evaluate on: prepared alike, kept separate, each with its reference."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,11 +34,11 @@ ReferenceLogps = dict[Key, tuple[float, int]]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run trains and evaluates on.
+    """The data that a run trains and evaluates on.
 
-    ``rows``: of the groups, rejected prompts among them; ``statuses``: what became of each
+    ``rows``: of the groups, rejected prompts among them; ``statuses``: the outcome of each
     response, by key; ``ref_logps``: under the reference, {} without one. ``eval_counts``: responses
-    of ``--eval-groups`` by status. ``weights``: what is to be recorded of ``--weight-by``, {}
+    of ``--eval-groups`` by status. ``weights``: what to record about ``--weight-by``, {}
     without it.
     """
 
@@ -62,7 +62,7 @@ class ReadGroups(NamedTuple):
 def read_training_data(
     inputs: TrainInputs, trainable: Trainable, runtime: Runtime, budget: TimeBudget | None
 ) -> TrainingData:
-    """Read the groups, leave out what cannot be used, and measure the reference where needed.
+    """Read the groups, leave out unusable responses, and measure the reference if needed.
 
     Args:
         inputs: of the run.
@@ -74,8 +74,8 @@ def read_training_data(
         InputError: no group is left, a prompt is both trained and evaluated on, or a weight is no
             finite number of at least 0.
         UsageError: a pair without a reward gap, for an objective that takes its logarithm; weights
-            that are all 0; a step that is to be kept and never comes.
-        StoppedEarly: a stop was asked for, or the budget is nearly over; what is measured is kept.
+            that are all 0; a step to keep that never comes.
+        StoppedEarly: a stop was requested, or the budget is nearly over; what is measured is kept.
     """
     read = read_groups(inputs.groups, trainable, inputs.on_too_long, runtime.log)
     trained, eval_groups = hold_out(read.prepared, inputs.eval_fraction, inputs.settings.seed)
@@ -122,7 +122,7 @@ def read_training_data(
 def read_groups(
     source: OpenedGroups, trainable: Trainable, on_too_long: str, log: Callable[[str], None]
 ) -> ReadGroups:
-    """Read groups and check them against the length limit; what is left out is counted in the log.
+    """Read groups and check them against the length limit; the log counts what is left out.
 
     Raises:
         IncompleteInputError: parts are missing that may not be.
@@ -171,18 +171,18 @@ def _nothing_left(source: OpenedGroups, prepared: PreparedGroups) -> InputError:
     if strategy is not None and strategy.n_negatives == 0:
         return InputError(
             problem,
-            hint=f"groups of {strategy.name} have no negatives and are for supervised training: "
-            f"--objective sft, or `prefpipe export {quote(str(path))} --format trl-sft`",
+            hint=f"groups of {strategy.name} have no negatives: train with --objective sft, or "
+            f"run `prefpipe export {quote(str(path))} --format trl-sft`",
         )
     return InputError(
-        problem, hint=f"run `prefpipe inspect {quote(str(path))}` for what select rejected"
+        problem, hint=f"run `prefpipe inspect {quote(str(path))}` to see what select rejected"
     )
 
 
 def _check_apart(
     groups: list[Group], eval_groups: list[Group], flag: str, log: Callable[[str], None]
 ) -> None:
-    """Refuse prompts that are both trained and evaluated on; say so where only their ids differ.
+    """Refuse prompts that are both trained and evaluated on; warn if only their ids differ.
 
     Raises:
         InputError: there is such a prompt.
@@ -193,21 +193,20 @@ def _check_apart(
     n_same = sum(tuple(group.prompt_token_ids) in trained for group in eval_groups)
     if n_same:
         log(
-            f"{n_same} of the {len(eval_groups)} prompts of {flag} have the text of a prompt that "
-            "is trained on, "
-            "under another id"
+            f"{n_same} of the {len(eval_groups)} prompts of {flag} have the text of a training "
+            "prompt under another id"
         )
 
 
 def _measure_references(
     inputs: TrainInputs, runtime: Runtime, budget: TimeBudget | None
 ) -> tuple[ReferenceLogps | None, ReferenceLogps | None]:
-    """Return the reference's log-probabilities of what is trained and of what is evaluated on.
+    """Return the reference's log-probabilities of the training and evaluation groups.
 
-    None where there is no reference.
+    None if there is no reference.
 
     Raises:
-        StoppedEarly: a stop was asked for, or the budget is nearly over.
+        StoppedEarly: a stop was requested, or the budget is nearly over.
     """
     measuring = runtime
     if budget is not None:

@@ -127,13 +127,13 @@ def test_a_row_without_a_verdict_needs_no_response(tmp_path: Path) -> None:
     ("rows", "message"),
     [
         ([{"prompt_id": "a", "score": 1}], "no column `preference`"),
-        ([{"preference": 0.5}], "does not say of which prompt a row is"),
+        ([{"preference": 0.5}], "has no column that names the prompt of a row"),
         ([{"prompt_id": None, "preference": 0.5}, {"prompt_id": "b", "preference": 0.5}], "line 1: `prompt_id` is empty"),
         ([{"prompt": "a", "preference": 0.5, "response": None, "baseline_response": "x"}], "line 1: `response` is None"),
         ([{"prompt": "a", "preference": 0.5, "length_chars": None, "x": 1}, {"prompt": "b", "preference": 0.5, "length_chars": 3}],
          "line 1: `length_chars` is None"),
         ([{"prompt": "a", "preference": 0.5, "model": "m"}, {"prompt": "a", "preference": 0.5, "model": "n"}],
-         "is of 2 models in one column: m, n"),
+         "has 2 models in one column: m, n"),
     ],
 )  # fmt: skip
 def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, rows, message) -> None:
@@ -142,7 +142,7 @@ def test_rows_that_cannot_be_used_are_refused(tmp_path: Path, rows, message) -> 
 
 
 def test_a_folder_of_no_stage_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="a folder that no stage wrote"):
+    with pytest.raises(InputError, match="not a folder that a prefpipe stage wrote"):
         read_annotations(str(tmp_path))
 
 
@@ -165,11 +165,14 @@ def test_difficulty_by_row_number_is_taken_of_complete_annotations_alone(tmp_pat
     table = str(difficulty_table(tmp_path / "d.csv", 40))
     complete = read_annotations(str(annotations(tmp_path / "all.json", 40)))
     found = read_difficulty(table, complete)
-    assert found.by == "row number (both files have all rows; right where their order is the same)"
+    assert (
+        found.by
+        == "row number (both files have all rows; correct only if they are in the same order)"
+    )
     assert found.values[1] == pytest.approx(-0.2)
     fewer = read_annotations(str(annotations(tmp_path / "fewer.json", 39)))
     with pytest.raises(
-        InputError, match=r"names prompts by row number alone, and has 40 rows where .* has 39"
+        InputError, match=r"names prompts only by row number, and has 40 rows where .* has 39"
     ):
         read_difficulty(table, fewer)
 
@@ -186,12 +189,13 @@ def test_a_prompt_without_difficulty_or_with_two_is_refused(tmp_path: Path) -> N
         for i, value in ((0, 0.5), (1, 0.5), (0, 0.6))
     ]
     with pytest.raises(
-        InputError, match=r"line 3: prompt 'Explain item 0.' has another difficulty than further up"
+        InputError,
+        match=r"line 3: prompt 'Explain item 0.' has a different difficulty than in an earlier row",
     ):
         read_difficulty(lines(tmp_path / "two.jsonl", *rows), read)
     with pytest.raises(InputError, match="holds no difficulties"):
         read_difficulty(lines(tmp_path / "none.jsonl", {"instruction": "x", "hard": 1}), read)
-    with pytest.raises(InputError, match="no column in common"):
+    with pytest.raises(InputError, match="shares no column"):
         read_difficulty(lines(tmp_path / "ids.jsonl", {"prompt_id": "x", "difficulty": 1}), read)
 
 

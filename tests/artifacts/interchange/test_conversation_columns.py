@@ -68,7 +68,9 @@ def test_a_column_of_system_prompts_is_the_system_turn(
     source = lines(tmp_path / "a.jsonl", ROWS[entrance] | {name: PIRATE["content"]})
     messages, notes = messages_of(entrance, source)
     assert messages == [PIRATE, *SKY]
-    assert f"`{name}` is the system turn of 1 of 1 rows (--leave-out {name}: of none)" in notes
+    assert (
+        f"`{name}` is the system turn of 1 of 1 rows (pass --leave-out {name} to use none)" in notes
+    )
     assert messages_of(entrance, source, ReadingRules(leave_out=(name,)))[0] == SKY
 
 
@@ -78,7 +80,7 @@ def test_a_column_of_tools_is_carried_or_left_out_knowingly(tmp_path: Path, entr
     messages, notes = messages_of(entrance, source)
     assert messages == [SKY[0] | {"tools": json.dumps(TOOLS, separators=(",", ":"))}]
     assert (
-        "`tools` defines the tools of 1 of 1 rows, which the chat template is given (--leave-out tools: of none)"
+        "`tools` defines the tools of 1 of 1 rows, which the chat template receives (pass --leave-out tools to use none)"
         in notes
     )
     messages, notes = messages_of(entrance, source, ReadingRules(leave_out=("tools",)))
@@ -143,7 +145,7 @@ def test_the_turns_own_system_prompt_may_say_the_same_and_nothing_else(tmp_path:
     row = {"messages": [PIRATE, *SKY], "system": PIRATE["content"]}
     assert load_prompts(lines(tmp_path / "a.jsonl", row)).rows[0].messages == [PIRATE, *SKY]
     with pytest.raises(
-        InputError, match="has a system prompt in a column and another one in its turns"
+        InputError, match="has one system prompt in a column and a different one in its turns"
     ):
         load_prompts(lines(tmp_path / "b.jsonl", row | {"system": "You are a monk."}))
     with pytest.raises(InputError, match="`system` and `system_prompt` hold two system prompts"):
@@ -162,7 +164,7 @@ def test_the_name_of_a_summariser_is_no_system_prompt(tmp_path: Path) -> None:
     ]
     pool = read(lines(tmp_path / "a.jsonl", *rows), "rows")
     assert pool.prompts.rows[0].messages == SKY
-    assert "`system` holds names such as 'M11', and is taken for no system prompt" in pool.notes
+    assert "`system` holds names such as 'M11', and is not used as the system prompt" in pool.notes
     named = read(str(tmp_path / "a.jsonl"), "rows", model="system")
     assert [model for _, model, _ in held(named).values()] == ["M11", "pg_gen/v2"]
     assert named.notes == []
@@ -197,7 +199,7 @@ def test_a_column_of_that_name_that_defines_no_tools_is_the_users(
 def test_other_columns_that_templates_read_are_refused_or_left_out(
     tmp_path: Path, name: str, value: Any
 ) -> None:
-    with pytest.raises(InputError, match=f"`{name}` .*, and prefpipe carries texts alone"):
+    with pytest.raises(InputError, match=f"`{name}` .*, and prefpipe reads only text"):
         load_prompts(lines(tmp_path / "a.jsonl", {"prompt": TEXT, name: value}))
 
 
@@ -236,7 +238,7 @@ def test_a_response_that_is_a_call_and_no_text_is_never_an_empty_text(
         tmp_path / "a.jsonl", {"prompt": SKY, "chosen": call, "rejected": assistant("Red.")}
     )
     with pytest.raises(
-        InputError, match="`chosen`: the response has no text beside what is left out"
+        InputError, match="`chosen`: the response has no text once the rest is left out"
     ):
         read(source, "trl", rules=ReadingRules(leave_out=("tool_calls",)))
 
@@ -362,7 +364,7 @@ def test_tens_that_the_rest_of_the_row_contradicts_are_placed(tmp_path: Path) ->
     pool = read(lines(tmp_path / "a.jsonl", *rows), "ultrafeedback")
     (note,) = pool.notes
     assert (
-        "a known error of this data: 3 (line 1 completions[1], line 2 completions[0], line 2 completions[3])"
+        "a known error of this dataset: 3 (line 1 completions[1], line 2 completions[0], line 2 completions[3])"
         in note
     )
     assert (
@@ -382,11 +384,13 @@ def test_two_system_turns_of_one_prompt_are_refused_with_the_flags_for_such_a_co
     ]
     source = lines(tmp_path / "a.jsonl", *rows)
     with pytest.raises(
-        InputError, match="line 2: prompt p has another system turn here than at line 1"
+        InputError, match="line 2: prompt p has a different system turn here than at line 1"
     ) as caught:
         read(source, "rows")
     assert caught.value.hint is not None
-    assert "--leave-out system, or name it, such as --model-column system" in caught.value.hint
+    assert (
+        "--leave-out system, or say what it is, such as --model-column system" in caught.value.hint
+    )
     assert len(held(read(source, "rows", rules=ReadingRules(leave_out=("system",))))) == 2
     assert [model for _, model, _ in held(read(source, "rows", model="system")).values()] == [
         "GPT 4 (turbo)",
@@ -437,9 +441,12 @@ def test_responses_may_be_the_assistants_turn(tmp_path: Path, entrance: str, wri
     [
         (
             [*SKY, *assistant("Blue.")],
-            "`response` is a conversation of 2 turns, where the assistant's answer alone is needed",
+            "`response` is a conversation of 2 turns, but only the assistant's answer is allowed",
         ),
-        (SKY, "`response`: its last turn is from the user, and a response is the assistant's"),
+        (
+            SKY,
+            "`response`: its last turn is from the user, but a response must be an assistant turn",
+        ),
         (
             [{"role": "assistant", "content": "", "tool_calls": CALL}],
             "`response`: turn 0 holds tool calls (`tool_calls`)",
@@ -464,7 +471,7 @@ def test_one_response_that_is_json_among_texts_stays_a_text(tmp_path: Path) -> N
 
 def test_texts_that_are_read_as_turns_are_counted(tmp_path: Path) -> None:
     rows = [{"prompt": text} for text in ("Hi", "Human: Hello\nAssistant:", repr(SKY))]
-    note = "the prompts of 2 rows are conversations in a text, and are read as turns (--prompts-are-text: as they stand)"
+    note = "the prompts of 2 rows are conversations written as text and are read as turns (pass --prompts-are-text to read them unchanged)"
     assert load_prompts(lines(tmp_path / "a.jsonl", *rows)).notes == (note,)
     assert (
         load_prompts(str(tmp_path / "a.jsonl"), rules=ReadingRules(prompts_are_text=True)).notes
@@ -475,7 +482,7 @@ def test_texts_that_are_read_as_turns_are_counted(tmp_path: Path) -> None:
         "chosen": json.dumps(assistant("Blue.")),
         "rejected": json.dumps(assistant("Red.")),
     }
-    note = "the responses of all rows are conversations in a text, and are read as turns (--prompts-are-text: as they stand)"
+    note = "the responses of all rows are conversations written as text and are read as turns (pass --prompts-are-text to read them unchanged)"
     assert note in read(lines(tmp_path / "b.jsonl", pair), "trl").notes
     assert note in read_pairs(str(tmp_path / "b.jsonl"), needs_texts=True).notes
 
@@ -519,7 +526,7 @@ def test_lists_of_turns_among_texts_stay_texts_and_are_counted(tmp_path: Path) -
         {"prompt": TEXT, "response": "I do not know."},
     ]
     pool = read(lines(tmp_path / "a.jsonl", *rows), "rows")
-    note = "responses that are lists of turns written as text, and stay texts since others are none: 1 of 2"
+    note = "responses that are lists of turns written as text, and stay text because others are not: 1 of 2"
     assert note in pool.notes
 
 
@@ -532,8 +539,7 @@ def test_a_templated_text_in_a_turn_is_counted(tmp_path: Path, entrance: str) ->
     )
     assert messages == user(text)
     assert (
-        "turns of the user that look like templated conversations, and are read as they stand: 1 row"
-        in notes
+        "user turns that look like templated conversations and are read unchanged: 1 row" in notes
     )
 
 
@@ -549,7 +555,7 @@ def test_columns_that_elsewhere_belong_to_a_conversation_are_named(
     }
     notes = messages_of(entrance, lines(tmp_path / "a.jsonl", ROWS[entrance] | more))[1]
     assert (
-        "columns that are no part of the conversations: `images` (1 row), `chosen_thinking` (1 row), `history` (1 row)"
+        "columns that are not part of the conversations: `images` (1 row), `chosen_thinking` (1 row), `history` (1 row)"
         in notes
     )
 
@@ -557,7 +563,7 @@ def test_columns_that_elsewhere_belong_to_a_conversation_are_named(
 def test_alpacas_input_beside_its_instruction_is_named(tmp_path: Path) -> None:
     rows = [{"instruction": "Sum.", "input": text, "output": "3"} for text in ("1 2", "")]
     pool = read(lines(tmp_path / "a.jsonl", *rows), "rows", prompt="instruction", response="output")
-    assert "columns that are no part of the conversations: `input` (1 row)" in pool.notes
+    assert "columns that are not part of the conversations: `input` (1 row)" in pool.notes
 
 
 def test_scores_of_which_less_is_better_are_noticed(tmp_path: Path) -> None:
@@ -605,5 +611,6 @@ def test_the_index_of_pandas_is_no_score(tmp_path: Path, name: str) -> None:
     ]
     notes = read(lines(tmp_path / "a.jsonl", *rows), "rows").notes
     assert (
-        "no scores are taken, and columns could be scores; to take them: --reward-column s" in notes
+        "no scores are read, but some columns could be scores; to read them, pass --reward-column s"
+        in notes
     )

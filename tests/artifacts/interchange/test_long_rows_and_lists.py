@@ -105,7 +105,7 @@ def test_an_id_alone_can_stand_for_the_prompt_and_it_is_said(tmp_path: Path) -> 
         prompt="id",
     )
     assert pool.prompts.rows[0] == ("s1", user("s1"))
-    assert "must not be trained on" in pool.notes[0]
+    assert "do not train a policy on them" in pool.notes[0]
 
 
 def test_without_an_id_the_key_is_the_hash_of_the_prompt_whether_text_or_turns(
@@ -149,18 +149,21 @@ def test_columns_of_the_prompt_pass_through_and_others_are_named(tmp_path: Path)
     pool = read(source, "rows")  # the scores are no scores now, and differ within a prompt
     assert pool.prompts.columns.column_names == ["topic"]
     assert pool.notes == [
-        "columns that differ within a prompt and are left out: score",
-        "no scores are taken, and columns could be scores; to take them: --reward-column score",
+        "left out, because they differ within a prompt: columns score",
+        (
+            "no scores are read, but some columns could be scores; to read them, pass "
+            "--reward-column score"
+        ),
     ]
     assert read(source, "rows", columns=[]).prompts.columns.column_names == []
     with pytest.raises(
         InputError,
-        match=r"line 3: `score` has another value than an earlier row of the same prompt",
+        match=r"line 3: `score` differs from an earlier row of the same prompt",
     ):
         read(source, "rows", columns=["score"])
     with pytest.raises(UsageError, match="--columns names `nope`"):
         read(source, "rows", columns=["nope"])
-    with pytest.raises(UsageError, match="--columns names `model`, which the candidates hold"):
+    with pytest.raises(UsageError, match="--columns names `model`, which is already a column"):
         read(source, "rows", columns=["model"])
 
 
@@ -307,7 +310,7 @@ def test_online_rlhf_reads_a_templated_prompt_back_or_names_its_row(tmp_path: Pa
         "line 3: `prompt`: it went through a chat template (<|im_start|>)" in caught.value.message
     )
     assert caught.value.hint is not None
-    assert "give the file the turns instead" in caught.value.hint
+    assert "put the turns into the file" in caught.value.hint
     assert "--prompts-are-text" in caught.value.hint
 
 

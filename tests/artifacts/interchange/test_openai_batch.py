@@ -291,13 +291,13 @@ def test_thoughts_are_counted_by_where_they_stand(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("requests", "answers", "messages"),
     [
-        ([*REQUESTS, request("x", SEA)], ANSWERS, ["in.jsonl has 1 problem", "line 4: `custom_id` 'x' stands at line 1 already"]),
-        (REQUESTS, [*ANSWERS, ANSWERS[0]], ["out.jsonl has 1 problem", "line 4: `custom_id` 'x' stands at line 1 already"]),
-        (REQUESTS, [*ANSWERS, answered("w", choice("?"))], ["line 4: `custom_id` 'w' is of no request in", "in.jsonl"]),
+        ([*REQUESTS, request("x", SEA)], ANSWERS, ["in.jsonl has 1 problem", "line 4: `custom_id` 'x' already occurs at line 1"]),
+        (REQUESTS, [*ANSWERS, ANSWERS[0]], ["out.jsonl has 1 problem", "line 4: `custom_id` 'x' already occurs at line 1"]),
+        (REQUESTS, [*ANSWERS, answered("w", choice("?"))], ["line 4: `custom_id` 'w' does not match any request in", "in.jsonl"]),
         ([{"custom_id": "x", "body": {"prompt": "q"}}, {"custom_id": None, "body": {"messages": SKY}}], [{"custom_id": "x"}],
-         ["line 1: `body.messages`: it needs a text", "line 2: `custom_id` is null"]),
+         ["line 1: `body.messages`: it needs text", "line 2: `custom_id` is null"]),
         ([{"custom_id": "x", "body": "{"}], ANSWERS, ["line 1: `body` is '{', which is no object"]),
-        ([request("x", SKY, n=0)], ANSWERS, ["line 1: `body.n` is 0, which is no whole number from 1"]),
+        ([request("x", SKY, n=0)], ANSWERS, ["line 1: `body.n` is 0, which is not a whole number of at least 1"]),
         (REQUESTS, [{"id": "x"}], ["out.jsonl has no column `custom_id`", "pass the output file of the batch"]),
         ([{"custom_id": "x"}], ANSWERS, ["in.jsonl has no column `body`", "each request needs"]),
         (REQUESTS, [json.dumps(ANSWERS[0])[:-5]], ["out.jsonl, line 1: broken JSON"]),

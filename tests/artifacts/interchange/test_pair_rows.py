@@ -105,7 +105,7 @@ def test_pairs_take_the_scores_of_the_file(tmp_path):
     ("rows", "needs_texts", "words"),
     [
         ([{"prompt": "a", "chosen": "b"}], True, "no column `rejected`"),
-        (some_pairs(2), False, "no two columns of scores"),
+        (some_pairs(2), False, "does not have two columns of scores"),
         (
             some_pairs(2, score_chosen=1, score_rejected=0, rating_chosen=1, rating_rejected=2),
             False,

@@ -175,7 +175,7 @@ def test_our_own_keys_are_used_where_they_are(tmp_path: Path) -> None:
     }
     other = row | {"chosen": assistant("B")}
     with pytest.raises(
-        InputError, match="line 2: prompt p, sample 4 is another text here than at line 1"
+        InputError, match="line 2: prompt p, sample 4 has a different text here than at line 1"
     ):
         read(lines(tmp_path / "b.jsonl", row, other), "trl")
 
@@ -235,7 +235,7 @@ def test_a_prompt_in_the_layout_of_hh_rlhf_becomes_turns(tmp_path: Path) -> None
         ({"prompt": None, "chosen": SKY + assistant("a"), "rejected": assistant("a")}, "line 1: there is no `prompt`, and `chosen`"),
         ({"chosen": SKY + assistant("a"), "rejected": user("other") + assistant("b")}, "differ before their last turn"),
         ({"chosen": SKY + user("a"), "rejected": SKY + assistant("b")}, "`chosen`: its last turn is from the user"),
-        ({"prompt": "other", "chosen": SKY + assistant("a"), "rejected": SKY + assistant("b")}, "`prompt` is not what `chosen` begins with: 'other'"),
+        ({"prompt": "other", "chosen": SKY + assistant("a"), "rejected": SKY + assistant("b")}, "`chosen` does not begin with `prompt`: 'other'"),
         ({"prompt": SKY, "chosen": SKY + assistant("a"), "rejected": assistant("b")}, "one of chosen and rejected is a whole conversation"),
         ({"prompt": SKY, "chosen": [{"role": "assistant"}], "rejected": assistant("b")}, "`chosen`: turn 0 needs `role` and `content`"),
         ({"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": "5 of 10", "score_rejected": "1"}, "`score_chosen` is '5 of 10', which is no number"),

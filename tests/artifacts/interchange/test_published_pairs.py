@@ -246,7 +246,7 @@ def test_nemo_rl_ranks_alone_become_rewards(tmp_path: Path) -> None:
     )
     assert scores_of(pool) == {"good": {"minus_rank": 0.0}, "bad": {"minus_rank": -1.0}}
     assert (
-        "the file holds ranks and no scores: the reward of a response is minus its rank"
+        "the file holds ranks instead of scores: the reward of a response is minus its rank"
         in pool.notes
     )
 
@@ -267,15 +267,17 @@ def test_rewards_of_nemo_rls_own_conversions_are_scores(tmp_path: Path) -> None:
 
 def test_an_index_of_nemo_rl_that_is_no_number_is_refused_with_its_row(tmp_path: Path) -> None:
     source = lines(tmp_path / "a.jsonl", ranked(completion(0, "good", sample_idx=[1])))
-    with pytest.raises(InputError, match=r"sample_idx` is \[1\], which is no whole number from 0"):
+    with pytest.raises(
+        InputError, match=r"sample_idx` is \[1\], which is not a whole number of at least 0"
+    ):
         read(source, "nemo-rl")
 
 
 @pytest.mark.parametrize(("value", "message"), [
-    ({"rank": 0, "completion": [{"role": "user", "content": "x"}]}, "one turn of the assistant's is needed"),
+    ({"rank": 0, "completion": [{"role": "user", "content": "x"}]}, "one assistant turn is needed"),
     ({"rank": 0, "completion": [{"role": "assistant", "content": "x", "tool_calls": [{}]}]}, "has `tool_calls`"),
     ({"completion": [{"role": "assistant", "content": "x"}]}, "`completions\\[0\\].rank` is null"),
-    ("x", "where an object with `rank` and `completion` is needed"),
+    ("x", "but an object with `rank` and `completion` is needed"),
 ])  # fmt: skip
 def test_completions_that_cannot_be_read_are_refused(
     tmp_path: Path, value: Any, message: str

@@ -98,7 +98,7 @@ def test_what_looks_like_scores_and_is_not_taken_is_named(
     pool = read(lines(tmp_path / "a.jsonl", PAIR | more), "trl")
     assert pool.scorers == ("preference",)
     (note,) = pool.notes
-    assert note.startswith("columns that look like scores and are not taken")
+    assert note.startswith("columns that look like scores and are not used")
     assert note.endswith(": " + ", ".join(sorted(more)))
 
 
@@ -138,7 +138,7 @@ def test_rows_name_the_flag_that_takes_a_column(tmp_path: Path) -> None:
     source = lines(tmp_path / "a.jsonl", *rows)
     flags = "--reward-column grades, --reward-column 'score=human score'"
     assert (
-        f"no scores are taken, and columns could be scores; to take them: {flags}"
+        f"no scores are read, but some columns could be scores; to read them, pass {flags}"
         in read(source, "rows").notes
     )
     pool = read(source, "rows", rewards={"grades": "grades"})
@@ -148,7 +148,7 @@ def test_rows_name_the_flag_that_takes_a_column(tmp_path: Path) -> None:
         in pool.notes
     )
     assert (
-        "more columns hold numbers of the responses; to take them: --reward-column 'score=human score'"
+        "other columns also hold numbers for the responses; to read them, pass --reward-column 'score=human score'"
         in pool.notes
     )
 

@@ -27,8 +27,9 @@ def test_the_mean_is_the_default_and_is_said(tmp_path: Path) -> None:
     pool = read(lines(tmp_path / "a.jsonl", *rated(RATERS)), "rows", rewards={"r": "r"})
     assert scores_of(pool) == [("a", 4.0), ("b", 3.0)]
     assert pool.notes[0] == (
-        "2 responses stand in 2 to 3 rows each, first at line 1 and line 2: each is one candidate with the mean of its scores "
-        "(--on-duplicate mean); samples of the same text need a sample_idx"
+        "2 responses occur in 2 to 3 rows each, first at line 1 and line 2: each becomes one "
+        "candidate with the mean of its scores (--on-duplicate mean); to keep equal texts as "
+        "separate samples, add a sample_idx"
     )
     assert (
         pool.prompts.columns.column_names == []
@@ -82,7 +83,7 @@ def test_the_same_text_with_the_same_scores_is_a_sample_of_its_own(tmp_path: Pat
     pool = read(lines(tmp_path / "a.jsonl", *rows), "rows", rewards={"r": "r"})
     assert scores_of(pool) == [("a", 5.0), ("b", 4.0), ("a", 5.0)]
     assert (
-        "responses that repeat text and scores of another of their prompt: 1, samples of their own"
+        "responses that repeat text and scores of another response of their prompt: 1, kept as separate samples"
         in pool.notes
     )
 
@@ -115,7 +116,7 @@ def test_rows_of_one_index_are_ratings_of_one_sample(tmp_path: Path) -> None:
 
 def test_one_key_twice_with_nothing_new_is_a_mistake(tmp_path: Path) -> None:
     rows = rated([("a", "x", 1), ("a", "x", 1)], sample_idx=0)
-    with pytest.raises(InputError, match="line 2: prompt p, sample 0 stands at line 1 already"):
+    with pytest.raises(InputError, match="line 2: prompt p, sample 0 already occurs at line 1"):
         read(lines(tmp_path / "a.jsonl", *rows), "rows", rewards={"r": "r"})
 
 
@@ -165,7 +166,7 @@ def test_pairs_that_contradict_each_other_by_the_users_rule(
     pool = read(lines(tmp_path / "a.jsonl", *rows), "trl", rules=ReadingRules(on_duplicate=rule))
     assert [scores["score"] for _, _, scores in held(pool).values()] == [score, 1.0, 1.0]
     assert any(f"first at line 1 and line 2: the {rule}" in note for note in pool.notes)
-    with pytest.raises(InputError, match="--on-duplicate mean takes the mean"):
+    with pytest.raises(InputError, match="pass --on-duplicate mean to use the mean"):
         read(str(tmp_path / "a.jsonl"), "trl")
 
 

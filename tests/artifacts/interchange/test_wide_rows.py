@@ -137,7 +137,7 @@ def test_a_response_that_is_rated_in_several_rows_has_the_mean(tmp_path: Path, c
         ("Name a lake.", "The Nile."): {"score": 1.5},
         ("Name a lake.", "Loch Ness."): {"score": 4.0},
     }
-    assert "1 responses stand in 2 rows each" in capsys.readouterr().err
+    assert "1 responses occur in 2 rows each" in capsys.readouterr().err
 
 
 def test_wide_takes_the_ids_of_the_file(tmp_path: Path) -> None:
@@ -239,7 +239,7 @@ def test_lists_as_python_prints_them_are_never_one_response(
         )
         == 1
     )
-    assert "`answers` holds lists written as text that are no JSON" in capsys.readouterr().err
+    assert "`answers` holds lists written as text that are not JSON" in capsys.readouterr().err
 
 
 def test_models_and_answers_that_look_like_numbers_are_texts(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_what_stands_beside_json_keeps_its_value(tmp_path: Path) -> None:
     ]
     raw = pa.StructArray.from_arrays([as_json(["x"]), pa.array([b"\xff"])], ["j", "b"])
     with pytest.raises(
-        InputError, match="s, row 1: `x` holds bytes beside JSON, which JSON cannot hold"
+        InputError, match="s, row 1: `x` holds a value of type bytes, which JSON cannot hold"
     ):
         plain_table(pa.table({"x": raw}), "s", ["row 1"])
 
@@ -180,8 +180,8 @@ def test_what_is_declared_json_and_is_none_is_named_with_its_row() -> None:
     )
     _, bad = plain_table(pa.table({"x": texts}), "s", ["row 1", "row 2", "row 3", "row 4"])
     assert [(row.place, row.reason.split(":")[0]) for row in bad] == [
-        ("row 2", "`x` is declared JSON, and is no JSON"),
-        ("row 3", "`x` is declared JSON, and is no JSON"),
+        ("row 2", "`x` is declared JSON, but is not JSON"),
+        ("row 3", "`x` is declared JSON, but is not JSON"),
     ]
     assert 'the key "a" stands twice' in bad[1].reason
 

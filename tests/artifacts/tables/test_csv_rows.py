@@ -180,7 +180,7 @@ def test_an_empty_file_and_a_header_alone_have_no_rows(tmp_path: Path) -> None:
         (
             "a.csv",
             "sep=,\r\nprompt,topic\r\nq,x\r\n",
-            "line 1: `sep=,` is a line of Excel's, and no header",
+            "line 1: `sep=,` is a separator line of Excel, not a header",
         ),
         ("a.csv", "prompt,topic\rq,x\r", "line 1: lines end with a carriage return alone"),
         ("a.csv", "prompt,topic,,\nq,x,,\n", "line 1: 2 columns have no name"),

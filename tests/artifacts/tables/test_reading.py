@@ -199,7 +199,7 @@ def test_files_that_are_not_there_or_not_known_are_named(tmp_path: Path) -> None
     with pytest.raises(InputError, match="is a folder, and not one written by datasets"):
         read_table(str(tmp_path))
     for source in ("hf:", "hf::train", "hf:@main"):
-        with pytest.raises(InputError, match="names no data set"):
+        with pytest.raises(InputError, match="does not name a dataset"):
             read_table(source)
 
 

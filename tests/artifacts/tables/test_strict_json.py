@@ -37,7 +37,7 @@ def test_what_is_no_fault_is_read_as_python_reads_it(value: object) -> None:
     ],
 )
 def test_a_key_twice_is_refused_at_any_depth(text: str, key: str) -> None:
-    with pytest.raises(ValueError, match=r"the key .* stands twice in one object") as caught:
+    with pytest.raises(ValueError, match=r"the key .* occurs twice in one object") as caught:
         parse_json(text)
     assert f'"{key}"' in str(caught.value)
 

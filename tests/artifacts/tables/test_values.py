@@ -106,5 +106,5 @@ def test_checked_index_reads_whole_numbers(value: Any, index: int | None) -> Non
 def test_checked_index_says_why_a_value_is_no_index(value: Any) -> None:
     assert checked_index(value, "sample_idx") == (
         None,
-        f"`sample_idx` is {value!r}, which is no whole number from 0",
+        f"`sample_idx` is {value!r}, which is not a whole number of at least 0",
     )

@@ -108,9 +108,18 @@ def test_a_repeated_row_counts_once_and_a_contradiction_is_refused(path):
         ({"rating": None}, "line 2: `rating` is empty"),
         ({"rating": ""}, "line 2: `rating` is empty"),
         ({"sample_idx": None}, "line 2: `sample_idx` is empty"),
-        ({"sample_idx": -1}, "line 2: `sample_idx` is -1, which is no whole number from 0"),
-        ({"sample_idx": 1.5}, "line 2: `sample_idx` is 1.5, which is no whole number from 0"),
-        ({"sample_idx": False}, "line 2: `sample_idx` is False, which is no whole number from 0"),
+        (
+            {"sample_idx": -1},
+            "line 2: `sample_idx` is -1, which is not a whole number of at least 0",
+        ),
+        (
+            {"sample_idx": 1.5},
+            "line 2: `sample_idx` is 1.5, which is not a whole number of at least 0",
+        ),
+        (
+            {"sample_idx": False},
+            "line 2: `sample_idx` is False, which is not a whole number of at least 0",
+        ),
         ({"prompt_id": ""}, "line 2: `prompt_id` is empty"),
         ({"prompt_id": 1.5}, "line 2: `prompt_id` is 1.5; an id is a text or a whole number"),
     ],

@@ -142,7 +142,7 @@ def test_rounds_that_not_every_run_has_are_left_out_and_said(
     shutil.rmtree(folder / "run/round-03/eval")
     found = figures(capsys, runs[1], folder / "run")
     assert found["rounds"] == [1, 2]
-    assert f"round 3 of {runs[1]} is left out: not every run has it" in found["notes"]
+    assert f"round 3 of {runs[1]} is left out because not every run has it" in found["notes"]
 
 
 def test_evaluations_of_another_recipe_are_refused(
@@ -175,12 +175,12 @@ def test_what_is_stale_marks_the_tables(tmp_path: Path, capsys) -> None:
 def test_what_cannot_be_compared_is_refused_by_name(
     tmp_path: Path, runs: list[Path], broken: str, capsys
 ) -> None:
-    words, told = [str(runs[0]), str(runs[0])], "would count as two seeds"
+    words, told = [str(runs[0]), str(runs[0])], "would count as a second seed"
     if broken == "none":
         folder = copy_to(tmp_path)
         for path in (folder / "run").glob("round-*/eval"):
             shutil.rmtree(path)
-        words, told = [str(folder / "run")], "holds no evaluation of a round's policy"
+        words, told = [str(folder / "run")], "holds no evaluation of any round's policy"
     elif broken == "a copy":
         words = [str(runs[0]), str(copy_to(tmp_path) / "run")]
     elif broken == "two of a round":

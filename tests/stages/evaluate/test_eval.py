@@ -201,8 +201,8 @@ def test_a_model_needs_prompts(sides: Path, capsys: pytest.CaptureFixture[str]) 
         == 2
     )
     assert (
-        "--policy fake is no candidates folder, so a model, and --prompts is needed"
-        in capsys.readouterr().err
+        "--policy fake is not a candidates folder, so it is read as a model, which needs "
+        "--prompts" in capsys.readouterr().err
     )
 
 

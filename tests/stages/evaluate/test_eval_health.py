@@ -180,10 +180,10 @@ def test_there_is_no_divergence_between_models_that_read_other_ids(
     assert run(command) == 0
     found = health(tmp_path / "e")["kl_per_token"]
     what = {"template": "chat template", "tokenizer": "tokenizer"}[other]
-    assert found["reason"] == f"{models}/{other} has another {what} than the policy"
+    assert found["reason"] == f"{models}/{other} does not have the {what} of the policy"
     assert (found["policy"]["mean"], found["n_prompts"]) == (None, 0)
     told = " ".join(capsys.readouterr().err.split())
-    assert f"no KL to the reference: {models}/{other} has another" in told
+    assert f"no KL to the reference: {models}/{other} does not have the" in told
     assert "nats a token" not in told
     assert not (tmp_path / "e" / "policy").exists()
 
@@ -295,7 +295,7 @@ def test_a_folder_of_an_earlier_release_is_read_and_gets_its_health_by_the_same_
     assert run(sampled(models, out, "--bootstrap-seed", "1", n=2)) == 2
     capsys.readouterr()
     assert run(sampled(models, out, n=2)) == 0
-    assert "its per-prompt table lacks measures and is made again" in " ".join(
+    assert "its per-prompt table lacks measures and is computed again" in " ".join(
         capsys.readouterr().err.split()
     )
     assert (out / "summary.json").read_bytes() == expected
@@ -315,9 +315,9 @@ def test_a_note_names_a_temperature_other_than_1(
     assert (
         health(tmp_path / "e")["kl_per_token"]["sampled_otherwise"] == "temperature 0.5, top-p 0.9"
     )
-    assert "KL is over responses sampled at temperature 0.5, top-p 0.9, and so biased" in " ".join(
-        capsys.readouterr().err.split()
-    )
+    assert (
+        "KL is measured on responses sampled at temperature 0.5, top-p 0.9, and is therefore biased"
+    ) in " ".join(capsys.readouterr().err.split())
 
 
 @pytest.mark.parametrize(
@@ -345,7 +345,7 @@ def test_a_sum_over_other_tokens_is_refused() -> None:
     ]
     assert log_ratios(rows, {("p", 0): (-2.0, 3), ("p", 1): (-2.0, 3)}) == (1.0, 3.0)
     assert np.isnan(log_ratios(rows, {})).all()
-    with pytest.raises(InputError, match="a sum over 4 tokens, and the policy's over 3"):
+    with pytest.raises(InputError, match="sums 4 tokens, and the policy's sums 3"):
         log_ratios(rows, {("p", 0): (-2.0, 4)})
 
 
@@ -496,7 +496,7 @@ def test_what_was_never_written_is_null_everywhere(tmp_path: Path) -> None:
             assert row[f"baseline_{measure}"] is not None
     found = health(tmp_path / "e")
     assert found["refused"]["n_prompts"] == found["empty"]["baseline"]["n"] == 12 - len(failed)
-    assert "not of a model on this disk" in found["kl_per_token"]["reason"]
+    assert "do not come from a model on this disk" in found["kl_per_token"]["reason"]
 
 
 @pytest.mark.slow
@@ -576,7 +576,7 @@ def test_embeddings_give_the_distance_of_a_prompts_responses(
     capsys.readouterr()
     assert run(beside(trained, tmp_path / "x", *both[:2])) == 2
     assert run(beside(trained, tmp_path / "x", both[0], both[3], both[2], both[1])) == 1
-    assert "was made for other candidates than" in capsys.readouterr().err
+    assert "was not made for the candidates in" in capsys.readouterr().err
     assert (
         run(
             [
@@ -596,7 +596,7 @@ def test_embeddings_give_the_distance_of_a_prompts_responses(
         run(beside(trained, tmp_path / "x", "--policy-embeddings", f"{tmp_path}/half", *both[2:]))
         == 1
     )
-    assert "are not of the same embedder" in capsys.readouterr().err
+    assert "were not made by the same embedder" in capsys.readouterr().err
 
 
 def test_the_columns_are_those_of_the_schema(trained: Path) -> None:

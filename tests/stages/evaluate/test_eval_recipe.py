@@ -94,8 +94,8 @@ def test_two_imports_of_the_same_prompts_are_compared(
     imported(tmp_path, "baseline")
     assert run(compare(tmp_path, "policy", "baseline", "eval")) == 0
     told = capsys.readouterr().err
-    assert "imported, so that the sampling is not known: policy, baseline" in told
-    assert "the name alone says that both sides have the same rater: judge" in told
+    assert "imported, so the sampling is not known: policy, baseline" in told
+    assert "only the name shows that both sides have the same rater: judge" in told
     found = summary(tmp_path, "eval")
     assert found["n_compared"] == N_PROMPTS
     recipe = found["recipe"]
@@ -112,8 +112,8 @@ def test_imports_of_other_prompts_are_refused(
     imported(tmp_path, "fewer", prompts=range(5, N_PROMPTS + 2))
     assert run(compare(tmp_path, "policy", "fewer", "eval")) == 2
     told = capsys.readouterr().err
-    assert "prompts: 5 of 30 are the policy's alone, the first is p0" in told
-    assert "prompts: 2 of 27 are the baseline's alone, the first is p30" in told
+    assert "prompts: 5 of 30 are only in the policy, the first is p0" in told
+    assert "prompts: 2 of 27 are only in the baseline, the first is p30" in told
     assert run(compare(tmp_path, "policy", "fewer", "eval", "--force")) == 0
     assert summary(tmp_path, "eval")["n_compared"] == 25
 
@@ -126,7 +126,7 @@ def test_the_same_ids_with_another_text_are_refused(
     imported(tmp_path, "told", system="Be brief.")
     assert run(compare(tmp_path, "policy", "told", "eval")) == 2
     assert (
-        "prompts: 30 have another text on either side (a system prompt?), the first is p0"
+        "prompts: 30 differ in text between the sides (check the system prompt), the first is p0"
         in capsys.readouterr().err
     )
 
@@ -190,7 +190,7 @@ def test_an_imported_baseline_goes_with_a_sampled_policy(
     ]
     capsys.readouterr()
     assert run([*compare_with, "--bootstrap-draws", "100"]) == 0
-    assert "imported, so that the sampling is not known: baseline" in capsys.readouterr().err
+    assert "imported, so the sampling is not known: baseline" in capsys.readouterr().err
 
 
 @pytest.mark.slow

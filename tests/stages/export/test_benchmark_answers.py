@@ -163,13 +163,17 @@ def test_answers_of_the_first_version_are_joined_with_their_questions(
 @pytest.mark.parametrize(
     ("answers", "questions", "message"),
     [
-        ([old_answer(9, "x")], [question(1)], "line 1: `question_id` 'q9' is of no question in"),
+        (
+            [old_answer(9, "x")],
+            [question(1)],
+            "line 1: `question_id` 'q9' does not match any question in",
+        ),
         (
             [old_answer(1, "x"), old_answer(1, "y")],
             [question(1)],
-            "line 2: question 'q1' is answered further up already",
+            "line 2: question 'q1' is already answered in an earlier row",
         ),
-        ([old_answer(1, "x")], [question(1), question(1)], "line 2: question 'q1' stands twice"),
+        ([old_answer(1, "x")], [question(1), question(1)], "line 2: question 'q1' occurs twice"),
         ([old_answer(1)], [question(1)], "`choices` is an empty list"),
         ([old_answer(1, None)], [question(1)], "`choices[0].turns[0].content` is null"),
         (
@@ -203,7 +207,7 @@ def test_first_version_files_that_do_not_fit_are_refused(
         (
             "alpaca-eval",
             {"instruction": "x", "output": "y", "input": "z"},
-            "`input` is 'z'; join it",
+            "`input` is 'z'; merge it",
         ),
         ("alpaca-eval", {"instruction": "x", "answer": "y"}, "no column `output`"),
         (
@@ -386,7 +390,7 @@ def test_several_turns_and_several_models_are_told(tmp_path: Path, capsys) -> No
     command(words)
     assert "1 prompts left out: several_turns" in capsys.readouterr().err
     assert run([*words, "--overwrite", "--model-name", "one"]) == 1
-    assert "sample 0 is of 2 models" in capsys.readouterr().err
+    assert "sample 0 comes from 2 models" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

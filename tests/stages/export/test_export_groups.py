@@ -156,7 +156,7 @@ def test_positives_alone_are_written_for_supervised_training_and_for_nothing_wit
     capsys.readouterr()
     assert export(groups, tmp_path / "pairs.jsonl", "trl") == 1
     printed = " ".join(capsys.readouterr().err.split())
-    assert "holds positives alone (--strategy best-of-n), and trl is of pairs" in printed
+    assert "holds only positives (--strategy best-of-n), and trl needs pairs" in printed
     assert "--format trl-sft or sft" in printed
     assert not (tmp_path / "pairs.jsonl").exists()
 
@@ -286,7 +286,7 @@ def test_axolotl_counts_responses_that_it_would_cut_at_the_wrong_place(
     )
     printed = capsys.readouterr()
     assert json.loads(printed.out)["n_responses_in_template_text"] == 7
-    assert "7 responses stand in the text that chat templates write before them" in printed.err
+    assert "7 responses also occur in the text that chat templates write before them" in printed.err
 
 
 CHATML = (
@@ -363,18 +363,18 @@ def test_a_folder_of_ones_own_is_never_written_into(tmp_path: Path, groups: Path
     data.mkdir()
     (data / "dataset_info.json").write_text('{"mine": {}}')
     assert export(groups, data, "llama-factory", "--overwrite") == 2
-    assert "describes mine as well, which --overwrite would lose" in capsys.readouterr().err
+    assert "describes mine as well, and --overwrite would lose that" in capsys.readouterr().err
     (data / "notes.txt").write_text("mine")
     assert export(groups, data, "axolotl", "--overwrite") == 2
-    assert "holds dataset_info.json, which no export wrote" in capsys.readouterr().err
+    assert "holds dataset_info.json, which was not written by an export" in capsys.readouterr().err
     assert export(groups, data, "trl") == 2  # the name of a file ends in .jsonl or .parquet
     assert sorted(path.name for path in data.iterdir()) == ["dataset_info.json", "notes.txt"]
     (tmp_path / "x.jsonl").mkdir()
     assert export(groups, tmp_path / "x.jsonl", "trl", "--overwrite") == 2
-    assert "is a folder, and trl is a file" in capsys.readouterr().err
+    assert "is a folder, and trl writes a file" in capsys.readouterr().err
     (tmp_path / "y").write_text("")
     assert export(groups, tmp_path / "y", "axolotl", "--overwrite") == 2
-    assert "is a file, and axolotl gets a folder" in capsys.readouterr().err
+    assert "is a file, and axolotl writes a folder" in capsys.readouterr().err
 
 
 def test_a_folder_that_a_killed_export_left_is_finished(tmp_path: Path, groups: Path) -> None:
@@ -408,7 +408,7 @@ def test_a_stop_leaves_no_file(tmp_path: Path, groups: Path, monkeypatch, capsys
         type(stop_request), "__call__", lambda _self: len(seen) >= 1 or seen.append(1) is not None
     )
     assert export(groups, tmp_path / "a.jsonl", "trl") == 75
-    assert "export stopped as asked; nothing was written" in capsys.readouterr().err
+    assert "export stopped on request; nothing was written" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["groups"]
 
 
@@ -449,7 +449,7 @@ def test_other_artifacts_and_the_groups_own_folder_are_refused(
     tmp_path: Path, groups: Path, capsys
 ) -> None:
     assert export(groups, groups / "a.jsonl", "trl") == 2
-    assert "lie inside one another" in capsys.readouterr().err
+    assert "lie inside each other" in capsys.readouterr().err
     record = groups / "run.json"
     assert export(record, tmp_path / "a.jsonl", "trl") == 1
     candidates = copy_to(tmp_path / "finished") / "candidates"

@@ -99,7 +99,9 @@ def test_vectors_of_another_status_are_left_out(tmp_path: Path) -> None:
 
 def test_a_prompt_without_a_vector_is_an_error(tmp_path: Path) -> None:
     embeddings = embeddings_like(tmp_path / "e", [row("p1", 0, [1, 0])], dim=2)
-    with pytest.raises(InputError, match="no candidate of prompt p0 has an embedding in") as caught:
+    with pytest.raises(
+        InputError, match="no candidate of prompt p0 has a usable embedding in"
+    ) as caught:
         with_coordinates(one_prompt(sources(), "p0"), embeddings, sources())
     assert "prefpipe inspect" in (caught.value.hint or "")
 
@@ -109,7 +111,7 @@ def test_embeddings_of_other_candidates_are_refused(tmp_path: Path) -> None:
         embeddings = embeddings_like(
             tmp_path / str(len(changes)) / next(iter(changes)), [], dim=2, **changes
         )
-        with pytest.raises(InputError, match="was made for other candidates than") as caught:
+        with pytest.raises(InputError, match="was not made for the candidates of") as caught:
             with_coordinates(one_prompt(sources(), "p0"), embeddings, sources())
         assert "prefpipe embed CANDIDATES" in (caught.value.hint or "")
 
@@ -124,7 +126,7 @@ def test_embeddings_that_are_missing_or_older_are_refused(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="was made from another version of"):
         with_coordinates(one_prompt(own, "p0"), embeddings, own)
     embeddings.part_path(0).unlink()
-    with pytest.raises(InputError, match="is not there yet"):
+    with pytest.raises(InputError, match="does not exist yet"):
         with_coordinates(one_prompt(own, "p0"), embeddings, own)
 
 
@@ -143,5 +145,5 @@ def test_vectors_of_several_lengths_are_refused(tmp_path: Path) -> None:
     output.write(
         0, pa.Table.from_pylist(rows, schema=pa.schema(ragged)), counts={}, parents=parents
     )
-    with pytest.raises(InputError, match="are not all of one length"):
+    with pytest.raises(InputError, match="do not all have the same length"):
         with_coordinates(one_prompt(sources(), "p0"), output, sources())

@@ -77,7 +77,7 @@ def test_another_expression_ranks_otherwise() -> None:
     assert worst_first == sorted(worst_first)
     with pytest.raises(UsageError, match="nosuch"):
         one_prompt(sources(), "p3", "nosuch")
-    with pytest.raises(UsageError, match="--reward needs scores"):
+    with pytest.raises(UsageError, match="--reward needs the scores of the candidates"):
         one_prompt(sources("candidates"), "p3", "fake")
 
 
@@ -99,16 +99,18 @@ def test_groups_alone_show_what_was_kept() -> None:
 def test_the_beginning_of_an_id_is_enough_when_it_is_the_only_one() -> None:
     assert find_prompt(artifact("candidates"), "p5") == ("p5", 2)
     with pytest.raises(
-        UsageError, match=r"--prompt-id p: .* has 6 prompts with an id that begins so"
+        UsageError, match=r"--prompt-id p: .* has 6 prompts with an id that starts with this"
     ) as caught:
         find_prompt(artifact("candidates"), "p")
-    assert caught.value.hint == "give more of the id: p0, p1, p2, p3, p4"
+    assert caught.value.hint == "pass more characters of the id: p0, p1, p2, p3, p4"
 
 
 def test_an_unknown_id_is_an_error_that_names_a_few() -> None:
-    with pytest.raises(UsageError, match="has no prompt with an id that begins so") as caught:
+    with pytest.raises(
+        UsageError, match="has no prompt with an id that starts with this"
+    ) as caught:
         find_prompt(artifact("candidates"), "zzz")
-    assert caught.value.hint == "its ids are, for example: p0, p1, p2, p3, p4"
+    assert caught.value.hint == "ids in it are, for example: p0, p1, p2, p3, p4"
 
 
 def test_a_page_names_rank_role_length_and_text() -> None:

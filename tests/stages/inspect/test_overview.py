@@ -155,7 +155,5 @@ def test_a_gamma_adds_the_targets_to_the_page_of_groups_and_is_refused_elsewhere
     assert targets["edges"] == (0.5, 0.625, 0.75, 0.875, 1.0)
     assert sum(targets["counts"]) == targets["n"] == found["facts"]["roles"]["negative"]
     assert "MMPO target, sigma(2 x margin) of each pair" in page_of(found, 80)
-    with pytest.raises(
-        UsageError, match=r"--gamma is for the pairs of groups, and .* holds scores"
-    ):
+    with pytest.raises(UsageError, match=r"--gamma applies only to groups, and .* holds scores"):
         overview(open_artifact(original() / "run" / "scores"), gamma=2.0)

@@ -148,7 +148,7 @@ def test_one_prompt_id_with_two_conversations_is_refused(tmp_path, capsys):
         assert (
             run(judge_command(a, tmp_path / "c" / "candidates", tmp_path / "out", server.url)) == 1
         )
-    assert "prompt 'p3' is another conversation in B than in A" in capsys.readouterr().err
+    assert "prompt 'p3' has different conversations in A and B" in capsys.readouterr().err
     del b
 
 
@@ -257,7 +257,7 @@ def test_unparsable_verdicts_are_null_with_their_text_and_asked_again_on_the_nex
         )
         assert {row["a_first_raw"], row["b_first_raw"]} == {"I like both!", "Hmm."}
         assert summary_of(tmp_path / "out")["share_unparsable"] == 0.25
-        assert "25.0% of 8 verdicts could not be read" in capsys.readouterr().err
+        assert "25.0% of 8 verdicts could not be parsed" in capsys.readouterr().err
         assert len(server.bodies) == 8
         kept = identities_of(tmp_path / "out")
         assert run(command) == 0

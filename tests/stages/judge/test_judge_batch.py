@@ -167,7 +167,7 @@ def test_answers_of_another_batch_change_nothing_and_are_told(batch, capsys):
     stranger = answer(lines[0]) | {"custom_id": "f" * 64}
     output = write_lines(folder / "output.jsonl", [*(answer(line) for line in lines), stranger])
     assert run([*command, "--ingest-batch", str(output)]) == 0
-    assert "1 answers of the batch belong to no question" in capsys.readouterr().err
+    assert "1 answers of the batch match no open question" in capsys.readouterr().err
 
 
 @pytest.mark.slow

@@ -103,21 +103,15 @@ def test_sides_that_were_sampled_differently_need_force(tmp_path, capsys):
     capsys.readouterr()
     assert run(words) == 2
     told = capsys.readouterr().err
-    assert (
-        "the two sides were not made by the same recipe:\n  max_tokens: 9 for B, 1024 for A" in told
-    )
+    assert "the recipes of the two sides differ:\n  max_tokens: 9 for B, 1024 for A" in told
     assert "--force" in told
     assert run([*words, "--force"]) == 0
     line = "max_tokens: 9 for B, 1024 for A"
-    assert (
-        f"compared with --force although not made by the same recipe: {line}"
-        in capsys.readouterr().err
-    )
+    assert f"compared with --force although the recipes differ: {line}" in capsys.readouterr().err
     assert summary_of(tmp_path / "out")["recipe"]["differences"] == [line]
     assert run(["eval", "win-rate", str(tmp_path / "out"), "--bootstrap-draws", "100"]) == 0
-    assert (
-        f"its sides were compared with --force although not made by the same recipe: {line}"
-        in " ".join(capsys.readouterr().out.split())
+    assert f"its sides were compared with --force although the recipes differ: {line}" in " ".join(
+        capsys.readouterr().out.split()
     )
 
 
@@ -142,10 +136,7 @@ def test_a_forced_evaluation_says_what_differs(tmp_path, capsys):
     ]
     assert run(words) == 0
     line = "max_tokens: 9 for the baseline, 1024 for the policy"
-    assert (
-        f"compared with --force although not made by the same recipe: {line}"
-        in capsys.readouterr().err
-    )
+    assert f"compared with --force although the recipes differ: {line}" in capsys.readouterr().err
     assert summary_of(tmp_path / "out")["recipe"]["differences"] == [line]
 
 
@@ -185,12 +176,12 @@ def test_what_is_missing_is_told_with_its_reasons(tmp_path, capsys):
         == 3
     )
     told = capsys.readouterr().err
-    assert "0.0% of 4 verdicts could not be read, 100.0% are missing for other reasons" in told
+    assert "0.0% of 4 verdicts could not be parsed, 100.0% are missing for other reasons" in told
     assert (
-        "no question that was open in this run; none does: was the batch emitted with this judge, prompt and verdict?"
-        in told
+        "no open question of this run; none matches: check that the batch was emitted with the "
+        "same judge, prompt and verdict" in told
     )
     assert (
-        "2 of 2 rows failed (100.0%, the limit is 5.0%): 2 not_answered; everything good is in"
-        in told
+        "2 of 2 rows failed (100.0%, the limit is 5.0%): 2 not_answered; the rows that succeeded "
+        "are in" in told
     )

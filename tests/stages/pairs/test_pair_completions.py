@@ -144,7 +144,7 @@ def test_a_row_that_cannot_be_used_is_kept_with_its_reason(
     assert found["rewardbench_two"]["left_out"] == {"unreadable": 1}
     assert reason in rows_of(tmp_path / "out")[0]["reason"]
     assert (
-        "prompts of 31 that are left out, since one of their completions has no score: 1 unreadable"
+        "prompts of 31 that are left out because one of their completions has no score: 1 unreadable"
         in capsys.readouterr().err
     )
 

@@ -441,9 +441,9 @@ def test_a_reference_of_another_tokenizer_is_refused(models, tmp_path, capsys):
         str(tmp_path / "out"),
     ]
     assert prefpipe([*command, "--model", models["policy"], "--reference", str(other)]) == 2
-    assert "another tokenizer" in capsys.readouterr().err
+    assert "does not have the tokenizer" in capsys.readouterr().err
     assert prefpipe([*command, "--model", models["policy"], "--reference", "base"]) == 2
-    assert "is no adapter" in capsys.readouterr().err
+    assert "is not an adapter" in capsys.readouterr().err
 
 
 @pytest.mark.slow

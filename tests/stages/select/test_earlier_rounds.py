@@ -327,7 +327,7 @@ def test_an_earlier_round_of_another_configuration_makes_the_groups_stale(tmp_pa
     state, _, reasons = state_of(folder)
     assert state == "stale"
     assert "its earlier_1_candidates" in reasons
-    assert "are of another configuration now" in reasons
+    assert "have another configuration now" in reasons
 
 
 def test_an_earlier_round_that_is_gone_is_a_note(tmp_path: Path) -> None:
@@ -418,12 +418,12 @@ def stale_scores(folder: Path) -> None:
         (remove(""), 1, ["round-01 does not exist"]),
         (copied("candidates"), 1, ["holds several candidates", "candidates-again"]),
         (copied("scores"), 1, ["holds several scores", "scores-again"]),
-        (rated_by_another, 1, ["is of another rater than", "not comparable", "fake.kind"]),
-        (embedded_by_another, 1, ["is of another embedder than", "text:"]),
-        (other_text, 1, ["prompt p3 has another text there", "--system-prompt"]),
+        (rated_by_another, 1, ["was not made by the same rater as", "not comparable", "fake.kind"]),
+        (embedded_by_another, 1, ["was not made by the same embedder as", "text:"]),
+        (other_text, 1, ["prompt p3 has a different text there", "--system-prompt"]),
         (no_prompt_in_common, 1, ["none of its prompts is in", "--prompt-share"]),
         (one_part_less, 4, ["scores is incomplete", "part 2"]),
-        (the_same_round, 1, ["every response would be there twice"]),
+        (the_same_round, 1, ["every response would occur twice"]),
         (stale_scores, 1, ["was made from another version of", "prefpipe score"]),
     ],
     ids=lambda value: getattr(value, "__name__", None),
@@ -451,7 +451,10 @@ def test_what_cannot_be_joined_is_refused_before_anything_is_made(
     ("flags", "sentence"),
     [
         (("--earlier", "{round}"), "--earlier names the same folder twice"),
-        (("--earlier", "{round}/candidates"), "is an artifact, and a round's folder holds several"),
+        (
+            ("--earlier", "{round}/candidates"),
+            "is one artifact, and --earlier takes the folder of a round, which holds several",
+        ),
         (("--earlier", "{round}/prompts.jsonl"), "prompts.jsonl is a file"),
     ],
 )
@@ -467,8 +470,11 @@ def test_folders_that_are_no_round_are_refused(
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
-        ({"sample_idx": STRIDE}, "pools of several rounds take sample numbers below 100,000"),
-        ({"earlier": 3}, "has a column `earlier`, a name that the pools of several rounds use"),
+        (
+            {"sample_idx": STRIDE},
+            "a pool of several rounds allows only sample numbers below 100,000",
+        ),
+        ({"earlier": 3}, "has a column `earlier`, a name reserved for pools of several rounds"),
     ],
 )
 def test_what_would_make_a_key_or_a_column_ambiguous_is_refused(
@@ -524,14 +530,16 @@ def test_policies_of_one_name_are_told_apart_by_round(tmp_path: Path) -> None:
     """Every round's policy may be called `policy`: a name alone would mix them in silence."""
     start, trained = {"content_hash": "a"}, {"content_hash": "b"}
     different = [{"policy": start, "base": start}, {"policy": trained}]
-    with pytest.raises(UsageError, match="rounds have different models of that name") as caught:
+    with pytest.raises(
+        UsageError, match="different rounds have different models with that name"
+    ) as caught:
         _sampler("policy", "--chosen-from", different)
-    assert caught.value.hint == "say whose: 0:policy or 1:policy"
+    assert caught.value.hint == "name the round: 0:policy or 1:policy"
     assert _sampler("1:policy", "--chosen-from", different) == ("policy", 1)
     assert _sampler("base", "--chosen-from", different) == ("base", None)
     assert _sampler("policy", "--chosen-from", [{"policy": start}] * 2) == ("policy", None)
     for unknown in ("2:policy", "1:base", "polisy", ":policy"):
-        with pytest.raises(UsageError, match="no candidate is of that model") as caught:
+        with pytest.raises(UsageError, match="no candidate comes from that model") as caught:
             _sampler(unknown, "--chosen-from", different)
         assert "0:policy, 0:base, 1:policy" in str(caught.value.hint)
 
@@ -548,7 +556,7 @@ def test_one_policy_of_two_rounds_is_on_both_sides_by_number(
     capsys.readouterr()
     for same in ("fake1", "00:fake1"):
         assert select(tmp_path, *flags, same, output="same") == 2
-        assert "take the same responses" in capsys.readouterr().err
+        assert "select the same responses" in capsys.readouterr().err
 
 
 # ---- who reads the groups
@@ -621,7 +629,7 @@ def test_inspect_shows_the_pool_that_was_selected_from(
     assert "of earlier round 1" in capsys.readouterr().out
     shutil.rmtree(folder / "round-01")
     assert run(["inspect", groups, "--prompt-id", "p1"]) == 1
-    assert "was selected from an earlier round, too" in capsys.readouterr().err
+    assert "was also selected from an earlier round" in capsys.readouterr().err
 
 
 def story_of(folder: Path, n_maps: int = 2) -> dict[str, Any]:

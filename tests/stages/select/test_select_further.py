@@ -113,8 +113,8 @@ def test_one_scorer_has_no_spread(tmp_path: Path, capsys: pytest.CaptureFixture[
     write_pools(tmp_path, {"p": rated(1.0, 2.0)})
     assert select(tmp_path, "--strategy", "drts") == 2
     said = words(capsys)
-    assert "--strategy drts needs the spread of two scorers or more, and has one: rm" in said
-    assert "rate the candidates by another scorer as well" in said
+    assert "--strategy drts needs the spread of at least two scorers, and has one: rm" in said
+    assert "rate the candidates with another scorer too" in said
     assert not (tmp_path / "groups").exists()
 
 
@@ -181,7 +181,9 @@ def test_delta_names_a_model_that_gave_nothing(
     flags = ["--strategy", "delta", "--chosen-from", "big", "--rejected-from", "smal"]
     assert select(tmp_path, *flags) == 2
     said = words(capsys)
-    assert "--rejected-from smal: no candidate is of that model (did you mean `small`?)" in said
+    assert (
+        "--rejected-from smal: no candidate comes from that model (did you mean `small`?)" in said
+    )
     assert "big, small" in said
 
 

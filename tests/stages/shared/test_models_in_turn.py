@@ -236,7 +236,7 @@ def test_a_stop_opens_no_other_model() -> None:
         assert time.monotonic() - started < 2
     [line] = [line for line in lines if "given up" in line]
     assert re.fullmatch(
-        r"\d+ open parts are given up: stopped as asked between two models", line
+        r"\d+ open parts are given up: stopped on request between two models", line
     ), "one line, however many"
     assert world.opened == [0]
     assert maker.answers == {}

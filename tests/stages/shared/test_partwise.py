@@ -67,8 +67,8 @@ def test_a_worker_without_a_part_says_so_and_what_would_give_it_one(output: Outp
     loop(output, writes(output), Runtime(log=said.append, shard=Shard(6, 7)))
     (line,) = said
     assert line == (
-        f"shard 6 of 7 has no part to make: {output.path} has 6 in all. More workers need more parts: a smaller --part-size "
-        "where the prompts are read (generate, import)"
+        f"shard 6 of 7 has no part to make: {output.path} has 6 in all. For more parts, pass a "
+        "smaller --part-size to the command that reads the prompts (generate or import)"
     )
 
 
@@ -94,7 +94,8 @@ def test_a_part_that_is_begun_too_late_is_warned_about_once(
     assert len(warnings) == is_warned
     for line in warnings:
         assert line.endswith(
-            "the next one may be lost. Ask for the signal earlier, --signal=B:USR1@60, or for smaller parts, --part-size"
+            "the next part may be lost. Request the signal earlier with --signal=B:USR1@60, or "
+            "make smaller parts with --part-size"
         )
 
 
@@ -113,7 +114,7 @@ def test_a_signal_with_less_notice_than_a_part_takes_is_warned_about(
     )
     with pytest.raises(StoppedEarly, match="1 parts made now, 5 left"):
         loop(output, writes(output, 0.1), runtime)
-    wanted = "warning: a part takes 0 s and the signal came 0 s before the job ends: one begun just before it would be lost."
+    wanted = "warning: a part takes 0 s and the signal came 0 s before the job ends: a part begun just before it would be lost."
     assert any(line.startswith(wanted) for line in said) == is_warned
 
 

@@ -51,7 +51,7 @@ BAD = {
     "an id of another prompt": (
         {**ROWS[2], "prompt_id": "p0"},
         "line 3",
-        "prompt p0 has another text here than at line 1",
+        "prompt p0 has a different text here than at line 1",
     ),
 }
 

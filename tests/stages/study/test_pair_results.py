@@ -135,7 +135,7 @@ def test_what_cannot_be_judged_is_refused(heldout_folder, tmp_path) -> None:
 
     none = {prompt: [None] * len(row) for prompt, row in SCORES.items()}
     folder = written(tmp_path / "none", none, "reward_model")
-    with pytest.raises(InputError, match="no held-out prompt all of whose"):
+    with pytest.raises(InputError, match="no held-out prompt whose responses all"):
         judge_reward_model(read_pairs(heldout_folder), folder / "scores")
 
 

@@ -180,7 +180,7 @@ def test_what_was_declared_and_dropped_still_counts(tmp_path: Path) -> None:
     path.write_text(json.dumps(values))
     found = figures_of(tmp_path, FEW)
     assert measure(found)["contrasts"] == before
-    assert any("the plan has it no more" in note for note in found["notes"])
+    assert any("is no longer in the plan" in note for note in found["notes"])
 
 
 def test_equivalence_is_tested_of_the_measure_of_the_contrasts(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_tables_that_do_not_agree_are_refused(tmp_path: Path, broken: str) -> No
     said = {
         "rows": "runs.parquet alone has a finished run of same, seed 1, at prompts",
         "run": "results.parquet alone has a finished run of same, seed 1, at prompts",
-        "twice": "a prompt twice for same, seed 1, at prompts",
+        "twice": "the same prompt twice for same, seed 1, at prompts",
         "base": "its evaluation had another baseline",
     }
     if broken == "rows":
@@ -390,7 +390,7 @@ def test_arms_and_seeds_that_are_left_out_after_results_are_named(tmp_path: Path
     assert any(note.startswith("seed 1 was left out on 20") for note in notes)
     others = "same, seed 0; same, seed 1; same, seed 2; worse, seed 1"
     assert (
-        f"runs.parquet has runs that the plan does not have, which are left out: best, seed 1; {others}"
+        f"runs.parquet has runs that are not in the plan and are left out: best, seed 1; {others}"
         in notes
     )
     assert record_again(tmp_path, {}, has_results=True) == []

@@ -58,7 +58,7 @@ def test_one_contrast_is_said_once(plan: StudyPlan, tmp_path: Path) -> None:
     alone = replace(plan, contrasts=plan.contrasts[:1])
     error = error_before(Spreads(0.1, 0.5, np.sqrt(2 / 4)), 3, N_HELD_OUT)
     [note, _] = detectable_notes(alone, tmp_path / "study")
-    found = re.search(r"prompts\): ([\d.]+) times the spread of \D* by one contrast alone$", note)
+    found = re.search(r"prompts\): ([\d.]+) times the spread of \D* with a single contrast$", note)
     assert found, note
     assert float(found[1]) == pytest.approx(detectable_difference(error), rel=1e-3)
 
@@ -95,4 +95,4 @@ def test_one_seed_and_prompts_that_cannot_be_read(plan: StudyPlan, tmp_path: Pat
     one = changed({"heldout": {"prompts": plan.heldout.prompts}, "seeds": [3]})
     assert "one seed says nothing of others" in detectable_notes(one, tmp_path)[-1]
     gone = changed({"heldout": {"prompts": str(tmp_path / "gone.jsonl")}})
-    assert "unknown before two seeds are done" in detectable_notes(gone, tmp_path)[0]
+    assert "unknown until two seeds are finished" in detectable_notes(gone, tmp_path)[0]

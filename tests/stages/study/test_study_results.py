@@ -173,7 +173,7 @@ def test_an_evaluation_by_another_recipe_is_refused(folder: Path) -> None:
     output = folder / "arms/two/seed-0/eval-00002"
     shutil.rmtree(output)
     evaluate(output, folder / "heldout", folder / "heldout.jsonl", 212, "--reward", "2*fake")
-    with pytest.raises(FingerprintError, match="not evaluated alike:\n  reward"):
+    with pytest.raises(FingerprintError, match="not evaluated with the same settings:\n  reward"):
         write_results(study(folder), folder, runs_of(folder))
 
 
@@ -190,7 +190,7 @@ def test_scores_that_are_others_by_now_are_refused(folder: Path) -> None:
     scores = folder / "arms/one/seed-0/eval-00002/policy/scores"
     shutil.rmtree(scores)
     shutil.copytree(folder / "arms/two/seed-0/eval-00002/policy/scores", scores)
-    with pytest.raises(InputError, match="was made from other scores"):
+    with pytest.raises(InputError, match="was not made from the scores"):
         write_results(study(folder), folder, runs_of(folder))
 
 
@@ -206,8 +206,8 @@ def test_runs_that_are_not_the_plan_s_are_refused(folder: Path, broken: str) -> 
     }
     said = {
         "missing": "the run of one, seed 0, at prompts is left out",
-        "twice": "the run of one, seed 0, at prompts is there twice",
-        "no arm": "the run of three, seed 0, at prompts is none of the plan's",
+        "twice": "the run of one, seed 0, at prompts occurs twice",
+        "no arm": "the run of three, seed 0, at prompts is not in the plan",
         "state": "a run is done, failed, waiting, not 'finished'",
         "no evaluation": "the run of one, seed 0, is done and has no evaluation",
     }

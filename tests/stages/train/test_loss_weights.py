@@ -155,7 +155,7 @@ def test_a_batch_has_weights_only_where_groups_do_not_count_alike() -> None:
     ("text", "message"),
     [
         ("confidense", r"names confidense, which is no column of numbers .*\(did you mean `confi"),
-        ("response", "names response, which is no column of numbers of GROUPS"),
+        ("response", "names response, which is not a numeric column of GROUPS"),
         ("chosen_role", "names chosen_role, which is no column of numbers"),
         ("exp(margin)", "the weight expression 'exp.margin.' calls 'exp', which is not a function"),
         ("2 + 3", "names no column"),
@@ -238,7 +238,7 @@ def test_without_pairs_a_prompt_weighs_the_mean_over_its_positives(tmp_path: Pat
 
     with pytest.raises(InputError, match="within prompt a") as caught:
         of_positives(artifact, "sure")
-    assert caught.value.hint == "say whose: chosen_sure"
+    assert caught.value.hint == "name the column of one response: chosen_sure"
     with pytest.raises(InputError, match=r"is -2 for response 0 of prompt a$"):
         of_positives(artifact, "2 - chosen_sure")
 

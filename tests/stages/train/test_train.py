@@ -169,14 +169,14 @@ def test_stopped_and_run_again_equals_undisturbed(groups, model, tmp_path, lora_
     run(config_of(groups, tmp_path / "straight", **shape), model)
     asked = iter([False] * 3 + [True] * 100)
     with pytest.raises(
-        StoppedEarly, match=r"train stopped as asked at step \d of 6, with a checkpoint"
+        StoppedEarly, match=r"train stopped on request at step \d of 6, with a checkpoint"
     ) as caught:
         run(config_of(groups, tmp_path / "broken", **shape), model, should_stop=lambda: next(asked))
     assert caught.value.exit_code == 75
     assert not (tmp_path / "broken" / "config.json").exists()
     reference = times_of(tmp_path / "broken" / "reference")
     _, said = run(config_of(groups, tmp_path / "broken", **shape), model)
-    assert any("going on from" in line for line in said)
+    assert any("resuming from" in line for line in said)
     assert len(reference) == 3
     assert times_of(tmp_path / "broken" / "reference") == reference
     name = "adapter_model.safetensors" if lora_r else "model.safetensors"
@@ -237,7 +237,7 @@ def test_reference_log_probabilities_are_kept_in_the_rows(groups, model, tmp_pat
 @pytest.mark.slow
 def test_another_learning_rate_in_the_same_folder_is_refused_by_name(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy"), model)
-    with pytest.raises(FingerprintError, match=r"learning_rate: 0.001 on disk, 0.002 asked for"):
+    with pytest.raises(FingerprintError, match=r"learning_rate: 0.001 on disk, 0.002 requested"):
         run(config_of(groups, tmp_path / "policy", learning_rate=2e-3), model)
 
 
@@ -245,7 +245,7 @@ def test_another_learning_rate_in_the_same_folder_is_refused_by_name(groups, mod
 def test_overwrite_begins_from_the_start(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", save_steps=2), model)
     _, said = run(config_of(groups, tmp_path / "policy", learning_rate=2e-3, overwrite=True), model)
-    assert not any("going on from" in line for line in said)
+    assert not any("resuming from" in line for line in said)
     assert (
         pq.read_table(tmp_path / "policy" / "metrics.parquet")["learning_rate"]
         .to_pylist()
@@ -279,7 +279,7 @@ def test_checkpoints_of_other_groups_are_not_gone_on_from(groups, model, tmp_pat
     write_groups(groups, [rows, None], [model.identity()])
     _, said = run(config, model)
     assert any("changed since" in line and "training starts again" in line for line in said)
-    assert not any("going on from" in line for line in said)
+    assert not any("resuming from" in line for line in said)
 
 
 @pytest.mark.slow
@@ -347,7 +347,7 @@ def test_a_checkpoint_of_another_run_is_refused_before_anything_is_thrown_away(
         ),
         model,
     )
-    assert any("going on from" in line for line in said)
+    assert any("resuming from" in line for line in said)
     straight, copy = (
         load_file(tmp_path / name / "model.safetensors") for name in ("other", "copy")
     )
@@ -373,7 +373,7 @@ def test_ids_of_another_tokenizer_are_made_again_and_it_is_said(tmp_path, model)
 
 
 def test_an_output_inside_its_input_is_refused(groups, model):
-    with pytest.raises(UsageError, match="lie inside one another"):
+    with pytest.raises(UsageError, match="lie inside each other"):
         run(config_of(groups, groups / "policy"), model)
 
 
@@ -536,7 +536,7 @@ def test_a_time_budget_stops_with_a_checkpoint_and_the_same_command_goes_on(
         )
         assert (tmp_path / "short" / f"checkpoint-{step}").exists()
     _, said = run(config_of(groups, tmp_path / "short", max_hours=10.0), model)
-    assert any("going on from" in line for line in said)
+    assert any("resuming from" in line for line in said)
     straight, short = (
         load_file(tmp_path / side / "model.safetensors") for side in ("straight", "short")
     )
@@ -548,8 +548,8 @@ def test_a_budget_that_is_over_while_the_reference_is_measured_stops_between_par
 ):
     with pytest.raises(
         StoppedEarly,
-        match="--max-hours 1e-09 are nearly over: logprobs stopped as asked: 1 parts made now, 1 "
-        "left",
+        match="--max-hours 1e-09 are nearly over: logprobs stopped on request: 1 parts made now, "
+        "1 left",
     ):
         run(config_of(groups, tmp_path / "policy", objective="dpo", max_hours=1e-9), model)
     assert len(list((tmp_path / "policy" / "reference").glob("part-*"))) == 1

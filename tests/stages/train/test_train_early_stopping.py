@@ -149,7 +149,7 @@ def test_killed_between_the_end_of_patience_and_the_saving_takes_no_step_more(
     for name in ("config.json", "adapter_config.json"):
         (tmp_path / "killed" / name).unlink(missing_ok=True)
     _, said = run(config_of(sides, tmp_path / "killed", lora_r=lora_r), model)
-    assert any("going on from" in line for line in said)
+    assert any("resuming from" in line for line in said)
     assert_same(folder, tmp_path / "killed", lora_r)
     assert (folder / "summary.json").read_text() == (
         tmp_path / "killed" / "summary.json"
@@ -188,7 +188,7 @@ def test_a_run_whose_patience_lasts_saves_its_best_too(sides, model, tmp_path):
 @pytest.mark.slow
 def test_how_often_it_is_evaluated_is_part_of_the_run_with_early_stopping(sides, model, tmp_path):
     run(config_of(sides, tmp_path / "policy", max_steps=4), model)
-    with pytest.raises(FingerprintError, match="eval_steps: 2 on disk, 1 asked for"):
+    with pytest.raises(FingerprintError, match="eval_steps: 2 on disk, 1 requested"):
         run(config_of(sides, tmp_path / "policy", max_steps=4, eval_steps=1), model)
 
 

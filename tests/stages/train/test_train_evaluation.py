@@ -181,7 +181,7 @@ def test_the_steps_asked_for_when_going_on_are_those_that_count(groups, model, t
 @pytest.mark.slow
 def test_another_fraction_in_the_same_folder_is_refused_by_name(groups, model, tmp_path):
     run(config_of(groups, tmp_path / "policy", eval_fraction=0.4), model)
-    with pytest.raises(FingerprintError, match=r"eval_fraction: 0.4 on disk, 0.5 asked for"):
+    with pytest.raises(FingerprintError, match=r"eval_fraction: 0.4 on disk, 0.5 requested"):
         run(config_of(groups, tmp_path / "policy", eval_fraction=0.5), model)
 
 
@@ -253,7 +253,7 @@ def test_other_evaluation_groups_are_another_run(groups, others, model, tmp_path
     run(config_of(groups, tmp_path / "policy", eval_groups=others), model)
     more = write_groups(tmp_path / "more", [rows_of(10, 15)], [model.identity()], note="more")
     with pytest.raises(
-        FingerprintError, match=r"eval_groups.note: \"?others\"? on disk, \"?more\"? asked for"
+        FingerprintError, match=r"eval_groups.note: \"?others\"? on disk, \"?more\"? requested"
     ):
         run(config_of(groups, tmp_path / "policy", eval_groups=more), model)
 
@@ -334,7 +334,7 @@ def test_two_sides_under_different_references_are_refused(groups, others, model,
     another = inspect_model(make_tiny_causal_lm(tmp_path / "another", seed=7), "org/tiny")
     given = logprobs_of(groups, tmp_path / "reference", another)
     with pytest.raises(
-        UsageError, match=r"(?s)another reference than the groups that are trained on.*content_hash"
+        UsageError, match=r"(?s)another reference than the training groups.*content_hash"
     ) as caught:
         run(
             config_of(

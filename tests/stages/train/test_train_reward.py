@@ -280,14 +280,14 @@ def test_stopped_and_run_again_equals_undisturbed(rated, models, tmp_path, lora)
     shape = {"save_steps": 2, "eval_fraction": 0.3, **lora}
     first, _ = run(config_of(rated, tmp_path / "straight", **shape), models["causal"])
     asked = iter([False] * 2 + [True] * 100)
-    with pytest.raises(StoppedEarly, match="train stopped as asked"):
+    with pytest.raises(StoppedEarly, match="train stopped on request"):
         run(
             config_of(rated, tmp_path / "broken", **shape),
             models["causal"],
             should_stop=lambda: next(asked),
         )
     second, said = run(config_of(rated, tmp_path / "broken", **shape), models["causal"])
-    assert any("going on from" in line for line in said)
+    assert any("resuming from" in line for line in said)
     models_of = [
         AutoModelForSequenceClassification.from_pretrained(tmp_path / side).state_dict()
         for side in ("straight", "broken")
@@ -413,7 +413,9 @@ def test_responses_beyond_the_models_own_limit_are_left_out(rated, models, tmp_p
     )
     assert summary.counts["ok"] + summary.counts["too_long"] + summary.counts["no_contrast"] == 36
     _, said = run(config_of(rated, tmp_path / "other"), models["causal"])
-    assert any("reads 512 tokens at most: --max-length 2048 is 512" in line for line in said)
+    assert any(
+        "reads at most 512 tokens: --max-length 2048 is lowered to 512" in line for line in said
+    )
 
 
 @pytest.mark.parametrize(
