@@ -2,14 +2,16 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
-import typer.core
 
 from prefpipe.cli.check import check
-from prefpipe.cli.dataclass_commands import command_of, stage_command_of
+from prefpipe.cli.dataclass_commands import add_command, add_stage
 from prefpipe.cli.eval_group import eval_group
+from prefpipe.cli.help_commands import DocumentedGroup, help_all_option
+from prefpipe.cli.init import init
 from prefpipe.cli.inspect import inspect
 from prefpipe.cli.launch_config import launch_config
 from prefpipe.cli.launched_processes import speaks_for_the_run
@@ -27,6 +29,7 @@ from prefpipe.cli.study import study
 from prefpipe.cli.worker import worker
 from prefpipe.configs.check import CheckConfig
 from prefpipe.configs.eval import EvalConfig
+from prefpipe.configs.init import InitConfig
 from prefpipe.configs.inspect import InspectConfig
 from prefpipe.configs.launch_config import LaunchFileConfig
 from prefpipe.configs.merge import MergeConfig
@@ -45,9 +48,29 @@ from prefpipe.errors import ErrorRateError, PrefpipeError
 if TYPE_CHECKING:
     from prefpipe.stages.shared.partwise import Summary
 
+HEADINGS = {
+    "Start": ("init",),
+    "The pipeline": ("generate", "score", "embed", "select", "train", "eval"),
+    "Data in and out": ("import", "export"),
+    "Compare and measure": ("judge", "logprobs", "check", "savings"),
+    "Look at a run": ("status", "inspect", "report"),
+    "Several rounds, and studies": ("rounds", "study"),
+    "Machines": ("slurm", "launch-config"),
+    "Models and objectives": ("models", "merge", "objectives"),
+}
+"""Commands by task, as `--help` shows them."""
+EXAMPLES = (
+    "prefpipe init -o my-run --prompts prompts.jsonl",
+    "prefpipe generate prompts.jsonl -o run/candidates --model Qwen/Qwen3-4B --n 8",
+    "prefpipe status run",
+)
 
-class InPipelineOrder(typer.core.TyperGroup):
+
+class InPipelineOrder(DocumentedGroup):
     """Commands in the order of a pipeline; typer would put those that are groups, as eval, last."""
+
+    headings: ClassVar[Mapping[str, Sequence[str]]] = HEADINGS
+    examples: ClassVar[Sequence[str]] = EXAMPLES
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - click's signature
         """Return the names: stages first, the others as they were registered."""
@@ -123,41 +146,37 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="On-policy preference optimisation as a pipeline of Parquet folders: "
-    "generate, score, embed, select, train, eval. Each command resumes by itself. "
-    "judge compares two candidates folders pair by pair. "
-    "rounds runs all of them several times, by a plan; study compares ways to run them. "
-    "logprobs keeps a reference for train, merge makes a model of an adapter. "
-    "import and export exchange data with other tools.",
+    help="Preference optimisation of language models as a pipeline of commands. Each command "
+    "reads and writes folders of Parquet files. Run a command again to resume it.",
 )
 for _config_class in STAGES:
     if _config_class is EvalConfig:
         app.add_typer(eval_group(_run_stage), name=EvalConfig.stage)
     else:
-        app.command(_config_class.stage)(stage_command_of(_config_class, _run_stage))
+        add_stage(app, _config_class, _run_stage)
 
-app.command("rounds")(command_of(RoundsConfig, rounds))
-app.command("study")(command_of(StudyConfig, study))
-app.command("status")(command_of(StatusConfig, status))
+add_command(app, InitConfig, init)
+add_command(app, RoundsConfig, rounds)
+add_command(app, StudyConfig, study)
+add_command(app, StatusConfig, status)
 # what follows the first word is the command of a stage, with flags of its own
-app.command("slurm", context_settings={"allow_interspersed_args": False})(
-    command_of(SlurmConfig, slurm)
-)
-app.command("inspect")(command_of(InspectConfig, inspect))
-app.command("report")(command_of(ReportConfig, report))
-app.command("savings")(command_of(SavingsConfig, savings))
-app.command("check")(command_of(CheckConfig, check))
-app.command("merge")(command_of(MergeConfig, merge))
+add_command(app, SlurmConfig, slurm, context_settings={"allow_interspersed_args": False})
+add_command(app, InspectConfig, inspect)
+add_command(app, ReportConfig, report)
+add_command(app, SavingsConfig, savings)
+add_command(app, CheckConfig, check)
+add_command(app, MergeConfig, merge)
 app.add_typer(models, name="models")
-app.command("objectives")(command_of(ObjectivesConfig, objectives))
-app.command("launch-config")(command_of(LaunchFileConfig, launch_config))
+add_command(app, ObjectivesConfig, objectives)
+add_command(app, LaunchFileConfig, launch_config)
 app.command("worker", hidden=True)(worker)
-app.command("reference", hidden=True)(command_of(ReferenceConfig, _reference))
+add_command(app, ReferenceConfig, _reference, hidden=True)
 
 
 @app.callback(invoke_without_command=True)
 def _version(
-    version: bool = typer.Option(False, "--version", help="print the version and exit"),
+    version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+    _help_all: Annotated[bool, help_all_option()] = False,
 ) -> None:
     if version:
         from prefpipe import __version__

@@ -11,17 +11,39 @@ import typer
 
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.tables.locations import refuse_scheme
+from prefpipe.cli.help_commands import documented_command, help_all_parameter
 from prefpipe.cli.launched_processes import speaks_for_the_run
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import flag_of, is_list, resolved_types, scalar_type, short_flag_of
 from prefpipe.configs.stage import StageConfig
 
-PLACES_PANEL = "Inputs and output (their content counts, not their place)"
-ROWS_PANEL = "What else the rows depend on"
-RUN_PANEL = "How it runs (the rows stay the same)"
-
 Config = TypeVar("Config", bound=CommandConfig)
 Stage = TypeVar("Stage", bound=StageConfig)
+
+
+def add_command(
+    app: typer.Typer, config_class: type[Config], handler: Callable[[Config], None], **settings: Any
+) -> None:
+    """Register a command under its last word: ``show`` of ``models show``.
+
+    Args:
+        app: the application, or a group of it.
+        config_class: what can be given to the command.
+        handler: called with what was given.
+        settings: further arguments of `typer.Typer.command`.
+    """
+    name = config_class.command_name().rpartition(" ")[2]
+    command = command_of(config_class, handler)
+    app.command(name, cls=documented_command(config_class), **settings)(command)
+
+
+def add_stage(
+    app: typer.Typer, config_class: type[Stage], handler: Callable[[Stage, bool], None]
+) -> None:
+    """Register a stage's command; its handler is that of `stage_command_of`."""
+    name = config_class.command_name().rpartition(" ")[2]
+    command = stage_command_of(config_class, handler)
+    app.command(name, cls=documented_command(config_class))(command)
 
 
 def command_of(
@@ -64,12 +86,9 @@ def stage_command_of(
     config_option = typer.Option(
         "--config",
         metavar="FILE",
-        help="YAML file with the same keys; flags beat it",
-        rich_help_panel=RUN_PANEL,
+        help="YAML file with these flags as keys; a flag overrides it",
     )
-    json_option = typer.Option(
-        "--json", help="print the summary as JSON to stdout", rich_help_panel=RUN_PANEL
-    )
+    json_option = typer.Option("--json", help="print the summary as JSON to stdout")
     parameters = [
         *_parameters(config_class),
         _keyword("config", Annotated[Path | None, config_option], None),
@@ -117,6 +136,7 @@ def _with_signature(
     """Give a function the parameters and the docstring that typer reads."""
     # arguments stand before options in the help, whatever class declares them
     in_order = sorted(parameters, key=lambda parameter: not _is_argument(parameter))
+    in_order.append(help_all_parameter())
     command.__signature__ = inspect.Signature(in_order)  # type: ignore[attr-defined]
     command.__doc__ = config_class.__doc__
     return command
@@ -151,7 +171,6 @@ def _parameter(
 
     if item.metadata["positional"]:
         return _keyword(item.name, Annotated[annotation, typer.Argument(**settings)], default)
-    settings["rich_help_panel"] = _panel(item, config_class)
     names = _names(item, kind)
     return _keyword(item.name, Annotated[annotation, typer.Option(*names, **settings)], default)
 
@@ -183,26 +202,13 @@ def _metavar(item: "Field[Any]", kind: Any) -> str | None:
     return "|".join(item.metadata["choices"]) or None
 
 
-def _panel(item: "Field[Any]", config_class: type[CommandConfig]) -> str | None:
-    """Return the heading under which ``--help`` shows a flag."""
-    if not issubclass(config_class, StageConfig):
-        for panel, names in config_class.panels.items():
-            if item.name in names:
-                return panel
-        return None
-
-    if item.metadata["identity"]:
-        return ROWS_PANEL
-    # a folder, a model, a scorer: something with a content, which counts in its stead
-    return PLACES_PANEL if item.metadata["metavar"] else RUN_PANEL
-
-
 def _given(config_class: type[CommandConfig], values: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was given, by field; ``0.7,1.0`` of a list of numbers as two."""
     kinds = resolved_types(config_class)
     given = {}
     for name, value in values.items():
-        if value is None or value == []:
+        # `--help-all` has no field; typer passes every parameter of the signature
+        if name not in kinds or value is None or value == []:
             continue
         given[name] = value
         if is_list(kinds[name]) and scalar_type(kinds[name]) is float:
@@ -232,7 +238,7 @@ def _shown_name(item: "Field[Any]") -> str:
     """Return how a user gives a field: ``--output``, or ``GROUPS`` for an argument."""
     if not item.metadata["positional"]:
         return flag_of(item)
-    return str(item.metadata["metavar"] or item.name.upper()).rstrip(".")
+    return str(item.metadata["metavar"] or item.name.upper()).rstrip(".").strip("[]")
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:

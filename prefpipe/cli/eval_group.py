@@ -7,13 +7,14 @@ that a first word after ``eval`` can only be a command.
 """
 
 import inspect
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
 
 import typer
 
 from prefpipe.cli.by_round import by_round
-from prefpipe.cli.dataclass_commands import command_of, stage_command_of
+from prefpipe.cli.dataclass_commands import add_command, add_stage, stage_command_of
+from prefpipe.cli.help_commands import DocumentedGroup
 from prefpipe.cli.lm_eval import lm_eval
 from prefpipe.cli.study_figures import study_figures
 from prefpipe.cli.win_rate import win_rate
@@ -25,6 +26,22 @@ from prefpipe.configs.stages import EVALUATIONS
 from prefpipe.configs.study_figures import StudyFiguresConfig
 from prefpipe.configs.win_rate import WinRateConfig
 from prefpipe.errors import UsageError
+
+
+class EvalGroup(DocumentedGroup):
+    """``prefpipe eval``."""
+
+    config_class = EvalConfig
+    headings: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Other evaluations": (
+            "win-rate",
+            "by-round",
+            "study",
+            "rewardbench",
+            "calibration",
+            "lm-eval",
+        )
+    }
 
 
 def eval_group(run_stage: Callable[[Any, bool], None]) -> typer.Typer:
@@ -63,13 +80,12 @@ def eval_group(run_stage: Callable[[Any, bool], None]) -> typer.Typer:
     )
     evaluate.__doc__ = EvalConfig.__doc__
 
-    group = typer.Typer(invoke_without_command=True)
+    group = typer.Typer(invoke_without_command=True, cls=EvalGroup)
     group.callback()(evaluate)
-    group.command("win-rate")(command_of(WinRateConfig, win_rate))
-    group.command("by-round")(command_of(ByRoundConfig, by_round))
-    group.command("study")(command_of(StudyFiguresConfig, study_figures))
-    group.command("lm-eval")(command_of(LmEvalConfig, lm_eval))
+    add_command(group, WinRateConfig, win_rate)
+    add_command(group, ByRoundConfig, by_round)
+    add_command(group, StudyFiguresConfig, study_figures)
+    add_command(group, LmEvalConfig, lm_eval)
     for config_class in EVALUATIONS:
-        name = config_class.stage.removeprefix("eval ")
-        group.command(name)(stage_command_of(config_class, run_stage))
+        add_stage(group, config_class, run_stage)
     return group

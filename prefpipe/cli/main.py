@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
     is_stage = bool(arguments) and arguments[0] in takes_overwrite
     words = spelled_out(arguments) if is_stage else without_stale(arguments)
     try:
-        code = app(words, standalone_mode=False)
+        code = app(words, prog_name="prefpipe", standalone_mode=False)
     except PrefpipeError as error:
         return _end_with(error, arguments)
     except BrokenPipeError:

@@ -3,11 +3,12 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
-from prefpipe.cli.dataclass_commands import command_of
+from prefpipe.cli.dataclass_commands import add_command
+from prefpipe.cli.help_commands import DocumentedGroup, help_all_option
 from prefpipe.configs.models import ConvertConfig, ListConfig, ShowConfig
 
 
@@ -117,9 +118,20 @@ def show(config: ShowConfig) -> None:
     stdout.show_facts(shown)
 
 
-models = typer.Typer(
-    no_args_is_help=True, help="Convert, list and show the models that can stand after --model."
-)
-models.command("convert")(command_of(ConvertConfig, convert))
-models.command("list")(command_of(ListConfig, list_models))
-models.command("show")(command_of(ShowConfig, show))
+class ModelsGroup(DocumentedGroup):
+    """``prefpipe models``."""
+
+    examples = ("prefpipe models show Qwen/Qwen3-0.6B",)
+
+
+models = typer.Typer(cls=ModelsGroup, no_args_is_help=True)
+
+
+@models.callback()
+def _models(_help_all: Annotated[bool, help_all_option()] = False) -> None:
+    """Convert, list and show the models that `--model` takes."""
+
+
+add_command(models, ConvertConfig, convert)
+add_command(models, ListConfig, list_models)
+add_command(models, ShowConfig, show)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.cli.help_page import ALL_FLAGS, usage
 from prefpipe.configs.options import is_list, resolved_types, scalar_type
 from prefpipe.configs.reference import ReferenceConfig
 from prefpipe.configs.stages import EVALUATIONS, STAGES
@@ -92,24 +93,12 @@ def _walk(command: Any, path: str) -> Iterator[tuple[str, Any]]:
         return
 
     # eval runs a stage of its own, and has commands beside it
-    has_flags = any(parameter.name != "help" for parameter in command.params)
+    has_flags = any(ALL_FLAGS not in parameter.opts for parameter in command.params)
     if has_flags and path != "prefpipe":
         yield path, command
     for name in command.list_commands(None):
         if not children[name].hidden:
             yield from _walk(children[name], f"{path} {name}")
-
-
-def usage(path: str, command: Any) -> str:
-    """Return ``prefpipe score CANDIDATES --scorer ... [OPTIONS]``: required values stand first."""
-    words = [path]
-    for parameter in command.params:
-        if parameter.param_type_name == "argument":
-            words.append(_metavar(parameter))
-        elif parameter.required or "[required]" in (parameter.help or ""):
-            has_letter = len(parameter.opts[-1]) == 2
-            words += [parameter.opts[-1 if has_letter else 0], _metavar(parameter)]
-    return " ".join([*words, "[OPTIONS]"])
 
 
 def _cli_page(root: Any) -> Iterator[str]:

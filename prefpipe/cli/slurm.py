@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from prefpipe.cli.dataclass_commands import stage_command_of
+from prefpipe.cli.dataclass_commands import add_stage
 from prefpipe.cli.overwrite_flag import spelled_out
 from prefpipe.configs.slurm import PARTWISE, SlurmConfig
 from prefpipe.configs.stage import StageConfig
@@ -69,7 +69,7 @@ def stage_of(words: Sequence[str]) -> StageConfig:
 
     read: list[StageConfig] = []
     app = typer.Typer(add_completion=False)
-    app.command(name)(stage_command_of(classes[name], lambda stage, _as_json: read.append(stage)))
+    add_stage(app, classes[name], lambda stage, _as_json: read.append(stage))
     try:
         typer.main.get_command(app)(spelled_out(rest), prog_name=name, standalone_mode=False)
     except Exception as error:

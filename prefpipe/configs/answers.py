@@ -14,6 +14,6 @@ def strict_option() -> Any:
     """Declare ``--strict``."""
     return option(
         False,
-        help="refuse artifacts that `prefpipe status` does not call done, instead of marking what "
-        "is made from them",
+        help="refuse artifacts that are not done in `prefpipe status`, instead of marking the "
+        "results",
     )

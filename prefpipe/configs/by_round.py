@@ -12,13 +12,14 @@ from prefpipe.configs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class ByRoundConfig(CommandConfig):
-    """Held-out reward, length, KL and diversity round by round, with paired intervals.
+    """Show how evaluations change from round to round.
 
-    Of one run the intervals are over prompts. Several runs are seeds of one recipe: then they are
-    over seeds and prompts, so that they hold for another seed too.
+    Reports held-out reward, length, KL divergence and diversity with paired intervals. Several runs
+    count as seeds of one recipe: their intervals are over seeds and prompts.
     """
 
     command: ClassVar[str] = "eval by-round"
+    examples: ClassVar[tuple[str, ...]] = ("prefpipe eval by-round runs/seed-0 runs/seed-1",)
     panels: ClassVar[Mapping[str, Sequence[str]]] = {
         "Intervals": ("confidence", "bootstrap_draws", "bootstrap_seed"),
     }
@@ -26,9 +27,9 @@ class ByRoundConfig(CommandConfig):
     runs: tuple[Path, ...] = option(
         positional=True,
         metavar="RUN...",
-        help="folders of runs whose policies were evaluated after each round, a seed each",
+        help="folders of runs whose policies were evaluated after each round, one per seed",
     )
-    markdown: bool = option(False, help="print Markdown tables, for a document")
+    markdown: bool = option(False, help="print Markdown tables")
     confidence: float = option(0.95, above=0, below=1, metavar="X", help="level of the intervals")
     bootstrap_draws: int = option(
         10_000, minimum=1, maximum=10_000_000, metavar="N", help="resamples of the bootstrap"

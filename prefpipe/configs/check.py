@@ -21,14 +21,16 @@ from prefpipe.maths.objectives.registry import DEFAULTS, OBJECTIVES
 
 @dataclass(frozen=True, kw_only=True)
 class CheckConfig(CommandConfig):
-    """Look at groups as training data for a model, before a GPU is asked for.
+    """Find problems in groups before training on them.
 
-    At tokens, lengths, ties, copies, length bias, memory and time of a step. Loads no weights and
-    needs no GPU. Exits with 1 when an error was found, with 0 when there are warnings and notes
-    only.
+    Reports tokens, lengths, ties, copies, length bias, and the memory and time of a step. Loads no
+    weights and needs no GPU. Exits with 1 if it finds an error, else with 0.
     """
 
     command: ClassVar[str] = "check"
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe check run/groups --model Qwen/Qwen3-4B --lora-r 16",
+    )
     panels: ClassVar[Mapping[str, Sequence[str]]] = {
         "The training that is looked ahead to, as given to `prefpipe train`": (
             "model",
@@ -51,12 +53,15 @@ class CheckConfig(CommandConfig):
     groups: Path = option(positional=True, metavar="GROUPS", help="folder written by select")
     model: str = option(
         metavar="MODEL",
-        help="the policy to start from: its tokenizer, chat template and configuration are read",
+        common=True,
+        help="the policy to start from; only its tokenizer, chat template and configuration "
+        "are read",
     )
     max_length: int = option(
         TrainConfig.max_length,
         minimum=2,
         metavar="N",
+        common=True,
         help="longest prompt plus response, in tokens",
     )
     on_too_long: str = option(
@@ -64,33 +69,40 @@ class CheckConfig(CommandConfig):
         choices=("drop", "truncate", "error"),
         help="what to do with a longer response",
     )
-    objective: str = option(DEFAULTS["policy"], choices=tuple(OBJECTIVES), help="what is optimised")
+    objective: str = option(
+        DEFAULTS["policy"], choices=tuple(OBJECTIVES), common=True, help="loss to train with"
+    )
     gamma: str | None = option(
         None,
         metavar="X",
-        help="of mmpo: nats of margin a unit of reward, for the targets; auto: by --point-wins or "
-        "--rater-scores; default the objective's",
+        help="mmpo: nats of margin per unit of reward, for the targets; auto: from "
+        "--point-wins or --rater-scores; default: the objective's",
     )
     point_wins: float | None = option(None, above=0.5, below=1, metavar="P", help=POINT_WINS_HELP)
     rater_scores: Path | None = option(None, metavar="DIR", help=RATER_SCORES_HELP)
     weight_by: str | None = option(None, metavar="EXPRESSION", help=WEIGHT_BY_HELP)
     global_batch_size: int | None = option(
-        None, minimum=1, metavar="N", help="prompts an optimizer step; default the objective's"
+        None,
+        minimum=1,
+        metavar="N",
+        common=True,
+        help="prompts per optimizer step; default: the objective's",
     )
     max_batch_tokens: int = option(
         TrainConfig.max_batch_tokens,
         minimum=1,
         metavar="N",
+        common=True,
         help="tokens a device computes at once",
     )
     lora_r: int = option(
-        0, minimum=0, metavar="N", help="rank of LoRA adapters, 0 trains all weights"
+        0, minimum=0, metavar="N", common=True, help="rank of LoRA adapters, 0 trains all weights"
     )
-    bf16: bool = option(False, help="compute in bfloat16")
+    bf16: bool = option(False, common=True, help="compute in bfloat16")
     gradient_checkpointing: bool = option(
-        False, help="compute activations twice to keep fewer in memory"
+        False, common=True, help="recompute activations to save memory"
     )
-    gpu: str | None = option(None, metavar="NAME", help=GPU_HELP)
+    gpu: str | None = option(None, metavar="NAME", common=True, help=GPU_HELP)
     tflops: float | None = option(None, above=0, metavar="X", help=TFLOPS_HELP)
     mfu: float = option(0.4, above=0, maximum=1, metavar="X", help=MFU_HELP)
     strict: bool = strict_option()

@@ -1,10 +1,12 @@
 """The knobs of reading conversations from a user's file, shared by every command that does."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.configs.options import option
+from prefpipe.configs.stage import FILES_HEADING
 from prefpipe.configs.tables import TablesConfig
 
 ON_DUPLICATE = ("mean", "refuse", "first")
@@ -15,16 +17,20 @@ ON_DUPLICATE = ("mean", "refuse", "first")
 class ConversationsConfig(TablesConfig):
     """What counts as the conversation in a user's file."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        FILES_HEADING: ("prompts_are_text", "leave_out"),
+    }
+
     prompts_are_text: bool = option(
         False,
-        help="a prompt that looks like a templated conversation, or like a list of turns, is what "
-        "the user says all the same",
+        help="read every prompt as plain text, even if it looks like a chat template's output "
+        "or a list of turns",
     )
     leave_out: tuple[str, ...] = option(
         (),
         metavar="NAME",
-        help="key of the turns (tool_calls, reasoning_content) or column beside them (system, "
-        "tools) that is no part of the conversation; repeat for several",
+        help="key of the turns (tool_calls, reasoning_content) or column (system, tools) to "
+        "leave out of the conversation; repeatable",
     )
 
     @property

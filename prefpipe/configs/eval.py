@@ -1,97 +1,132 @@
 """The knobs of ``prefpipe eval``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.options import option
 from prefpipe.configs.sampling import MOST_SAMPLES, SamplingConfig
 from prefpipe.configs.score import scorer_problems
-from prefpipe.configs.stage import GraceConfig
+from prefpipe.configs.stage import INTERVALS_HEADING, GraceConfig
 from prefpipe.configs.workers import WorkersConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvalConfig(SamplingConfig, WorkersConfig, GraceConfig):
-    """Compare a policy with a baseline on held-out prompts."""
+    """Compare a policy with a baseline on held-out prompts.
+
+    Reports win rates, raw and length-controlled, and the policy's health: KL divergence, lengths,
+    diversity, repetition and refusals, all paired and with intervals.
+    """
 
     stage: ClassVar[str] = "eval"
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        OUTPUT_HEADING: ("output", "policy", "baseline", "prompts", "scorer", "overwrite"),
+        "Comparison": (
+            "reward",
+            "tie_tolerance",
+            "judge_base_url",
+            "policy_scores",
+            "baseline_scores",
+            "policy_embeddings",
+            "baseline_embeddings",
+            "force",
+            "trust_python_checks",
+        ),
+        "KL divergence": ("kl", "kl_reference"),
+        INTERVALS_HEADING: ("confidence", "bootstrap_draws", "bootstrap_seed"),
+    }
+    examples: ClassVar[tuple[str, ...]] = (
+        (
+            "prefpipe eval --policy run/policy --baseline Qwen/Qwen3-4B --prompts heldout.jsonl "
+            "-o run/eval --scorer reward-model:Skywork/Skywork-Reward-V2-Qwen3-4B"
+        ),
+    )
     # 2: policy health; repetition counts signs and words of scripts without spaces; no null is 0
     VERSION: ClassVar[int] = 2
 
     policy: str = option(
         identity=False,
         metavar="MODEL|DIR",
-        help="the model to judge, or a candidates folder that it has written",
+        common=True,
+        help="the model to evaluate, or a folder of its candidates",
     )
     baseline: str = option(
         identity=False,
         metavar="MODEL|DIR",
-        help="the model to compare with, or a candidates folder",
+        common=True,
+        help="the model to compare with, or a folder of its candidates",
     )
     prompts: str | None = option(
         None,
         identity=False,
         metavar="PROMPTS",
-        help="held-out prompts, needed when a side is a model",
+        common=True,
+        help="held-out prompts; needed if --policy or --baseline is a model",
     )
     scorer: tuple[str, ...] = option(
         (),
         identity=False,
         metavar="[NAME=]KIND[:TARGET]",
-        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL; NAME= names it; repeat "
-        "for several scorers",
+        common=True,
+        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL; NAME= names it; "
+        "repeat for several scorers",
     )
     judge_base_url: str | None = option(
         None,
         identity=False,
-        help="address of the server of --scorer judge:openai:MODEL; default --base-url where "
-        "--backend is not openai, then OPENAI_BASE_URL",
+        help="address of the server of --scorer judge:openai:MODEL; default: --base-url unless "
+        "--backend is openai, then OPENAI_BASE_URL",
     )
     policy_scores: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="scores of the policy's candidates folder, if made",
+        help="existing scores of the policy's candidates folder",
     )
     baseline_scores: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="scores of the baseline's candidates folder, if made",
+        help="existing scores of the baseline's candidates folder",
     )
     policy_embeddings: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="embeddings of the policy's candidates, for their diversity",
+        help="embeddings of the policy's candidates, to measure their diversity",
     )
     baseline_embeddings: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="embeddings of the baseline's candidates, by the same embedder",
+        help="embeddings of the baseline's candidates, by the same model",
     )
     kl: bool = option(
         True,
         identity=False,
-        help="measure the policy's KL divergence to the reference, by one forward pass over its "
-        "responses",
+        help="measure the policy's KL divergence to the reference with one forward pass over "
+        "its responses",
     )
     kl_reference: str | None = option(
         None,
         identity=False,
         metavar="MODEL",
-        help="model that the KL divergence is measured to; default the baseline, if a model",
+        help="model to measure the KL divergence to; default: the baseline, if it is a model",
     )
     reward: str | None = option(
         None,
         metavar="EXPRESSION",
-        help="reward as an expression over scorers; default the only scorer",
+        common=True,
+        help="reward as an expression over scorers; default: the only scorer",
     )
-    n: int = option(1, minimum=1, maximum=MOST_SAMPLES, help="responses a prompt and side")
+    n: int = option(
+        1, minimum=1, maximum=MOST_SAMPLES, common=True, help="responses per prompt from each model"
+    )
     tie_tolerance: float = option(
-        0.0, minimum=0, help="reward difference up to which two responses tie"
+        0.0, minimum=0, help="largest reward difference that counts as a tie"
     )
     confidence: float = option(0.95, above=0, below=1, help="level of the bootstrap intervals")
     bootstrap_draws: int = option(

@@ -1,10 +1,12 @@
 """The knobs of ``prefpipe export``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.options import option
 from prefpipe.configs.stage import StageConfig
 
@@ -41,14 +43,26 @@ FORMATS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ExportConfig(StageConfig):
-    """Write groups as a file for another trainer, or candidates as one that a benchmark judges."""
+    """Write groups or candidates for another tool.
+
+    Groups become a file for another trainer, candidates one for a benchmark (AlpacaEval,
+    Arena-Hard).
+    """
 
     stage: ClassVar[str] = "export"
     VERSION: ClassVar[int] = 1
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        OUTPUT_HEADING: ("output", "format", "overwrite", "allow_partial"),
+        "Settings of one format": ("model_name", "sample_idx", "whole_groups"),
+    }
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe export run/groups -o pairs.parquet --format trl",
+    )
 
     output: Path = option(
-        help="file to write, .jsonl or .parquet; for llama-factory and axolotl a folder, for "
-        "alpaca-eval .json",
+        common=True,
+        help="file to write, .jsonl or .parquet (alpaca-eval: .json); llama-factory and "
+        "axolotl write a folder",
         identity=False,
         flag="-o",
         metavar="OUT",
@@ -57,36 +71,45 @@ class ExportConfig(StageConfig):
         Overwrite.NO,
         identity=False,
         choices=tuple(Overwrite),
-        help="replace what OUT holds; =stale does the same: a file does not say what it was made "
-        "of",
+        common=True,
+        help="replace what OUT holds; `=stale` does the same, as a file does not record what "
+        "it was made from",
     )
     groups: Path = option(
         positional=True,
         identity=False,
         metavar="GROUPS",
-        help="folder written by select; for alpaca-eval and arena-hard one of candidates",
+        common=True,
+        help="folder written by select; for alpaca-eval and arena-hard a folder of candidates",
     )
     format: str = option(
         choices=FORMATS,
-        help="which tool is to read it; docs/guides/interchange.md has a row of each",
+        common=True,
+        help="tool that will read the file; docs/guides/interchange.md has a row for each",
     )
     whole_groups: bool = option(
         False,
-        help="nemo-rl: one row a prompt with every kept response ranked, which its released "
-        "loaders do not take",
+        common=True,
+        help="nemo-rl: write one row per prompt with all kept responses ranked; its released "
+        "loaders do not read this",
     )
     sample_idx: int = option(
         0,
         minimum=0,
-        help="alpaca-eval, arena-hard: which response of each prompt, by its number",
+        common=True,
+        help="alpaca-eval, arena-hard: number of the response to export for each prompt",
     )
     model_name: str | None = option(
         None,
-        help="alpaca-eval: name of the model; default as the candidates say. Arena-Hard's is the "
-        "name of OUT",
+        common=True,
+        help="alpaca-eval: name of the model; default: the candidates' model. arena-hard uses "
+        "the name of OUT",
     )
     allow_partial: bool = option(
-        False, identity=False, help="write the parts that are there instead of refusing"
+        False,
+        identity=False,
+        common=True,
+        help="export the parts that exist, instead of refusing unfinished groups",
     )
 
     def problems(self) -> list[str]:

@@ -1,9 +1,11 @@
 """The knobs of ``prefpipe generate``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from prefpipe.artifacts.prompt_shares import PromptShare, parse_prompt_share
+from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.conversations import split_columns
 from prefpipe.configs.options import option
 from prefpipe.configs.sampling import SamplingConfig
@@ -14,38 +16,64 @@ from prefpipe.errors import UsageError
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig(SamplingConfig, ShardedConfig, WorkersConfig):
-    """Sample several responses to every prompt from one or more models."""
+    """Sample several responses to every prompt.
+
+    Writes a folder of candidates, one row per response. Several models can share one run.
+    """
 
     stage: ClassVar[str] = "generate"
     VERSION: ClassVar[int] = 1
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        OUTPUT_HEADING: (
+            "output",
+            "model",
+            "columns",
+            "prompt_share",
+            "overwrite",
+            "extend",
+            "retry_errors",
+        ),
+    }
+    examples: ClassVar[tuple[str, ...]] = (
+        (
+            "prefpipe generate prompts.jsonl -o run/candidates --model Qwen/Qwen3-4B --n 32 "
+            "--temperature 0.8"
+        ),
+        (
+            "prefpipe generate prompts.jsonl -o run/candidates --model gpt-4.1-mini --backend "
+            "openai --n 8"
+        ),
+    )
 
     prompts: str = option(
         positional=True,
         identity=False,
         metavar="PROMPTS",
-        help="JSONL, JSON, CSV or Parquet file with `prompt` or `messages`, a datasets folder, or "
-        "hf:org/name[@revision][:split]",
+        common=True,
+        help="JSONL, JSON, CSV or Parquet file with `prompt` or `messages`, a datasets folder, "
+        "or hf:org/name[@revision][:split]",
     )
     model: tuple[str, ...] = option(
         identity=False,
         metavar="MODEL",
-        help="folder, org/name[@revision], .gguf file or bundled:NAME; repeat to let several "
-        "models feed one pool",
+        common=True,
+        help="folder, org/name[@revision], .gguf file or bundled:NAME; repeat to sample from "
+        "several models",
     )
     columns: str | None = option(
         None,
-        help="the user's columns to pass through, comma-separated, `none` for none; default all",
+        help="columns of your file to pass through, comma-separated, or `none`; default: all",
     )
     prompt_share: str | None = option(
         None,
-        help="I/N: only the I-th of N disjoint shares of the prompts, such as 2/3; which share a "
-        "prompt is in depends on the prompt ids alone, neither on the file's order nor on --seed",
+        help="use the I-th of N disjoint shares of the prompts, I/N such as 2/3; prompt ids "
+        "alone decide, not file order or --seed",
     )
     extend: bool = option(
-        False, identity=False, help="grow a finished run to a larger --n, sampling only what is new"
+        False, identity=False, help="sample the responses that a larger --n adds to a finished run"
     )
     retry_errors: bool = option(
-        False, identity=False, help="sample again the rows whose status is `error`"
+        False, identity=False, help="sample the rows with status `error` again"
     )
 
     def problems(self) -> list[str]:

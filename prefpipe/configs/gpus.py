@@ -2,9 +2,9 @@
 
 from prefpipe.maths.compute.accelerators import ACCELERATORS
 
-GPU_HELP = f"the GPU: {', '.join(ACCELERATORS)}"
-TFLOPS_HELP = "peak dense TFLOP/s of another GPU"
-MFU_HELP = "share of the peak that training reaches"
+GPU_HELP = f"name of the GPU: {', '.join(ACCELERATORS)}"
+TFLOPS_HELP = "peak dense TFLOP/s of a GPU that --gpu does not name"
+MFU_HELP = "share of the GPU's peak that training reaches"
 
 
 def gpu_problems(gpu: str | None, tflops: float | None) -> list[str]:

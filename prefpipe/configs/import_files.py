@@ -2,16 +2,17 @@
 
 import keyword
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from prefpipe.artifacts.conversations import ReadingRules
+from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.conversations import ON_DUPLICATE, ConversationsConfig, split_columns
 from prefpipe.configs.options import flag_named, option
 from prefpipe.configs.score import REWARD_FUNCTIONS
-from prefpipe.configs.stage import PART_SIZE_HELP, GraceConfig, SizedParts
+from prefpipe.configs.stage import FILES_HEADING, PART_SIZE_HELP, GraceConfig, SizedParts
 
 FORMATS = (
     "rows",
@@ -45,80 +46,109 @@ NAME_RULE = "letters, digits and _ make one, functions of --reward and Python's 
 
 @dataclass(frozen=True, kw_only=True)
 class ImportConfig(SizedParts, GraceConfig, ConversationsConfig):
-    """Make candidates, and scores where there are any, of a file of another tool."""
+    """Read responses and scores from another tool's file.
+
+    Writes folders `candidates` and, if the file has scores, `scores`.
+    """
 
     stage: ClassVar[str] = "import"
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        OUTPUT_HEADING: ("output", "format", "requests", "overwrite"),
+        "Columns": (
+            "reward_column",
+            "score_column",
+            "prompt_column",
+            "response_column",
+            "model_column",
+            "prompt_id_column",
+            "columns",
+            "model_name",
+        ),
+        FILES_HEADING: ("on_duplicate", "skip_bad_rows"),
+    }
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe import responses.parquet -o run --format rows --reward-column judge",
+        "prefpipe import hf:HuggingFaceH4/ultrafeedback_binarized -o run --format trl",
+    )
     # 2: arrow.json as what it holds; system columns, templated prompts, ratings joined
     VERSION: ClassVar[int] = 2
 
     output: Path = option(
-        help="folder that gets `candidates` and `scores`", identity=False, flag="-o", metavar="DIR"
+        common=True,
+        help="folder to write `candidates` and `scores` into",
+        identity=False,
+        flag="-o",
+        metavar="DIR",
     )
     source: str = option(
         positional=True,
         identity=False,
         metavar="SOURCE",
+        common=True,
         help="JSONL, JSON, CSV or Parquet file, a datasets folder, or "
         "hf:org/name[@revision][:split]",
     )
     format: str = option(
         choices=FORMATS,
-        help="what the file holds; docs/guides/interchange.md has two lines of each",
+        common=True,
+        help="format of the file; docs/guides/interchange.md shows an example of each",
     )
     requests: str | None = option(
         None,
         identity=False,
         metavar="FILE",
-        help="openai-batch: the file of requests that was sent; arena-hard: the question.jsonl of "
-        "v0.1",
+        help="openai-batch: the request file that was sent; arena-hard: the question.jsonl of v0.1",
     )
     reward_column: tuple[str, ...] = option(
         (),
         metavar="[NAME=]COLUMN",
-        help="rows: column of scores, higher is better; NAME= names the scorer; repeat for several",
+        common=True,
+        help="rows: column of scores, higher is better; NAME= names the scorer; repeatable",
     )
     score_column: tuple[str, ...] = option(
         (),
         metavar="[NAME=]COLUMN",
-        help="wide: column of the scores of a --response-column, in their order; NAME= names the "
-        "scorer, default score; repeat",
+        common=True,
+        help="wide: column of scores of a --response-column, in the same order; NAME= names "
+        "the scorer (default: score); repeatable",
     )
     prompt_id_column: str | None = option(
         None,
         metavar="COLUMN",
-        help="rows, wide: column of the prompt's id; default prompt_id, else the hash of the "
-        "prompt",
+        common=True,
+        help="rows, wide: column of the prompt's id; default: prompt_id, else a hash of the prompt",
     )
     prompt_column: str | None = option(
         None,
         metavar="COLUMN",
-        help="rows, wide: column of the prompt, text or turns; default prompt or messages",
+        common=True,
+        help="rows, wide: column of the prompt, text or turns; default: prompt or messages",
     )
     response_column: tuple[str, ...] = option(
         (),
         metavar="COLUMN",
-        help="rows: column of the response, default response; wide: repeat for each column of "
-        "responses, or name one of lists",
+        common=True,
+        help="rows: column of the response (default: response); wide: repeat for each column "
+        "of responses, or name one of lists",
     )
     model_column: str | None = option(
         None,
         metavar="COLUMN",
-        help="rows, wide: column of the model that wrote the response; default model, where there "
-        "is one",
+        common=True,
+        help="rows, wide: column of the model that wrote the response; default: model, if any",
     )
     on_duplicate: str | None = option(
         None,
         choices=ON_DUPLICATE,
-        help="several scores of one response: their mean (default of rows), the first, or refuse "
-        "the file (default of trl)",
+        help="several scores of one response: use the mean (default of rows) or the first, or "
+        "refuse the file (default of trl)",
     )
-    model_name: str = option(
-        "imported", help="model of the responses for which the file names none"
-    )
+    model_name: str = option("imported", help="model of the responses if the file names none")
     columns: str | None = option(
         None,
-        help="the user's columns to pass through, comma-separated, `none` for none; default for "
-        "rows and wide all that hold one value for each prompt, for every other format none",
+        common=True,
+        help="columns of your file to pass through, comma-separated, or `none`; default: of "
+        "rows and wide the columns with one value per prompt",
     )
     part_size: int | None = option(None, minimum=1, help=PART_SIZE_HELP)
 

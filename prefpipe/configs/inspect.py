@@ -11,46 +11,51 @@ from prefpipe.configs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class InspectConfig(CommandConfig):
-    """Show what an artifact holds, or one prompt with its candidates, ranked or as a map.
+    """Show what an artifact holds, or one of its prompts.
 
-    Of a whole artifact: columns, counts, distributions.
+    Shows an artifact's columns, counts and distributions; with --prompt-id, one prompt with its
+    ranked candidates, or a map of them.
     """
 
     command: ClassVar[str] = "inspect"
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe inspect run/groups",
+        "prefpipe inspect run/groups --prompt-id 4be0a1 --map",
+    )
 
     path: Path = option(positional=True, metavar="PATH", help="folder of an artifact")
     gamma: float | None = option(
         None,
         minimum=0,
         metavar="X",
-        help="of groups: show the targets sigma(X x margin) that mmpo would train on",
+        help="groups: show the targets sigma(X * margin) that mmpo would train on",
     )
     bins: int | None = option(
-        None, minimum=2, maximum=1000, metavar="N", help="bins of those targets [default: 10]"
+        None, minimum=2, maximum=1000, metavar="N", help="bins of these targets [default: 10]"
     )
     prompt_id: str | None = option(
         None,
         metavar="ID",
-        help="show this prompt with all its candidates; the beginning of the id is enough",
+        help="show this prompt with all its candidates; the first characters of the id are enough",
     )
     scores: Path | None = option(
-        None, metavar="DIR", help="scores to rank by; default those of the groups"
+        None, metavar="DIR", help="scores to rank by; default: those of the groups"
     )
-    groups: Path | None = option(None, metavar="DIR", help="groups to take the roles from")
+    groups: Path | None = option(None, metavar="DIR", help="groups to read the roles from")
     reward: str | None = option(
         None,
         metavar="EXPRESSION",
-        help="rank by this expression; default what the groups were selected with",
+        help="rank by this expression; default: the one the groups were selected with",
     )
     full: bool = option(False, help="show whole texts instead of their first lines")
     draw_map: bool = option(
         False,
         flag="--map",
-        help="draw the prompt's candidates by their embeddings, in two dimensions, with what was "
-        "chosen",
+        help="draw the prompt's candidates by their embeddings, in two dimensions, with their "
+        "roles",
     )
     embeddings: Path | None = option(
-        None, metavar="DIR", help="embeddings to draw with --map; default those of the groups"
+        None, metavar="DIR", help="embeddings to draw with --map; default: those of the groups"
     )
     strict: bool = strict_option()
     as_json: bool = json_option()

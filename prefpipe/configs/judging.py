@@ -1,9 +1,9 @@
 """The knobs of language models that judge, shared by ``prefpipe judge`` and ``prefpipe score``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 from prefpipe.configs.options import option
 from prefpipe.configs.stage import TemplatedConfig
@@ -40,69 +40,95 @@ def judge_problems(flag: str, text: str, kinds: Sequence[str]) -> list[str]:
 class JudgingConfig(TemplatedConfig):
     """How a language model is asked for verdicts."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Judges": (
+            "judge_prompt",
+            "base_url",
+            "judge_max_tokens",
+            "judge_temperature",
+            "concurrency",
+            "requests_per_minute",
+            "timeout_s",
+            "max_tries",
+            "cache",
+            "emit_batch",
+            "ingest_batch",
+            "price_in",
+            "price_out",
+        ),
+    }
+
     judge_prompt: str | None = option(
         None,
         identity=False,
         metavar="NAME|FILE",
-        help="judge prompt: a name from docs/guides/judging.md or a file of yours",
+        common=True,
+        help="judge prompt: a name from docs/guides/judging.md, or your own file; default: the "
+        "command's standard prompt",
     )
     judge_max_tokens: int | None = option(
         None,
         minimum=1,
-        help="longest answer of a judge, in tokens; default 8, or 1024 where the prompt lets it "
-        "reason",
+        help="longest answer of a judge, in tokens; default: 8, or 1024 if the prompt lets the "
+        "judge reason",
     )
     judge_temperature: float = option(
         0.0, minimum=0, maximum=2, help="sampling temperature of a judge"
     )
     base_url: str | None = option(
-        None, identity=False, help="address of the judge's server, default OPENAI_BASE_URL"
+        None,
+        identity=False,
+        common=True,
+        help="address of the judge's server; default: OPENAI_BASE_URL",
     )
     concurrency: int = option(
         16,
         identity=False,
         minimum=1,
         maximum=1024,
-        help="requests to a judge's server on their way at a time",
+        help="parallel requests to a judge's server",
     )
     requests_per_minute: float | None = option(
-        None, identity=False, above=0, help="most requests to a judge's server a minute"
+        None,
+        identity=False,
+        above=0,
+        help="most requests per minute to a judge's server; default: no limit",
     )
     timeout_s: float = option(
         120.0,
         identity=False,
         above=0,
-        help="seconds that one try may take, to the last byte of the answer",
+        help="seconds one request may take, up to the last byte of its answer",
     )
     max_tries: int = option(
         6,
         identity=False,
         minimum=1,
-        help="tries of a request that times out, or meets 429 or 5xx",
+        help="attempts for a request that times out or gets status 429 or 5xx",
     )
     cache: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="folder of paid answers, to share between runs; default OUTPUT/answers",
+        help="folder of paid answers, to share among runs; default: OUTPUT/answers",
     )
     emit_batch: Path | None = option(
         None,
         identity=False,
         metavar="FILE",
-        help="ask nobody: write what is still to be asked as an OpenAI batch file",
+        help="send no requests: write the open ones as an OpenAI batch file",
     )
     ingest_batch: tuple[Path, ...] = option(
         (),
         identity=False,
         metavar="FILE",
-        help="ask nobody: take answers from output and error files of a batch; repeatable",
+        help="send no requests: read answers from a batch's output and error files; repeatable",
     )
     price_in: float | None = option(
-        None, identity=False, minimum=0, help="price of a million prompt tokens, to tell the cost"
+        None, identity=False, minimum=0, help="price of a million prompt tokens, to report the cost"
     )
     price_out: float | None = option(
-        None, identity=False, minimum=0, help="price of a million answer tokens, to tell the cost"
+        None, identity=False, minimum=0, help="price of a million answer tokens, to report the cost"
     )
 
     def problems(self) -> list[str]:

@@ -9,26 +9,27 @@ from prefpipe.configs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class LmEvalConfig(CommandConfig):
-    """Print the command with which lm-evaluation-harness evaluates a model; nothing is run.
+    """Print the lm-evaluation-harness command for a model.
 
-    Whether preference training cost knowledge or reasoning is what its tasks show: run it for the
-    model before and after.
+    Runs nothing. Evaluate the model before and after training to see whether training cost
+    knowledge or reasoning.
     """
 
     command: ClassVar[str] = "eval lm-eval"
+    examples: ClassVar[tuple[str, ...]] = ("prefpipe eval lm-eval run/policy --tasks ifeval,gsm8k",)
 
     model: str = option(
         positional=True,
         metavar="MODEL",
-        help="folder that train wrote, whole or adapter, or org/name[@revision]",
+        help="folder that train wrote, whole model or adapter, or org/name[@revision]",
     )
     tasks: str = option(
         "ifeval,gsm8k,mmlu,truthfulqa_mc2", metavar="NAMES", help="tasks, comma-separated"
     )
     output: str = option("lm_eval", flag="-o", metavar="DIR", help="folder of the results")
-    batch_size: str = option("auto", metavar="N|auto", help="sequences at once")
+    batch_size: str = option("auto", metavar="N|auto", help="sequences per batch")
     dtype: str | None = option(
-        None, metavar="NAME", help="of the weights [default: the checkpoint's]"
+        None, metavar="NAME", help="number format of the weights [default: the checkpoint's]"
     )
 
     @property

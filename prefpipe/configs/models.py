@@ -19,31 +19,34 @@ def _reference() -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertConfig(CommandConfig):
-    """Turn a GGUF file or a bundled model into an ordinary Hugging Face folder, once."""
+    """Turn a GGUF file or a bundled model into a Hugging Face folder."""
 
     command: ClassVar[str] = "models convert"
+    examples: ClassVar[tuple[str, ...]] = ("prefpipe models convert model.gguf -o models/model",)
 
     reference: str = _reference()
     output: Path | None = option(
-        None, flag="-o", metavar="DIR", help="folder to write; default the cache"
+        None, flag="-o", metavar="DIR", help="folder to write; default: the cache"
     )
     as_json: bool = json_option()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListConfig(CommandConfig):
-    """List the models that come as Python packages, and where they are."""
+    """List the models that are installed as Python packages."""
 
     command: ClassVar[str] = "models list"
+    examples: ClassVar[tuple[str, ...]] = ("prefpipe models list",)
 
     as_json: bool = json_option()
 
 
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig(CommandConfig):
-    """Show where a model is, what kind it is, its hashes and its chat template."""
+    """Show a model's place, kind, hashes and chat template."""
 
     command: ClassVar[str] = "models show"
+    examples: ClassVar[tuple[str, ...]] = ("prefpipe models show Qwen/Qwen3-4B",)
 
     reference: str = _reference()
     trust_remote_code: bool = option(False, help="fetch Python code that comes with the model")

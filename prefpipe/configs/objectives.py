@@ -10,18 +10,22 @@ from prefpipe.configs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectivesConfig(CommandConfig):
-    """List the objectives with score, comparison, knobs, formula and paper, or explain one.
+    """List the training objectives, or explain one.
 
-    The last ones, with score reward_head, are those of train --target reward, where mmpo-reward is
-    called mmpo.
+    Shows score, comparison, settings, formula and paper. Objectives with score reward_head are for
+    `train --target reward`, where mmpo-reward is called mmpo.
     """
 
     command: ClassVar[str] = "objectives"
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe objectives",
+        "prefpipe objectives ampo",
+    )
 
     name: str | None = option(
         None,
         positional=True,
         metavar="[NAME]",
-        help="one of them, with all that is known of it",
+        help="the objective to explain; without it, list all",
     )
     as_json: bool = json_option()

@@ -74,6 +74,7 @@ def option(
     *,
     help: str,  # noqa: A002 - typer's and argparse's word
     identity: bool = True,
+    common: bool = False,
     choices: Sequence[str] = (),
     positional: bool = False,
     flag: str | None = None,
@@ -86,6 +87,7 @@ def option(
         default: the value when neither flag nor YAML gives one; without it the field is required.
         help: one sentence, with the unit.
         identity: whether the value can change the rows, so that it belongs in the fingerprint.
+        common: whether ``--help`` shows it; ``--help-all`` shows every field.
         choices: the only values allowed.
         positional: an argument of the command rather than a flag.
         flag: ``-o``, a letter beside the flag that is the field's name; ``--json``, in its place.
@@ -96,6 +98,7 @@ def option(
     metadata = {
         "help": help,
         "identity": identity,
+        "common": common,
         "choices": tuple(choices),
         "bounds": Bounds(**limits),
         "positional": positional,

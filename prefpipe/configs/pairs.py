@@ -3,12 +3,20 @@
 Both score the same pairs and read the scores in two ways.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.conversations import ConversationsConfig
 from prefpipe.configs.options import option
-from prefpipe.configs.stage import ErrorRateConfig, ShardedConfig, TemplatedConfig
+from prefpipe.configs.stage import (
+    ENGINE_HEADING,
+    INTERVALS_HEADING,
+    ErrorRateConfig,
+    ShardedConfig,
+    TemplatedConfig,
+)
 
 FAKE, BASE = "fake", "base"
 BETAS = {"log_ratio": 0.1, "mean_logp": 1.0, "reward": 1.0, "given": 1.0}
@@ -21,48 +29,69 @@ MOST_BETA = 1e6
 class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig, ConversationsConfig):
     """Score pairs of a chosen and a rejected response."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        OUTPUT_HEADING: ("output", "pairs", "model", "reference", "reward_model", "overwrite"),
+        "Calibration": ("beta", "outcome_gamma", "n_bins", "n_gap_bins", "fit_share"),
+        ENGINE_HEADING: (
+            "device",
+            "max_length",
+            "max_batch_tokens",
+            "batch_size",
+            "dtype",
+            "trust_remote_code",
+        ),
+        INTERVALS_HEADING: ("confidence", "bootstrap_draws", "bootstrap_seed"),
+        "GPUs and machines": ("part_size",),
+    }
+
     # 2: arrow.json, control tokens in contents as text, templated prompts as turns, system columns
     VERSION: ClassVar[int] = 2
 
     pairs: str = option(
         identity=False,
         metavar="FILE|DIR",
-        help="pairs with `chosen` and `rejected`: Parquet, JSONL, JSON, CSV or hf:org/name; or a "
-        "folder that one of them wrote",
+        common=True,
+        help="pairs with `chosen` and `rejected`: Parquet, JSONL, JSON, CSV or hf:org/name; or "
+        "a folder that this command or its sibling wrote",
     )
     model: str | None = option(
         None,
         identity=False,
         metavar="MODEL",
-        help="the policy, or with --reward-model the reward model; without it the file's "
-        "`score_chosen` and `score_rejected` are the scores",
+        common=True,
+        help="the policy, or with --reward-model the reward model; default: use the file's "
+        "`score_chosen` and `score_rejected`",
     )
     reference: str | None = option(
         None,
         identity=False,
         metavar="MODEL",
-        help="the policy's reference, or `base` for the model under an adapter: scores are "
-        "log-ratios then, else mean log-probabilities a token",
+        common=True,
+        help="the policy's reference, or `base` for the model under an adapter; scores are "
+        "then log-ratios, else mean log-probabilities per token",
     )
-    reward_model: bool = option(False, help="the model is a reward model: scores are its rewards")
+    reward_model: bool = option(
+        False, common=True, help="the model is a reward model; its rewards are the scores"
+    )
     max_length: int | None = option(
         None,
         minimum=2,
-        help="longest prompt plus response, in tokens; longer pairs are not scored, and never cut; "
-        "default the model's own",
+        common=True,
+        help="longest prompt plus response, in tokens; longer pairs are skipped, never cut; "
+        "default: the model's limit",
     )
     dtype: str = option(
         "float32", choices=("float32", "bfloat16"), help="number format of the weights"
     )
-    part_size: int = option(128, minimum=1, help="pairs a part; a crash costs at most one part")
+    part_size: int = option(128, minimum=1, help="pairs per part; a crash loses at most one part")
     beta: float | None = option(
         None,
         identity=False,
         above=0,
         maximum=MOST_BETA,
-        help="a policy's difference of scores is multiplied by it before the sigmoid (calibration "
-        "alone); default that of its training, where prefpipe trained it on such scores, else 0.1 "
-        "with a reference and 1 without",
+        common=True,
+        help="calibration: factor on a policy's score differences before the sigmoid; default: "
+        "that of its training, else 0.1 with a reference, 1 without",
     )
     outcome_gamma: float | None = option(
         None,
@@ -70,21 +99,21 @@ class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig, Conversations
         minimum=0,
         maximum=MOST_BETA,
         metavar="GAMMA",
-        help="calibrate against graded outcomes, sigma(GAMMA * (rating of chosen - rating of "
-        "rejected)), the target of mmpo; the pairs need two columns of ratings (calibration alone)",
+        help="calibration: use graded outcomes sigma(GAMMA * (rating of chosen - rating of "
+        "rejected)), as mmpo does; needs two columns of ratings",
     )
     n_bins: int = option(
         10, identity=False, help="bins of the reliability curve over [0, 1], an even number"
     )
     n_gap_bins: int = option(
-        4, identity=False, minimum=1, help="bins by score gap, of about equal numbers of pairs"
+        4, identity=False, minimum=1, help="bins by score gap, with about equal numbers of pairs"
     )
     fit_share: float = option(
         0.5,
         identity=False,
         above=0,
         below=1,
-        help="share of the prompts that the temperature is fitted on",
+        help="share of the prompts to fit the temperature on",
     )
     confidence: float = option(
         0.95, identity=False, above=0, below=1, help="level of the bootstrap intervals"
@@ -94,7 +123,7 @@ class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig, Conversations
         identity=False,
         minimum=1,
         maximum=1_000_000,
-        help="resamples of the bootstrap; of calibration at most 1000",
+        help="resamples of the bootstrap; calibration uses at most 1000",
     )
     bootstrap_seed: int = option(
         0,
@@ -103,12 +132,16 @@ class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig, Conversations
         help="seed of the bootstrap, and of the split for the temperature",
     )
     max_batch_tokens: int = option(
-        16_384, identity=False, minimum=1, help="tokens that a policy computes at once"
+        16_384, identity=False, minimum=1, common=True, help="tokens that a policy computes at once"
     )
     batch_size: int = option(
-        16, identity=False, minimum=1, help="conversations that a reward model computes at once"
+        16,
+        identity=False,
+        minimum=1,
+        common=True,
+        help="conversations that a reward model computes at once",
     )
-    device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
+    device: str = option("auto", identity=False, common=True, help="auto, cpu, cuda or cuda:N")
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
 
     def problems(self) -> list[str]:
@@ -145,19 +178,32 @@ class PairsConfig(TemplatedConfig, ShardedConfig, ErrorRateConfig, Conversations
 
 @dataclass(frozen=True, kw_only=True)
 class RewardBenchConfig(PairsConfig):
-    """How often the chosen response scores higher.
+    """Measure how often the chosen response scores higher.
 
-    RewardBench's subsets, sections and final figure.
+    Reports RewardBench's subsets, sections and final figure.
     """
 
     stage: ClassVar[str] = "eval rewardbench"
+    examples: ClassVar[tuple[str, ...]] = (
+        (
+            "prefpipe eval rewardbench --pairs pairs.parquet --model run/policy --reference base "
+            "-o run/rb"
+        ),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationConfig(PairsConfig):
-    """How right and how sure a model's preferences are.
+    """Measure whether preference probabilities are right.
 
-    Accuracy, AUC, ECE, Brier, log loss, reliability, temperature.
+    Reports accuracy, AUC, ECE, Brier score, log loss, a reliability curve and a fitted temperature.
     """
 
     stage: ClassVar[str] = "eval calibration"
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe eval calibration --pairs run/rb -o run/calibration",
+        (
+            "prefpipe eval calibration --pairs pairs.parquet --model run/reward-model "
+            "--reward-model -o run/calibration"
+        ),
+    )

@@ -17,21 +17,25 @@ MOST_RUNS = 2
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig(CommandConfig):
-    """Tell the story of a run, or of a study, in one HTML file that needs no network.
+    """Write a run or a study as one HTML page, readable offline.
 
-    Of a run it says first whether it got better, by how much, at what cost and what got worse, and
-    then shows rows, rewards, coverage, training, evaluation and savings. Two runs stand side by
-    side, with paired differences. Of a study it shows the contrasts, the arms, what they cost, and
-    every run. The same artifacts give the same file. A report is replaced by the next one; any
-    other file is not, without --overwrite.
+    A run's page says first whether the run got better, by how much, at what cost and what got worse,
+    and then shows rows, rewards, coverage, training, evaluation and savings; a study's page
+    contrasts, arms, costs and runs. Two runs stand side by side, with paired differences. The same
+    artifacts give the same file. A new report replaces an old one; other files are replaced only
+    with --overwrite.
     """
 
     command: ClassVar[str] = "report"
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe report run -o report.html",
+        "prefpipe report run-a run-b -o both.html",
+    )
 
     runs: tuple[Path, ...] = option(
         positional=True,
         metavar="RUN...",
-        help="folder that holds the artifacts of a run; or of a study, or of its study.json, "
+        help="folder of a run's artifacts; or of a study, or of its study.json, "
         "results.parquet and runs.parquet; or the folders of two runs, which are compared",
     )
     output: Path | None = option(
@@ -45,15 +49,20 @@ class ReportConfig(CommandConfig):
         minimum=0,
         maximum=200,
         metavar="N",
-        help="prompts whose candidates are drawn as a map, with their texts",
+        help="prompts to draw a map of the candidates for, with their texts",
     )
     model: str | None = option(
         None,
         metavar="MODEL",
+<<<<<<< HEAD
         help="the model of the savings calculator: a folder, org/name, bundled:NAME, or its size, "
         f"8B [default: the policy in RUN, else {DEFAULT_SIZE}]",
+=======
+        help="model for the savings calculator: a folder, org/name, bundled:NAME, or a size "
+        f"such as 8B [default: the policy in WORKDIR, else {DEFAULT_SIZE}]",
+>>>>>>> main
     )
-    overwrite: bool = option(False, help="replace FILE also where it is no report of prefpipe")
+    overwrite: bool = option(False, help="replace FILE even if it is not a prefpipe report")
     strict: bool = strict_option()
     as_json: bool = json_option("print what the report is made of as JSON to stdout")
 

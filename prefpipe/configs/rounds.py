@@ -11,35 +11,37 @@ from prefpipe.configs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class RoundsConfig(CommandConfig):
-    """Run several rounds: sample, rate, embed, select, train, evaluate, and again from the policy.
+    """Run the pipeline several times, each from the last policy.
 
-    Each step is an ordinary command with its own folder, OUTPUT/round-01/candidates and so on. Run
-    it again to go on: what is finished is kept.
+    Each step is an ordinary command with its own folder, such as OUTPUT/round-01/candidates. Run
+    the command again to resume: finished steps are kept.
     """
 
     command: ClassVar[str] = "rounds"
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe rounds plan.yaml -o run --dry-run",
+        "prefpipe rounds plan.yaml -o run",
+    )
 
     plan: Path = option(
         positional=True,
         metavar="PLAN",
-        help="YAML file with a section a stage, and what changes by round: docs/guides/rounds.md",
+        help="YAML file with a section per stage and what changes by round: docs/guides/rounds.md",
     )
     output: Path = option(help="folder of all rounds", flag="-o", metavar="DIR")
-    dry_run: bool = option(
-        False, help="print the steps as a shell script that does the same, and run nothing"
-    )
+    dry_run: bool = option(False, help="print the steps as a shell script, and run nothing")
     overwrite: Overwrite = option(
         Overwrite.NO,
         choices=tuple(Overwrite),
-        help="--overwrite=stale, handed to each step: make again what a change of the plan "
-        "affects, and keep the rest",
+        help="--overwrite=stale is passed to each step: redo what a change of the plan "
+        "affects, keep the rest",
     )
-    seed: int | None = option(None, minimum=0, help="instead of the plan's own seed")
+    seed: int | None = option(None, minimum=0, help="seed that replaces the plan's")
     from_round: int = option(
-        1, minimum=1, metavar="N", help="begin with round N; the rounds before it are finished"
+        1, minimum=1, metavar="N", help="first round to run; the rounds before it are finished"
     )
     until_round: int | None = option(
-        None, minimum=1, metavar="N", help="end after round N; without it, after the last one"
+        None, minimum=1, metavar="N", help="last round to run; default: the plan's last"
     )
 
     def problems(self) -> list[str]:

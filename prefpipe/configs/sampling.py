@@ -1,14 +1,22 @@
 """The knobs of sampling, shared by ``prefpipe generate`` and ``prefpipe eval``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.configs.conversations import ConversationsConfig
 from prefpipe.configs.json_schemas import JsonSchema, read_json_schema
 from prefpipe.configs.options import Dtype, flag_named, option
-from prefpipe.configs.stage import PART_SIZE_HELP, ErrorRateConfig, SizedParts
+from prefpipe.configs.stage import (
+    ENGINE_HEADING,
+    FILES_HEADING,
+    PART_SIZE_HELP,
+    TEMPLATE_HEADING,
+    ErrorRateConfig,
+    SizedParts,
+)
 from prefpipe.configs.template_args import PolicyTemplateConfig
 from prefpipe.errors import InputError
 from prefpipe.text.thoughts import AUTO as AUTO_MARKERS
@@ -40,62 +48,110 @@ YOUNGER = (
 class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, ConversationsConfig):
     """How responses are sampled, and by which engine."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        "Sampling": (
+            "n",
+            "temperature",
+            "max_tokens",
+            "top_p",
+            "top_k",
+            "min_p",
+            "seed",
+            "stop",
+            "min_tokens",
+            "ignore_eos",
+            "repetition_penalty",
+            "presence_penalty",
+            "frequency_penalty",
+            "json_schema",
+        ),
+        TEMPLATE_HEADING: (
+            "system_prompt",
+            "template_arg",
+            "continue_final_message",
+            "thinking_markers",
+            "template_date",
+        ),
+        ENGINE_HEADING: (
+            "backend",
+            "base_url",
+            "batch_size",
+            "device",
+            "dtype",
+            "max_model_len",
+            "trust_remote_code",
+            "tensor_parallel_size",
+            "gpu_memory_utilization",
+            "enable_prefix_caching",
+            "enforce_eager",
+        ),
+        FILES_HEADING: ("drop_duplicate_prompts",),
+    }
+
     backend: str = option(
         AUTO,
         choices=BACKENDS,
-        help="engine: vllm on GPUs, transformers anywhere, openai for any OpenAI-compatible "
-        "server, fake for tests and dry runs; auto: that of the run on disk, else vllm where it is "
-        "installed and a GPU is visible, else transformers",
+        common=True,
+        help="engine: openai is any OpenAI-compatible server, fake is for dry runs; auto: the "
+        "run's own, else vllm if installed with a GPU, else transformers",
     )
     n: int = option(
         32,
         minimum=1,
         maximum=MOST_SAMPLES,
-        help="responses a prompt, dealt in turn to every model and temperature",
+        common=True,
+        help="responses per prompt, shared among the models and temperatures",
     )
     temperature: tuple[float, ...] = option(
-        (0.8,), minimum=0, maximum=10, help="sampling temperature, 0 is greedy; repeat for several"
+        (0.8,),
+        minimum=0,
+        maximum=10,
+        common=True,
+        help="sampling temperature, 0 is greedy; repeat for several",
     )
     top_p: float = option(
-        1.0, above=0, maximum=1, help="smallest probability mass that is sampled from, 1 is all"
+        1.0,
+        above=0,
+        maximum=1,
+        help="sample from the smallest set of tokens with this total probability, 1 is all",
     )
-    top_k: int = option(
-        0, minimum=0, help="number of most probable tokens that are sampled from, 0 is all"
-    )
+    top_k: int = option(0, minimum=0, help="sample from this many most probable tokens, 0 is all")
     min_p: float = option(
         0.0,
         minimum=0,
         maximum=1,
-        help="least probability of a token that is sampled, as a share of the likeliest one's, "
-        "0 is off",
+        help="lowest probability of a sampled token, relative to the most probable token; 0 is off",
     )
     repetition_penalty: float = option(
         1.0,
         minimum=0.01,
         maximum=100,
-        help="divides positive logits, and multiplies others, of tokens in the prompt or the "
-        "response so far; 1 is off",
+        help="penalty on tokens that the prompt or response already contains: divides positive "
+        "logits, multiplies negative ones; 1 is off",
     )
     presence_penalty: float = option(
         0.0,
         minimum=-2,
         maximum=2,
-        help="taken off the logits of tokens in the response so far, 0 is off",
+        help="subtracted from the logit of every token that the response already contains; 0 "
+        "is off",
     )
     frequency_penalty: float = option(
         0.0,
         minimum=-2,
         maximum=2,
-        help="taken off the logit of a token as often as the response has it so far, 0 is off",
+        help="subtracted from a token's logit once per occurrence in the response; 0 is off",
     )
-    max_tokens: int = option(1024, minimum=1, help="longest response, in tokens")
+    max_tokens: int = option(1024, minimum=1, common=True, help="longest response, in tokens")
     min_tokens: int = option(
-        0, minimum=0, help="tokens before which neither end of sequence nor --stop ends a response"
+        0,
+        minimum=0,
+        help="shortest response, in tokens: end of sequence and --stop are ignored before it",
     )
     stop: tuple[str, ...] = option(
         (),
-        help="text before which a response ends; repeat for several. Its tokens are the last of "
-        "the response's ids, as an end of sequence is",
+        help="end a response before this text; its tokens stay in the response's ids, as an "
+        "end of sequence does; repeatable",
     )
     ignore_eos: bool = option(
         False,
@@ -105,33 +161,36 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
         None,
         identity=False,
         metavar="FILE",
-        help="JSON schema that every response is held to while it is sampled (vllm, and servers "
-        "that take response_format)",
+        help="JSON schema that every response must match (vllm, and servers that support "
+        "response_format)",
     )
     seed: int = option(
         0,
         minimum=0,
-        help="seed of the run; each sample's own seed is a hash of it, prompt_id and sample_idx",
+        common=True,
+        help="seed of the run; each sample's seed is a hash of it, prompt_id and sample_idx",
     )
-    system_prompt: str | None = option(None, help="system turn put before every conversation")
+    system_prompt: str | None = option(
+        None, help="system turn to put before every conversation; default: none"
+    )
     continue_final_message: bool = option(
         False,
-        help="go on with a prompt's last turn where it is the assistant's: the beginning of the "
-        "answer, to which the response is what follows",
+        help="continue a prompt's last assistant turn; the response is the text that follows it",
     )
     thinking_markers: str = option(
         AUTO_MARKERS,
         identity=False,
         metavar="START..END",
-        help="what the model writes around its thoughts, which are kept apart from the response: "
-        "auto finds the usual ones in its template or tokenizer, none keeps all in the response",
+        help="markers around the model's thoughts, which are stored apart from the response; "
+        "auto reads them from the tokenizer, none keeps them in",
     )
     drop_duplicate_prompts: bool = option(
-        False, help="keep the first of prompts with the same id instead of refusing"
+        False,
+        help="keep the first of several prompts with the same id, instead of refusing the file",
     )
     part_size: int | None = option(None, minimum=1, help=PART_SIZE_HELP)
     max_model_len: int | None = option(
-        None, minimum=2, help="longest prompt plus response, in tokens; default the model's own"
+        None, minimum=2, help="longest prompt plus response, in tokens; default: the model's limit"
     )
     dtype: Dtype = option(
         "auto",
@@ -143,23 +202,26 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
         64,
         identity=False,
         minimum=1,
-        help="sequences in one forward pass (transformers, scorers) or requests at a time (openai)",
+        help="sequences per forward pass (transformers, scorers), or parallel requests (openai)",
     )
     device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N (transformers)")
     tensor_parallel_size: int = option(
         1, identity=False, minimum=1, help="GPUs that share one model (vllm)"
     )
     gpu_memory_utilization: float = option(
-        0.9, identity=False, above=0, maximum=1, help="share of GPU memory that vllm may take"
+        0.9, identity=False, above=0, maximum=1, help="share of the GPU memory that vllm may use"
     )
     enable_prefix_caching: bool = option(
-        True, identity=False, help="share the prompt's cache between its samples (vllm)"
+        True, identity=False, help="share the prompt's cache among its samples (vllm)"
     )
     enforce_eager: bool = option(
-        False, identity=False, help="no CUDA graphs: slower, starts faster (vllm)"
+        False, identity=False, help="run without CUDA graphs: slower, but starts faster (vllm)"
     )
     base_url: str | None = option(
-        None, identity=False, help="address of the server, default OPENAI_BASE_URL (openai)"
+        None,
+        identity=False,
+        common=True,
+        help="address of the server; default: OPENAI_BASE_URL (openai)",
     )
 
     def problems(self) -> list[str]:

@@ -19,13 +19,20 @@ PLAN = (*REQUIRED_OF_A_PLAN, "k", "positives")
 
 @dataclass(frozen=True, kw_only=True)
 class SavingsConfig(CommandConfig):
-    """Say what it saves to train on the kept groups instead of on every usable candidate.
+    """Estimate the training compute that selection saves.
 
-    In tokens, FLOP, GPU-hours and cost: from the groups that select wrote, or before any run from
-    numbers and mean lengths.
+    Compares training on the kept groups with training on every usable candidate, in tokens, FLOP,
+    GPU-hours and cost. Reads GROUPS, or takes the numbers of a planned run.
     """
 
     command: ClassVar[str] = "savings"
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe savings run/groups --model 8B --gpu h100",
+        (
+            "prefpipe savings --model 8B --gpu h100 --prompts 60000 --n 32 --mean-prompt-tokens "
+            "200 --mean-response-tokens 400"
+        ),
+    )
     panels: ClassVar[Mapping[str, Sequence[str]]] = {
         "What is trained, and how": (
             "model",
@@ -42,44 +49,57 @@ class SavingsConfig(CommandConfig):
     groups: Path | None = option(
         None,
         positional=True,
-        metavar="GROUPS",
-        help="folder written by select; without it see below",
+        metavar="[GROUPS]",
+        common=True,
+        help="folder written by select; without it, describe a planned selection (see below)",
     )
     model: str = option(
         metavar="MODEL",
-        help="the model to be trained: a folder, org/name[@revision] in the local cache, "
-        "bundled:NAME, or its size, 8B or 135M",
+        common=True,
+        help="the model to train: a folder, org/name[@revision] in the local cache, "
+        "bundled:NAME, or a size such as 8B",
     )
-    epochs: float = option(1.0, above=0, metavar="X", help="passes over the groups")
-    lora: bool = option(False, help="train adapters: frozen weights need no gradient")
-    gradient_checkpointing: bool = option(False, help="activations are computed twice")
+    epochs: float = option(1.0, above=0, metavar="X", common=True, help="passes over the groups")
+    lora: bool = option(
+        False, common=True, help="train LoRA adapters: frozen weights need no gradient"
+    )
+    gradient_checkpointing: bool = option(False, help="recompute activations to save memory")
     reference: bool = option(
-        False, help="the objective has a reference policy: one forward pass more in all"
+        False, help="the objective has a reference policy, which adds one forward pass"
     )
     shared_prompt: bool = option(
         TrainConfig.shared_prompt,
-        help="count a prompt once a group, as `prefpipe train` computes it where the model allows; "
-        "else once a response",
+        help="count a prompt once per group, as `prefpipe train` computes it if the model "
+        "allows; else once per response",
     )
-    gpu: str | None = option(None, metavar="NAME", help=GPU_HELP)
-    tflops: float | None = option(None, above=0, metavar="X", help=TFLOPS_HELP)
+    gpu: str | None = option(None, metavar="NAME", common=True, help=GPU_HELP)
+    tflops: float | None = option(None, above=0, metavar="X", common=True, help=TFLOPS_HELP)
     mfu: float = option(0.4, above=0, maximum=1, metavar="X", help=MFU_HELP)
     price_per_hour: float | None = option(
-        None, minimum=0, metavar="X", help="price of a GPU-hour, any currency: adds the cost"
+        None,
+        minimum=0,
+        metavar="X",
+        common=True,
+        help="price of a GPU-hour in any currency; adds the cost",
     )
-    prompts: int | None = option(None, minimum=1, metavar="N", help="prompts")
-    n: int | None = option(None, minimum=2, metavar="N", help="candidates a prompt")
+    prompts: int | None = option(
+        None, minimum=1, metavar="N", common=True, help="number of prompts"
+    )
+    n: int | None = option(None, minimum=2, metavar="N", common=True, help="candidates per prompt")
     k: int | None = option(
-        None, minimum=1, metavar="N", help=f"negatives kept [default: {SelectConfig.k}]"
+        None, minimum=1, metavar="N", help=f"negatives kept per prompt [default: {SelectConfig.k}]"
     )
     positives: int | None = option(
-        None, minimum=1, metavar="N", help=f"positives kept [default: {SelectConfig.positives}]"
+        None,
+        minimum=1,
+        metavar="N",
+        help=f"positives kept per prompt [default: {SelectConfig.positives}]",
     )
     mean_prompt_tokens: float | None = option(
-        None, above=0, metavar="X", help="mean length of a prompt, in tokens"
+        None, above=0, metavar="X", common=True, help="mean length of a prompt, in tokens"
     )
     mean_response_tokens: float | None = option(
-        None, above=0, metavar="X", help="mean length of a response, in tokens"
+        None, above=0, metavar="X", common=True, help="mean length of a response, in tokens"
     )
     strict: bool = strict_option()
     as_json: bool = json_option()

@@ -1,14 +1,15 @@
 """The knobs of ``prefpipe score``."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple, get_args
 
+from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.conversations import ON_DUPLICATE
 from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems
 from prefpipe.configs.options import Dtype, option
-from prefpipe.configs.stage import ErrorRateConfig, PartwiseConfig
+from prefpipe.configs.stage import ENGINE_HEADING, FILES_HEADING, ErrorRateConfig, PartwiseConfig
 from prefpipe.configs.tables import TablesConfig
 from prefpipe.configs.workers import WorkersConfig
 
@@ -31,51 +32,79 @@ class ScorerSpec(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class ScoreConfig(JudgingConfig, PartwiseConfig, WorkersConfig, ErrorRateConfig, TablesConfig):
-    """Rate every candidate with one or more scorers."""
+    """Rate every response with one or more scorers.
+
+    Scorers are verifiable checks, reward models, ratings in a file, and language models as judges.
+    """
 
     stage: ClassVar[str] = "score"
     VERSION: ClassVar[int] = 1
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        OUTPUT_HEADING: ("output", "scorer", "overwrite", "retry_errors"),
+        "Judges": (),
+        ENGINE_HEADING: (
+            "batch_size",
+            "device",
+            "dtype",
+            "max_length",
+            "trust_remote_code",
+            "trust_python_checks",
+        ),
+        FILES_HEADING: ("rating_column", "on_duplicate", "skip_bad_rows"),
+    }
+    examples: ClassVar[tuple[str, ...]] = (
+        (
+            "prefpipe score run/candidates -o run/scores --scorer "
+            "reward-model:Skywork/Skywork-Reward-V2-Qwen3-4B"
+        ),
+        "prefpipe score run/candidates -o run/scores --scorer checks --scorer judge:openai:gpt-4.1",
+    )
 
     candidates: Path = option(
         positional=True,
         identity=False,
         metavar="CANDIDATES",
+        common=True,
         help="folder written by generate or import",
     )
     scorer: tuple[str, ...] = option(
         identity=False,
         metavar="[NAME=]KIND[:TARGET]",
-        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL (from 1 to 10, see "
-        "docs/guides/judging.md); NAME= names its rows; repeat for several scorers",
+        common=True,
+        help="checks, reward-model:MODEL, ratings:FILE or judge:KIND:MODEL (1 to 10); NAME= "
+        "names its rows; repeat for several scorers",
     )
     rating_column: str = option("rating", help="column of the ratings file that holds the rating")
     on_duplicate: str | None = option(
         None,
         choices=ON_DUPLICATE,
-        help="several ratings of one candidate in a ratings file: their mean, the first, or "
-        "refuse the file (the default)",
+        help="several ratings of one candidate in a ratings file: use the mean or the first, "
+        "or refuse the file (the default)",
     )
     max_length: int | None = option(
         None,
-        help="longest prompt plus response for a model run here, in tokens; default the model's "
-        "own",
+        help="longest prompt plus response, in tokens; default: the model's limit",
     )
     dtype: Dtype = option(
         "auto",
         choices=get_args(Dtype),
-        help="number format of a model run here",
+        help="number format of a local model",
     )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
     trust_python_checks: bool = option(
         False, identity=False, help="run Python functions that the prompts file names"
     )
     retry_errors: bool = option(
-        False, identity=False, help="rate again the parts that hold rows that could not be rated"
+        False, identity=False, help="score the parts that hold failed rows again"
     )
     batch_size: int = option(
-        16, identity=False, minimum=1, help="sequences in one forward pass of a reward model"
+        16,
+        identity=False,
+        minimum=1,
+        common=True,
+        help="sequences per forward pass of a reward model",
     )
-    device: str = option("auto", identity=False, help="auto, cpu, cuda or cuda:N")
+    device: str = option("auto", identity=False, common=True, help="auto, cpu, cuda or cuda:N")
 
     def problems(self) -> list[str]:
         problems = super().problems() + scorer_problems(self.scorer)

@@ -1,11 +1,13 @@
 """The knobs of ``prefpipe select``."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.options import flag_named, option
-from prefpipe.configs.stage import PartwiseConfig
+from prefpipe.configs.stage import MACHINES_HEADING, PartwiseConfig
 from prefpipe.maths.selection.registry import PAIR_RULES, STRATEGIES, PromptFilters
 
 NEED_EMBEDDINGS = tuple(each.name for each in STRATEGIES.values() if each.needs == "embeddings")
@@ -37,110 +39,167 @@ _OF_COVERAGE = ("weight_temperature", "cover")
 
 @dataclass(frozen=True, kw_only=True)
 class SelectConfig(PartwiseConfig):
-    """Keep a small informative group of each prompt's candidates."""
+    """Keep a small, informative group of each prompt's responses.
+
+    A group has positives, the highest rewards, and negatives that --strategy picks. `prefpipe
+    inspect` shows groups, and `prefpipe check` looks for problems before training.
+    """
 
     stage: ClassVar[str] = "select"
     VERSION: ClassVar[int] = 2
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        OUTPUT_HEADING: ("output", "scores", "embeddings", "earlier", "overwrite"),
+        "Selection": ("strategy", "k", "positives", "reward", "seed"),
+        "Candidates and pairs": (
+            "min_margin",
+            "near_duplicates",
+            "pairs",
+            "max_pairs",
+            "keep_truncated",
+            "keep_duplicates",
+        ),
+        "Settings of one strategy": (
+            "weight_temperature",
+            "cover",
+            "time_limit",
+            "n_init",
+            "position",
+            "chosen_from",
+            "rejected_from",
+            "spread_of",
+            "spread_weight",
+            "quantile",
+        ),
+        "Prompts to drop": (
+            "min_spread",
+            "max_gap",
+            "min_rejected_reward",
+            "min_rejected_tokens",
+            "min_pass_rate",
+            "max_pass_rate",
+            "pass_reward",
+        ),
+        MACHINES_HEADING: ("workers",),
+    }
+    examples: ClassVar[tuple[str, ...]] = (
+        (
+            "prefpipe select run/candidates --scores run/scores --embeddings run/embeddings -o "
+            "run/groups --k 7"
+        ),
+        "prefpipe select run/candidates --scores run/scores -o run/groups --strategy best-worst",
+    )
 
     candidates: Path = option(
         positional=True,
         identity=False,
         metavar="CANDIDATES",
+        common=True,
         help="folder written by generate or import",
     )
-    scores: Path = option(identity=False, metavar="DIR", help="folder written by score or import")
+    scores: Path = option(
+        identity=False, metavar="DIR", common=True, help="folder written by score or import"
+    )
     embeddings: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="folder written by embed; coreset and opt-select need it, with the others it explains "
-        "what they cover",
+        common=True,
+        help="folder written by embed; coreset and opt-select need it, other strategies use it "
+        "to report coverage",
     )
     earlier: tuple[Path, ...] = option(
         (),
         identity=False,
         metavar="DIR",
-        help="folder of an earlier round, with its candidates, scores and embeddings: responses of "
-        "it to the same prompts join the pool; repeatable",
+        help="folder of an earlier round, whose responses to the same prompts join the pool; "
+        "repeatable",
     )
     strategy: str = option(
-        "opt-select", choices=tuple(STRATEGIES), help="which candidates become negatives"
+        "opt-select", choices=tuple(STRATEGIES), common=True, help="rule that picks the negatives"
     )
-    k: int = option(7, minimum=1, help="negatives a prompt")
-    positives: int = option(1, minimum=1, help="positives a prompt: the highest rewards")
+    k: int = option(7, minimum=1, common=True, help="negatives per prompt")
+    positives: int = option(
+        1, minimum=1, common=True, help="positives per prompt: the highest rewards"
+    )
     reward: str | None = option(
         None,
         metavar="EXPRESSION",
+        common=True,
         help="reward as an expression over scorers, `checks + 0.5*z(reward_model)`; z() is per "
-        "prompt; default the only scorer",
+        "prompt; default: the only scorer",
     )
     min_margin: float = option(
         0.0,
         minimum=0,
-        help="smallest reward difference between the lowest positive and a negative, and within a "
-        "pair; with --pairs all-ordered or adjacent of pairs alone",
+        common=True,
+        help="smallest reward difference of a pair, and of the lowest positive to a negative; "
+        "with --pairs all-ordered or adjacent, of pairs only",
     )
     near_duplicates: float | None = option(
         None,
         above=0,
         maximum=1,
-        help="cosine similarity from which two responses count as one, 0.98 say; the higher reward "
-        "stays; default never",
+        common=True,
+        help="cosine similarity, such as 0.98, from which two responses count as one and the "
+        "higher reward stays; default: never",
     )
     weight_temperature: str = option(
         "paper",
-        help="opt-select weights exp((mean r - r)/T): paper is T = 1, auto is T = std(r), or a "
-        "number",
+        help="T of the opt-select weights exp((mean r - r)/T): paper is 1, auto is std(r), or "
+        "a number",
     )
     cover: str = option(
-        "negatives", choices=("negatives", "all"), help="opt-select: whom the negatives stand for"
+        "negatives",
+        choices=("negatives", "all"),
+        help="candidates that the negatives must cover (opt-select)",
     )
     n_init: int = option(
-        10, minimum=1, maximum=1_000_000, help="coreset: k-means starts, of which the best is taken"
+        10, minimum=1, maximum=1_000_000, help="k-means starts, of which the best is kept (coreset)"
     )
     time_limit: float = option(
         10.0,
         above=0,
-        help="opt-select: seconds a prompt for the proof, counted in work, the same on any machine",
+        help="seconds per prompt for the proof, counted in work, so that every machine gives "
+        "the same result (opt-select)",
     )
     position: float = option(
         -2.0,
-        help="reward-position: negatives are the rewards nearest to mean + position * std of the "
-        "prompt's rewards",
+        help="take the negatives with rewards nearest to mean + position * std of the prompt's "
+        "rewards (reward-position)",
     )
     chosen_from: str | None = option(
         None,
         metavar="MODEL",
-        help="delta: whose responses are positives, a value of the column `model`; with --earlier "
-        "1:MODEL is that of the first earlier round, 0:MODEL that of CANDIDATES",
+        help="sampler of the positives, a value of the column `model`; with --earlier, 1:MODEL "
+        "is the first earlier round's (delta)",
     )
     rejected_from: str | None = option(
-        None, metavar="MODEL", help="delta: whose responses are negatives"
+        None, metavar="MODEL", help="sampler of the negatives, named as for --chosen-from (delta)"
     )
     spread_of: tuple[str, ...] = option(
         (),
         metavar="SCORER",
-        help="delta-ucb, drts, delta-quantile: scorers whose disagreement is the uncertainty, two "
-        "or more; default those that --reward names; repeatable",
+        help="two or more scorers whose disagreement is the uncertainty; default: those in "
+        "--reward; repeatable (delta-ucb, drts, delta-quantile)",
     )
     spread_weight: float = option(
         1.0,
         minimum=0,
-        help="delta-ucb, drts, delta-quantile: b of the bounds r + b*spread and r - b*spread",
+        help="b of the bounds r + b*spread and r - b*spread (delta-ucb, drts, delta-quantile)",
     )
     quantile: float = option(
         0.05,
         minimum=0,
         maximum=1,
-        help="delta-quantile: how far down the pairs, by descending gap of their bounds, the kept "
-        "one is: 0 is the widest gap",
+        help="place of the kept pair in the pairs by descending gap of their bounds; 0 is the "
+        "widest gap (delta-quantile)",
     )
     min_rejected_reward: float | None = option(
         None,
         above=0,
         below=1,
         metavar="QUANTILE",
-        help="drop prompts whose lowest reward is below this quantile over prompts, 0.25 say",
+        help="drop prompts whose lowest reward is below this quantile over prompts, such as 0.25",
     )
     min_rejected_tokens: float | None = option(
         None,
@@ -157,7 +216,7 @@ class SelectConfig(PartwiseConfig):
         help="drop prompts whose highest minus lowest reward is above this quantile over prompts",
     )
     min_spread: float | None = option(
-        None, above=0, help="drop prompts whose highest minus lowest reward is below this"
+        None, above=0, help="drop prompts whose highest minus lowest reward is below this value"
     )
     min_pass_rate: float | None = option(
         None,
@@ -169,32 +228,32 @@ class SelectConfig(PartwiseConfig):
         None,
         minimum=0,
         maximum=1,
-        help="drop prompts where a larger share of the responses reaches --pass-reward: too easy",
+        help="drop prompts where a larger share of the responses reaches --pass-reward (too easy)",
     )
-    pass_reward: float = option(1.0, help="reward from which a response passes")
+    pass_reward: float = option(1.0, help="reward at which a response passes")
     pairs: str | None = option(
         None,
         choices=PAIR_RULES,
-        help="pairs for pairwise objectives and exports; default every positive with every "
+        common=True,
+        help="pairs for pairwise objectives and exports; default: every positive with every "
         "negative",
     )
     max_pairs: int | None = option(
-        None, minimum=1, help="at most so many pairs a prompt, spread over their margins"
+        None, minimum=1, help="most pairs per prompt, spread over their margins; default: no limit"
     )
-    keep_truncated: bool = option(
-        True, help="let responses that were cut at the token limit take part"
-    )
-    keep_duplicates: bool = option(
-        False, help="let identical texts of one prompt take part more than once"
-    )
+    keep_truncated: bool = option(True, help="keep responses that were cut at the token limit")
+    keep_duplicates: bool = option(False, help="keep identical texts of one prompt more than once")
     seed: int = option(
-        0, minimum=0, help="seed of random, best-random, drts, k-means and --pairs best-random"
+        0,
+        minimum=0,
+        common=True,
+        help="seed of random, best-random, drts, k-means and --pairs best-random",
     )
     workers: int | None = option(
         None,
         identity=False,
         minimum=1,
-        help="parts selected at the same time, in threads; default one more than the processor's "
+        help="parts selected in parallel, in threads; default: one more than the processor's "
         "cores, at most 8",
     )
 

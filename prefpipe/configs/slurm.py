@@ -42,83 +42,102 @@ OWN_DIRECTIVES = {
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmConfig(CommandConfig):
-    """Print an sbatch script that makes a stage's missing parts in a Slurm array.
+    """Print an sbatch script that runs a stage as a Slurm array.
 
-    The stage's command stands behind `--` as it would be typed; pipe the
-    script into sbatch. It lists the shards that `status` finds unfinished,
-    and queues a task again that is stopped before its time limit. Run it
-    anew after a failure. Where all parts are there it prints nothing.
+    Put the stage's command after `--`, and pipe the script into sbatch. The script lists the
+    unfinished shards and requeues a task before its time limit. After a failure, run the same
+    command again. If no part is missing, it prints nothing.
     """
 
     command: ClassVar[str] = "slurm"
+    examples: ClassVar[tuple[str, ...]] = (
+        (
+            "prefpipe slurm --array 8 --time 4:00:00 -- generate prompts.jsonl -o run/candidates "
+            "--model Qwen/Qwen3-4B --n 32 | sbatch"
+        ),
+    )
 
     stage_words: tuple[str, ...] = option(
         (),
         positional=True,
         metavar="COMMAND...",
+        common=True,
         help="generate, score, embed, select, judge or logprobs, with its arguments and flags",
     )
     array: int = option(
         1,
         minimum=1,
         metavar="N",
-        help="workers, a task of the array each: worker i makes the parts i, i + N, i + 2 N, ...",
+        common=True,
+        help="workers, one array task each: worker i makes parts i, i + N, i + 2 N, ...",
     )
     gpus_per_worker: int | None = option(
         None,
         minimum=0,
         metavar="N",
-        help="GPUs of a task; default what the command needs: 1 or --tensor-parallel-size for a "
-        "model that runs here, else 0",
+        common=True,
+        help="GPUs per task; default: 1 or --tensor-parallel-size if the command runs a local "
+        "model, else 0",
     )
-    cpus_per_worker: int | None = option(None, minimum=1, metavar="N", help="CPU cores of a task")
-    mem: str | None = option(None, metavar="SIZE", help="memory of a task, such as 64G")
+    cpus_per_worker: int | None = option(
+        None, minimum=1, metavar="N", common=True, help="CPU cores per task; default: the cluster's"
+    )
+    mem: str | None = option(
+        None,
+        metavar="SIZE",
+        common=True,
+        help="memory per task, such as 64G; default: the cluster's",
+    )
     time: str | None = option(
-        None, metavar="TIME", help="time limit of a task, such as 4:00:00; default the partition's"
+        None,
+        metavar="TIME",
+        common=True,
+        help="time limit of a task, such as 4:00:00; default: the partition's",
     )
-    partition: str | None = option(None, metavar="NAME", help="partition to queue in")
-    account: str | None = option(None, metavar="NAME", help="account to charge")
+    partition: str | None = option(None, metavar="NAME", common=True, help="partition to queue in")
+    account: str | None = option(None, metavar="NAME", common=True, help="account to charge")
     log_folder: Path | None = option(
         None,
         metavar="DIR",
-        help="where each task writes its log, made if it is not there; default Slurm's, "
-        "slurm-JOB_TASK.out",
+        common=True,
+        help="folder for the tasks' logs, created if missing; default: Slurm's slurm-JOB_TASK.out",
     )
     signal_seconds: int = option(
         600,
         minimum=1,
         maximum=65535,
         metavar="S",
-        help="seconds before the time limit at which a task stops and queues itself again; longer "
-        "than a part takes",
+        help="seconds before the time limit at which a task stops and requeues itself; more "
+        "than one part takes",
     )
     max_requeues: int = option(
-        100, minimum=0, metavar="N", help="how often a task queues itself again"
+        100, minimum=0, metavar="N", help="how often a task may requeue itself"
     )
     activate: tuple[str, ...] = option(
         (),
         metavar="LINE",
         help="shell line that makes prefpipe available, such as 'source ~/venv/bin/activate'; "
-        "repeat for several; default the prefpipe that prints the script",
+        "repeatable; default: this prefpipe",
     )
     sbatch: tuple[str, ...] = option(
         (),
         metavar="KEY[=VALUE]",
-        help="a further #SBATCH line, such as qos=high or exclusive; repeat for several",
+        common=True,
+        help="a further #SBATCH line, such as qos=high or exclusive; repeatable",
     )
     max_array_size: int | None = option(
         None,
         minimum=1,
         metavar="N",
-        help="the cluster's MaxArraySize; default what `scontrol show config` says, else 1001",
+        help="the cluster's MaxArraySize; default: that of `scontrol show config`, else 1001",
     )
     window: int | None = option(
         None,
         minimum=0,
         metavar="W",
-        help="of more shards than MaxArraySize: the window to print, from 0",
+        help="number of the window to print, from 0, if there are more shards than MaxArraySize",
     )
-    quick: bool = option(False, help="read the parts' footers only, not every byte")
+    quick: bool = option(False, help="read only the parts' footers, not every byte")
 
     def problems(self) -> list[str]:
         problems = super().problems()

@@ -1,6 +1,6 @@
 """What the stages' dataclasses share: output, shards, error rates, templates, and a YAML file."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -9,10 +9,17 @@ from typing import Any, ClassVar, Self
 import yaml
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.configs.command import CommandConfig
+from prefpipe.configs.command import OUTPUT_HEADING, CommandConfig
 from prefpipe.configs.options import option
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
+
+FAILURES_HEADING = "Failures and stopping"
+MACHINES_HEADING = "GPUs and machines"
+TEMPLATE_HEADING = "Chat template"
+FILES_HEADING = "Your files"
+ENGINE_HEADING = "Engine"
+INTERVALS_HEADING = "Intervals"
 
 MOST_GRACE_S = 86_400
 """A day: a longer grace is no grace."""
@@ -26,16 +33,22 @@ class StageConfig(CommandConfig):
     """The stage's name, which is its command's."""
     VERSION: ClassVar[int]
     """Grows when an unchanged configuration gives other rows."""
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {OUTPUT_HEADING: ("output", "overwrite")}
 
     output: Path = option(
-        help="folder of the artifact to write", identity=False, flag="-o", metavar="DIR"
+        common=True,
+        help="folder of the artifact to write",
+        identity=False,
+        flag="-o",
+        metavar="DIR",
     )
     overwrite: Overwrite = option(
         Overwrite.NO,
         identity=False,
         choices=tuple(Overwrite),
-        help="throw away what the output folder holds and start again; --overwrite=stale: only "
-        "where it is of another configuration, and keep what is finished of this one",
+        common=True,
+        help="delete what the output folder holds and start again; `=stale` deletes it only if "
+        "it was made with another configuration",
     )
 
     @classmethod
@@ -67,28 +80,30 @@ class StageConfig(CommandConfig):
 class ErrorRateConfig(StageConfig):
     """What the stages share whose rows can fail one by one."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {FAILURES_HEADING: ("max_error_rate",)}
+
     max_error_rate: float = option(
         0.05,
         identity=False,
         minimum=0,
         maximum=1,
-        help="share of failed rows above which the command exits with 3, after everything good is "
-        "on disk",
+        help="exit with code 3 if more than this share of rows failed; finished rows stay on disk",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class GraceConfig(StageConfig):
-    """What the stages share that finish the parts that are open when they are asked to stop."""
+    """What the stages share that finish their open parts on a signal to stop."""
+
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {FAILURES_HEADING: ("grace_seconds",)}
 
     grace_seconds: float = option(
         20,
         identity=False,
         minimum=0,
         maximum=MOST_GRACE_S,
-        help="seconds after SIGTERM or SIGHUP in which open parts, and answers that are paid for, "
-        "are still finished; 0 gives them up at once. Closing engines takes up to 6 s more, and "
-        "Slurm sends SIGKILL after 30 s",
+        help="seconds after SIGTERM in which open parts and paid answers are finished; 0 drops "
+        "them at once. Slurm kills after 30 s",
     )
 
 
@@ -96,38 +111,42 @@ class GraceConfig(StageConfig):
 class ShardedConfig(GraceConfig):
     """What the stages share whose parts can be divided among workers."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        MACHINES_HEADING: ("claim", "lease_seconds", "shard_index", "num_shards", "shards")
+    }
+
     shard_index: int | None = option(
         None,
         identity=False,
         minimum=0,
-        help="this worker's number, from 0; default this task's place in a Slurm array",
+        help="number of this worker, from 0; default: the task's place in a Slurm array",
     )
     num_shards: int | None = option(
         None,
         identity=False,
         minimum=1,
-        help="number of workers; default the tasks of a Slurm array",
+        help="number of workers; default: the tasks of a Slurm array",
     )
     shards: bool = option(
         True,
         identity=False,
-        help="take the shard from the variables of a Slurm array; --no-shards makes all parts in "
+        help="take the shard from Slurm's array variables; --no-shards makes every part in "
         "each task",
     )
 
     claim: bool = option(
         False,
         identity=False,
-        help="take parts as they are free, in place of a fixed share: any number of copies of the "
-        "command share the output, and each ends when all parts are on disk",
+        help="take free parts one by one, so that any number of copies of this command share "
+        "the output",
     )
     lease_seconds: float = option(
         120.0,
         identity=False,
         minimum=1,
         maximum=86_400,
-        help="seconds without a sign of life after which a part that another copy has claimed is "
-        "made here; a copy gives three in that time",
+        help="seconds without a sign of life after which a part claimed by another copy is "
+        "made here",
     )
 
     def problems(self) -> list[str]:
@@ -152,16 +171,20 @@ class ShardedConfig(GraceConfig):
 class PartwiseConfig(ShardedConfig):
     """What the stages share that make each part from one part of an earlier artifact."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {OUTPUT_HEADING: ("allow_partial",)}
+
     allow_partial: bool = option(
-        False, identity=False, help="work on the input parts that are there instead of refusing"
+        False,
+        identity=False,
+        help="use the input parts that exist, instead of refusing an unfinished input",
     )
 
 
 PART_SIZE = 32
 """Prompts a part of a run that is not on disk yet."""
 PART_SIZE_HELP = (
-    f"prompts a part; default that of the run on disk, else {PART_SIZE}. A crash costs the parts "
-    "that are open"
+    f"prompts per part; default: the existing run's, else {PART_SIZE}. A crash loses only the open "
+    "parts"
 )
 
 
@@ -171,6 +194,8 @@ class SizedParts(StageConfig):
     A run that is on disk keeps its part size: that the default was another one in an earlier
     release must not make another run of it. So the flag has no default here, and `wiring` looks.
     """
+
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {MACHINES_HEADING: ("part_size",)}
 
     part_size: int | None
 
@@ -188,10 +213,12 @@ class SizedParts(StageConfig):
 class TemplatedConfig(StageConfig):
     """What the stages share that write conversations with a model's chat template."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {TEMPLATE_HEADING: ("template_date",)}
+
     template_date: str | None = option(
         None,
-        help="the day that a chat template is told which reads the clock (strftime_now), "
-        "YYYY-MM-DD; default the day on which this run, or else the candidates' run, began",
+        help="date for chat templates that read the clock, YYYY-MM-DD; default: the day the "
+        "run, or its candidates' run, began",
     )
 
     def problems(self) -> list[str]:

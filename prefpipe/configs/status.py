@@ -11,12 +11,14 @@ from prefpipe.configs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class StatusConfig(CommandConfig):
-    """Say for each artifact whether it is done, partial, stale or corrupt, and why.
+    """Show what is done, partial, stale or corrupt, and why.
 
-    Exits with 0 when all are done, 4 when one is partial or stale, 1 when one is corrupt.
+    Prints the command that continues each unfinished artifact. Exits with 0 if all are done, 4 if
+    one is partial or stale, 1 if one is corrupt.
     """
 
     command: ClassVar[str] = "status"
+    examples: ClassVar[tuple[str, ...]] = ("prefpipe status run",)
 
     paths: tuple[Path, ...] = option(
         positional=True, metavar="PATH...", help="artifacts, or folders that hold several"
@@ -25,7 +27,7 @@ class StatusConfig(CommandConfig):
         None,
         minimum=1,
         metavar="N",
-        help="workers that the missing shards are for; default one a part",
+        help="workers to divide the missing parts among; default: one per part",
     )
-    quick: bool = option(False, help="read the parts' footers only, not every byte")
+    quick: bool = option(False, help="read only the parts' footers, not every byte")
     as_json: bool = json_option()

@@ -11,47 +11,53 @@ from prefpipe.configs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig(CommandConfig):
-    """Compare ways to select and to train: arms by seeds, over one pool and one held-out set.
+    """Compare ways to select and to train, over several seeds.
 
-    Each step is an ordinary command with its own folder, OUTPUT/arms/ARM/seed-0/policy and so on.
-    Run it again to go on: what is finished is kept. Several copies share a study.
+    All arms share one pool of candidates and one held-out set. Each step is an ordinary command
+    with its own folder, such as OUTPUT/arms/ARM/seed-0/policy. Run the command again to resume.
+    Several copies can share a study.
     """
 
     command: ClassVar[str] = "study"
+    examples: ClassVar[tuple[str, ...]] = (
+        "prefpipe study plan.yaml -o study --dry-run",
+        "prefpipe study plan.yaml -o study",
+    )
 
     plan: Path = option(
         positional=True,
         metavar="PLAN",
-        help="YAML file with the arms, and with what they share: docs/guides/studies.md",
+        help="YAML file with the arms and what they share: docs/guides/studies.md",
     )
     output: Path = option(help="folder of the study", flag="-o", metavar="DIR")
     arms: str | None = option(
-        None, metavar="A,B", help="run these arms alone, comma-separated; default all of the plan"
+        None, metavar="A,B", help="run these arms only, comma-separated; default: all of the plan"
     )
     seeds: str | None = option(
-        None, metavar="0,1", help="run these seeds alone, comma-separated; default all of the plan"
+        None, metavar="0,1", help="run these seeds only, comma-separated; default: all of the plan"
     )
-    dry_run: bool = option(
-        False, help="print the steps as a shell script that does the same, and run nothing"
-    )
+    dry_run: bool = option(False, help="print the steps as a shell script, and run nothing")
     keep_policies: bool = option(
         False,
-        help="keep the weights of policies that are judged; without it their records alone stay",
+        help="keep the weights of evaluated policies; without it only their records stay",
     )
     overwrite: Overwrite = option(
         Overwrite.NO,
         choices=tuple(Overwrite),
-        help="--overwrite=stale, handed to each step: make again what a change of the plan "
-        "affects, and keep the rest",
+        help="--overwrite=stale is passed to each step: redo what a change of the plan "
+        "affects, keep the rest",
     )
     train_tokens_per_s: float | None = option(
         None,
         above=0,
-        help="response tokens that a training takes in a second, for the estimated time until a "
-        "finished step of this study shows it",
+        help="response tokens per second of training, to estimate the time until a finished "
+        "step measures it",
     )
     sample_tokens_per_s: float | None = option(
-        None, above=0, help="response tokens that are sampled in a second, for the same"
+        None,
+        above=0,
+        help="response tokens per second of sampling, to estimate the time until a finished "
+        "step measures it",
     )
 
     def problems(self) -> list[str]:

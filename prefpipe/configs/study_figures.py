@@ -12,13 +12,14 @@ from prefpipe.configs.options import option
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFiguresConfig(CommandConfig):
-    """The tables of a study: its arms and its declared contrasts, paired by prompt and seed.
+    """Print the tables of a study: arms and declared contrasts.
 
-    Intervals are over seeds and prompts; runs that failed or wait are counted. A contrast that was
-    not declared before the first run was judged is marked, and not corrected for.
+    Contrasts are paired by prompt and seed, and intervals are over both. Failed and waiting runs
+    are counted. Contrasts declared after the first evaluation are marked and not corrected for.
     """
 
     command: ClassVar[str] = "eval study"
+    examples: ClassVar[tuple[str, ...]] = ("prefpipe eval study study --markdown",)
     panels: ClassVar[Mapping[str, Sequence[str]]] = {
         "Intervals": ("confidence", "bootstrap_draws", "bootstrap_seed"),
     }
@@ -29,7 +30,7 @@ class StudyFiguresConfig(CommandConfig):
         help="what `prefpipe study PLAN -o FOLDER` wrote, or a copy of its study.json, "
         "results.parquet and runs.parquet",
     )
-    markdown: bool = option(False, help="print Markdown tables, for a document")
+    markdown: bool = option(False, help="print Markdown tables")
     confidence: float = option(
         0.95,
         above=0.5,

@@ -1,20 +1,25 @@
 """The knob of reading users' tables, shared by every command that does."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from prefpipe.configs.options import option
-from prefpipe.configs.stage import StageConfig
+from prefpipe.configs.stage import FILES_HEADING, StageConfig
 
 
 @dataclass(frozen=True, kw_only=True)
 class TablesConfig(StageConfig):
-    """What becomes of rows that cannot be used."""
+    """How a user's table is read."""
+
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        FILES_HEADING: ("skip_bad_rows",),
+    }
 
     skip_bad_rows: bool = option(
         False,
-        help="leave out rows of a user's file that cannot be used, instead of refusing the file: "
-        "they are counted by reason and written beside the output, to OUTPUT.skipped-rows.jsonl",
+        help="skip unusable rows of your file instead of refusing it; they are counted and "
+        "written to OUTPUT.skipped-rows.jsonl",
     )
 
     def identity(self) -> dict[str, Any]:

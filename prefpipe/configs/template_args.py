@@ -1,10 +1,11 @@
 """The arguments of the policy's chat template, shared by the stages that write its prompts."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from prefpipe.configs.options import option
-from prefpipe.configs.stage import TemplatedConfig
+from prefpipe.configs.stage import TEMPLATE_HEADING, TemplatedConfig
 from prefpipe.text.template_args import read_template_args
 
 
@@ -12,11 +13,15 @@ from prefpipe.text.template_args import read_template_args
 class PolicyTemplateConfig(TemplatedConfig):
     """What the stages share that write prompts with the policy's chat template."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        TEMPLATE_HEADING: ("template_arg",),
+    }
+
     template_arg: tuple[str, ...] = option(
         (),
         metavar="KEY=VALUE",
         help="argument of the policy's chat template, enable_thinking=false: true, false, a "
-        "number, a text or JSON; repeat for several. train and logprobs take the candidates'",
+        "number, text or JSON; repeatable. train and logprobs use the candidates'",
     )
 
     def problems(self) -> list[str]:

@@ -5,12 +5,15 @@ A knob or learning setting that is not given takes the objective's own start val
 come from the table in ``prefpipe.maths.objectives.registry``.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.options import option
+from prefpipe.configs.stage import TEMPLATE_HEADING
 from prefpipe.configs.template_args import PolicyTemplateConfig
 from prefpipe.errors import UsageError
 from prefpipe.maths.objectives.registry import (
@@ -36,14 +39,17 @@ YOUNGER = (
 AUTO = "auto"
 """Of ``--gamma``: chosen by what a point is worth, or by the raters' agreement."""
 
-POINT_WINS_HELP = "with --gamma auto: how often a response rated one point higher wins, 0.75 say"
+POINT_WINS_HELP = (
+    "with --gamma auto: share of the time, such as 0.75, that a response rated one point higher "
+    "wins"
+)
 RATER_SCORES_HELP = (
-    "with --gamma auto: scores of the same responses by two raters or more, whose agreement gamma "
-    "is to fit"
+    "with --gamma auto: scores of the same responses by two or more raters, to fit gamma to their "
+    "agreement"
 )
 WEIGHT_BY_HELP = (
-    "how much prompts and pairs count in the loss: an expression over columns of the groups, "
-    "margin, chosen_COLUMN and rejected_COLUMN; default all alike"
+    "weight of prompts and pairs in the loss: an expression over the groups' columns, margin, "
+    "chosen_COLUMN and rejected_COLUMN; default: equal weights"
 )
 """What ``check``, which looks ahead, says of a flag as well."""
 
@@ -114,41 +120,121 @@ def _is_finite(text: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(PolicyTemplateConfig):
-    """Train a policy, or a reward model, on groups.
+    """Train a policy or a reward model on the groups.
 
-    The result is a model folder, or a LoRA adapter of a policy.
+    Writes a Hugging Face model folder, or a LoRA adapter. Settings without a default use the
+    objective's own: `prefpipe objectives NAME` shows them.
     """
 
     stage: ClassVar[str] = "train"
     VERSION: ClassVar[int] = 1
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        OUTPUT_HEADING: ("output", "model", "overwrite", "allow_partial"),
+        "What is trained, and with which loss": (
+            "target",
+            "objective",
+            "beta",
+            "gamma",
+            "point_wins",
+            "rater_scores",
+            "alpha",
+            "deviation",
+            "comparison",
+            "length_normalise",
+            "eos_weight",
+            "eta",
+            "form",
+            "eps",
+            "tau",
+            "weight",
+            "sft_weight",
+            "weight_by",
+            "reference",
+            "reference_model",
+        ),
+        "Optimisation": (
+            "learning_rate",
+            "num_train_epochs",
+            "max_steps",
+            "global_batch_size",
+            "max_length",
+            "on_too_long",
+            "lr_scheduler_type",
+            "warmup_ratio",
+            "warmup_steps",
+            "weight_decay",
+            "max_grad_norm",
+            "seed",
+        ),
+        "LoRA": ("lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "load_in_4bit"),
+        "Memory and speed": (
+            "bf16",
+            "gradient_checkpointing",
+            "max_batch_tokens",
+            "per_device_train_batch_size",
+            "shared_prompt",
+        ),
+        "Evaluation": (
+            "eval_fraction",
+            "eval_groups",
+            "eval_reference",
+            "eval_steps",
+            "early_stopping_patience",
+        ),
+        "Checkpoints, metrics and stopping": (
+            "save_steps",
+            "save_total_limit",
+            "keep_step",
+            "resume_from",
+            "max_hours",
+            "logging_steps",
+            "report_to",
+        ),
+        TEMPLATE_HEADING: ("chat_template", "template_arg", "template_date", "trust_remote_code"),
+    }
+    examples: ClassVar[tuple[str, ...]] = (
+        (
+            "prefpipe train run/groups -o run/policy --model Qwen/Qwen3-4B --objective ampo "
+            "--lora-r 16"
+        ),
+        (
+            "prefpipe train run/groups -o run/reward-model --model Qwen/Qwen3-4B --target reward "
+            "--bf16"
+        ),
+    )
 
     groups: Path = option(
-        positional=True, identity=False, metavar="GROUPS", help="folder written by select"
+        positional=True,
+        identity=False,
+        metavar="GROUPS",
+        common=True,
+        help="folder written by select",
     )
     model: str = option(
         identity=False,
         metavar="MODEL",
+        common=True,
         help="the model to start from: a folder, bundled:NAME, org/name[@revision], or an adapter",
     )
     target: str = option(
-        "policy", choices=tuple(TARGETS), help="what is trained: a policy, or a reward model"
+        "policy", choices=tuple(TARGETS), common=True, help="train a policy, or a reward model"
     )
     objective: str | None = option(
         None,
         choices=OFFERED,
-        help="what is optimised: `prefpipe objectives` lists them, docs/explanation/objectives.md "
-        f"says which when; default {_DEFAULT_OBJECTIVES}",
+        common=True,
+        help="loss to train with (`prefpipe objectives` explains each); default: "
+        f"{_DEFAULT_OBJECTIVES}",
     )
     chat_template: Path | None = option(
         None,
         identity=False,
         metavar="FILE",
-        help="chat template of the reward model, where the model has none or another one is "
-        "wanted; needs --target reward",
+        help="chat template of the reward model, to replace the model's own; needs --target reward",
     )
     beta: float | None = knob_option("beta")
     gamma: str | None = knob_option(
-        "gamma", more="auto: by --point-wins or --rater-scores (mmpo)", metavar="X"
+        "gamma", more="auto: from --point-wins or --rater-scores (mmpo)", metavar="X"
     )
     point_wins: float | None = option(
         None, identity=False, above=0.5, below=1, help=POINT_WINS_HELP
@@ -167,163 +253,178 @@ class TrainConfig(PolicyTemplateConfig):
     sft_weight: float = option(
         0.0,
         minimum=0,
-        help="added to any objective of a policy: so much of the mean negative log-likelihood a "
-        "token of the positives",
+        help="weight of an added term: the mean negative log-likelihood per token of the "
+        "positives; 0 is off",
     )
     weight_by: str | None = option(None, metavar="EXPRESSION", help=WEIGHT_BY_HELP)
     reference: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="folder written by logprobs: the reference's log-probabilities; default made in "
-        "OUTPUT/reference where it is needed",
+        help="folder written by logprobs: the reference's log-probabilities; default: measured "
+        "if needed, in OUTPUT/reference",
     )
     reference_model: str | None = option(
         None,
         identity=False,
         metavar="MODEL",
-        help="the reference policy: a model, or `base` for the model under an adapter; default "
-        "what the training starts from",
+        help="reference policy: a model, or `base` for the model under an adapter; default: "
+        "the model that training starts from",
     )
     learning_rate: float | None = option(
-        None, above=0, help="peak learning rate; default the objective's, ten times that with LoRA"
+        None,
+        above=0,
+        common=True,
+        help="peak learning rate; default: the objective's, ten times higher with LoRA",
     )
     num_train_epochs: float | None = option(
-        None, above=0, help="passes over the groups; default the objective's"
+        None, above=0, common=True, help="passes over the groups; default: the objective's"
     )
     max_steps: int | None = option(None, minimum=1, help="optimizer steps, instead of passes")
     global_batch_size: int | None = option(
         None,
         minimum=1,
-        help="prompts an optimizer step, over all devices; default the objective's",
+        common=True,
+        help="prompts per optimizer step, over all devices; default: the objective's",
     )
     per_device_train_batch_size: int = option(
         1,
         identity=False,
         minimum=1,
-        help="prompts a device computes at once: memory, not the result",
+        help="prompts a device computes at once; changes memory, not the result",
     )
     max_batch_tokens: int = option(
         16_384,
         identity=False,
         minimum=1,
-        help="tokens a device computes at once; a group that is longer takes two passes, to the "
-        "same gradient",
+        help="tokens a device computes at once; a longer group takes two passes, with the same "
+        "gradient",
     )
     shared_prompt: bool = option(
         True,
         identity=False,
-        help="compute each prompt once for all its responses, where the model allows",
+        help="compute each prompt once for all its responses, if the model allows it",
     )
-    max_length: int = option(2048, minimum=2, help="longest prompt plus response, in tokens")
+    max_length: int = option(
+        2048, minimum=2, common=True, help="longest prompt plus response, in tokens"
+    )
     on_too_long: str = option(
         "drop", choices=("drop", "truncate", "error"), help="what to do with a longer response"
     )
-    lr_scheduler_type: str = option("cosine", choices=SCHEDULES, help="how the learning rate falls")
+    lr_scheduler_type: str = option(
+        "cosine", choices=SCHEDULES, help="shape of the learning rate after warm-up"
+    )
     warmup_ratio: float | None = option(
         None,
         minimum=0,
         below=1,
-        help="share of the steps over which the learning rate rises; default the objective's",
+        help="share of the steps over which the learning rate rises; default: the objective's",
     )
     warmup_steps: int | None = option(
         None,
         minimum=0,
-        help="steps over which the learning rate rises, whatever the length of the run; instead of "
-        "--warmup-ratio",
+        help="steps over which the learning rate rises, instead of --warmup-ratio",
     )
     weight_decay: float = option(0.0, minimum=0, help="decoupled weight decay of AdamW")
-    max_grad_norm: float = option(1.0, above=0, help="gradients are clipped to this norm")
+    max_grad_norm: float = option(1.0, above=0, help="clip gradients to this norm")
     seed: int = option(
-        0, minimum=0, maximum=2**32 - 1, help="seed of the order of prompts and of LoRA's start"
+        0,
+        minimum=0,
+        maximum=2**32 - 1,
+        common=True,
+        help="seed of the prompt order and of LoRA's initial weights",
     )
-    bf16: bool = option(False, help="compute in bfloat16; weights that are trained stay float32")
+    bf16: bool = option(
+        False, common=True, help="compute in bfloat16; trained weights stay float32"
+    )
     gradient_checkpointing: bool = option(
-        False, identity=False, help="compute activations twice to keep fewer in memory"
+        False, identity=False, common=True, help="recompute activations to save memory"
     )
-    lora_r: int = option(0, minimum=0, help="rank of LoRA adapters, 0 trains all weights")
-    lora_alpha: float | None = option(None, help="scale of LoRA adapters; default 2 x rank")
+    lora_r: int = option(
+        0, minimum=0, common=True, help="rank of LoRA adapters, 0 trains all weights"
+    )
+    lora_alpha: float | None = option(None, help="scale of LoRA adapters; default: 2 x rank")
     lora_dropout: float = option(
-        0.0, minimum=0, below=1, help="dropout in LoRA adapters, the only dropout there is"
+        0.0, minimum=0, below=1, help="dropout in LoRA adapters; nothing else has dropout"
     )
     lora_target_modules: tuple[str, ...] = option(
-        (), help="layers to adapt, repeat for several; default every linear layer"
+        (), help="layers to adapt; repeatable; default: every linear layer"
     )
     load_in_4bit: bool = option(
         False,
-        help="hold the frozen base under LoRA adapters in 4 bits (QLoRA): needs the extra `qlora`",
+        help="hold the frozen base under LoRA adapters in 4 bits (QLoRA); needs the extra `qlora`",
     )
     eval_fraction: float = option(
         0.0,
         minimum=0,
         below=1,
-        help="share of the prompts that is evaluated on instead of trained on, drawn by --seed "
-        "and prompt_id",
+        common=True,
+        help="share of the prompts to hold out for evaluation, drawn by --seed and prompt_id",
     )
     eval_groups: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="groups to evaluate on, of other prompts; instead of --eval-fraction",
+        help="groups of other prompts to evaluate on, instead of --eval-fraction",
     )
     eval_reference: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="folder written by logprobs for --eval-groups; default made in OUTPUT/reference-eval",
+        help="folder written by logprobs for --eval-groups; default: measured in "
+        "OUTPUT/reference-eval",
     )
     eval_steps: int | None = option(
         None,
         identity=False,
         minimum=1,
-        help="optimizer steps between evaluations; default a tenth of the run",
+        help="optimizer steps between evaluations; default: a tenth of the run",
     )
     early_stopping_patience: int | None = option(
         None,
         minimum=1,
-        help="stop after so many evaluations without a better held-out accuracy (sft: loss), and "
-        "save the best evaluation's model",
+        help="stop after this many evaluations without a better held-out accuracy (sft: loss), "
+        "and save the best model",
     )
     max_hours: float | None = option(
         None,
         identity=False,
         above=0,
-        help="wall-clock budget of this call: save and exit with 75 before it is over; the same "
-        "command goes on",
+        help="hours this call may run: save and exit with code 75 before then; the same "
+        "command resumes; default: no limit",
     )
     save_steps: int = option(
         100, identity=False, minimum=1, help="optimizer steps between checkpoints"
     )
-    save_total_limit: int = option(2, identity=False, minimum=1, help="checkpoints kept")
+    save_total_limit: int = option(2, identity=False, minimum=1, help="checkpoints to keep")
     keep_step: tuple[int, ...] = option(
         (),
         identity=False,
         minimum=1,
         metavar="N",
-        help="write the model after N optimizer steps to OUTPUT/step-0000N, a policy folder like "
-        "OUTPUT; repeat for several",
+        help="also write the model after N optimizer steps, to OUTPUT/step-0000N; repeatable",
     )
     logging_steps: int = option(
         1,
         identity=False,
         minimum=1,
-        help="optimizer steps between rows of the metrics; each checkpoint and evaluation has one "
-        "too",
+        help="optimizer steps between rows of the metrics; checkpoints and evaluations always "
+        "have one",
     )
     report_to: tuple[str, ...] = option(
         ("tensorboard",),
         identity=False,
-        help="trackers; repeat for several",
+        help="experiment trackers; repeatable",
         choices=("tensorboard", "wandb", "mlflow", "comet_ml", "clearml", "none"),
     )
     resume_from: Path | None = option(
         None,
         identity=False,
         metavar="DIR",
-        help="checkpoint to go on from; default the last complete one in the output",
+        help="checkpoint to resume from; default: the last complete one in the output",
     )
     allow_partial: bool = option(
-        False, identity=False, help="train on the parts of the groups that are there"
+        False, identity=False, help="train on the parts of the groups that exist"
     )
     trust_remote_code: bool = option(False, help="run Python code that comes with the model")
 

@@ -14,14 +14,15 @@ SCALES = ("0-1", "1-2")
 
 @dataclass(frozen=True, kw_only=True)
 class WinRateConfig(CommandConfig):
-    """Win rates from preferences of a judge or a rater, raw beside length-controlled.
+    """Compute win rates from the preferences of a judge or rater.
 
-    With errors and intervals. On AlpacaEval's and Arena-Hard's files the figures are those of their
-    leaderboards. On your own prompts no difficulty of the instructions is known, and the
-    length-controlled figure is named so.
+    Reports raw and length-controlled win rates with errors and intervals. For AlpacaEval's and
+    Arena-Hard's files they match the leaderboards. Your own prompts have no known difficulty; the
+    name of the length-controlled figure says so.
     """
 
     command: ClassVar[str] = "eval win-rate"
+    examples: ClassVar[tuple[str, ...]] = ("prefpipe eval win-rate annotations.json",)
     panels: ClassVar[Mapping[str, Sequence[str]]] = {
         "Length control": ("difficulty", "regularising_rows", "baseline_outputs", "penalty_c"),
         "Intervals": ("confidence", "bootstrap_draws", "bootstrap_fits", "bootstrap_seed"),
@@ -30,45 +31,56 @@ class WinRateConfig(CommandConfig):
     annotations: tuple[Path, ...] = option(
         positional=True,
         metavar="ANNOTATIONS",
-        help="AlpacaEval's annotations.json, Arena-Hard's model_judgment, a JSONL, JSON, CSV or "
-        "Parquet file, or a folder written by `prefpipe eval` or `judge`; of several, each is "
-        "compared with the first",
+        common=True,
+        help="AlpacaEval's annotations.json, Arena-Hard's model_judgment, a JSONL, JSON, CSV "
+        "or Parquet file, or a folder of `prefpipe eval` or `judge`; several: each "
+        "against the first",
     )
     difficulty: Path | None = option(
         None,
         metavar="FILE",
-        help="difficulty of each instruction; without it the term is left out",
+        common=True,
+        help="difficulty of each instruction; default: leave the term out",
     )
     regularising_rows: Path | None = option(
         None,
         metavar="FILE",
-        help="rows that hold the fit's coefficients: AlpacaEval's df_gamed.csv",
+        help="rows that constrain the fit's coefficients: AlpacaEval's df_gamed.csv",
     )
     baseline_outputs: Path | None = option(
         None,
         metavar="FILE",
-        help="the baseline's responses, where ANNOTATIONS do not hold them: model_outputs.json",
+        common=True,
+        help="the baseline's responses, model_outputs.json, if ANNOTATIONS do not hold them",
     )
     penalty_c: float | None = option(
         None,
         above=0,
         metavar="C",
-        help="C of the L1 penalty; default 5-fold cross-validation with --difficulty, else 10000",
+        help="C of the L1 penalty; default: by 5-fold cross-validation with --difficulty, else "
+        "10000",
     )
     scale: str | None = option(
         None,
         choices=SCALES,
+        common=True,
         help="how preferences are written [default: 1-2 of AlpacaEval's files, else 0-1]",
     )
     category: str | None = option(
         None,
         metavar="NAME",
-        help="of Arena-Hard's prompts, where a file has several: hard_prompt, creative_writing",
+        common=True,
+        help="Arena-Hard: category of prompts to read if a file has several: hard_prompt, "
+        "creative_writing",
     )
     allow_missing: bool = option(
-        False, help="leave rows without a preference out and count them, instead of refusing"
+        False,
+        common=True,
+        help="skip and count rows without a preference, instead of refusing the file",
     )
-    confidence: float = option(0.95, above=0, below=1, metavar="X", help="level of the intervals")
+    confidence: float = option(
+        0.95, above=0, below=1, metavar="X", common=True, help="level of the intervals"
+    )
     bootstrap_draws: int = option(
         10_000, minimum=1, maximum=10_000_000, metavar="N", help="resamples of the win rate"
     )
@@ -79,9 +91,9 @@ class WinRateConfig(CommandConfig):
         metavar="N",
         help="resamples of the length-controlled fit",
     )
-    bootstrap_seed: int = option(0, minimum=0, metavar="N", help="seed of both")
+    bootstrap_seed: int = option(0, minimum=0, metavar="N", help="seed of the resamples")
     force: bool = option(
         False,
-        help="compare files of other prompts, another baseline or another judge all the same",
+        help="compare files even if their prompts, baselines or judges differ",
     )
     as_json: bool = json_option()

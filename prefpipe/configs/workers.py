@@ -1,9 +1,11 @@
 """Who makes the parts of a stage: workers on this node, or on a cluster."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from prefpipe.configs.options import option
-from prefpipe.configs.stage import StageConfig
+from prefpipe.configs.stage import MACHINES_HEADING, StageConfig
 
 AUTO = "auto"
 RAY = "ray"
@@ -13,26 +15,30 @@ RAY = "ray"
 class WorkersConfig(StageConfig):
     """What the stages share whose parts several processes can make at the same time."""
 
+    panels: ClassVar[Mapping[str, Sequence[str]]] = {
+        MACHINES_HEADING: ("workers", "gpus_per_worker", "on"),
+    }
+
     workers: str | None = option(
         None,
         identity=False,
         metavar="N|auto",
-        help="processes on this node, each with an engine and GPUs of its own; auto is one a "
-        "visible GPU; default one, this process",
+        common=True,
+        help="processes on this node, each with its own engine and GPUs; auto: one per visible "
+        "GPU; default: this process alone",
     )
     gpus_per_worker: int | None = option(
         None,
         identity=False,
         minimum=1,
-        help="GPUs of each worker, of those that are visible; default as many as its engine "
-        "spreads over, where there are GPUs",
+        help="visible GPUs of each worker; default: as many as its engine uses",
     )
     on: str | None = option(
         None,
         identity=False,
         metavar="ray[:ADDRESS]",
-        help="start the workers on a Ray cluster: ray for the one of this machine or of "
-        "RAY_ADDRESS, ray:HOST:PORT for another",
+        help="start the workers on a Ray cluster: ray for the local one or RAY_ADDRESS, "
+        "ray:HOST:PORT for another",
     )
 
     def problems(self) -> list[str]:

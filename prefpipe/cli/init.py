@@ -1,0 +1,21 @@
+"""``prefpipe init``: settings and a script to start from."""
+
+from shlex import quote
+
+from prefpipe.configs.init import InitConfig
+
+
+def init(config: InitConfig) -> None:
+    """Write the files, and print their place."""
+    from prefpipe.cli import stderr, stdout
+    from prefpipe.stages.init.run_files import SCRIPT, write_run_folder, write_stage_file
+
+    if config.stage is not None:
+        path = write_stage_file(config)
+        stderr.log(f"next: prefpipe {config.stage} --config {quote(str(path))}")
+        stdout.pipe(str(path))
+        return
+
+    folder = write_run_folder(config)
+    stderr.log(f"next: edit {folder / 'settings'}, then run: bash {quote(str(folder / SCRIPT))}")
+    stdout.pipe(str(folder))

@@ -1,0 +1,1 @@
+"""``prefpipe init``: settings and a script to start from."""

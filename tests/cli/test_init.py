@@ -1,0 +1,155 @@
+"""``prefpipe init``: settings that load as they are, and a script that runs as it is."""
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.tiny_models import make_tiny_causal_lm
+
+from prefpipe.cli.main import run
+from prefpipe.configs.init import STAGE_NAMES, InitConfig
+from prefpipe.configs.plan_sections import SECTIONS
+from prefpipe.configs.stages import STAGES
+from prefpipe.stages.init.run_files import stage_values
+from prefpipe.stages.init.stage_yaml import stage_yaml, written
+
+SAMPLE_DATA = Path(__file__).resolve().parent.parent.parent / "sample_data"
+BY_NAME = {config_class.stage: config_class for config_class in STAGES}
+each_stage = pytest.mark.parametrize("stage", STAGE_NAMES)
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def without_comments_of_settings(text: str) -> str:
+    """A file whose every setting has lost its ``#``, but for those without a default."""
+    return re.sub(r"^# (\w+: (?!null$).*)$", r"\1", text, flags=re.MULTILINE)
+
+
+@each_stage
+def test_a_stages_file_loads_as_it_is(stage: str, capsys) -> None:
+    assert run(["init", stage]) == 0
+    captured = capsys.readouterr()
+    assert captured.out == f"{stage}.yaml\n"
+    assert f"prefpipe {stage} --config {stage}.yaml" in captured.err
+
+    config = BY_NAME[stage].from_sources({}, Path(f"{stage}.yaml"))
+    values = stage_values(InitConfig())[stage]
+    assert config == BY_NAME[stage].from_values(values)
+
+
+@each_stage
+def test_defaults_that_lose_their_comment_change_nothing(stage: str) -> None:
+    assert run(["init", stage]) == 0
+    path = Path(f"{stage}.yaml")
+    before = BY_NAME[stage].from_sources({}, path)
+    loaded = without_comments_of_settings(path.read_text())
+    path.write_text(loaded)
+    assert BY_NAME[stage].from_sources({}, path) == before
+
+    defaults = [item for item in fields(BY_NAME[stage]) if item.default not in (MISSING, None)]
+    assert {item.name for item in defaults} <= yaml.safe_load(loaded).keys()
+
+
+@each_stage
+def test_a_file_has_every_field_once_the_common_ones_first(stage: str) -> None:
+    assert run(["init", stage]) == 0
+    text = Path(f"{stage}.yaml").read_text()
+    common, _, rare = text.partition("# --- Rare settings ---")
+    for item in fields(BY_NAME[stage]):
+        assert len(re.findall(rf"^(?:# )?{item.name}:(?: |$)", text, re.MULTILINE)) == 1
+        assert " ".join(str(item.metadata["help"]).split()) in " ".join(
+            text.replace("\n# ", " ").split()
+        )
+        is_common = item.name in BY_NAME[stage].common_names()
+        assert f"{item.name}:" in (common if is_common else rare)
+
+
+@pytest.mark.parametrize(
+    "value", [1, 0.8, 1e-6, True, None, "a: b", "#", "yes", "1e3", ("a", "b, c"), (), Path("a b/c")]
+)
+def test_a_value_is_written_as_it_is_read(value: Any) -> None:
+    wanted = list(value) if isinstance(value, tuple) else value
+    wanted = str(wanted) if isinstance(wanted, Path) else wanted
+    text = written(value)
+    assert "\n" not in text
+    assert yaml.safe_load(f"key: {text}") == {"key": wanted}
+
+
+def test_a_setting_may_be_given_to_the_file() -> None:
+    text = stage_yaml(BY_NAME["select"], {"strategy": "bottom-k"})
+    assert "\nstrategy: bottom-k\n" in text
+    assert "\n# k: 7\n" in text
+    assert "# scores:  (required)" in text
+
+
+def test_flags_fill_the_placeholders() -> None:
+    assert run(["init", "eval", "--model", "org/m", "--scorer", "checks", "--heldout", "h"]) == 0
+    values = yaml.safe_load(Path("eval.yaml").read_text())
+    assert (values["baseline"], values["scorer"], values["prompts"]) == ("org/m", ["checks"], "h")
+
+
+@pytest.mark.parametrize("words", [["select"], []])
+def test_nothing_is_replaced(words: list[str], capsys) -> None:
+    """And nothing is written beside a file that is there already."""
+    place = "select.yaml" if words else "out/run.sh"
+    Path("out").mkdir()
+    Path(place).write_text("mine")
+    assert run(["init", *words, *([] if words else ["-o", "out"])]) == 2
+    captured = capsys.readouterr()
+    assert f"error: {place} exists already" in captured.err
+    assert "hint: choose another folder with -o" in captured.err
+    assert Path(place).read_text() == "mine"
+    assert [path.name for path in Path("out").rglob("*")] == ([] if words else ["run.sh"])
+
+
+def test_a_flag_without_a_place_is_refused(capsys) -> None:
+    assert run(["init", "select", "--scorer", "checks"]) == 2
+    assert "--scorer has no place in the settings of select" in capsys.readouterr().err
+    assert run(["init", "selct"]) == 2
+    assert "did you mean `select`" in capsys.readouterr().err
+    assert not list(Path().iterdir())
+
+
+def test_a_run_has_a_script_settings_and_a_plan(capsys) -> None:
+    assert run(["init"]) == 0
+    assert capsys.readouterr().out == "my-run\n"
+    names = {str(path.relative_to("my-run")) for path in Path("my-run").rglob("*.*")}
+    assert names == {"run.sh", "rounds.yaml", *(f"settings/{stage}.yaml" for stage in SECTIONS)}
+    assert os.access("my-run/run.sh", os.X_OK)
+    assert subprocess.run(["bash", "-n", "my-run/run.sh"], check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_the_script_and_the_plan_run_as_they_are(tmp_path: Path) -> None:
+    """On the sample data, with the fake engine and a tiny model; the places need quoting."""
+    make_tiny_causal_lm(tmp_path / "a model")
+    words = ["init", "-o", "my run", "--model", "a model", "--backend", "fake"]
+    words += ["--prompts", str(SAMPLE_DATA / "prompts.jsonl")]
+    words += ["--heldout", str(SAMPLE_DATA / "heldout.jsonl")]
+    assert run(words) == 0
+
+    environment = os.environ | {
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        "OMP_NUM_THREADS": "1",
+    }
+    done = subprocess.run(
+        ["bash", "my run/run.sh"], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("\ndone     ") + done.stdout.startswith("done") >= 6
+
+    plan = ["rounds", "my run/rounds.yaml", "-o", "my run/rounds", "--dry-run"]
+    done = subprocess.run(
+        ["prefpipe", *plan], capture_output=True, text=True, env=environment, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("\nprefpipe train ") == 3
