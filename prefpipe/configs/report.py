@@ -19,11 +19,11 @@ MOST_RUNS = 2
 class ReportConfig(CommandConfig):
     """Write a run or a study as one HTML page, readable offline.
 
-    A run's page says first whether the run got better, by how much, at what cost and what got worse,
-    and then shows rows, rewards, coverage, training, evaluation and savings; a study's page
-    contrasts, arms, costs and runs. Two runs stand side by side, with paired differences. The same
-    artifacts give the same file. A new report replaces an old one; other files are replaced only
-    with --overwrite.
+    A run's page says first whether it got better, by how much, at what cost and what got worse. It
+    then shows rows, rewards, coverage, training, evaluation and savings; a study's page contrasts,
+    arms, costs and runs. Two runs stand side by side, with paired differences. The same artifacts
+    give the same file. A new report replaces an old one; other files are replaced only with
+    --overwrite.
     """
 
     command: ClassVar[str] = "report"
@@ -54,13 +54,8 @@ class ReportConfig(CommandConfig):
     model: str | None = option(
         None,
         metavar="MODEL",
-<<<<<<< HEAD
-        help="the model of the savings calculator: a folder, org/name, bundled:NAME, or its size, "
-        f"8B [default: the policy in RUN, else {DEFAULT_SIZE}]",
-=======
         help="model for the savings calculator: a folder, org/name, bundled:NAME, or a size "
-        f"such as 8B [default: the policy in WORKDIR, else {DEFAULT_SIZE}]",
->>>>>>> main
+        f"such as 8B [default: the policy in RUN, else {DEFAULT_SIZE}]",
     )
     overwrite: bool = option(False, help="replace FILE even if it is not a prefpipe report")
     strict: bool = strict_option()
