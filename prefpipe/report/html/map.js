@@ -11,6 +11,7 @@ function startMap(story, draw) {
   const list = document.getElementById("map-list");
   const reading = document.getElementById("map-reading");
   let current = 0;
+  let isSeen = false;
 
   const entry = () => story.maps[Number(promptBox.value)];
   const selection = () => entry().selections[Number(selectionBox.value)] || { kept: [] };
@@ -57,6 +58,7 @@ function startMap(story, draw) {
     assignments.get(candidate.sample_idx) || { role: "none", owner: null, nearest: null };
 
   function drawPlot() {
+    if (!isSeen) return;
     const colour = colours();
     const { candidates } = entry();
     const assignments = assignmentsOf(selection());
@@ -249,5 +251,9 @@ function startMap(story, draw) {
   selectionBox.addEventListener("change", show);
   fillSelections();
   show();
+  drawWhenSeen(plot, () => {
+    isSeen = true;
+    drawPlot();
+  });
   return drawPlot;
 }

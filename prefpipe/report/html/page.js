@@ -33,14 +33,28 @@ function drawChart(element) {
   drawnAt.set(element, size.width);
 }
 
+// Charts that are not drawn from a part of the story alone, with what draws them first.
+const later = new Map();
+
+function drawFirst(element) {
+  const start = later.get(element);
+  later.delete(element);
+  if (start) start();
+  else if (element.dataset.chart && !drawn.has(element)) drawChart(element);
+}
+
+// A chart costs a tenth of a second: it is drawn when it is nearly in sight.
 const seen = new IntersectionObserver(
   (entries) => {
-    for (const entry of entries) {
-      if (entry.isIntersecting && !drawn.has(entry.target)) drawChart(entry.target);
-    }
+    for (const entry of entries) if (entry.isIntersecting) drawFirst(entry.target);
   },
-  { rootMargin: "400px" },
+  { rootMargin: "300px" },
 );
+
+function drawWhenSeen(element, start) {
+  later.set(element, start);
+  seen.observe(element);
+}
 
 const redrawn = [];
 const applyTheme = startTheme(() => {
@@ -67,7 +81,7 @@ function usePaper(isPaper) {
   const inSight = (selector) =>
     [...document.querySelectorAll(selector)].filter((element) => !element.closest("[hidden]"));
   if (isPaper) {
-    for (const element of inSight("[data-chart]")) if (!drawn.has(element)) drawChart(element);
+    for (const element of inSight(".plot")) drawFirst(element);
   }
   for (const element of inSight("[data-drawn]")) {
     const width = isPaper ? element.clientWidth : undefined;

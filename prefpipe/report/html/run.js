@@ -8,11 +8,7 @@ function showPool(number) {
 showPool(0);
 const pool = document.getElementById("pool");
 if (pool) pool.addEventListener("change", () => showPool(pool.value));
-
-// After the first screen is painted: both draw a chart further down.
-requestAnimationFrame(() =>
-  setTimeout(() => redrawn.push(startMap(story, draw), startSavings(story, draw))),
-);
+redrawn.push(startMap(story, draw), startSavings(story, draw));
 
 // A link to an artifact opens it.
 function openTarget() {
