@@ -135,7 +135,7 @@ def test_another_run_in_the_same_folder_is_refused_with_the_difference(tmp_path:
     before = names(tmp_path)
     with pytest.raises(
         FingerprintError,
-        match=r"holds the result of another configuration:\n  n: 8 on disk, 9 requested$",
+        match=r"holds the result of a different configuration:\n  n: 8 on disk, 9 requested$",
     ) as caught:
         output(tmp_path, record(9))
     assert caught.value.exit_code == 2

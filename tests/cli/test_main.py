@@ -252,7 +252,7 @@ def test_configs_never_repair_a_value() -> None:
         ),
         (
             {"SLURM_ARRAY_TASK_ID": "a", "SLURM_ARRAY_TASK_COUNT": "2"},
-            "SLURM_ARRAY_TASK_ID=a is no whole number",
+            "SLURM_ARRAY_TASK_ID=a is not a whole number",
         ),
         (
             {"PREFPIPE_SHARD_INDEX": "0"},

@@ -166,7 +166,7 @@ def test_what_is_refused_before_the_first_step(
         ("eval: {scorer: fake}", "eval: `prompts` is missing"),
         ("eval: {prompts: prompts.jsonl, scorer: [fake, checks]}", "eval: `reward` is missing: the scorers are fake, checks"),
         ("changes: {2: {select: {reward: z(fke)}}}", "round 2, select: the reward 'z(fke)' names `fke`, and the scorers are: fake"),
-        ("changes: {2: {score: {scorer: [fake, checks]}}}", "round 2, select: it needs `reward`"),
+        ("changes: {2: {score: {scorer: [fake, checks]}}}", "round 2, select: `reward` is missing"),
         ("changes: {2: {select: {reward: 'f(fake)'}}}", "round 2, select: the reward expression 'f(fake)' calls 'f'"),
         ("pools: all\nchanges: {2: {score: {scorer: checks}}}", "round 2, score: `pools: all` joins responses rated by the same scorers, and round 1 was not rated by checks"),
         ("pools: all\nchanges: {2: {embed: {model: bundled:minilm}}}", "round 2, embed: `pools: all` joins responses embedded by one model, and `model` is bundled:minilm but was nowhere"),

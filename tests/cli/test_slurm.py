@@ -212,7 +212,7 @@ def test_scontrol_says_how_many_tasks_an_array_may_have(
         ("-- GENERATE --no-shards", 2, "the command has --no-shards"),
         ("-- GENERATE --overwrite", 2, "would delete the parts it already made"),
         ("-- GENERATE --workers auto --backend vllm", 2, "--workers auto, one worker for each GPU"),
-        ("--gpus-per-worker 1 -- GENERATE --workers 4 --backend vllm", 2, "less than the 4 that"),
+        ("--gpus-per-worker 1 -- GENERATE --workers 4 --backend vllm", 2, "less than the 4 GPUs that"),
         ("--time soon -- GENERATE", 2, "--time must be a limit such as 4:00:00, not 'soon'"),
         ("--time 10 -- GENERATE", 2, "--signal-seconds 600 leaves nothing of --time 10"),
         ("--mem much -- GENERATE", 2, "--mem must be a size such as 64G, not 'much'"),

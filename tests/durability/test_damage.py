@@ -234,7 +234,7 @@ def test_another_configuration_in_the_same_folder_is_refused_with_the_field_and_
     before = identities_of(work / stage)
     refused = stages.run(*commands(work)[stage], *flags)
     assert refused.code == 2
-    assert f"{work / stage} holds the result of another configuration:" in refused.stderr
+    assert f"{work / stage} holds the result of a different configuration:" in refused.stderr
     assert line in refused.stderr
     assert (
         "choose another folder with -o, restore the old values, or start again with --overwrite"

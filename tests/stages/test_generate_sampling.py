@@ -136,7 +136,7 @@ def test_min_p_beside_one_temperature_of_0_is_none_of_these():
         (b'{"type": "object",}', "is no JSON: broken JSON"),
         (b'{"type": "objct"}', "type is 'objct'; it must be one of object"),
         (b"[]", "it must hold an object"),
-        (b'{"a": 1, "a": 2}', "stands twice"),
+        (b'{"a": 1, "a": 2}', "occurs twice"),
         (b'{"minimum": NaN}', "NaN or infinite"),
         (b"\xff", "is not UTF-8"),
     ],

@@ -46,7 +46,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [GOOD | {"response": 5}],
         [],
-        ["line 1: `response` is 5, which is no text"],
+        ["line 1: `response` is 5, which is not text"],
     ),
     "empty prompt": (
         "a.jsonl",
@@ -124,13 +124,13 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [GOOD | {"x": "high"}],
         ["--reward-column", "x"],
-        ["line 1: `x` is 'high', which is no number"],
+        ["line 1: `x` is 'high', which is not a number"],
     ),
     "score of truth": (
         "a.jsonl",
         [GOOD | {"x": True}],
         ["--reward-column", "x"],
-        ["line 1: `x` is True, which is no number"],
+        ["line 1: `x` is True, which is not a number"],
     ),
     "score too large": (
         "a.jsonl",
@@ -142,7 +142,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [GOOD | {"model": 5}],
         [],
-        ["line 1: `model` is 5, which is no text"],
+        ["line 1: `model` is 5, which is not text"],
     ),
     "half a character": (
         "a.jsonl",
@@ -182,7 +182,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [{"prompt": "q", "responses": "a", "rewards": [1]}],
         ["--format", "online-rlhf"],
-        ["line 1: `responses` is 'a', which is no list"],
+        ["line 1: `responses` is 'a', which is not a list"],
     ),
     "null in a list": (
         "a.jsonl",
@@ -194,7 +194,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         "a.jsonl",
         [{"prompt": "q", "responses": ["a"], "rewards": ["good"]}],
         ["--format", "online-rlhf"],
-        ["line 1: `rewards[0]` is 'good', which is no number"],
+        ["line 1: `rewards[0]` is 'good', which is not a number"],
     ),
     "null scores": (
         "a.jsonl",

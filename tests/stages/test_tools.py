@@ -364,7 +364,7 @@ def test_ids_of_prompts_cover_tools_and_calls_and_are_what_they_were_without():
         ),
         (
             {"tool_calls": [{"function": {"name": "f", "arguments": [1]}}]},
-            "the arguments of 'f' are [1], which is no object",
+            "the arguments of 'f' are [1], which is not an object",
         ),
         ({"tool_calls": [{"type": "custom", "custom": {}}]}, "it is of type 'custom'"),
         ({"tool_calls": "look"}, "has `tool_calls` that are not JSON"),

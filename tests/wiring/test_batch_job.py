@@ -83,11 +83,11 @@ def test_flags_and_no_shards_help_where_an_array_is_refused(task: int) -> None:
         (array([0, 2, 4], 3, step=2), "numbered from 0 to 4 in steps of 2"),
         (
             {"SLURM_ARRAY_TASK_ID": "-1", "SLURM_ARRAY_TASK_COUNT": "2"},
-            "SLURM_ARRAY_TASK_ID=-1 is no whole number",
+            "SLURM_ARRAY_TASK_ID=-1 is not a whole number",
         ),
         (
             {"SLURM_ARRAY_TASK_ID": "²", "SLURM_ARRAY_TASK_COUNT": "2"},
-            "SLURM_ARRAY_TASK_ID=² is no whole number",
+            "SLURM_ARRAY_TASK_ID=² is not a whole number",
         ),
         ({"SLURM_ARRAY_TASK_ID": "0", "SLURM_ARRAY_TASK_COUNT": "0"}, "0 tasks from 0 to -1"),
         (

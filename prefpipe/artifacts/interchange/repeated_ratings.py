@@ -61,8 +61,8 @@ def one_response_each(
     if samples:
         n_rows = sum(len(rows) - 1 for rows in samples)
         notes.append(
-            f"responses that repeat text and scores of another of their prompt: {n_rows:,}, kept "
-            "as separate samples"
+            f"responses that repeat text and scores of another one of their prompt: {n_rows:,}, "
+            "kept as separate samples"
         )
 
     if not ratings:

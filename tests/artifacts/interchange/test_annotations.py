@@ -66,7 +66,7 @@ def test_a_preference_that_a_csv_file_holds_as_text_is_refused_by_its_number(
     with pytest.raises(InputError) as caught:
         read_annotations(str(tmp_path / "a.csv"))
     assert "line 2: `preference` is 5, and this file's are 0 to 1" in caught.value.message
-    assert "line 3: `preference` is 'x', which is no number" in caught.value.message
+    assert "line 3: `preference` is 'x', which is not a number" in caught.value.message
 
 
 def test_rows_of_ones_own_are_0_to_1_unless_it_is_said(tmp_path: Path) -> None:

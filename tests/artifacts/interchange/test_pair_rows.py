@@ -114,14 +114,14 @@ def test_pairs_take_the_scores_of_the_file(tmp_path):
         (
             some_pairs(2, score_chosen="good", score_rejected="bad"),
             False,
-            "`score_chosen` is 'good', which is no number",
+            "`score_chosen` is 'good', which is not a number",
         ),
         (
             some_pairs(2, preference=1.7),
             True,
             r"`preference` is 1\.7; a preference for the chosen response lies in \[0, 1\]",
         ),
-        (some_pairs(2, preference="A"), True, "`preference` is 'A', which is no number"),
+        (some_pairs(2, preference="A"), True, "`preference` is 'A', which is not a number"),
     ],
 )
 def test_columns_that_cannot_be_meant_are_refused(tmp_path, rows, needs_texts, words):

@@ -144,7 +144,7 @@ def test_rows_name_the_flag_that_takes_a_column(tmp_path: Path) -> None:
     pool = read(source, "rows", rewards={"grades": "grades"})
     assert [scores for _, _, scores in held(pool).values()] == [{"grades": 2.0}, {"grades": 4.0}]
     assert (
-        "`grades` holds several scores of each response: their mean is taken (--on-duplicate mean)"
+        "`grades` holds several scores of each response: their mean is used (--on-duplicate mean)"
         in pool.notes
     )
     assert (

@@ -83,7 +83,7 @@ def test_the_same_text_with_the_same_scores_is_a_sample_of_its_own(tmp_path: Pat
     pool = read(lines(tmp_path / "a.jsonl", *rows), "rows", rewards={"r": "r"})
     assert scores_of(pool) == [("a", 5.0), ("b", 4.0), ("a", 5.0)]
     assert (
-        "responses that repeat text and scores of another response of their prompt: 1, kept as separate samples"
+        "responses that repeat text and scores of another one of their prompt: 1, kept as separate samples"
         in pool.notes
     )
 

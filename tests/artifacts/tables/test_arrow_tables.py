@@ -183,7 +183,7 @@ def test_what_is_declared_json_and_is_none_is_named_with_its_row() -> None:
         ("row 2", "`x` is declared JSON, but is not JSON"),
         ("row 3", "`x` is declared JSON, but is not JSON"),
     ]
-    assert 'the key "a" stands twice' in bad[1].reason
+    assert 'the key "a" occurs twice' in bad[1].reason
 
 
 def test_texts_that_are_no_utf_8_are_named_with_their_row(tmp_path: Path) -> None:

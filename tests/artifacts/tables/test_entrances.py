@@ -311,9 +311,9 @@ def test_one_value_that_is_no_number_is_named_and_the_others_stay_numbers(
     folder.mkdir()
     rows[4][column] = "N/A"
     with pytest.raises(
-        InputError, match="`" + column + r"` is 'N/A', which is no number"
+        InputError, match="`" + column + r"` is 'N/A', which is not a number"
     ) as caught:
         read(write(folder, rows))
-    assert caught.value.message.count("which is no number") == 1
+    assert caught.value.message.count("which is not a number") == 1
     places = ("line 5:", "line 6:", "row 5:")
     assert any(place in caught.value.message for place in places)

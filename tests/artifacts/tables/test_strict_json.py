@@ -65,7 +65,7 @@ def test_rows_that_tools_wrap_are_read_and_their_repeated_keys_refused(tmp_path:
     path.write_text('{"type": "text_only", "instances": [{"a": 1}, {"a": 2}]}')
     assert read_table(str(path)).columns.to_pylist() == [{"a": 1}, {"a": 2}]
     path.write_text('{"type": "text_only",\n "instances": [{"a": 1}, {"a": 2, "a": 3}]}')
-    with pytest.raises(InputError, match='the key "a" stands twice'):
+    with pytest.raises(InputError, match='the key "a" occurs twice'):
         read_table(str(path))
 
 

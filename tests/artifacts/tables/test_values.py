@@ -53,7 +53,7 @@ def test_no_number_is_a_number_that_is_left_for_the_status(value: Any) -> None:
     ],
 )
 def test_number_of_shows_what_is_no_number(value: Any) -> None:
-    assert number_of(value) == (None, f"is {value!r}, which is no number")
+    assert number_of(value) == (None, f"is {value!r}, which is not a number")
 
 
 def test_a_number_beyond_every_float_is_refused() -> None:

@@ -102,9 +102,9 @@ def test_a_repeated_row_counts_once_and_a_contradiction_is_refused(path):
         ({"rating": float("nan")}, "line 2: `rating` is nan, which is not finite"),
         ({"rating": float("-inf")}, "line 2: `rating` is -inf, which is not finite"),
         ({"rating": "1e999"}, "line 2: `rating` is '1e999', which is not finite"),
-        ({"rating": "good"}, "line 2: `rating` is 'good', which is no number"),
-        ({"rating": True}, "line 2: `rating` is True, which is no number"),
-        ({"rating": [7]}, r"line 2: `rating` is \[7\], which is no number"),
+        ({"rating": "good"}, "line 2: `rating` is 'good', which is not a number"),
+        ({"rating": True}, "line 2: `rating` is True, which is not a number"),
+        ({"rating": [7]}, r"line 2: `rating` is \[7\], which is not a number"),
         ({"rating": None}, "line 2: `rating` is empty"),
         ({"rating": ""}, "line 2: `rating` is empty"),
         ({"sample_idx": None}, "line 2: `sample_idx` is empty"),
@@ -146,7 +146,7 @@ def test_all_problems_are_listed_and_a_long_list_is_counted(path):
             [{"id": "a", "score": 3}],
             r"has no column prompt_id, rating, sample_idx \(or response\); it has id, score",
         ),
-        ([{"prompt_id": "a", "response": 3, "rating": 3}], "`response` is 3, which is no text"),
+        ([{"prompt_id": "a", "response": 3, "rating": 3}], "`response` is 3, which is not text"),
     ],
 )
 def test_files_without_the_key_are_refused(path, rows, message):
@@ -172,7 +172,7 @@ def test_several_ratings_of_one_candidate_by_the_users_rule(path, rule, reward):
     assert scorer.score([request("a", 0)])[0].reward == reward  # (7.5 + 3 + 3) / 3
     note = (
         "human.jsonl: 1 candidates have several ratings, first at line 1 and line 3: "
-        f"their {rule} is taken (--on-duplicate {rule})"
+        f"their {rule} is used (--on-duplicate {rule})"
     )
     assert scorer.notes_of_reading == [note]
     assert scorer.identity()["on_duplicate"] == rule

@@ -225,7 +225,7 @@ def test_first_version_files_that_do_not_fit_are_refused(
                     {"role": "assistant", "content": {"answer": 3}},
                 ],
             },
-            "which is no text",
+            "which is not text",
         ),
         ("arena-hard", {"uid": None, "model": "m", "messages": []}, "`uid` is empty"),
     ],

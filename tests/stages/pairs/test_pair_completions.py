@@ -124,7 +124,7 @@ def test_a_folder_is_read_again_by_both_commands(tmp_path: Path) -> None:
         ({"num_correct": 2}, "`num_correct` is 2, and `chosen` holds 1"),
         ({"total_completions": 5}, "`total_completions` is 5, and there are 4"),
         ({"rejected": []}, "`rejected` is an empty list"),
-        ({"chosen": [7]}, "`chosen[0]` is 7, which is no text"),
+        ({"chosen": [7]}, "`chosen[0]` is 7, which is not text"),
         ({"chosen": None}, "`chosen` is null"),
         ({"prompt": ""}, "the prompt is empty"),
     ],

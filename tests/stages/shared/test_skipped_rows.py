@@ -43,10 +43,10 @@ BAD = {
     "a key twice": (
         '{"prompt": "q0", "response": "x", "judge": 1, "judge": 2}',
         "line 3",
-        'the key "judge" stands twice',
+        'the key "judge" occurs twice',
     ),
     "a list": ("[1]", "line 3", "a JSON object is needed, not list"),
-    "no number": ({**ROWS[2], "judge": "N/A"}, "line 3", "`judge` is 'N/A', which is no number"),
+    "no number": ({**ROWS[2], "judge": "N/A"}, "line 3", "`judge` is 'N/A', which is not a number"),
     "no response": ({**ROWS[2], "response": None}, "line 3", "`response` is null"),
     "an id of another prompt": (
         {**ROWS[2], "prompt_id": "p0"},
@@ -121,7 +121,7 @@ def test_faults_that_show_one_after_the_other_are_all_left_out_and_counted_by_re
     assert run([*command, "--json"]) == 0
     found = facts(capsys)
     assert found["n"] == 4
-    assert found["by_reason"]["`judge` is ..., which is no number"] == 2
+    assert found["by_reason"]["`judge` is ..., which is not a number"] == 2
     assert sorted(row["place"] for row in skipped(tmp_path / "out")) == [
         "line 10",
         "line 11",
@@ -241,7 +241,7 @@ def test_ratings_and_pairs_leave_bad_rows_out_too(
     assert run(score) == 1
     assert "--skip-bad-rows" in capsys.readouterr().err
     assert run([*score, "--skip-bad-rows", "--json", "--max-error-rate", "1"]) == 0
-    assert facts(capsys)["by_reason"] == {"`rating` is ..., which is no number": 1}
+    assert facts(capsys)["by_reason"] == {"`rating` is ..., which is not a number": 1}
     assert [(row["reward"], row["status"]) for row in rows_of(tmp_path / "sc")] == [
         (3.0, "ok"),
         (None, "unrated"),
@@ -270,7 +270,7 @@ def test_ratings_and_pairs_leave_bad_rows_out_too(
     assert run(command) == 1
     capsys.readouterr()
     assert run([*command, "--skip-bad-rows", "--json"]) == 0
-    assert facts(capsys)["by_reason"] == {"`score_chosen` is ..., which is no number": 1}
+    assert facts(capsys)["by_reason"] == {"`score_chosen` is ..., which is not a number": 1}
     assert len(rows_of(tmp_path / "cal")) == 1
 
 
