@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 import typer
 
 from prefpipe.cli.check import check
+from prefpipe.cli.completion import install_option, show_option
 from prefpipe.cli.dataclass_commands import add_command, add_stage
 from prefpipe.cli.eval_group import eval_group
 from prefpipe.cli.help_commands import DocumentedGroup, help_all_option
@@ -176,6 +177,8 @@ add_command(app, ReferenceConfig, _reference, hidden=True)
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="print the version and exit")] = False,
+    _install_completion: Annotated[str | None, install_option()] = None,
+    _show_completion: Annotated[str | None, show_option()] = None,
     _help_all: Annotated[bool, help_all_option()] = False,
 ) -> None:
     if version:

@@ -11,6 +11,7 @@ import typer
 
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.tables.locations import refuse_scheme
+from prefpipe.cli.completion import completions_of
 from prefpipe.cli.help_commands import documented_command, help_all_parameter
 from prefpipe.cli.launched_processes import speaks_for_the_run
 from prefpipe.configs.command import CommandConfig
@@ -163,6 +164,8 @@ def _parameter(
         "metavar": _metavar(item, kind),
         "show_default": False,
     }
+    if item.metadata["choices"]:
+        settings["autocompletion"] = completions_of(item.metadata["choices"])
 
     annotation = _annotation(kind)
     default: Any = inspect.Parameter.empty

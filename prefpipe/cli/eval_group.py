@@ -58,8 +58,7 @@ def eval_group(run_stage: Callable[[Any, bool], None]) -> typer.Typer:
         if command is not None:
             if given:
                 raise UsageError(
-                    f"{flag_named(given[0])} stands before `{command}`, and belongs to "
-                    "`prefpipe eval` itself",
+                    f"{flag_named(given[0])} is a flag of `prefpipe eval`, not of `{command}`",
                     hint=f"run `prefpipe eval {command} --help` for what that command takes",
                 )
             return

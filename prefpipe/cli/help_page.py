@@ -47,6 +47,7 @@ class Section(NamedTuple):
 
     heading: str
     entries: Sequence[Entry]
+    are_commands: bool = False
 
 
 class Page(NamedTuple):
@@ -157,9 +158,10 @@ def commands_of(context: Any, group: Any, headings: Mapping[str, Sequence[str]])
     for heading, names in headings.items():
         entries = [visible.pop(name) for name in names if name in visible]
         if entries:
-            sections.append(Section(heading, entries))
+            sections.append(Section(heading, entries, are_commands=True))
     if visible:
-        sections.append(Section("Commands" if not sections else "More", list(visible.values())))
+        heading = "More commands" if sections else "Commands"
+        sections.append(Section(heading, list(visible.values()), are_commands=True))
     return sections
 
 
@@ -246,10 +248,12 @@ def render(page: Page, *, width: int | None = None, is_coloured: bool | None = N
             lines += _command_lines(example, width)
         blocks.append("\n".join(lines))
 
-    # one column for all sections, so that the eye runs down one edge
-    names = [entry.names for section in page.sections for entry in section.entries]
-    column = _column_of_meanings(names, width)
+    # one column for all flags, and one for all commands, so that the eye runs down one edge
+    names: dict[bool, list[str]] = {True: [], False: []}
     for section in page.sections:
+        names[section.are_commands] += [entry.names for entry in section.entries]
+    for section in page.sections:
+        column = _column_of_meanings(names[section.are_commands], width)
         lines = [bold(f"{section.heading}:")]
         for entry in section.entries:
             lines += _entry_lines(entry, column, width, bold)

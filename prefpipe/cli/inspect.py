@@ -60,7 +60,7 @@ def _mapped(
 
     if "embeddings" not in related:
         raise UsageError(
-            f"--map needs embeddings, and none are to be found through {config.path}",
+            f"--map needs embeddings, and {config.path} leads to none",
             hint="pass the folder that embed wrote with --embeddings",
         )
     sources = _sources(related)

@@ -24,6 +24,6 @@ def launch_config(config: LaunchFileConfig) -> None:
     if config.name not in paths:
         raise UsageError(
             f"there is no configuration {config.name!r}",
-            hint=f"take {', '.join(paths)}, or a file of your own",
+            hint=f"use {', '.join(paths)}, or your own file",
         )
     stdout.pipe(str(paths[config.name]))

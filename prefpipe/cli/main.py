@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import typer
 
+from prefpipe.cli import completion
 from prefpipe.cli.app import app
 from prefpipe.cli.launched_processes import prints_the_error
 from prefpipe.cli.overwrite_flag import spelled_out, without_stale
@@ -43,11 +44,15 @@ def run(arguments: list[str]) -> int:
             wrong = UsageError(f"{name} is not UTF-8", hint="rename the file or folder")
             return _end_with(wrong, arguments)
 
+    if completion.is_asked():
+        completion.prepare()
+
     # `rounds` and `study` hand the flag on to stages
     plans = [RoundsConfig.command, StudyConfig.command]
     takes_overwrite = [*plans, *(config_class.stage for config_class in STAGES)]
     is_stage = bool(arguments) and arguments[0] in takes_overwrite
     words = spelled_out(arguments) if is_stage else without_stale(arguments)
+    words = completion.with_shell(words)
     try:
         code = app(words, prog_name="prefpipe", standalone_mode=False)
     except PrefpipeError as error:

@@ -13,19 +13,20 @@ from prefpipe.configs.stages import EVALUATIONS, STAGES
 
 NOTE = "<!-- Written by `prefpipe reference` from the code; change the code, not this page. -->"
 CLI_TEXT = """\
-Every stage resumes by itself: the same command again makes the parts that are missing and nothing
-else. stdout carries what a script reads, the output path or JSON; tables, logs and progress go to
-stderr. `status`, `slurm`, `inspect`, `savings`, `check`, `models` and `launch-config` answer on
-stdout. `NO_COLOR` is obeyed."""
+Every stage resumes automatically: run the same command again and it makes the missing parts.
+stdout carries the output path, or JSON; tables, logs and progress go to stderr. `status`, `slurm`,
+`inspect`, `savings`, `check`, `models` and `launch-config` answer on stdout. `NO_COLOR` is obeyed.
+`--help` shows the common flags of a command, `--help-all` all of them."""
 CONFIG_TEXT = """\
 Each stage takes `--config FILE`, a YAML file of `key: value` lines with these keys (`max_tokens` is
-`--max-tokens`). A flag beats the file, the file beats the default; an unknown key is an error. Keys
-marked **rows** are part of the fingerprint: the output folder of a run with other values is
-refused. For models and inputs the content counts, not the name or path."""
+`--max-tokens`). A flag overrides the file, and the file overrides the default; an unknown key is an
+error. `prefpipe init STAGE` writes such a file. Keys marked **rows** are part of the fingerprint:
+the output folder of a run with other values is refused. For models and inputs the content counts,
+not the name or path."""
 SCHEMAS_TEXT = """\
 An artifact is a folder with `run.json` and parts, `part-00003-of-00016.parquet`. Part i of every
-stage speaks of the same prompts. Rows are joined by `(prompt_id, sample_idx)`, never by position.
-Columns that the prompts file brings stand behind prefpipe's own, in `candidates` and in `groups`.
+stage covers the same prompts. Rows are joined by `(prompt_id, sample_idx)`, never by position.
+Columns of the prompts file follow prefpipe's own, in `candidates` and in `groups`.
 
 A part's Parquet footer has the key `{FOOTER_KEY}`: JSON with the part's name, the run's
 fingerprint, the schema, row counts by status, the digests of the parent parts and the sha256 of

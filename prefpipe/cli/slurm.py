@@ -34,7 +34,7 @@ def slurm(config: SlurmConfig) -> None:
     stage = stage_of(config.stage_words)
     array = slurm_array(config, stage, stderr.log)
     if array is None:
-        stderr.log(f"{stage.output} has all its parts: there is nothing to submit")
+        stderr.log(f"{stage.output} has all its parts: nothing to submit")
         return
 
     # Slurm opens the log before the script runs, which can make no folder for it
@@ -55,14 +55,14 @@ def stage_of(words: Sequence[str]) -> StageConfig:
     name, *rest = words
     if name not in classes:
         raise UsageError(
-            f"`{name}` is no stage's command{did_you_mean(name, classes)}",
-            hint="behind `--` stands a command as it would be typed, without `prefpipe`: "
+            f"`{name}` is not a stage{did_you_mean(name, classes)}",
+            hint="after `--`, type a command without `prefpipe`: "
             "`generate prompts.jsonl -o run/candidates ...`",
         )
 
     if not issubclass(classes[name], PARTWISE):
         raise UsageError(
-            f"`{name}` is one piece of work, and an array divides parts",
+            f"`{name}` cannot be divided among the tasks of an array",
             hint=f"an array makes the parts of {', '.join(each.stage for each in PARTWISE)}; "
             "docs/guides/scaling.md has scripts for train",
         )

@@ -111,7 +111,7 @@ class CheckConfig(CommandConfig):
     def problems(self) -> list[str]:
         problems = super().problems() + gpu_problems(self.gpu, self.tflops)
         if self.gamma is not None and self.objective != "mmpo":
-            return [*problems, "--gamma is looked at with --objective mmpo alone"]
+            return [*problems, "--gamma needs --objective mmpo"]
         return problems + gamma_problems(
             self.objective, self.gamma, self.point_wins, self.rater_scores
         )

@@ -41,7 +41,7 @@ class LmEvalConfig(CommandConfig):
     def problems(self) -> list[str]:
         problems = super().problems()
         if not self.task_names:
-            problems.append("--tasks names no task: `lm_eval ls tasks` lists them")
+            problems.append("--tasks names no task; list them with `lm_eval ls tasks`")
 
         is_auto = self.batch_size.partition(":")[0] == "auto"  # `auto:4` measures four times
         is_count = self.batch_size.isdigit() and int(self.batch_size) > 0

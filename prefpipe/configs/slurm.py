@@ -142,7 +142,7 @@ class SlurmConfig(CommandConfig):
     def problems(self) -> list[str]:
         problems = super().problems()
         if not self.stage_words:
-            problems.append(f"the command to run stands behind `--`: `{EXAMPLE}`")
+            problems.append(f"put the command to run after `--`: `{EXAMPLE}`")
         if self.mem is not None and not re.fullmatch(r"\d+[KMGT]?", self.mem, re.IGNORECASE):
             problems.append(f"--mem must be a size such as 64G, not {self.mem!r}")
 
@@ -177,7 +177,7 @@ class SlurmConfig(CommandConfig):
             if not re.fullmatch(r"[a-z][a-z-]*", name):
                 yield f"--sbatch takes KEY=VALUE with the long name of a flag, not {text!r}"
             elif OWN_DIRECTIVES.get(name):
-                yield f"--sbatch {text} is what {OWN_DIRECTIVES[name]} says"
+                yield f"--sbatch {text} is set by {OWN_DIRECTIVES[name]}"
             elif name in OWN_DIRECTIVES:
                 yield f"--sbatch {text} cannot be: the script sets {name} itself"
 

@@ -204,7 +204,7 @@ def _trainer_problems(plan: StudyPlan) -> Iterator[str]:
         changed = [key for key, value in arm.sections["train"].items() if shared.get(key) != value]
         if changed:
             yield (
-                f"arms, {name}: `{changed[0]}` of `train` is of no use beside `trainer`, whose "
+                f"arms, {name}: `{changed[0]}` of `train` has no effect beside `trainer`, whose "
                 "command has its own flags"
             )
         if arm.rounds is not None:

@@ -164,7 +164,7 @@ def _heldout_problems(given: Mapping[str, Any]) -> Iterator[str]:
     if is_eval_used and "eval" not in given:
         yield "it needs `eval`: how held-out responses are sampled and rated"
     elif not is_eval_used and given.get("eval"):
-        yield "`eval` is of no use: with `truth` the held-out responses that are there are judged"
+        yield "`eval` has no effect: with `truth` the existing held-out responses are judged"
 
 
 def _arm_problems(given: Mapping[str, Any]) -> Iterator[str]:
@@ -214,7 +214,7 @@ def _problems_of_arm(place: str, arm: object, given: Mapping[str, Any]) -> Itera
     if values.get("trainer") is not None:
         yield from _trainer_problems(f"{place}, trainer", values["trainer"], given)
         if values.get("train"):
-            yield f"{place}: `train` is of no use beside `trainer`, whose command has its own flags"
+            yield f"{place}: `train` has no effect beside `trainer`; its command has its own flags"
         if values.get("rounds") is not None:
             yield f"{place}: `trainer` and `rounds` exclude each other"
 
@@ -380,7 +380,7 @@ def _measure_problems(given: Mapping[str, Any]) -> Iterator[str]:
     if measure == "worst_rate" and given.get("worst_below") is None:
         yield "`measure: worst_rate` needs `worst_below`: the reward under which a response counts"
     if given.get("truth") is not None and given.get("worst_below") is not None:
-        yield "`worst_below` is of no use with `truth`: pairs are judged, and no rewards"
+        yield "`worst_below` has no effect with `truth`, which judges pairs and not rewards"
 
     allows = given.get("allow_different_prompts")
     if allows is not None and not isinstance(allows, bool):

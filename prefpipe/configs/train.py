@@ -448,7 +448,7 @@ class TrainConfig(PolicyTemplateConfig):
 
         problems = []
         if self.objective == "sft" and self.sft_weight:
-            problems.append("--sft-weight is of no use: --objective sft is that term alone")
+            problems.append("--sft-weight has no effect: --objective sft consists of that term")
         if self.reference is not None and self.reference_model is not None:
             problems.append("--reference and --reference-model exclude each other")
         if self.target != "reward":
@@ -463,25 +463,25 @@ class TrainConfig(PolicyTemplateConfig):
         }
         for flag, value in references.items():
             if value:
-                problems.append(f"{flag} is of no use: a reward model has no reference")
+                problems.append(f"{flag} has no effect: a reward model has no reference")
         if self.template_arg:
             problems.append(
-                "--template-arg is of no use: it is for the policy's template, and a reward model "
-                "is trained with the default of its own"
+                "--template-arg has no effect: it is for the policy's template, and a reward model "
+                "uses its own template's default"
             )
         if self.sft_weight:
             problems.append(
-                "--sft-weight is of no use: a reward model gives responses no likelihood"
+                "--sft-weight has no effect: a reward model gives responses no likelihood"
             )
         if self.load_in_4bit:
             problems.append(
-                "--load-in-4bit: a reward model is saved whole and merged, which 4-bit weights "
-                "cannot be"
+                "--load-in-4bit: a reward model is merged and saved whole, and 4-bit weights "
+                "cannot be merged"
             )
         if self.on_too_long == "truncate":
             problems.append(
-                "--on-too-long truncate: a reward model reads whole conversations, as score gives "
-                "it; drop or error"
+                "--on-too-long truncate: a reward model reads whole conversations; use drop or "
+                "error"
             )
         return problems
 
@@ -496,7 +496,7 @@ class TrainConfig(PolicyTemplateConfig):
             )
         problems += self._warmup_problems()
         if len(self.report_to) > 1 and "none" in self.report_to:
-            problems.append("--report-to none stands alone")
+            problems.append("--report-to none excludes other trackers")
         return problems
 
     def _warmup_problems(self) -> list[str]:
@@ -506,8 +506,8 @@ class TrainConfig(PolicyTemplateConfig):
         # as a share too, but that is the objective's own and was never refused
         if self.warmup_steps and self.lr_scheduler_type == "constant":
             problems.append(
-                "--warmup-steps is of no use: --lr-scheduler-type constant has no warm-up; "
-                "constant_with_warmup has one"
+                "--warmup-steps has no effect: --lr-scheduler-type constant has no warm-up; use "
+                "constant_with_warmup"
             )
         return problems
 

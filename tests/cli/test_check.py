@@ -671,7 +671,7 @@ def test_a_name_that_is_no_column_and_a_gamma_that_cannot_be_are_refused(
         (["--objective", "mmpo", "--gamma", "much"], "a finite number or auto, not 'much'"),
         (["--objective", "mmpo", "--gamma", "auto"], "needs one of --point-wins and"),
         (["--objective", "mmpo", "--point-wins", "0.8"], "--point-wins goes together with"),
-        (["--objective", "dpo", "--gamma", "1"], "--gamma is looked at with --objective mmpo"),
+        (["--objective", "dpo", "--gamma", "1"], "--gamma needs --objective mmpo"),
     )
     for more, message in cases:
         assert prefpipe([*words, *more]) == 2

@@ -127,7 +127,7 @@ def test_where_all_is_made_nothing_is_printed(capfdbinary) -> None:
     assert prefpipe(["slurm", "--array", "6", "--", *GENERATE]) == 0
     out, err = capfdbinary.readouterr()
     assert out == b""
-    assert err == b"run/candidates has all its parts: there is nothing to submit\n"
+    assert err == b"run/candidates has all its parts: nothing to submit\n"
 
 
 def test_a_share_of_the_prompts_has_its_own_parts(script) -> None:
@@ -198,11 +198,11 @@ def test_scontrol_says_how_many_tasks_an_array_may_have(
 @pytest.mark.parametrize(
     ("words", "code", "complaint"),
     [
-        ("--array 4", 2, "the command to run stands behind `--`"),
+        ("--array 4", 2, "put the command to run after `--`"),
         ("--array 0 -- GENERATE", 2, "--array must be 1 or more, not 0"),
         ("--array 7 -- GENERATE", 2, "--array 7 is more than the 6 parts of run/candidates"),
-        ("-- train g -o x --model m --objective dpo", 2, "`train` is one piece of work"),
-        ("-- eval rewardbench --pairs p -o x", 2, "`eval` is one piece of work"),
+        ("-- train g -o x --model m --objective dpo", 2, "`train` cannot be divided"),
+        ("-- eval rewardbench --pairs p -o x", 2, "`eval` cannot be divided"),
         ("-- generat prompts.jsonl", 2, "(did you mean `generate`?)"),
         ("-- generate prompts.jsonl --bogus", 2, "No such option: --bogus"),
         ("-- generate prompts.jsonl -o x", 2, "`prefpipe generate` needs --model"),
@@ -216,7 +216,7 @@ def test_scontrol_says_how_many_tasks_an_array_may_have(
         ("--time soon -- GENERATE", 2, "--time must be a limit such as 4:00:00, not 'soon'"),
         ("--time 10 -- GENERATE", 2, "--signal-seconds 600 leaves nothing of --time 10"),
         ("--mem much -- GENERATE", 2, "--mem must be a size such as 64G, not 'much'"),
-        ("--sbatch array=1-9 -- GENERATE", 2, "--sbatch array=1-9 is what --array says"),
+        ("--sbatch array=1-9 -- GENERATE", 2, "--sbatch array=1-9 is set by --array"),
         ("--sbatch requeue -- GENERATE", 2, "the script sets requeue itself"),
         ("--sbatch -p -- GENERATE", 2, "--sbatch takes KEY=VALUE"),
         ("--partition $'a\\nb' -- GENERATE", 2, "--partition must be one line"),

@@ -308,10 +308,7 @@ def test_flags_out_of_range_exit_with_2(tmp_path: Path, capsys, flags, message) 
 def test_the_stage_and_the_commands_beside_it_do_not_mix(capsys) -> None:
     """A flag of the stage before a command would be ignored; it is refused."""
     assert run(["eval", "--policy", "x", "win-rate", "y"]) == 2
-    assert (
-        "--policy stands before `win-rate`, and belongs to `prefpipe eval` itself"
-        in capsys.readouterr().err
-    )
+    assert "--policy is a flag of `prefpipe eval`, not of `win-rate`" in capsys.readouterr().err
     assert run(["eval", "--json"]) == 2
     assert "`prefpipe eval` needs --output, --policy, --baseline" in capsys.readouterr().err
     assert run(["eval", "win-rates"]) == 2

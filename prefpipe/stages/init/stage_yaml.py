@@ -92,6 +92,6 @@ def _setting(item: "Field[Any]", values: Mapping[str, Any], passed_by: str) -> I
         yield f"{item.name}: {written(values[item.name])}"
     elif item.default is MISSING:
         note = f"required, {passed_by} passes it" if passed_by else "required"
-        yield f"# {item.name}:  ({note})"
+        yield f"#{item.name}:  ({note})"
     else:
-        yield f"# {item.name}: {written(item.default)}"
+        yield f"#{item.name}: {written(item.default)}"

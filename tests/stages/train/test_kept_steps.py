@@ -283,7 +283,7 @@ def test_kept_steps_do_not_name_a_run_and_a_warm_up_in_steps_does():
         ({"keep_step": (0,)}, "--keep-step must be 1 or more, not 0"),
         ({"keep_step": (9,), "max_steps": 8}, "--keep-step 9 is never reached"),
         ({"warmup_steps": 2, "warmup_ratio": 0.1}, "--warmup-ratio and --warmup-steps exclude"),
-        ({"warmup_steps": 2, "lr_scheduler_type": "constant"}, "--warmup-steps is of no use"),
+        ({"warmup_steps": 2, "lr_scheduler_type": "constant"}, "--warmup-steps has no effect"),
         ({"warmup_steps": -1}, "--warmup-steps must be 0 or more"),
     ],
 )

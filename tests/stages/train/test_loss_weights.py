@@ -213,7 +213,7 @@ def test_both_flags_enter_the_identity_only_where_they_are_given(tmp_path: Path)
 def test_a_reward_model_takes_weights_and_no_likelihood(tmp_path: Path) -> None:
     values = {"groups": tmp_path, "output": tmp_path, "model": "m", "target": "reward"}
     TrainConfig(**values, weight_by="margin")
-    with pytest.raises(UsageError, match="--sft-weight is of no use: a reward model gives"):
+    with pytest.raises(UsageError, match="--sft-weight has no effect: a reward model gives"):
         TrainConfig(**values, sft_weight=0.1)
     with pytest.raises(UsageError, match="--sft-weight must be 0 or more"):
         TrainConfig(groups=tmp_path, output=tmp_path, model="m", sft_weight=-0.1)

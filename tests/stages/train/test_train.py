@@ -512,7 +512,7 @@ def test_an_expression_that_fits_no_column_leaves_an_older_policy_alone(groups, 
             "--lora-alpha, --lora-dropout and --lora-target-modules need --lora-r",
         ),
         ({"learning_rate": 0.0}, "--learning-rate must be above 0, not 0.0"),
-        ({"report_to": ("none", "wandb")}, "--report-to none stands alone"),
+        ({"report_to": ("none", "wandb")}, "--report-to none excludes other trackers"),
     ],
 )
 def test_bad_values_are_named(tmp_path, changes, message):

@@ -431,11 +431,11 @@ def test_responses_beyond_the_models_own_limit_are_left_out(rated, models, tmp_p
         ),
         (
             {"reference_model": "base"},
-            "--reference-model is of no use: a reward model has no reference",
+            "--reference-model has no effect: a reward model has no reference",
         ),
         (
             {"eval_groups": "x", "eval_reference": "y"},
-            "--eval-reference is of no use: a reward model has no reference",
+            "--eval-reference has no effect: a reward model has no reference",
         ),
         ({"on_too_long": "truncate"}, "a reward model reads whole conversations"),
         ({"target": "policy", "chat_template": "x"}, "--chat-template needs --target reward"),

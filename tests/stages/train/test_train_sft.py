@@ -170,7 +170,9 @@ def test_a_reference_that_is_given_is_measured_from_and_changes_no_weight(
 
 def test_what_it_cannot_use_is_refused(tmp_path: Path, model: ModelFiles) -> None:
     values = {"groups": tmp_path, "output": tmp_path / "policy", "model": "m"}
-    with pytest.raises(UsageError, match="--sft-weight is of no use: --objective sft is that term"):
+    with pytest.raises(
+        UsageError, match="--sft-weight has no effect: --objective sft consists of that term"
+    ):
         TrainConfig(objective="sft", sft_weight=0.1, **values)
     with pytest.raises(UsageError, match="sft has no knob beta"):
         run(tmp_path, tmp_path / "policy", model, beta=0.1)
