@@ -66,7 +66,9 @@ class LiveView:
                 with self._drawn(pace):
                     yield pace.add
             else:
-                yield _Lines(self._console, pace).add
+                lines = _Lines(self._console, pace)
+                yield lines.add
+                lines.close()
         finally:
             self._pace = outer
 
@@ -178,14 +180,16 @@ class _Lines:
     ) -> None:
         """Count units, and print a line where one is due."""
         pace = self._pace
-        was_done = pace.is_done
         pace.add(n, tally, rows=rows, figures=figures)
         is_due = pace.elapsed_s - self._last_line_s >= SECONDS_BETWEEN_LINES
-        if was_done or not (is_due or pace.is_done):
-            return
+        if is_due and not pace.is_done:
+            self._last_line_s = pace.elapsed_s
+            self._console.print(Text(log_line(pace)))
 
-        self._last_line_s = pace.elapsed_s
-        self._console.print(Text(log_line(pace)))
+    def close(self) -> None:
+        """Print the last line: the newest figures may come behind the last unit."""
+        if self._pace.is_done:
+            self._console.print(Text(log_line(self._pace)))
 
 
 def log_line(pace: Pace) -> str:

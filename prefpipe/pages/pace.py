@@ -44,7 +44,8 @@ class Pace:
         self._loading_s = 0.0
         self._n_tokens = 0.0
         self._first = self._base = self._last = _Mark(0.0, 0, 0.0)
-        self._marks: deque[_Mark] = deque([self._last])
+        self._of_window: deque[_Mark] = deque([self._last])
+        self._of_last_half: deque[_Mark] = deque([self._last])
 
     @property
     def elapsed_s(self) -> float:
@@ -92,12 +93,11 @@ class Pace:
         self._last = _Mark(self._active_s(), self.n_done, self._n_tokens)
         if self._first.n_done == 0:
             self._first = self._last
-        if self._last.active_s <= FIRST_UNITS * self._first.active_s:
+        first_ones_s = FIRST_UNITS * self._first.active_s
+        if self._last.active_s <= first_ones_s:
             self._base = self._last
-        # one mark from before the window stays: the window begins there
-        self._marks.append(self._last)
-        while self._marks[1].active_s <= self._last.active_s - RATE_WINDOW_S:
-            self._marks.popleft()
+        _keep_from(self._of_window, self._last, self._last.active_s - RATE_WINDOW_S)
+        _keep_from(self._of_last_half, self._last, max(first_ones_s, self._last.active_s / 2))
 
     def left_s(self) -> float | None:
         """Return about how many seconds are left, None where nothing that is done says it.
@@ -119,7 +119,7 @@ class Pace:
         """Return tokens a second over the last minute of units, None where none were counted."""
         if self.task.in_bunches and not self.is_done:
             return None
-        begin, end = self._marks[0], self._last
+        begin, end = self._of_window[0], self._last
         if begin.n_done == 0 and self.task.first_is_slow and end.n_done > self._base.n_done:
             begin = self._base
         elif begin.n_done == 0 and self.task.first_is_slow and not self.is_done:
@@ -135,10 +135,21 @@ class Pace:
         return self.elapsed_s - loading_s
 
     def _seconds_a_unit(self) -> float | None:
-        """Return the pace behind the first units, of all units where those were not slow."""
-        last, base = self._last, self._base
-        if last.n_done > base.n_done:
-            return (last.active_s - base.active_s) / (last.n_done - base.n_done)
-        if last.n_done == 0 or self.task.first_is_slow:
+        """Return the pace of the last half of the time, or at first that of all units.
+
+        Several units are under way at a time. Those that were begun with the first one end soon
+        behind it, so that the pace between the two ends is no pace: it says too little.
+        """
+        last, begin = self._last, self._of_last_half[0]
+        if last.active_s < 2 * self._first.active_s or begin.n_done == last.n_done:
+            begin = self._base if self.task.first_is_slow else _Mark(0.0, 0, 0.0)
+        if begin.n_done == last.n_done:
             return None
-        return last.active_s / last.n_done
+        return (last.active_s - begin.active_s) / (last.n_done - begin.n_done)
+
+
+def _keep_from(marks: "deque[_Mark]", newest: _Mark, since_s: float) -> None:
+    """Add a mark, and keep one from before a moment: the time since then begins there."""
+    marks.append(newest)
+    while marks[1].active_s <= since_s and len(marks) > 2:
+        marks.popleft()

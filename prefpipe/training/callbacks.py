@@ -178,7 +178,10 @@ class KeepSteps(TrainerCallback):  # type: ignore[misc]
 
 
 class ShownSteps(TrainerCallback):  # type: ignore[misc]
-    """Show how many optimizer steps are taken, and the newest row of the log."""
+    """Show how many optimizer steps are taken, and the newest row of the log.
+
+    Whoever trains closes it: a trainer that fails or is interrupted calls no callback.
+    """
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
@@ -205,7 +208,7 @@ class ShownSteps(TrainerCallback):  # type: ignore[misc]
             return
         self._advance(0, figures=shown_figures(row))
 
-    def on_train_end(self, _args: Any, _state: Any, _control: Any, **_kwargs: Any) -> None:
+    def close(self) -> None:
         """Show nothing any more."""
         self._stack.close()
 

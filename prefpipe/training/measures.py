@@ -10,7 +10,7 @@ from torch import Tensor
 
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.losses import Targets
-from prefpipe.text.numbers import per_second
+from prefpipe.text.numbers import counted, per_second
 
 MEASURES = (
     "loss",
@@ -197,10 +197,10 @@ def describe_progress(figures: Mapping[str, Any]) -> str:
     """Return in words how the measures changed from the first steps of a run to the last."""
     first, last = figures["first"], figures["last"]
     if not first:
-        return f"{figures['n_steps']} steps"
+        return counted(figures["n_steps"], "step")
     text = (
-        f"{figures['n_steps']} steps on {figures['n_groups']} groups; "
-        f"mean of the first and of the last {figures['n_steps_averaged']} steps: "
+        f"{counted(figures['n_steps'], 'step')} on {counted(figures['n_groups'], 'group')}; "
+        f"mean of the first and of the last {counted(figures['n_steps_averaged'], 'step')}: "
         f"loss {first['loss']:.3f} to {last['loss']:.3f}"
     )
     # An objective without comparisons has neither.

@@ -209,7 +209,7 @@ def test_elsewhere_there_are_lines(
     assert lines[-1].endswith(" rows: 512 ok, 1 min 18 s, 200 tokens/s")
 
 
-def test_a_row_behind_the_last_step_prints_no_second_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_line_has_the_row_behind_the_last_step(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = Shown(monkeypatch, io.StringIO())
     with shown.view.progress(Task("train", "step", 2, "run/policy")) as advance:
         for _ in range(2):

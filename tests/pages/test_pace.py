@@ -57,6 +57,21 @@ def test_parts_that_end_together_are_not_taken_for_fast_ones(clock: Clock) -> No
     assert pace.left_s() == pytest.approx(20)
 
 
+def test_parts_that_were_under_way_with_the_first_one_are_not_taken_for_fast_ones(
+    clock: Clock,
+) -> None:
+    """Behind 200 s three more end after 10 s each; then one takes 50 s, and that is the pace."""
+    pace = pace_of(clock)
+    for seconds in (200, 10, 10, 10):
+        clock.now_s += seconds
+        pace.add(1)
+    assert pace.left_s() == 6 * 230 / 4
+    for _ in range(4):
+        clock.now_s += 50
+        pace.add(1)
+    assert pace.left_s() == 2 * (430 - 220) / 5
+
+
 def test_the_first_units_of_workers_hold_the_models_that_they_load(clock: Clock) -> None:
     pace = pace_of(clock, first_is_slow=True)
     clock.now_s += 60

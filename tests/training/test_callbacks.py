@@ -146,7 +146,7 @@ def test_steps_that_are_left_are_counted_and_train_rows_shown():
     shown.on_step_end(None, state(5), None)
     shown.on_log(None, state(5, train_entry(5)), None)
     shown.on_log(None, state(5, {"eval_loss": 0.1, "step": 5}), None)
-    shown.on_train_end(None, state(5), None)
+    shown.close()
     assert events == [(10 - 4, 4), (1, None), (0, {"loss": "0.200"}), "closed"]
 
 

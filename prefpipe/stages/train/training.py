@@ -1,7 +1,7 @@
 """The training itself: from opened inputs to a trained model and the figures of the run."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -150,6 +150,7 @@ def train(
     early = None
     if settings.early_stopping_patience is not None:
         early = EarlyStopping(settings.early_stopping_patience)
+    shown_steps = _shown_steps(inputs, runtime)
     trainer = GroupTrainer(
         policy.model,
         arguments,
@@ -157,7 +158,10 @@ def train(
         data.groups,
         tokenizer=policy.tokenizer,
         eval_groups=data.eval_groups,
-        callbacks=_callbacks(inputs, runtime, finishing, budget=budget, stop=stop, early=early),
+        callbacks=[
+            shown_steps,
+            *_callbacks(inputs, runtime, finishing, budget=budget, stop=stop, early=early),
+        ],
         scoring=trainable.scoring(settings, data.eval_groups),
     )
     if checkpoint is not None:
@@ -169,7 +173,8 @@ def train(
                 lambda: keep(_result_so_far(inputs, trainable, policy, data, trainer, early)),
             )
         )
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    with closing(shown_steps):
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
 
     # The trainer returns normally, but what is on disk is a checkpoint, not a result.
     if stop.stopped:
@@ -247,6 +252,18 @@ def _prepare_prompts(
     return f"each prompt is computed once{more}: {n_once:,} prompt tokens instead of {n_each:,}"
 
 
+def _shown_steps(inputs: TrainInputs, runtime: Runtime) -> ShownSteps:
+    """Return what shows how many steps are taken."""
+    folder = str(inputs.output.path)
+
+    def progress(n_left: int, n_taken: int) -> AbstractContextManager[Advance]:
+        # before its first step a run may evaluate
+        task = Task("train", "step", n_left, output=folder, n_kept=n_taken, first_is_slow=True)
+        return runtime.progress(task)
+
+    return ShownSteps(progress)
+
+
 def _callbacks(
     inputs: TrainInputs,
     runtime: Runtime,
@@ -258,13 +275,7 @@ def _callbacks(
 ) -> list[TrainerCallback]:
     """Return the callbacks of the steps, in the order in which they must run."""
     folder = inputs.output.path
-
-    def progress(n_left: int, n_taken: int) -> AbstractContextManager[Advance]:
-        # before its first step a run may evaluate
-        task = Task("train", "step", n_left, output=str(folder), n_kept=n_taken, first_is_slow=True)
-        return runtime.progress(task)
-
-    callbacks = [MetricsFile(folder), CollapseWarning(), ShownSteps(progress)]
+    callbacks = [MetricsFile(folder), CollapseWarning()]
     if budget is not None:
         callbacks.append(budget)  # before `stop`: it measures a step before it is asked
     callbacks.append(stop)
