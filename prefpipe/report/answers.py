@@ -184,7 +184,7 @@ def _win_rate_gains(
                 end: None if rate[end] is None else rate[end] - 0.5
                 for end in ("mean", "low", "high")
             }
-            from_half["n"] = rate["n"]
+            from_half["n"] = rate.get("n", LEAST_PROMPTS)
         made_of = None if entry is None else entry["name"]
         row = _row(
             key,
