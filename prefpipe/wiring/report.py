@@ -99,7 +99,7 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
 
 
 def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> "TrainedShape":
-    """Return the model named, else the first policy of the folder, else one of a common size."""
+    """Return the named model, else the first policy of the folder, else one of a common size."""
     from prefpipe.errors import PrefpipeError
     from prefpipe.maths.compute.training_compute import ModelShape, parse_size
     from prefpipe.report.story import TrainedShape
