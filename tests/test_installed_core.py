@@ -315,7 +315,7 @@ MISSING = [
     ("merge run -o out", "torch", "train"),
     ("check run/groups --model gpt2", "torch", "train"),
     ("savings run/groups --model gpt2 --tflops 1", "torch", "train"),
-    ("report run -o out", "sklearn", "report"),
+    ("report run -o out", "scikit-learn", "report"),
     ("inspect run/groups --prompt-id x --map", "scikit-learn", "embed"),
     ("import hf:org/name --format trl -o out", "datasets", "hub-datasets"),
     ("rounds rounds.yaml -o out", "torch", "generate"),

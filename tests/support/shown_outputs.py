@@ -134,10 +134,9 @@ def _copy_sample_data(folder: Path, n_prompts: int | None) -> None:
     shutil.copytree(REPOSITORY / "sample_data", folder, ignore=shutil.ignore_patterns("studies"))
     if n_prompts is None:
         return
-    for name, lines_each in {"prompts": 1, "heldout": 1, "rated": 4}.items():
-        table = folder / f"{name}.jsonl"
+    for table in (folder / "prompts.jsonl", folder / "heldout.jsonl"):
         lines = table.read_text(encoding="utf-8").splitlines(keepends=True)
-        table.write_text("".join(lines[: n_prompts * lines_each]), encoding="utf-8")
+        table.write_text("".join(lines[:n_prompts]), encoding="utf-8")
 
 
 def differences(session: Session, printed: list[str | None]) -> list[str]:

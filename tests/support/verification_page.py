@@ -34,26 +34,39 @@ STRATEGY_SOURCES = {
 
 HEAD = """# Verification: what each strategy and objective is compared with
 
-For whoever asks whether a number can be trusted. `make verification` measures and writes this page again; `tests/test_verification.py` fails where a row is
-missing or a figure has grown. Formulas and sources: [methods.md](explanation/methods.md#3-selection), [objectives.md](explanation/objectives.md).
+For anyone who asks whether a number can be trusted. `make verification` measures and writes this
+page again. `tests/test_verification.py` fails if a row is missing or a figure has grown. Formulas
+and sources: [methods.md](explanation/methods.md#3-selection),
+[objectives.md](explanation/objectives.md).
 
 ## Strategies
 
-Each rule a second time, in plain Python or by a solver of others', on 24 pools of 3 to 12 responses, rewards tied in every second one (`tests/support/strategies_a_second_time.py`). *Different* counts pools with another
-choice; the deviation has the unit that the row names. `tests/maths/selection/` holds the properties over the whole table: order of candidates, constants added to rewards, ties, sizes, seeds.
+Each rule is computed a second time, in plain Python or by another solver, on 24 pools of 3 to 12
+responses; every second pool has tied rewards (`tests/support/strategies_a_second_time.py`).
+*Different* counts pools with another choice. The deviation has the unit that the row names.
+`tests/maths/selection/` tests properties over the whole table: order of candidates, constants
+added to rewards, ties, sizes, seeds.
 
 | strategy | source | compared with | different | largest deviation |
 |---|---|---|---|---|
 """
 
 MIDDLE = """
-Shares of drawn choices are of 1,500 seeds; five standard errors are the bound. `coreset` minimises by local search, so its inertia may lie above the least. Larger pools against HiGHS, with times: [benchmarks.md](benchmarks.md).
+Shares of drawn choices are over 1,500 seeds; the bound is five standard errors. `coreset`
+minimises by local search, so its inertia may lie above the minimum. Larger pools against HiGHS,
+with times: [benchmarks.md](benchmarks.md).
 
 ## Objectives
 
-Largest absolute difference of value and gradient, float64. *Written out*: the formula a second time with loops over Python floats, gradients from its differences (steps of 1e-5, so about 1e-10 is their own error), six ragged
-prompts, three seeds, every variant of the knobs (`tests/support/written_out_losses.py`); `ddo` with its target held fixed. *TRL*: its own methods on the same log-probabilities of tokens, seven pairs, three seeds, the gradient in every
-token (`tests/support/trl_losses.py`); `-` where TRL has no such loss. All are held to 1e-6. Properties over the whole table: `tests/maths/objectives/test_loss_properties.py`.
+The table has the largest absolute difference of value and gradient, in float64; all are held to
+1e-6.
+
+*Written out* is the formula a second time with loops over Python floats, gradients from its
+differences (steps of 1e-5, so about 1e-10 is their own error), six ragged prompts, three seeds,
+every variant of the knobs (`tests/support/written_out_losses.py`); `ddo` with its target held
+fixed. *TRL* is its own methods on the same log-probabilities of tokens, seven pairs, three seeds,
+the gradient in every token (`tests/support/trl_losses.py`); `-` if TRL has no such loss.
+Properties over the whole table: `tests/maths/objectives/test_loss_properties.py`.
 
 | objective | source | written out: value, gradient | TRL: value, gradient |
 |---|---|---|---|
