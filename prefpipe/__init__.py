@@ -1,6 +1,7 @@
 """prefpipe: prompts, a language model and a rater in; a better language model out.
 
-``prefpipe.read`` gives an artifact as a frame. For arrays of one's own there are
+``prefpipe.run`` runs a stage, and ``prefpipe.read`` gives an artifact as a frame. For arrays and
+tensors of your own there are ``prefpipe.preference_loss``, ``prefpipe.reward_model_loss``,
 ``prefpipe.select_responses``, ``prefpipe.scorer_spread``, ``prefpipe.filter_prompts``,
 ``prefpipe.build_pairs``, ``prefpipe.win_rate``, ``prefpipe.length_controlled_win_rate``,
 ``prefpipe.rewardbench_accuracy`` and ``prefpipe.calibration_figures``.
@@ -16,6 +17,7 @@ TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from prefpipe.frames import read
+    from prefpipe.maths.objectives.tensor_losses import preference_loss, reward_model_loss
     from prefpipe.maths.selection.pairs import Pair, build_pairs
     from prefpipe.maths.selection.prompt_filters import filter_prompts
     from prefpipe.maths.selection.select_pools import Selection
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     )
     from prefpipe.maths.statistics.rewardbench import RewardBench, rewardbench_accuracy
     from prefpipe.maths.statistics.winrate import WinRate, win_rate, win_rate_difference
+    from prefpipe.running import StageRun, run
     from prefpipe.version import __version__
 
 __all__ = [
@@ -42,6 +45,7 @@ __all__ = [
     "RegularisingRows",
     "RewardBench",
     "Selection",
+    "StageRun",
     "WinRate",
     "__version__",
     "build_pairs",
@@ -50,8 +54,11 @@ __all__ = [
     "length_controlled_difference",
     "length_controlled_win_rate",
     "measure_calibration",
+    "preference_loss",
     "read",
+    "reward_model_loss",
     "rewardbench_accuracy",
+    "run",
     "scorer_spread",
     "select_responses",
     "win_rate",
@@ -72,10 +79,14 @@ _PUBLIC = {
     "calibration_figures": "prefpipe.maths.statistics.calibration",
     "filter_prompts": "prefpipe.maths.selection.prompt_filters",
     "measure_calibration": "prefpipe.maths.statistics.calibration",
+    "preference_loss": "prefpipe.maths.objectives.tensor_losses",
     "read": "prefpipe.frames",
+    "reward_model_loss": "prefpipe.maths.objectives.tensor_losses",
     "rewardbench_accuracy": "prefpipe.maths.statistics.rewardbench",
     "length_controlled_difference": "prefpipe.maths.statistics.length_control",
     "length_controlled_win_rate": "prefpipe.maths.statistics.length_control",
+    "StageRun": "prefpipe.running",
+    "run": "prefpipe.running",
     "scorer_spread": "prefpipe.maths.selection.uncertainty",
     "select_responses": "prefpipe.maths.selection.select_responses",
     "win_rate": "prefpipe.maths.statistics.winrate",

@@ -1,4 +1,4 @@
-"""The error family: what went wrong, where, and the next command to try.
+"""The errors: what went wrong, where, and the next command to try.
 
 Every error that a user can cause is one of these. The command line prints ``error: <message>`` and
 ``hint: <hint>`` and exits with ``exit_code``; a traceback is a bug in prefpipe.
@@ -22,7 +22,7 @@ class PrefpipeError(Exception):
 
 
 class UsageError(PrefpipeError):
-    """A flag, a config value or an argument that cannot be used (exit 2)."""
+    """An unusable flag, config value or argument (exit 2)."""
 
     exit_code = 2
 
@@ -43,7 +43,7 @@ class MissingExtraError(UsageError):
 
 
 class InputError(PrefpipeError):
-    """Data that cannot be used: a broken line, a bad value, a wrong schema (exit 1)."""
+    """Unusable data: a broken line, a bad value, a wrong schema (exit 1)."""
 
 
 class FingerprintError(PrefpipeError):
@@ -63,23 +63,23 @@ class CorruptPartError(PrefpipeError):
 
 
 class ModelError(PrefpipeError):
-    """A model, tokenizer or chat template that cannot be used (exit 1)."""
+    """An unusable model, tokenizer or chat template (exit 1)."""
 
 
 class EngineDeadError(ModelError):
-    """An engine that has died: nothing can be asked of it any more, but of a new one (exit 1)."""
+    """An engine that has died: only a new engine can answer requests (exit 1)."""
 
     def once_more(self) -> "EngineDeadError":
-        """Return it for another thread that it is raised in: a traceback belongs to one of them."""
+        """Return a copy to raise in another thread: a traceback belongs to one thread."""
         error = EngineDeadError(self.message, hint=self.hint)
         error.__cause__ = self.__cause__
         return error
 
 
 class EngineNotOpenedError(EngineDeadError):
-    """An engine that a worker cannot open: no part is at fault, and another worker may (exit 1).
+    """An engine that a worker cannot open: no part is at fault, and another worker may succeed.
 
-    ``why`` is what opening it raised.
+    Exit 1. ``why`` is the error from opening it.
     """
 
     def __init__(self, why: Exception) -> None:
@@ -88,10 +88,9 @@ class EngineNotOpenedError(EngineDeadError):
 
 
 class ErrorRateError(PrefpipeError):
-    """The stage finished and everything good is on disk, but too many rows failed (exit 3).
+    """The stage finished and all good rows are on disk, but too many rows failed (exit 3).
 
-    ``summary`` is what the stage would have handed back: it is printed, as after any finished
-    stage.
+    ``summary`` is the stage's result, which is printed as after any finished stage.
     """
 
     exit_code = 3
@@ -101,14 +100,14 @@ class ErrorRateError(PrefpipeError):
         self.summary = summary
 
 
-class StoppedEarly(PrefpipeError):  # noqa: N818 - it is a stop that was asked for, not an error
+class StoppedEarly(PrefpipeError):  # noqa: N818 - it is a requested stop, not an error
     """SIGTERM, SIGUSR1 or a time budget ended the run after the current part (exit 75)."""
 
     exit_code = 75
 
 
 def error_with_code(exit_code: int, message: str, *, hint: str | None) -> PrefpipeError:
-    """Return the error of another process, with the exit code that it would have had."""
+    """Return another process's error, with its exit code."""
     for kind in (UsageError, IncompleteInputError, StoppedEarly):
         if kind.exit_code == exit_code:
             return kind(message, hint=hint)

@@ -21,7 +21,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 PACKAGE = REPOSITORY / "prefpipe"
 FLOORS = {
     "errors": 0, "version": 0, "spelling": 0, "surrogates": 0, "maths": 1, "text": 1, "artifacts": 1, "models": 2, "backends": 3, "training": 3, "configs": 4, "execution": 5,
-    "stages": 6, "status": 7, "report": 7, "pages": 7, "wiring": 8, "frames": 9, "cli": 9, "__main__": 10,
+    "stages": 6, "status": 7, "report": 7, "pages": 7, "wiring": 8, "frames": 9, "running": 10, "cli": 9, "__main__": 10,
 }  # fmt: skip
 MAX_ARGUMENTS = 8
 FORBIDDEN_NAMES = {
@@ -48,7 +48,7 @@ HEAVY = {
     "datasets",
     "huggingface_hub",
 }
-DOORSTEPS = {"__main__", "cli", "wiring"}
+DOORSTEPS = {"__main__", "cli", "wiring", "running"}
 """Rooms that may put an import inside a function, because they are reached before one knows what is needed."""
 DEFERRED_ELSEWHERE = {"datasets", "polars", "py3langid"}
 """Third-party packages that one kind of input needs and every other run should not pay for."""

@@ -63,7 +63,7 @@ class AnswerCache:
         return answer if is_whole else None
 
     def put(self, request: Body, answer: Body) -> None:
-        """Keep an answer, in place of an earlier one.
+        """Store an answer, replacing an earlier one.
 
         Raises:
             PrefpipeError: the disk is full or the folder cannot be written to.
@@ -77,11 +77,11 @@ class AnswerCache:
         write_and_settle(path, text.encode("utf-8", "surrogatepass"))
 
     def remove(self) -> None:
-        """Remove all answers: what they were made into is on disk."""
+        """Remove all answers: their results are on disk."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def require_writable(self) -> None:
-        """Refuse a folder that takes no file, before an answer is paid for that could not be kept.
+        """Refuse a folder that cannot be written, before paying for answers.
 
         Raises:
             UsageError: it cannot be made or written to.
@@ -98,7 +98,7 @@ class AnswerCache:
             ) from error
 
     def sweep(self) -> None:
-        """Remove what a killed process left half written."""
+        """Remove half-written files of killed processes."""
         if self.folder.is_dir():
             for folder in self.folder.iterdir():
                 if folder.is_dir():

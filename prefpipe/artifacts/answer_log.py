@@ -52,7 +52,7 @@ class AnswerLog:
         return answers
 
     def put(self, request: Body, answer: Body) -> None:
-        """Keep an answer.
+        """Store an answer.
 
         Raises:
             PrefpipeError: the disk is full or the folder cannot be written to.
@@ -77,7 +77,7 @@ class AnswerLog:
             self._file.close()
 
     def remove(self) -> None:
-        """Remove all answers: what they were made into is on disk."""
+        """Remove all answers: their results are on disk."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _files(self) -> list[bytes]:
@@ -97,7 +97,7 @@ class AnswerLog:
         return self._file
 
     def _settle(self, file: BinaryIO, n_appended: int) -> None:
-        """Have the first ``n_appended`` lines on the disk, and those that came meanwhile."""
+        """Sync the first ``n_appended`` lines to disk, with those appended meanwhile."""
         with self._settling:
             if self._n_settled >= n_appended:
                 return

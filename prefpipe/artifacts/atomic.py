@@ -32,7 +32,7 @@ ABANDONED_S = 86_400
 
 
 def _machine() -> str:
-    """Return a name for where process ids mean the same: the host, and on Linux the container."""
+    """Return a name for the scope of process ids: the host, and on Linux the container."""
     namespace = ""
     with suppress(OSError):
         namespace = re.sub(r"\D", "", str(Path("/proc/self/ns/pid").readlink()))
@@ -83,7 +83,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def write_and_settle(path: Path, data: bytes) -> None:
     """Write a file that takes its name before it is on the disk.
 
-    It is for readers that know a damaged file when they see one. A process that is killed in the
+    It is for readers that detect a damaged file. A process that is killed in the
     middle of `atomic_write` loses the file while the disk is busy; here only a loss of power does.
 
     Raises:
@@ -107,8 +107,8 @@ def write_and_settle(path: Path, data: bytes) -> None:
 def atomic_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """Make a hidden folder that takes the name ``path`` when the block ends without an exception.
 
-    Until then nothing lies under that name, or what lay there before. After a kill either nothing
-    does or one of the two, whole.
+    Until then that name is free or holds the old folder. After a kill it is free or holds one of
+    the two, complete.
 
     Args:
         path: the folder to make; its parents are made.
@@ -189,7 +189,7 @@ def settle_file(path: Path) -> None:
 
 
 def create_exclusively(path: Path, data: bytes) -> bool:
-    """Write ``path`` whole if it does not exist; return False, touching nothing, if it does.
+    """Write ``path`` completely if it does not exist; return False, touching nothing, if it does.
 
     The file appears under its name by a hard link, which fails when the name is taken, so that of
     several processes starting at once exactly one wins. File systems without hard links fall back
@@ -238,7 +238,7 @@ def locked_folder(folder: Path) -> Iterator[None]:
     """Let one thread at a time, of all processes of this machine, change a file in this block.
 
     There is no lock file, and a lock goes with its process. Where the file system has none for
-    folders (NFS), or somebody holds it for `LONGEST_LOCK_S`, the block runs anyway: the
+    folders (NFS), or another process holds it for `LONGEST_LOCK_S`, the block runs anyway: the
     threads of one process keep out of each other's way, and others have to be lucky.
     """
     with _FOLDER_LOCK:
@@ -342,7 +342,7 @@ def _remove_quietly(path: Path) -> None:
 def disk_failure(error: BaseException) -> OSError | None:
     """Return the operating system's error behind an exception, None if there is none.
 
-    Libraries that write in another language raise classes of their own: safetensors a
+    Libraries that write in another language raise their own classes: safetensors a
     ``SafetensorError`` and tokenizers a bare ``Exception``, both ending in Rust's ``(os error
     28)``; torch a ``RuntimeError`` that names the place in its own source and keeps the number to
     itself.
@@ -363,7 +363,7 @@ def disk_failure(error: BaseException) -> OSError | None:
 
 
 def disk_error(path: Path, error: OSError) -> PrefpipeError:
-    """Return the error for people of a file that could not be written."""
+    """Return the user's error for a file that could not be written."""
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
         reason = "no space left on the disk"
         hint = "free some space and run the same command again; finished parts are kept"

@@ -75,10 +75,10 @@ class ClaimFolder:
             return created or self.read(index) == data
 
     def replace(self, index: int, data: bytes, *, expected: bytes) -> bool:
-        """Write the claim of a part over ``expected``; return False where that is not there now.
+        """Write the claim of a part over ``expected``; return False if that has changed.
 
         On a disk another process may come between the look and the rename: for a millisecond, and
-        it costs a part made twice. In a bucket nobody does.
+        it costs a part made twice. In a bucket this cannot happen.
 
         Raises:
             PrefpipeError: the disk is full, the folder cannot be written to.
@@ -122,7 +122,7 @@ class ClaimFolder:
         return {int(match[1]) for match in matches if match is not None}
 
     def delete(self, index: int) -> None:
-        """Remove a claim, if it is there."""
+        """Remove a claim, if it exists."""
         with suppress(OSError):
             self._file(index).unlink(missing_ok=True)
 
@@ -158,7 +158,7 @@ def _machine() -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """What a worker says of a part that it is making.
+    """A worker's claim on a part that it is making.
 
     ``run`` is the fingerprint of the run, so that a claim left by another configuration counts for
     nothing. ``worker`` is ``host/pid``, for people. ``machine`` and ``pid`` tell a process of the
@@ -219,7 +219,7 @@ class Claimant:
 
     @classmethod
     def this_process(cls, run: str, lease_s: float) -> Self:
-        """Return this process, as one that no other is taken for."""
+        """Return this process with a unique identity."""
         host = re.sub(r"[^\w.-]", "_", socket.gethostname(), flags=re.ASCII)[:255] or "unnamed"
         pid = os.getpid()
         return cls(run, f"{host}/{pid}", _machine(), pid, secrets.token_hex(8), lease_s)
@@ -236,7 +236,7 @@ class Claimant:
         )
 
     def knows_dead(self, claim: Claim) -> bool:
-        """Return whether a claim is of a process that ran on this machine and lives no more."""
+        """Return whether a claim belongs to a dead process of this machine."""
         if claim.machine != self.machine or claim.owner == self.owner:
             return False
         # an earlier process had the pid that this one has: in a container often 1
@@ -292,12 +292,12 @@ class SeenClaim(NamedTuple):
 
     @property
     def worker(self) -> str:
-        """Whose it is, for people."""
+        """The name of its worker, for people."""
         return "an unknown worker" if self.claim is None else self.claim.worker
 
 
 class ClaimWatch:
-    """Watches the claims of others, and so learns which are renewed. Only the first look is blind.
+    """Watches the claims of others to learn which are renewed. Only the first look cannot tell.
 
     Args:
         storage: where the claims are.
@@ -369,7 +369,7 @@ class HeldClaims:
         self._thread: threading.Thread | None = None
 
     def take(self, index: int) -> bool:
-        """Claim a part that nobody has; return whether this process has it now.
+        """Claim a free part; return whether this process has it now.
 
         Raises:
             PrefpipeError: the disk is full, the folder cannot be written to.
@@ -382,7 +382,7 @@ class HeldClaims:
         return is_taken
 
     def take_over(self, seen: SeenClaim) -> bool:
-        """Claim a part that another worker left behind; False where somebody was quicker.
+        """Claim a part that another worker left behind; False if another worker was faster.
 
         Raises:
             PrefpipeError: the disk is full, the folder cannot be written to.
@@ -408,7 +408,7 @@ class HeldClaims:
     def renew(self) -> None:
         """Renew all claims now.
 
-        One that is gone, or another's, is let go: the part is then made by two.
+        A claim that is gone, or taken over, is dropped: two workers then make the part.
         """
         with self._lock:
             for index in list(self._held):
@@ -475,13 +475,13 @@ def read_claims(artifact: Path) -> list[Claim]:
 
 
 def has_worker(artifact: Path) -> bool:
-    """Return whether anybody may be making a part: a claim's process is not known to be dead."""
+    """Return whether a worker may be making a part: a claim's process is not known to be dead."""
     me = Claimant.this_process(run="", lease_s=0)
     return any(not me.knows_dead(claim) for claim in read_claims(artifact))
 
 
 def remove_claims(artifact: Path, run: str, made: Collection[int]) -> None:
-    """Remove claims that say nothing any more, and the folder when none is left.
+    """Remove claims without a purpose, and the folder when none is left.
 
     Those are claims of parts that are on disk, whoever held them, and of other runs.
     """

@@ -46,7 +46,7 @@ TEXTS_FLAG = "--prompts-are-text"
 
 
 class ReadingRules(NamedTuple):
-    """What the user says about a file's conversations.
+    """The user's options for a file's conversations.
 
     ``prompts_are_text``: a text that looks like a templated or serialised conversation is a text
     anyway. ``leave_out``: keys of turns, and columns beside them, that are knowingly not part
@@ -67,7 +67,7 @@ DEFAULT_RULES = ReadingRules()
 def turns_of(
     value: Any, *, leave_out: Collection[str] = (), may_be_begun: bool = False
 ) -> tuple[Turns, str | None]:
-    """Return a prompt's turns and, when it cannot be used, what is wrong with it.
+    """Return a prompt's turns and, if it cannot be used, its problem.
 
     Args:
         value: a text (one user turn) or a sequence of ``{"role", "content"}``.
@@ -83,7 +83,7 @@ def turns_of(
 
 
 def transcript_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns, str | None]:
-    """Return the turns of a conversation, whoever speaks last, and what is wrong with one of them.
+    """Return the turns of a conversation, whoever speaks last, and the problem of one of them.
 
     Args:
         value: a sequence of ``{"role", "content"}``.
@@ -102,7 +102,7 @@ def transcript_of(value: Any, *, leave_out: Collection[str] = ()) -> tuple[Turns
 
 
 def _turn_of(turn: Any, leave_out: Collection[str]) -> tuple[dict[str, str], str | None]:
-    """Return a turn's role and text, with its tool calls, and what is wrong with it."""
+    """Return a turn's role and text, with its tool calls, and its problem."""
     if not isinstance(turn, Mapping):
         return {}, "needs `role` and `content`"
 
@@ -159,9 +159,9 @@ def _text_of(value: Any, key: str) -> tuple[str | None, str | None]:
 
 
 def problem_of_keys(turn: Mapping[str, Any], leave_out: Collection[str] = ()) -> str | None:
-    """Return why a turn is more than its text.
+    """Return why a turn holds more than its text.
 
-    It has a key that chat templates read, and that nobody said is to be left out.
+    It has a key that chat templates read and that the user did not leave out.
     """
     for key, what in MEANT_FOR_TEMPLATES.items():
         if key not in leave_out and not is_blank(turn.get(key)):
@@ -170,9 +170,9 @@ def problem_of_keys(turn: Mapping[str, Any], leave_out: Collection[str] = ()) ->
 
 
 def problem_of_answer(turns: Turns) -> str | None:
-    """Return why the last of checked turns is no response.
+    """Return why the last of checked turns is not a response.
 
-    A response is a text, and a call of a tool is none.
+    A response is text; a tool call is not.
     """
     if not turns or CALLS not in turns[-1]:
         return None
@@ -181,7 +181,7 @@ def problem_of_answer(turns: Turns) -> str | None:
 
 
 def content_text(content: Any) -> tuple[str | None, str | None]:
-    """Return a content as one text, None if there is none, and what is wrong with it.
+    """Return a content as one text, None if there is none, and its problem.
 
     The text parts of a list are joined as they are, which is what chat templates do with them.
     """
@@ -206,7 +206,7 @@ def content_text(content: Any) -> tuple[str | None, str | None]:
 
 
 def _problem(turns: Turns, *, may_be_begun: bool) -> str | None:
-    """Return why turns are no prompt."""
+    """Return why turns are not a prompt."""
     if not any(turn["role"] == "user" for turn in turns):
         return "it has no user turn"
     last = turns[-1]
@@ -228,7 +228,7 @@ def _problem(turns: Turns, *, may_be_begun: bool) -> str | None:
 
 
 def with_system(turns: Turns, system: str | None) -> tuple[Turns, str | None]:
-    """Return turns that begin with a system turn, and what is wrong where they have another one."""
+    """Return turns that begin with a system turn, and a problem if they have another."""
     if not system:
         return turns, None
     first = {"role": "system", "content": system}

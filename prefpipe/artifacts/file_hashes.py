@@ -20,7 +20,7 @@ A second change may leave the same size and time stamp.
 
 
 def cache_folder() -> Path:
-    """Return the folder for what can be made again: ``PREFPIPE_CACHE`` or ``~/.cache/prefpipe``."""
+    """Return the folder of cached files: ``PREFPIPE_CACHE`` or ``~/.cache/prefpipe``."""
     return Path(os.environ.get("PREFPIPE_CACHE") or "~/.cache/prefpipe").expanduser()
 
 

@@ -36,7 +36,7 @@ def _readable(text: str) -> int | None:
 def finite_values(value: Any) -> Any:
     """Return dicts, lists and tuples as JSON values, in which numbers that are not finite are null.
 
-    A standard error of one prompt is NaN, for one.
+    A standard error of one prompt, for example, is NaN.
     """
     if isinstance(value, dict):
         return {key: finite_values(item) for key, item in value.items()}

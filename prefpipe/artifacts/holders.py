@@ -32,10 +32,10 @@ LOOK_S = 0.05
 
 
 class Holder(NamedTuple):
-    """The process that a lock's file names, for people.
+    """The process named in a lock's file, for people.
 
     ``name``: host and process. ``since``: when it took the lock, as it reads on its own clock.
-    ``is_gone``: it ran on this machine and lives no more; what it began may still hold the lock.
+    ``is_gone``: it ran on this machine and is dead; a step that it started may still hold the lock.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Lock:
 
     @contextmanager
     def tried(self) -> Iterator["Held | None"]:
-        """Take the lock if nobody has it, and give it back at the end of the block.
+        """Take the lock if it is free, and release it at the end of the block.
 
         Yields:
             What was taken; None if another process has it.
@@ -87,7 +87,7 @@ class Lock:
             os.close(descriptor)
 
     def is_held(self) -> bool:
-        """Whether another process has it; False where no file or no lock says so."""
+        """Whether another process has it; False without a file or a lock."""
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError:
@@ -103,7 +103,7 @@ class Lock:
         return False
 
     def holder(self) -> Holder:
-        """Return who has it, as far as the file says."""
+        """Return who has it, as recorded in the file."""
         try:
             text = self.path.read_bytes()[:LONGEST_NOTE].decode()
             values = json.loads(text)
@@ -123,8 +123,8 @@ class Lock:
 class Held(NamedTuple):
     """A lock that this process has.
 
-    ``descriptor``: of the open file; processes that inherit it hold the lock on. ``is_sure``: False
-    where the file system has no locks, and another copy may be at the same work.
+    ``descriptor``: of the open file; processes that inherit it keep the lock. ``is_sure``: False if
+    the file system has no locks, so that another copy may do the same work.
     """
 
     descriptor: int
@@ -147,7 +147,7 @@ def try_lock(descriptor: int) -> bool | None:
 
 
 def _note_holder(descriptor: int) -> None:
-    """Write into the file who has its lock; a disk that is full keeps nobody from working."""
+    """Write the holder of the lock into its file; a full disk does not stop the work."""
     note = {
         "host": socket.gethostname(),
         "machine": MACHINE,
@@ -160,7 +160,7 @@ def _note_holder(descriptor: int) -> None:
 
 
 def _holder_of(values: Any) -> Holder:
-    """Return what a note says; anybody can edit the file."""
+    """Return the holder in a file; anybody can edit the file."""
     if not isinstance(values, dict):
         return UNKNOWN
     host, pid, since = (values.get(name) for name in ("host", "pid", "since"))

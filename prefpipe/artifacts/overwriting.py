@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class Overwrite(StrEnum):
-    """Which runs ``--overwrite`` throws away.
+    """Which runs ``--overwrite`` deletes.
 
     ``NO``: none; a folder that holds another configuration is refused. ``STALE``: those of another
     configuration, and finished parts of this one are kept. ``ALL``: any.
@@ -23,7 +23,7 @@ class Overwrite(StrEnum):
 
     @classmethod
     def of(cls, value: "Overwrite | bool") -> "Overwrite":
-        """Return ``ALL`` for True, ``NO`` for False: what YAML and callers from Python may say."""
+        """Return ``ALL`` for True, ``NO`` for False: as YAML and Python callers may write."""
         if isinstance(value, cls):
             return value
         return cls.ALL if value else cls.NO

@@ -88,7 +88,7 @@ def _arguments(value: Any) -> tuple[dict[str, Any], str | None]:
         try:
             value = parse_json(value)
         except ValueError as error:
-            return {}, f"no JSON ({error})"
+            return {}, f"not JSON ({error})"
     if not isinstance(value, Mapping):
         return {}, f"{value!r:.60}, which is not an object"
     return dict(value), None

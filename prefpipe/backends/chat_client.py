@@ -2,8 +2,8 @@
 
 Failures are of three kinds:
 
-- *transient* (time-outs, lost connections, 408, 409, 425, 429, 5xx, a body that is no completion):
-  tried again after the time in ``Retry-After`` or with exponential back-off;
+- *transient* (time-outs, lost connections, 408, 409, 425, 429, 5xx, a body that is not a
+  completion): tried again after the time in ``Retry-After`` or with exponential back-off;
 - *permanent for one request* (400, 413, 422, ...): a row with a reason;
 - *hopeless* (no server, no such model, a refused key, no money left): the run ends because no
   further request can succeed.

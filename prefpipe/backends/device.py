@@ -1,4 +1,4 @@
-"""Where a model runs, and whose turn it is there.
+"""The device of a model, and turns on it.
 
 ``auto`` is the GPU if torch sees one, else the CPU.
 """
@@ -18,7 +18,7 @@ def find_device(name: str) -> torch.device:
     """Return the device called ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
 
     Raises:
-        UsageError: torch does not have it.
+        UsageError: torch does not see it.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -39,10 +39,10 @@ def find_device(name: str) -> torch.device:
 
 
 class DeviceTurns:
-    """Lets calls from several threads on a device, one at a time, in the order in which they came.
+    """Admits calls from several threads to a device, one at a time, in order of arrival.
 
-    So the oldest part is finished first, and a device holds the activations of one batch. A thread
-    reads, tokenises and pads before its turn, and writes after it.
+    So the oldest part finishes first, and a device holds the activations of only one batch. A
+    thread reads, tokenises and pads before its turn, and writes after it.
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class DeviceTurns:
 
     @contextmanager
     def turn(self) -> Iterator[None]:
-        """Wait until all that came before are done, and keep the device until the block ends."""
+        """Wait for all earlier calls, and keep the device until the block ends."""
         mine = threading.Event()
         with self._lock:
             self._waiting.append(mine)
@@ -67,7 +67,7 @@ class DeviceTurns:
 
 
 def turns_on(device: torch.device) -> DeviceTurns:
-    """Return the turns of a device: all models that lie on it share them."""
+    """Return the turns of a device, shared by all models on it."""
     return _turns_of(device.type, device.index or 0)
 
 

@@ -1,9 +1,9 @@
-"""Back-ends that make up their answers: for tests, documentation and dry runs.
+"""Back-ends with made-up answers: for tests, documentation and dry runs.
 
-Honest fakes: they follow the protocols, depend on nothing but their input and seeds, and cost no
-time unless asked to. A run with them exercises every file and every row of a pipeline without a
-model. Asked to take time, they take as much as an engine with so many slots would, however many
-threads call them.
+The fakes follow the protocols, depend only on their input and seeds, and take no time unless
+configured to. A run with them exercises every file and every row of a pipeline without a model.
+With delays they take as long as an engine with that number of slots, however many threads call
+them.
 """
 
 import heapq
@@ -45,17 +45,17 @@ VOCABULARY = (
 WORDS = VOCABULARY.split()
 LONGEST_ANSWER_WORDS = 80
 NO_SHAPING = (0.0, 1.0, 0.0, 0.0)
-"""``min_p`` and penalties that are off."""
+"""``min_p`` and penalties when switched off."""
 
 
 TIMING = ("delay_s", "token_delay_s", "slots")
-"""Settings of a fake that change no row."""
+"""Settings of a fake that do not change rows."""
 
 
 class FakeModel(NamedTuple):
     """A fake as ``--model`` names it, ``fake:delay_s=0.01,slots=16,error_rate=0.1``.
 
-    ``identity`` is the name with every setting that was given but those of `TIMING`.
+    ``identity`` is the name with every given setting except those of `TIMING`.
     """
 
     name: str
@@ -71,7 +71,7 @@ class FakeModel(NamedTuple):
         """Read ``NAME[:SETTING=NUMBER,...]``.
 
         Raises:
-            UsageError: a setting that a fake does not have, or a value that is no number.
+            UsageError: an unknown setting, or a value that is not a number.
         """
         name, _, rest = reference.partition(":")
         settings: dict[str, float] = {}
@@ -116,20 +116,20 @@ class FakeModel(NamedTuple):
 
 
 class SimulatedSlots:
-    """When an engine that answers ``n`` requests at a time would be done with each.
+    """Times at which an engine that answers ``n`` requests at a time would finish each.
 
-    A request begins when a slot is free; those of earlier calls begin first.
+    A request begins when a slot is free; requests of earlier calls begin first.
     """
 
     def __init__(self, n: int) -> None:
         self._lock = threading.Lock()
         self._free_at = [0.0] * n
-        """A heap of times of the monotonic clock, one a slot."""
+        """A heap of monotonic times, one a slot."""
         self._starts: deque[float] = deque()
-        """Of the requests that have not begun, ascending."""
+        """Start times of requests that have not begun, ascending."""
 
     def sleep(self, durations_s: Sequence[float]) -> None:
-        """Return when requests that take so long, and all before them, would be answered."""
+        """Sleep until requests of these durations, and all before them, would be answered."""
         if not any(durations_s):
             return
         end = 0.0
@@ -178,7 +178,7 @@ class FakeGenerator:
     def encode(self, messages: Sequence[Message]) -> list[int]:
         """Return BOS and the bytes of a plain rendering of the conversation."""
         turns = "".join(f"<{message['role']}>{message['content']}\n" for message in messages)
-        # a begun answer goes on where it stands
+        # A begun answer continues where it stops.
         prompt = turns.removesuffix("\n") if is_begun(messages) else f"{turns}<assistant>"
         return [BOS_ID, *_encode_text(prompt)]
 
@@ -193,7 +193,7 @@ class FakeGenerator:
         return answers
 
     def has_room(self) -> bool:
-        """Return whether another part's requests are wanted, lest slots be empty."""
+        """Return whether slots would be empty without another part's requests."""
         return self._slots.n_waiting() < max(1, self._n_slots // 4)
 
     def close(self) -> None:
@@ -230,7 +230,7 @@ class FakeGenerator:
         finish_reason = "stop" if len(ids) <= max_tokens and not params.ignore_eos else "length"
         ids = ids[:max_tokens]
         text = bytes(index - FIRST_BYTE_ID for index in ids if index >= FIRST_BYTE_ID).decode()
-        # a token is a letter here
+        # A token is a letter here.
         stop = find_stop(text, params.stop, after=params.min_tokens)
         if stop is not None:
             finish_reason, ids, text = "stop", ids[: stop[1]], text[: stop[0]]
@@ -294,7 +294,7 @@ def _penalties(params: SamplingParams) -> tuple[float, float, float]:
 
 
 def _encode_text(text: str) -> list[int]:
-    # lone surrogates, which JSON can carry, have no UTF-8 form
+    # Lone surrogates, which JSON can hold, have no UTF-8 form.
     return [byte + FIRST_BYTE_ID for byte in text.encode("utf-8", errors="replace")]
 
 
@@ -304,5 +304,5 @@ def _hash(*parts: object) -> int:
 
 
 def _uniform(*parts: object) -> float:
-    """Return a number in [0, 1) that depends on ``parts`` alone."""
+    """Return a number in [0, 1) that depends only on ``parts``."""
     return (_hash(*parts) >> 11) / 2**53

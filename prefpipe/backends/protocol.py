@@ -1,7 +1,7 @@
-"""What a stage asks of a back-end: four small protocols and the rows that cross them.
+"""The interface of stages and back-ends: four small protocols and their rows.
 
-A back-end answers every request, in the order asked. One bad row is a row with an error, never an
-exception that loses its neighbours. Heavy imports happen at the top of each back-end's own module,
+A back-end answers every request, in order. A bad row becomes a row with an error, never an
+exception that loses its neighbours. Heavy imports are at the top of each back-end's own module,
 which only ``prefpipe.wiring`` imports.
 """
 
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 
 TOO_LONG_PREFIX = "prompt_too_long: "
-"""How the error of a prompt begins that does not fit: it is no failure of the engine."""
+"""Prefix of the error of a prompt that does not fit, which is not an engine failure."""
 
 Message = Mapping[str, str]
 """One turn of a conversation: ``{"role": "system" | "user" | "assistant", "content": text}``."""
@@ -25,8 +25,8 @@ class GenerationRequest(NamedTuple):
     ``prompt_token_ids`` is what ``Generator.encode`` returned for ``messages``; empty when the
     engine keeps its tokenizer to itself.
 
-    ``seed`` alone decides the randomness of this row, so the answer does not depend on which other
-    rows are in the batch beyond the rounding of the engine's arithmetic.
+    ``seed`` alone decides the randomness of this row, so other rows of the batch affect the answer
+    only through the rounding of the engine's arithmetic.
     """
 
     prompt_id: str
@@ -41,17 +41,16 @@ class Generation(NamedTuple):
     """One sampled response.
 
     ``token_ids`` includes the end-of-sequence token when the response ended with one; ``text`` does
-    not. So with a stop text: its tokens are the last of ``token_ids``, and ``text`` ends before it.
-    ``logp`` is the summed natural log-probability of ``token_ids`` under the model at temperature
-    1, before any truncation of the distribution, penalty or ban; None when the engine does not give
-    it. ``finish_reason`` is ``stop``, ``length`` or ``error``; ``error`` says why, in the last
-    case.
+    not. A stop text is treated alike: its tokens are the last of ``token_ids``, and ``text`` ends
+    before it. ``logp`` is the summed natural log-probability of ``token_ids`` under the model at
+    temperature 1, before any truncation of the distribution, penalty or ban; None if the engine
+    does not give it. ``finish_reason`` is ``stop``, ``length`` or ``error``; ``error`` then gives
+    the reason.
 
-    ``reasoning`` is what the model thought before the response, None where there was none: of a
-    model that runs here by the markers around it, and ``token_ids`` and ``logp`` are of both; of a
-    server what it returned apart, ``""`` where it keeps that to itself. Of a server alone:
-    ``n_tokens`` and ``n_prompt_tokens`` are the server's counts of response and prompt where it
-    gives no ids.
+    ``reasoning`` is the model's thought before the response, None if there is none. For a local
+    model it is found by its markers, and ``token_ids`` and ``logp`` cover both; for a server it is
+    the separately returned thought, ``""`` if the server hides it. ``n_tokens`` and
+    ``n_prompt_tokens`` are a server's counts of response and prompt if it gives no ids.
     """
 
     text: str
@@ -65,20 +64,20 @@ class Generation(NamedTuple):
 
 
 class SamplingParams(NamedTuple):
-    """What all requests of a run share; the defaults switch everything off.
+    """The settings that all requests of a run share; the defaults switch everything off.
 
     With the logits l, all in float32, a token is drawn in this order, which is vLLM's:
 
-    1. no end of sequence among the first ``min_tokens`` tokens, and none ends the response with
-       ``ignore_eos``;
+    1. no end of sequence among the first ``min_tokens`` tokens, and with ``ignore_eos`` none ends
+        the response;
     2. of tokens in the prompt or the response so far, l / ``repetition_penalty`` where l > 0, else
        l * ``repetition_penalty``; then l - ``frequency_penalty`` * (times in the response) -
        ``presence_penalty`` * [it is in the response];
     3. softmax(l / temperature), truncated to probabilities of at least ``min_p`` times the largest,
        then to the ``top_k`` largest, then to the share ``top_p``. At temperature 0 it is argmax(l).
 
-    A response ends with the token that completes a text of ``stop``, the first ``min_tokens`` left
-    out. ``json_schema`` is JSON text; its order of properties counts.
+    A response ends with the token that completes a text of ``stop``, except within the first
+    ``min_tokens``. ``json_schema`` is JSON text; its order of properties matters.
     """
 
     max_tokens: int
@@ -97,8 +96,8 @@ class SamplingParams(NamedTuple):
 class Generator(Protocol):
     """An engine that samples responses.
 
-    Several threads may ask it at once. Each waits for its own answers; the requests of earlier
-    calls go first.
+    Several threads may call it at once. Each waits for its own answers; requests of earlier calls
+    go first.
     """
 
     max_model_len: int
@@ -106,7 +105,7 @@ class Generator(Protocol):
 
     @property
     def engine_version(self) -> str | None:
-        """What samples and its version, ``vllm 0.32.0``; None where nobody here knows it."""
+        """The engine and its version, ``vllm 0.32.0``; None if unknown."""
         ...
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -120,7 +119,7 @@ class Generator(Protocol):
         ...
 
     def has_room(self) -> bool:
-        """Return whether so few requests wait that the engine may soon have nothing to do."""
+        """Return whether the engine may soon be idle because few requests wait."""
         ...
 
     def close(self) -> None:
@@ -130,7 +129,7 @@ class Generator(Protocol):
 
 @runtime_checkable
 class ServedGenerator(Protocol):
-    """What a generator behind a server has beside the protocol.
+    """Additional methods of a generator behind a server.
 
     Its answers are paid for, and the server may refuse settings.
     """
@@ -146,15 +145,15 @@ class ServedGenerator(Protocol):
         *,
         ask_again: bool,
     ) -> list[Generation]:
-        """Return what ``generate`` does, and keep each answer in ``folder`` as it arrives.
+        """Return the same as ``generate``, and save each answer in ``folder`` as it arrives.
 
-        What arrived there before is not asked for.
+        Answers that are already there are not requested again.
 
         Args:
             requests: what to sample.
-            params: what all of them share.
-            folder: for the answers of this call alone.
-            ask_again: whether a kept answer that is an error is asked for again.
+            params: settings shared by all requests.
+            folder: for the answers of only this call.
+            ask_again: whether to request a saved answer again if it is an error.
         """
         ...
 
@@ -179,8 +178,7 @@ NOTHING_COUNTED: Mapping[str, float] = MappingProxyType({})
 class Score(NamedTuple):
     """A rating. ``reward`` is None unless ``status`` is ``ok``; ``detail`` is JSON text or None.
 
-    ``tally``: what rating took and showed, for the summary. What belongs to a whole call stands
-    with its first score.
+    ``tally``: counts for the summary. Counts of a whole call are attached to its first score.
     """
 
     reward: float | None
@@ -191,7 +189,7 @@ class Score(NamedTuple):
 
 
 class Scorer(Protocol):
-    """A rater: higher is better, any scale. Several threads may ask it at once."""
+    """A rater: higher is better, any scale. Several threads may call it at once."""
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one score for each request, in order."""
@@ -203,7 +201,7 @@ class Scorer(Protocol):
 
 
 class PairRequest(NamedTuple):
-    """Two responses to one conversation, in the order in which a judge is to see them."""
+    """Two responses to one conversation, in the order shown to the judge."""
 
     messages: Sequence[Message]
     first: str
@@ -214,10 +212,10 @@ class PairVerdict(NamedTuple):
     """A judge's verdict on two responses in one order.
 
     ``preference`` is that for the first response, in [0, 1], None unless ``status`` is ``ok``;
-    ``choice`` the verdict in a word: ``first``, ``second`` or ``tie``. ``mass`` is the probability
-    of the verdict's tokens before they were renormalised, None for a verdict that was read from
-    text. ``raw`` is what the judge said, ``request`` the content hash of what it was asked.
-    ``tally`` is that of a `Score`.
+    ``choice`` is the verdict in a word: ``first``, ``second`` or ``tie``. ``mass`` is the
+    probability of the verdict's tokens before renormalising, None for a verdict read from text.
+    ``raw`` is the judge's answer, ``request`` the content hash of its question. ``tally`` is as in
+    `Score`.
     """
 
     preference: float | None
@@ -233,7 +231,7 @@ class PairVerdict(NamedTuple):
 
 
 class PairwiseJudge(Protocol):
-    """A judge of pairs. Several threads may ask it at once."""
+    """A judge of pairs. Several threads may call it at once."""
 
     def judge(self, requests: Sequence[PairRequest]) -> list[PairVerdict]:
         """Return one verdict for each request, in order."""
@@ -257,7 +255,7 @@ class Embeddings(NamedTuple):
 
 
 class Embedder(Protocol):
-    """A model that turns texts into vectors. Several threads may ask it at once."""
+    """A model that turns texts into vectors. Several threads may call it at once."""
 
     dim: int
 

@@ -1,6 +1,6 @@
-"""How fast requests may leave.
+"""Limits how fast requests are sent.
 
-So many a minute, and none before a server that asked for patience has had it.
+It limits requests a minute, and observes pauses that a server requests.
 """
 
 import threading
@@ -20,7 +20,7 @@ class RequestPace:
         self._opens_at = 0.0
 
     def wait(self, stop: threading.Event) -> bool:
-        """Wait for this thread's turn; return False, at once, when ``stop`` is set meanwhile."""
+        """Wait for this thread's turn; return False at once when ``stop`` is set."""
         while not stop.is_set():
             with self._lock:
                 now = time.monotonic()
@@ -28,11 +28,11 @@ class RequestPace:
                     self._opens_at = now + self._gap_s
                     return True
                 left_s = self._opens_at - now
-            # Outside of the lock, so that a `hold` meanwhile need not wait for it.
+            # Outside the lock, so that `hold` need not wait for it.
             stop.wait(left_s)
         return False
 
     def hold(self, seconds: float) -> None:
-        """Let no further request leave for ``seconds``."""
+        """Send no further request for ``seconds``."""
         with self._lock:
             self._opens_at = max(self._opens_at, time.monotonic() + seconds)

@@ -1,11 +1,11 @@
-"""Many requests on their way at a time, of several calls, and an orderly end of the run.
+"""Sends many requests of several calls at a time, and ends a run in order.
 
-A server has so many slots for the whole run. What is asked by whatever thread waits in one line,
-the oldest call first, and the moment a slot is free the next request leaves. So a call that drains
+A server has a fixed number of slots for the whole run. Requests of all threads wait in one queue,
+the oldest call first, and the next request leaves as soon as a slot is free. So a draining call
 leaves no slot empty while another one waits.
 
-What ends a run in the middle, a signal or a hopeless failure, waits a bounded time for the answers
-that are on their way, for they are paid for.
+A signal or a hopeless failure that ends a run waits a bounded time for pending answers, because
+they are paid for.
 """
 
 import threading
@@ -20,15 +20,15 @@ from prefpipe.errors import ModelError, StoppedEarly
 Answer = TypeVar("Answer")
 
 GRACE_S = 20.0
-"""How long a run that is to end waits for answers on their way: Slurm kills 30 s after SIGTERM."""
+"""How long an ending run waits for pending answers: Slurm kills 30 s after SIGTERM."""
 POLL_S = 0.1
 
 
 class RunControl(NamedTuple):
-    """What a client of a server sees of the run.
+    """A server client's view of the run.
 
-    Where to say what one should know, whether to stop, how to go on then, how long to wait for
-    answers on their way, and whether a further signal has cut that short.
+    It holds the log, whether to stop, how to go on afterwards, how long to wait for pending
+    answers, and whether a further signal has cut that short.
     """
 
     log: Callable[[str], None] = lambda _line: None
@@ -39,17 +39,18 @@ class RunControl(NamedTuple):
 
 
 class GivenUpError(Exception):
-    """The run ends, and nobody is waiting for this request: it was between two tries."""
+    """The run ends, and this request was between two tries, so nothing waits for it."""
 
 
 class RequestThreads:
     """The slots of a server, and the threads that fill them with the requests of all calls.
 
-    Until `open_all_slots` there is one slot: the first request alone shows what the server is.
+    Until `open_all_slots` there is one slot: the first request alone shows what the server
+    supports.
 
-    A thread frees its slot when its answer is there, and keeps the answer afterwards, however slow
-    the disk: there may be twice as many threads as slots. They are daemons: one whose answer never
-    comes must not keep a process that was interrupted from ending.
+    A thread frees its slot when its answer arrives and saves the answer afterwards, so slow disks
+    do not block slots: there may be twice as many threads as slots. They are daemons, so that a
+    thread whose answer never comes does not keep an interrupted process alive.
     """
 
     def __init__(self, concurrency: int, run: RunControl) -> None:
@@ -62,25 +63,25 @@ class RequestThreads:
         self._lock = threading.Lock()
         self._work_waits = threading.Condition(self._lock)
         self._calls: list[_Call[Any]] = []
-        """Those that are not over, the oldest first."""
+        """Unfinished calls, the oldest first."""
         self._n_slots = 1
         self._n_taken = 0
         self._n_threads = 0
         self._n_idle = 0
-        """Threads that wait and that nobody has called up."""
+        """Idle threads that have not been woken."""
         self._n_on_the_way = 0
         self._failure: BaseException | None = None
         self._ends_at: float | None = None
 
     def ask(self, ask_one: Callable[[int], Answer], n: int) -> list[Answer]:
-        """Call ``ask_one`` with each number below ``n``, and return its answers in order.
+        """Call ``ask_one`` with each number below ``n``, and return the answers in order.
 
-        Any number of threads may do so at once. A call that has all its answers returns them,
-        whatever has happened to others.
+        Any number of threads may call it at once. A call with all its answers returns them,
+        whatever happens to others.
 
         Raises:
-            StoppedEarly: a stop was asked for.
-            BaseException: what ended the run: what an ``ask_one`` of any call raised first.
+            StoppedEarly: a stop was requested.
+            BaseException: the first error of an ``ask_one`` of any call, which ended the run.
         """
         if not n:
             return []
@@ -108,20 +109,20 @@ class RequestThreads:
             return self._n_waiting() < self._concurrency
 
     def open_all_slots(self) -> None:
-        """Let as many requests out at a time as the server may have: it has shown that it works."""
+        """Allow the full number of concurrent requests: the server has shown that it works."""
         with self._lock:
             self._n_slots = self._concurrency
             self._call_up()
 
     def free_slot(self) -> None:
-        """Let the next request out before this thread is done with the answer that it has."""
+        """Send the next request before this thread has finished with its answer."""
         with self._lock:
             self._leave_slot()
             self._call_up()
 
     @contextmanager
     def on_the_way(self) -> Iterator[None]:
-        """Count a request as paid for, from before it is sent until its answer is kept."""
+        """Count a request as paid for, from before it is sent until its answer is saved."""
         with self._lock:
             self._n_on_the_way += 1
         try:
@@ -131,7 +132,7 @@ class RequestThreads:
                 self._n_on_the_way -= 1
 
     def finish(self) -> None:
-        """Send nothing more, and wait for answers on their way; at the end of a run there are none.
+        """Send nothing more, and wait for pending answers; at the end of a run there are none.
 
         A further signal cuts that short.
         """
@@ -140,7 +141,7 @@ class RequestThreads:
             time.sleep(POLL_S / 2)
 
     def _wait_for(self, call: "_Call[Any]") -> None:
-        """Wait until a call has all its answers, or gets no more."""
+        """Wait until a call has all its answers, or will get no more."""
         while not call.is_over.wait(POLL_S):
             if self._run.should_stop():
                 self._end()
@@ -160,7 +161,7 @@ class RequestThreads:
         )
 
     def _end(self, failure: BaseException | None = None) -> None:
-        """Send nothing more. Calls are over when what they have on its way has arrived."""
+        """Send nothing more. Calls end when their pending answers have arrived."""
         with self._lock:
             if self.stop.is_set():
                 return
@@ -182,7 +183,7 @@ class RequestThreads:
         return sum(len(call.waiting) for call in self._calls)
 
     def _call_up(self) -> None:
-        """Have a thread for each request that may leave now."""
+        """Ensure a thread for each request that may leave now."""
         n_wanted = min(self._n_slots - self._n_taken, self._n_waiting())
         n_called = min(n_wanted, self._n_idle)
         self._n_idle -= n_called
@@ -193,7 +194,7 @@ class RequestThreads:
             try:
                 threading.Thread(target=self._work, daemon=True).start()
             except RuntimeError as error:
-                # A limit of the system's. With the threads that there are it goes on, more slowly.
+                # A system limit: continue more slowly with the existing threads.
                 if self._n_threads:
                     return
                 raise ModelError(
@@ -203,7 +204,7 @@ class RequestThreads:
             self._n_threads += 1
 
     def _work(self) -> None:
-        """Ask what waits, until nothing more may be sent."""
+        """Send waiting requests until nothing more may be sent."""
         while True:
             taken = self._take()
             if taken is None:
@@ -216,7 +217,7 @@ class RequestThreads:
             except BaseException as error:  # noqa: BLE001 - raised again where it is waited for
                 self._end(error)
             with self._lock:
-                # Whoever waits need not be called up: this thread looks for the next one itself.
+                # No need to wake others: this thread looks for the next request itself.
                 self._leave_slot()
                 call.n_taken -= 1
                 self._look_whether_over(call)
@@ -224,7 +225,7 @@ class RequestThreads:
     def _take(self) -> "tuple[_Call[Any], int] | None":
         """Wait for a slot and a request of the oldest call that has one; None at the end."""
         while True:
-            # Looked at here as well: whoever waits for answers sees a signal up to `POLL_S` later.
+            # Checked here, too: callers that wait for answers see a signal up to `POLL_S` later.
             if self._run.should_stop():
                 self._end()
             with self._lock:
@@ -255,7 +256,7 @@ class RequestThreads:
 
 
 class _Call(Generic[Answer]):
-    """The requests of one call: those that wait, those that are being asked, and answers."""
+    """The requests of one call: waiting, pending, and answered."""
 
     def __init__(self, ask_one: Callable[[int], Answer], n: int) -> None:
         self.ask_one = ask_one
@@ -263,4 +264,4 @@ class _Call(Generic[Answer]):
         self.n_taken = 0
         self.answers: dict[int, Answer] = {}
         self.is_over = threading.Event()
-        """Set when all answers are there, or no more will come."""
+        """Set when all answers have arrived, or no more will come."""

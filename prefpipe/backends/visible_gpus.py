@@ -1,7 +1,7 @@
-"""Which GPUs a command may take, and which of several workers gets which.
+"""Which GPUs a command may use, and which worker gets which.
 
-CUDA is not asked: a process that has opened it holds memory on a GPU, and must not be forked. The
-driver's library knows how many GPUs there are, and ``CUDA_VISIBLE_DEVICES`` which of them are ours.
+CUDA is not used: a process that has opened it holds memory on a GPU and must not be forked. The
+driver's library knows the number of GPUs, and ``CUDA_VISIBLE_DEVICES`` which of them are ours.
 """
 
 import ctypes
@@ -15,11 +15,11 @@ VARIABLE = "CUDA_VISIBLE_DEVICES"
 UUID_PREFIXES = ("GPU-", "MIG-")
 DRIVER_LIBRARY = "libnvidia-ml.so.1"
 DRIVER_FOLDER = Path("/proc/driver/nvidia/gpus")
-"""Holds a folder for each GPU; in containers that have no library it may be all there is."""
+"""Holds a folder for each GPU; containers without the library may have only this."""
 
 
 class VisibleGpus(NamedTuple):
-    """GPUs as ``CUDA_VISIBLE_DEVICES`` names them, and what a message says of where they are from.
+    """GPUs as named in ``CUDA_VISIBLE_DEVICES``, and their source for messages.
 
     ``source``: ``CUDA_VISIBLE_DEVICES=0,1``, or that the driver lists them.
     """
@@ -29,13 +29,13 @@ class VisibleGpus(NamedTuple):
 
 
 def n_installed_gpus() -> int:
-    """Return how many NVIDIA GPUs the driver has, 0 where there is no driver."""
+    """Return how many NVIDIA GPUs the driver has; 0 without a driver."""
     try:
         driver = ctypes.CDLL(DRIVER_LIBRARY)
     except OSError:
         return len(list(DRIVER_FOLDER.glob("*")))
 
-    # every function returns 0 where all went well
+    # Every function returns 0 on success.
     if driver.nvmlInit_v2() != 0:
         return 0
     try:
@@ -49,16 +49,16 @@ def n_installed_gpus() -> int:
 def visible_gpus(environment: Mapping[str, str], n_installed: int) -> VisibleGpus:
     """Return the GPUs that CUDA would find.
 
-    As CUDA reads the variable, the first entry that names no GPU ends the list: all before it
-    count, and ``-1`` or an empty text hides every GPU.
+    CUDA ends the list at the first entry that names no GPU: all before it count, and ``-1`` or an
+    empty text hides every GPU.
 
     Args:
-        environment: of this process.
-        n_installed: GPUs of the machine. With 0, what the variable says is believed: who dealt the
-            GPUs may see more than this process.
+        environment: this process's environment.
+        n_installed: GPUs of the machine. With 0 the variable is trusted: its author may see more
+            than this process.
 
     Raises:
-        UsageError: an entry stands twice, of which CUDA makes an empty list.
+        UsageError: a repeated entry, which CUDA reads as an empty list.
     """
     text = environment.get(VARIABLE)
     if text is None:
@@ -70,7 +70,7 @@ def visible_gpus(environment: Mapping[str, str], n_installed: int) -> VisibleGpu
     for entry in text.split(","):
         name = entry.strip()
         if not _names_gpu(name, n_installed):
-            # an empty text, -1 or a batch system's word for none are as they should be, alone
+            # An empty text, -1 or a batch system's word for none is valid if it is the only entry.
             if names:
                 source += f", where {name!r} names no GPU and ends the list"
             break
@@ -91,19 +91,19 @@ def deal_gpus(
     uses_gpus: bool = True,
     n_installed: int | None = None,
 ) -> list[str | None]:
-    """Return what each worker gets as ``CUDA_VISIBLE_DEVICES``, None where it stays as it is.
+    """Return each worker's ``CUDA_VISIBLE_DEVICES``; None if it stays unchanged.
 
-    GPUs are dealt in their order, a stretch to each worker.
+    Each worker gets consecutive GPUs, in order.
 
     Args:
-        environment: of this process.
-        n_workers: None for as many as there are GPUs for, ``--workers auto``.
-        gpus_per_worker: None for one each, where there is a GPU at all.
-        uses_gpus: whether the workers' engine runs on GPUs; one that asks a server does not.
-        n_installed: GPUs of the machine, asked for where it is None.
+        environment: this process's environment.
+        n_workers: None for as many as the GPUs allow, ``--workers auto``.
+        gpus_per_worker: None for one each, if there are GPUs.
+        uses_gpus: whether the workers' engine runs on GPUs; a client of a server does not.
+        n_installed: GPUs of the machine; None to query them.
 
     Raises:
-        UsageError: fewer GPUs than were asked for, or ``auto`` and none.
+        UsageError: fewer GPUs than requested, or ``auto`` without GPUs.
     """
     if n_workers is not None and n_workers < 1:
         raise UsageError(f"--workers must be 1 or more, or auto, not {n_workers}")

@@ -80,7 +80,8 @@ def command_page(
     sections = []
     arguments = [each for each in command.params if is_argument(each)]
     if arguments:
-        entries = [Entry(metavar_of(each, kinds), _plain(each.help)) for each in arguments]
+        helps = {item.name: str(item.metadata["help"]) for item in fields(config_class)}
+        entries = [Entry(metavar_of(each, kinds), _plain(helps[each.name])) for each in arguments]
         sections.append(Section("Arguments", entries))
 
     n_hidden = 0

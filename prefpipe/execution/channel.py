@@ -6,7 +6,7 @@ from        message                                                    fields
 driver      ``order``: the first one, which stage to run               see `Order`
 driver      ``part``: make this one                                    ``index``
 driver      ``over``: no part is left, end
-driver      ``stop``: finish what is begun, and end
+driver      ``stop``: finish open parts, and end
 worker      ``ready``: the stage is open, parts can come
 worker      ``pull``: one more part, please
 worker      ``made``: a part is on disk                                ``index, tally, elapsed_s``

@@ -1,4 +1,4 @@
-"""Parts without a driver: a worker claims the next part that nobody has.
+"""Parts without a driver: a worker claims the next free part.
 
 Any number of copies of one command can share an output this way. Each makes the parts that it
 claims, waits for parts that others have claimed, takes over abandoned ones, and ends when all parts
@@ -32,7 +32,7 @@ def claimed(lease_s: float) -> OpenSource:
 
 
 class ClaimSource:
-    """The parts of a job that nobody has made or claimed yet.
+    """The parts of a job that are not made or claimed yet.
 
     Abandoned parts come last: if a part itself kills the process that makes it, the rest is on disk
     before the next worker takes that part.
@@ -151,7 +151,7 @@ class ClaimSource:
         longest_s = min(max(self._lease_s / LOOKS_A_LEASE, SHORTEST_LOOK_S), LONGEST_LOOK_S)
         look_s = SHORTEST_LOOK_S
         while not self._is_closed.wait(look_s):
-            # Set: a part was handed out since the last look, so nobody waits.
+            # Set: a part was handed out since the last look, so no worker waits.
             look_s = SHORTEST_LOOK_S if self._is_due.is_set() else min(look_s * 1.5, longest_s)
             self._is_due.set()
             self._wake()

@@ -47,7 +47,7 @@ HARMLESS = (
     Harmless(
         "transformers",
         r"Token indices sequence length is longer than",
-        "too long prompts and responses are rows with a status of their own",
+        "too long prompts and responses are rows with their own status",
     ),
     Harmless(
         "transformers",

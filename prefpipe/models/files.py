@@ -87,7 +87,7 @@ class ModelFiles:
         return replace(self, thoughts=markers)
 
     def identity(self) -> dict[str, Any]:
-        """Return what goes into a fingerprint: hashes of content, never names or paths."""
+        """Return the entry in a fingerprint: hashes of content, never names or paths."""
         identity: dict[str, Any] = {
             "content_hash": self.content_hash,
             "tokenizer_hash": self.tokenizer_hash,
@@ -163,7 +163,7 @@ def inspect_model(
 
 
 def content_hash_of(folder: Path) -> str:
-    """Return ``ModelFiles.content_hash`` of a folder; of an adapter without a look at its base.
+    """Return ``ModelFiles.content_hash`` of a folder; of an adapter without checking its base.
 
     Raises:
         ModelError: the folder is no whole model or adapter.
@@ -200,7 +200,7 @@ def holds_config(folder: Path) -> bool:
 
 
 def is_adapter(folder: Path) -> bool:
-    """Return whether a folder holds an adapter and no whole model."""
+    """Return whether a folder holds an adapter and not a full model."""
     return (folder / ADAPTER_CONFIG).is_file() and not has_model_weights(folder)
 
 
@@ -224,7 +224,7 @@ def find_adapter_base(folder: Path) -> AdapterBase | None:
 
 
 def merge_command(folder: Path) -> str:
-    """Return the command that makes a whole model of an adapter, with ``BASE`` for its base.
+    """Return the command that merges an adapter into a full model, with ``BASE`` for its base.
 
     Paths are quoted for a shell.
     """
@@ -232,7 +232,7 @@ def merge_command(folder: Path) -> str:
 
 
 def merge_hint(folder: Path) -> str:
-    """Return how to go on with an adapter whose base is elsewhere; no file needs to be edited."""
+    """Return the hint for an adapter whose base is elsewhere; no file needs to be edited."""
     return (
         "move the base model to where the adapter looks for it, or name it with "
         f"{merge_command(folder)} and use the merged model"

@@ -155,7 +155,7 @@ def _read_gguf(gguf_path: Path) -> tuple[dict[str, Any], list[Any]]:
 
 
 def _check_supported(gguf_path: Path, metadata: dict[str, Any]) -> None:
-    """Refuse by name what the conversion would get wrong."""
+    """Refuse, by name, what the conversion does not support."""
     n_heads = metadata.get("llama.attention.head_count", 1)
     head_dim = metadata.get("llama.embedding_length", 0) // n_heads
     # None: the file does not say, which is fine.

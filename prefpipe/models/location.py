@@ -41,7 +41,7 @@ SIZE_HINT = "or pass its size, for example --model 8B"
 def locate_model(
     reference: str, *, trust_remote_code: bool = False, base: str | None = None
 ) -> ModelFiles:
-    """Return the checked files of a model, fetching or converting them first where needed.
+    """Return the checked files of a model, fetching or converting them first if needed.
 
     ``HF_HUB_OFFLINE`` and the other variables of the hub are honoured.
 
@@ -109,7 +109,7 @@ def _find_local(reference: str) -> Path | None:
 
 
 def _hub_name(reference: str) -> re.Match[str] | None:
-    """Return the parts of a hub name; None for what is meant for a path."""
+    """Return the parts of a hub name; None for a path."""
     return None if reference.startswith((".", "~")) else HUB_NAME.fullmatch(reference)
 
 

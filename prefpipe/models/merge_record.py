@@ -18,7 +18,7 @@ FILE_NAME = "merged_from.json"
 
 @dataclass(frozen=True)
 class MergedPart:
-    """A folder that a model was merged of.
+    """A folder that a model was merged from.
 
     ``role``: adapter or base; ``reference``: as the user or the adapter named it; ``path``: where
     it was; ``content_hash``: of its weights and configuration.
@@ -32,7 +32,7 @@ class MergedPart:
 
 @dataclass(frozen=True)
 class MergeRecord:
-    """Where a merged model was written, on which machine, and the folders it was made of.
+    """Where a merged model was written, on which machine, and the folders it was merged from.
 
     Models of the hub and bundled ones are not listed: they do not change under their name here.
     ``round``: of training, the latest of what it was made of.
@@ -55,7 +55,7 @@ def merge_record_of(
 ) -> MergeRecord:
     """Return the record of a merge of ``parts``, each a role and a model.
 
-    ``of_round``: of training, the latest of theirs.
+    ``of_round``: the latest round of training among the parts.
     """
     made_of = []
     for role, model in parts:
@@ -69,7 +69,7 @@ def merge_record_of(
 def read_merge_record(folder: Path) -> MergeRecord | None:
     """Return the record of a merged model, None if there is none or it is damaged.
 
-    The model is whole without it.
+    The model works without it.
     """
     try:
         values = json.loads((folder / FILE_NAME).read_bytes())

@@ -10,7 +10,7 @@ from prefpipe.models.merge_record import read_merge_record
 
 
 def round_of_model(folder: Path) -> int:
-    """Return the round of a model: 0 where prefpipe did not train it, or trained a reward model.
+    """Return the round of a model: 0 if prefpipe did not train it, or it is a reward model.
 
     A checkpoint is of its training's round, a merged model of its adapter's or its base's,
     whichever is later. A policy of an earlier release, which does not say its round, counts as of

@@ -33,7 +33,7 @@ NO_MODEL_ERRORS = (
     ImportError,
     StrictDataclassError,
 )
-"""What transformers raises for a configuration that it can make no causal language model of."""
+"""Errors of transformers for a configuration that is not a causal language model."""
 
 
 class NamedShape(NamedTuple):
@@ -88,7 +88,7 @@ def build_without_weights(folder: Path) -> tuple[nn.Module, PretrainedConfig]:
 
 
 def memory_shape(model: nn.Module, config: PretrainedConfig) -> MemoryShape:
-    """Return what the memory of a training step depends on.
+    """Return the dimensions that determine the memory of a training step.
 
     Of a mixture of experts, the width is one expert's.
     """
@@ -136,7 +136,7 @@ def shape_of(model: nn.Module, config: PretrainedConfig) -> NamedShape:
 
 
 def _share_of_experts(model: nn.Module, config: PretrainedConfig, notes: list[str]) -> float:
-    """Return the share of the experts' parameters that one token meets, 1 without experts."""
+    """Return the share of the experts' parameters that one token uses, 1 without experts."""
     if not any(EXPERT.search(name) for name, _ in model.named_parameters()):
         return 1.0
 

@@ -105,10 +105,10 @@ def check_safetensors(path: Path) -> Path:
 
 
 def _damage(path: Path, error: SafetensorError) -> str:
-    """Return what is wrong with a file that `safe_open` refuses.
+    """Return the damage of a file that `safe_open` refuses.
 
-    The library speaks of "incomplete metadata" where a download was cut short. Two sizes say it
-    better: how many bytes there are, and how many the header promises.
+    The library reports "incomplete metadata" for a truncated download. Two sizes are clearer: the
+    bytes in the file, and the bytes that the header promises.
     """
     size = path.stat().st_size
     with path.open("rb") as file:

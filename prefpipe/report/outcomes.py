@@ -12,7 +12,8 @@ from prefpipe.stages.evaluate.win_rates import Drawing, win_rates
 from prefpipe.stages.inspect.curves import read_points
 from prefpipe.stages.inspect.overview import read_summary
 
-MAX_CURVE_POINTS = 400
+MAX_CURVE_POINTS, ALL_CURVE_POINTS, FEWEST_CURVE_POINTS = 400, 2_000, 40
+"""Of a curve, of all trainings' longest curves together, and of a curve at least."""
 FITS = 500
 """Resamples of a length-controlled fit."""
 PREFERENCES = ("evaluation", "verdicts")
@@ -36,16 +37,18 @@ def trainings_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
 
     The curves are those of `prefpipe.stages.inspect.curves.read_points`.
     """
+    trained = [each for each in artifacts if each.kind == "policy"]
+    # Of many rounds each curve has fewer points: the page stays small.
+    shared = ALL_CURVE_POINTS // max(len(trained), 1)
+    n_points = max(FEWEST_CURVE_POINTS, min(MAX_CURVE_POINTS, shared))
     trainings = []
-    for policy in artifacts:
-        if policy.kind != "policy":
-            continue
+    for policy in trained:
         chosen = {**policy.identity, **(policy.identity.get("knobs") or {})}
         trainings.append(
             {
                 "name": policy.name,
                 "settings": {name: chosen[name] for name in SETTINGS if chosen.get(name)},
-                "curves": read_points(policy.artifact.path, MAX_CURVE_POINTS),
+                "curves": read_points(policy.artifact.path, n_points),
                 "summary": read_summary(policy.artifact),
             }
         )

@@ -270,7 +270,7 @@ def _refuse_no_text_at_all(
     """
     if not summary.n_rows or summary.counts["ok"] or limit >= 1:
         return
-    # No row ended by itself, but one that was cut may have a text.
+    # No row finished, but a truncated one may have a text.
     for index in indices:
         responses = output.read(index, ["response"])[0]["response"].to_pylist()
         if any(text is not None and text.strip() for text in responses):

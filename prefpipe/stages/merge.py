@@ -198,7 +198,7 @@ def _check_base(
         return []
     if record.identity.get("load_in_4bit"):
         runtime.log(
-            "the adapter was trained on a 4-bit base and is merged into the unquantised base"
+            "the adapter was trained on a 4-bit base and is merged into the base as stored on disk"
         )
 
     # A training that started from an adapter recorded the hash of its base beside the adapter's.

@@ -414,7 +414,7 @@ class ScoreMaker:
         """Return the ratings of a part on disk that is made again for its judges.
 
         Other scorers' ratings stay. It is {} if there is no part of this run and of these
-        candidates, or every failed rating is asked for again.
+        candidates, or every failed rating is requested again.
         """
         if self.config.retry_errors or not _have_judge(self.raters):
             return {}

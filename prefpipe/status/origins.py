@@ -94,7 +94,7 @@ def locate_parent(artifact: Artifact, name: str) -> Path | None:
     # beside the artifact is what its own round has, of the same name as an earlier round's
     if not name.startswith(f"{EARLIER}_"):
         places.append(artifact.path.parent / Path(recorded).name)
-    # a part of its own path below another folder may be the artifact itself
+    # a partial path below another folder may be the artifact itself
     itself = artifact.path.resolve()
     for place in places:
         if place.exists() and place.resolve() != itself:

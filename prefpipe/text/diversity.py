@@ -23,7 +23,7 @@ def pooled_ngrams(texts: Sequence[Sequence[str]], n: int) -> Counter[tuple[str, 
 
 
 def distinct_share(counts: Counts) -> float:
-    """Return distinct n-grams over all n-grams, in (0, 1]; NaN where there is none.
+    """Return distinct n-grams over all n-grams, in (0, 1]; NaN if there are none.
 
     distinct-n of Li et al. 2016 (arXiv 1510.03055). It falls with the length of the texts because
     words recur: to compare two sets, use `expected_distinct_share`.

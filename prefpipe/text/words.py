@@ -25,8 +25,8 @@ def _spaced_word(unspaced: str) -> str:
     return rf"{letters}(?:['\u2019.,\-](?=[\p{{L}}\p{{N}}]){letters})*+"
 
 
-# Checks count a run of Thai as one word, and n-grams are made of its letters. One rule for both
-# would change either the grade of a check or a figure of `eval`, which earlier runs have on disk.
+# Checks count a run of Thai as one word, and n-grams use its letters. One rule for both would
+# change either the grade of a check or a figure of `eval`, which earlier runs have on disk.
 _CHECKED_WORD: Final = regex.compile(
     rf"(?V1)[{CHINESE_AND_JAPANESE}] | {_spaced_word(CHINESE_AND_JAPANESE)}", regex.VERBOSE
 )

@@ -43,8 +43,8 @@ repository, for Pythia-410M. odpo: learning rate and batch of the authors' confi
 base model; warm-up (ours), where theirs is 200 steps. bt: a 6B model (arXiv 2203.02155, appendix
 C.2), warm-up (ours). bt-margin: 7B to 34B (arXiv 2307.09288, section 3.2.2), batches of 512 pairs,
 one a prompt. sft: the learning rate of TRL's SFTConfig, the rest (ours). mmpo-reward: the authors'
-recipe for Gemma-7B (2B: 1.41e-5, batch 64). The others have no recipe of their own here: the batch
-of most and DPO's customary learning rate (ours).
+recipe for Gemma-7B (2B: 1.41e-5, batch 64). The others have no own recipe here: the batch of most
+and DPO's customary learning rate (ours).
 """
 
 LORA_LEARNING_RATE_FACTOR = 10.0

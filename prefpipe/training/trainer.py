@@ -103,8 +103,8 @@ class GroupTrainer(Trainer):  # type: ignore[misc]
         # Releases without loss_is_scaled_for_ga decide by this flag; the model itself gets no loss
         # arguments from us.
         self.model_accepts_loss_kwargs = True
-        # Not in the arguments: they would refuse --save-steps that are no multiple of --eval-steps,
-        # and early stopping requests its own checkpoints.
+        # Not in the arguments: they would refuse --save-steps that are not a multiple of
+        # --eval-steps, and early stopping requests its own checkpoints.
         self.args.load_best_model_at_end = self._early_stopping() is not None
         # stdout belongs to the command's result
         self.remove_callback(PrinterCallback)

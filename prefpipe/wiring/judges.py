@@ -109,8 +109,8 @@ def judge_rater(config: ScoreConfig, name: str, target: str, runtime: "Runtime")
 class _LanguageJudge(NamedTuple):
     """A language model that judges.
 
-    ``identity``: its fingerprint entry. ``settings``: what questions are asked with. ``answers``:
-    what answers the questions.
+    ``identity``: its fingerprint entry. ``settings``: the settings of questions. ``answers``: the
+    source of the answers.
     """
 
     identity: dict[str, Any]
@@ -121,7 +121,7 @@ class _LanguageJudge(NamedTuple):
 class _AnswerSource(NamedTuple):
     """The model or server that answers a judge's questions.
 
-    ``name`` stands for the model in the key of an answer, ``identity`` in the fingerprint.
+    ``name`` identifies the model in the key of an answer, ``identity`` in the fingerprint.
     """
 
     name: str

@@ -33,9 +33,9 @@ def locate(reference: str, *, trust_remote_code: bool = False) -> "ModelFiles":
 def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
     """Return the date that a run's chat templates use; a resumed run has it on record.
 
-    A run that may be out of date asks its parents first: where they were made again on another day,
-    so is it. Its own record comes after them, because a day that has passed alone makes nothing out
-    of date.
+    A run that may be out of date uses its parents' date first: if they were made again on another
+    day, so is it. Its own record comes after them, because a new day alone makes nothing out of
+    date.
     """
     if config.overwrite is Overwrite.STALE:
         return date_for_run(config.template_date, None, [*parents, config.output])

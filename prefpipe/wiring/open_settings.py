@@ -27,14 +27,14 @@ Log = Callable[[str], None]
 
 
 class RunOnDisk(NamedTuple):
-    """A run whose settings a command may go on with: its folder and its identity."""
+    """A run whose settings a command may reuse: its folder and its identity."""
 
     folder: Path
     identity: Mapping[str, Any]
 
 
 def settled(config: StageConfig, log: Log) -> StageConfig:
-    """Return a config in which nothing is left open.
+    """Return a config without open settings.
 
     Args:
         config: of any stage.
@@ -65,12 +65,12 @@ def settled(config: StageConfig, log: Log) -> StageConfig:
 
 
 def _runs_on_disk(config: StageConfig, folders: Sequence[Path]) -> list[RunOnDisk]:
-    """Return the runs that the command goes on with; none where it starts again."""
+    """Return the runs that the command continues; none if it starts again."""
     return [] if config.overwrite.replaces_this_run else _runs(folders)
 
 
 def _runs(folders: Sequence[Path]) -> list[RunOnDisk]:
-    """Return the candidates that are there."""
+    """Return the existing candidates."""
     runs = []
     for folder in folders:
         record = _record_or_none(folder)
@@ -117,12 +117,12 @@ def _backend(config: GenerateConfig | EvalConfig, runs: Sequence[RunOnDisk], log
 
 
 def _reserves_gpus(config: WorkersConfig) -> bool:
-    """Return whether workers run on a cluster and get GPUs there: this machine may have none."""
+    """Return whether workers run on a cluster and get GPUs there; this machine may have none."""
     return config.on is not None and config.gpus_per_worker is not None
 
 
 def _why_not_vllm(config: GenerateConfig | EvalConfig) -> str | None:
-    """Return why vLLM is not the engine to take, None if it is."""
+    """Return why vLLM cannot be used, None if it can."""
     from prefpipe.backends.generators.vllm_support import find_version
     from prefpipe.backends.visible_gpus import n_installed_gpus, visible_gpus
 
@@ -144,4 +144,4 @@ def _why_not_vllm(config: GenerateConfig | EvalConfig) -> str | None:
 
 
 def _silent(_line: str) -> None:
-    """Say nothing of an engine that nothing is sampled with."""
+    """Log nothing about an engine that samples nothing."""

@@ -22,7 +22,7 @@ from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
 
 
 class Study(NamedTuple):
-    """A plan, and which arms and seeds of it are to be run, in the plan's order."""
+    """A plan, and which of its arms and seeds to run, in the plan's order."""
 
     plan: StudyPlan
     config: StudyConfig
@@ -31,7 +31,7 @@ class Study(NamedTuple):
 
 
 def open_study(config: StudyConfig) -> Study:
-    """Read the plan and make all steps, so that what is wrong is said before the first one.
+    """Read the plan and make all steps, so that errors appear before the first one.
 
     Raises:
         UsageError: a plan that cannot be run, or arms and seeds that it does not have.
@@ -107,7 +107,7 @@ def _chosen(plan: StudyPlan, config: StudyConfig) -> tuple[list[str], list[int]]
 
 
 def _refuse_missing_files(plan: StudyPlan, config: StudyConfig) -> None:
-    """Refuse prompts, files of trainings and commands of other trainers that are not there.
+    """Refuse missing prompts, files of trainings and commands of other trainers.
 
     Raises:
         InputError: naming the file and its place in the plan.
@@ -134,7 +134,7 @@ def _refuse_missing_files(plan: StudyPlan, config: StudyConfig) -> None:
 
 
 class _Folders:
-    """The artifacts that a plan names and that are there; None if the study makes them."""
+    """The existing artifacts that a plan names; None if the study makes them."""
 
     def __init__(self, plan: StudyPlan) -> None:
         """Open them.
@@ -157,17 +157,17 @@ def _opened(path: str | None, kind: str, place: str) -> Artifact | None:
 
 
 def _scorers_of(scores: Artifact) -> list[str]:
-    """Return what the scorers of an artifact are called."""
+    """Return the names of an artifact's scorers."""
     return [str(scorer["name"]) for scorer in scores.record.identity.get("scorers", [])]
 
 
 def _names_of(scorers: Sequence[str]) -> list[str]:
-    """Return what scorers of a command line are called."""
+    """Return the names of a command line's scorers."""
     return [parse_scorer(text).name for text in scorers]
 
 
 def _reward_problems(plan: StudyPlan, folder: Path, folders: _Folders) -> Iterator[str]:
-    """Yield rewards that name scorers which there are not, or name none of several."""
+    """Yield problems of rewards that name missing scorers, or none of several."""
     of_pool, of_heldout = folders.scores, folders.heldout_scores
     names: list[str] = []
     if of_pool is not None:
@@ -220,7 +220,7 @@ def _truth_problems(reward: str, names: Sequence[str]) -> Iterator[str]:
 
 
 def _recipe_problems(plan: StudyPlan, folder: Path, folders: _Folders) -> Iterator[str]:
-    """Yield in what held-out responses that are there were made otherwise than `eval` makes them.
+    """Yield how existing held-out responses differ from those that `eval` makes.
 
     An evaluation would refuse them, after a training.
     """
@@ -263,7 +263,7 @@ def _leaks(plan: StudyPlan, folders: _Folders) -> Iterator[str]:
 def _turns_of(
     source: str | None, candidates: Artifact | None
 ) -> Mapping[str, Sequence[Mapping[str, str]]]:
-    """Return the turns of prompts by id; none where what is sampled for them says it."""
+    """Return the turns of prompts by id; none if their samples hold them."""
     from prefpipe.artifacts.prompts import load_prompts
     from prefpipe.stages.shared.recipe import prompts_of
 

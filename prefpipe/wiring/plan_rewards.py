@@ -9,7 +9,7 @@ from prefpipe.maths.selection.rewards import parse_reward
 
 
 def reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> str | None:
-    """Return why the reward, or the spread of a strategy, cannot be made of these scorers."""
+    """Return why these scorers do not give the reward, or the spread of a strategy."""
     stage, scorers = config.stage, ", ".join(names) or "none"
     if not names:
         return f"{stage}: `scorer` is missing"
@@ -41,7 +41,7 @@ def reward_problem(config: SelectConfig | EvalConfig, names: Sequence[str]) -> s
 
 
 def weight_problem(text: str) -> str | None:
-    """Return why a `weight_by` is no expression; what its names are, the groups say."""
+    """Return why a `weight_by` is not an expression; its names are checked with the groups."""
     from prefpipe.stages.train.loss_weights import WORDING
 
     try:

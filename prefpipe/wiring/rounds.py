@@ -44,7 +44,7 @@ class Rounds(NamedTuple):
 
 
 class StepFailure(NamedTuple):
-    """A step that did not end well, what to say of it, and the exit code to end with."""
+    """A failed step, its message, and the exit code to end with."""
 
     step: Step
     error: PrefpipeError
@@ -52,7 +52,7 @@ class StepFailure(NamedTuple):
 
 
 def open_rounds(config: RoundsConfig) -> Rounds:
-    """Read the plan and make all steps, so that what is wrong is said before the first one.
+    """Read the plan and make all steps, so that errors appear before the first one.
 
     Raises:
         UsageError: a plan that cannot be run, or rounds that it does not have.
@@ -86,7 +86,7 @@ def run_rounds(
     log: Callable[[str], None],
     environment: Mapping[str, str],
 ) -> StepFailure | None:
-    """Run the steps; return the one that did not end well, None if all did.
+    """Run the steps; return the one that failed, None if all succeeded.
 
     Args:
         rounds: of `open_rounds`.
@@ -129,7 +129,7 @@ def run_rounds(
 
 
 def _failure(step: Step, code: int, rounds: Rounds) -> StepFailure:
-    """Return what to say of a step that ended with another code than 0."""
+    """Return the message for a step that ended with a code other than 0."""
     error, exit_code = error_of_step(
         f"round {step.number}, {step.stage}",
         code,
@@ -159,7 +159,7 @@ def _command(config: RoundsConfig) -> str:
 
 
 def _reward_problems(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield rewards that name scorers which the round does not have, or name none of several."""
+    """Yield problems of rewards that name missing scorers, or none of several."""
     given: dict[int, list[str]] = {}
     said = set()
     for step in steps:
@@ -178,7 +178,7 @@ def _reward_problems(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
-    """Yield the `weight_by` of trainings that are no expressions; their names are the groups'."""
+    """Yield each `weight_by` that is not an expression; its names are checked with the groups."""
     said: set[str] = set()
     for step in steps:
         text = step.config.weight_by if isinstance(step.config, TrainConfig) else None
@@ -191,7 +191,7 @@ def _weight_problems(steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
-    """Yield the rounds that join pools which other raters rated, or another model embedded."""
+    """Yield the rounds that join pools of other raters, or of another embedding model."""
     if plan.pools != ALL:
         return
     raters: dict[int, dict[str, str]] = {}
@@ -220,7 +220,7 @@ def _pool_problems(plan: RoundPlan, steps: Sequence[Step]) -> Iterator[str]:
 
 
 def _refuse_missing_files(rounds: Rounds) -> None:
-    """Refuse prompts that are not there, and a first round without the policy that it starts from.
+    """Refuse missing prompts, and a first round without the policy that it starts from.
 
     Raises:
         InputError: naming the file or folder.
@@ -251,7 +251,7 @@ def _refuse_missing_files(rounds: Rounds) -> None:
 
 @contextmanager
 def _alone(run: Path, log: Callable[[str], None]) -> Iterator[int | None]:
-    """Hold a folder, so that no two trainings write one policy; a lock goes with its processes.
+    """Lock a folder, so that no two trainings write one policy; the lock ends with its processes.
 
     Yields:
         What steps inherit, so that one which outlives this process holds it on; None if the
@@ -268,7 +268,7 @@ def _alone(run: Path, log: Callable[[str], None]) -> Iterator[int | None]:
 
 
 def _take_lock(descriptor: int, run: Path, log: Callable[[str], None]) -> bool:
-    """Wait for the lock of a folder; return False where the file system has none.
+    """Wait for the lock of a folder; return False if the file system has no locks.
 
     Raises:
         UsageError: it is held by another process after `LONGEST_WAIT_S`.

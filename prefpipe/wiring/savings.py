@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def savings_of(config: SavingsConfig) -> dict[str, Any]:
-    """Return what training on the kept groups costs beside training on every candidate."""
+    """Return the cost of training on the kept groups, compared with every candidate."""
     from prefpipe.maths.compute.training_compute import Recipe
     from prefpipe.stages.savings import savings
 

@@ -79,7 +79,7 @@ def _reward_rater(config: ScoreConfig, spec: ScorerSpec) -> "Rater":
 
 
 def pair_rater(config: PairsConfig, runtime: "Runtime") -> "PairRater | None":
-    """Return what rates pairs of responses, None if the file has the scores."""
+    """Return the rater of pairs of responses, None if the file has the scores."""
     if config.model is None:
         return None
     if config.model == FAKE:

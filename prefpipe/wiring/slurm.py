@@ -35,7 +35,7 @@ SCONTROL_TIMEOUT_S = 30
 
 
 class PartsToMake(NamedTuple):
-    """The parts of an output: how many there are, and which are still to be made."""
+    """The parts of an output: their number, and those left to make."""
 
     n_parts: int
     to_make: Sequence[int]
@@ -44,7 +44,7 @@ class PartsToMake(NamedTuple):
 def slurm_array(
     config: SlurmConfig, stage: StageConfig, log: Callable[[str], None]
 ) -> SlurmArray | None:
-    """Return the array that makes what is missing; None if nothing is.
+    """Return the array that makes the missing parts; None if nothing is missing.
 
     Args:
         config: the flags of ``prefpipe slurm``.
@@ -96,7 +96,7 @@ def slurm_array(
 
 
 def _unfinished_shards(count: int, parts: PartsToMake) -> list[int]:
-    """Return the shards that have a part to make."""
+    """Return the shards with parts left to make."""
     to_make = set(parts.to_make)
     return [
         index
@@ -134,7 +134,7 @@ def _partwise(stage: StageConfig) -> ShardedConfig:
 
 
 def _parts_to_make(stage: ShardedConfig, log: Callable[[str], None], *, quick: bool) -> PartsToMake:
-    """Compare the command with what its output holds.
+    """Compare the command with its output on disk.
 
     Raises:
         FingerprintError: the output is of another configuration, and is not to be replaced.
@@ -190,7 +190,7 @@ def _is_replaced(stage: ShardedConfig, status: ArtifactStatus) -> bool:
 
 
 def _count_parts(stage: ShardedConfig, log: Callable[[str], None]) -> int:
-    """Return how many parts a command has that has not been run yet."""
+    """Return the number of parts of a command that has not been run yet."""
     if isinstance(stage, GenerateConfig):
         from prefpipe.stages.generate import count_parts
 
@@ -207,7 +207,7 @@ def _count_parts(stage: ShardedConfig, log: Callable[[str], None]) -> int:
 
 
 def _parent_of(stage: ShardedConfig) -> Artifact:
-    """Return the artifact of whose parts a stage makes its own, one of one."""
+    """Return the artifact whose parts correspond one to one to the stage's parts."""
     from prefpipe.artifacts.schemas import CANDIDATES
     from prefpipe.artifacts.store import open_input
 
@@ -269,9 +269,9 @@ def _max_array_size() -> int:
 
 
 def _folder() -> Path:
-    """Return the current folder by the name that the shell has for it.
+    """Return the current folder as the shell names it.
 
-    Behind links and automounters a node may know that name and not the one they lead to here.
+    With links and automounters, another node may know only that name.
     """
     name = os.environ.get("PWD", "")
     is_this = Path(name).is_absolute() and Path(name).exists() and Path(name).samefile(Path.cwd())
@@ -279,7 +279,7 @@ def _folder() -> Path:
 
 
 def _program(config: SlurmConfig) -> list[str]:
-    """Return what runs prefpipe in a task."""
+    """Return the program that runs prefpipe in a task."""
     if config.activate:
         return ["prefpipe"]
     # not `python -m prefpipe`, which would take a module of the user's folder for Python's own
@@ -316,7 +316,7 @@ def _directives(config: SlurmConfig, stage: ShardedConfig) -> list[tuple[str, st
 
 
 def _gpus_of_a_task(config: SlurmConfig, stage: ShardedConfig) -> int:
-    """Return what ``--gres`` asks for.
+    """Return the GPUs that ``--gres`` requests.
 
     Raises:
         UsageError: it is less than the command is going to look for.

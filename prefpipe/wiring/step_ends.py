@@ -26,9 +26,9 @@ ABOVE = ", its error is printed above"
 
 
 def environment_of_steps(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables of steps: those of this process, but what says which parts to make.
+    """Return the environment of steps: that of this process without the variables of shards.
 
-    A task of an array that runs a plan runs all of it: no step makes a share of its parts.
+    A task that runs a plan runs all of it: no step makes only a share of its parts.
     """
     return {
         name: value
@@ -38,7 +38,7 @@ def environment_of_steps(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def settled_code(code: int, signals: SignalSource, *, is_last: bool) -> int:
-    """Return the exit code that counts: of a step that ended by a request to stop, that of a stop.
+    """Return the exit code that counts: that of a stop if the step ended by a stop request.
 
     Args:
         code: the step's own, negative for the signal that ended it.
@@ -65,7 +65,7 @@ def what_code_says(code: int) -> str:
 def error_of_step(
     place: str, code: int, *, go_on: str, stage: str, output: Path, may_be_stale: bool
 ) -> tuple[PrefpipeError, int]:
-    """Return what to say of a step that ended with another code than 0, and the code to end with.
+    """Return the error for a step that ended with a code other than 0, and the final exit code.
 
     Args:
         place: names the step, ``round 1, train``.

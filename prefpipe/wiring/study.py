@@ -55,7 +55,7 @@ MOST_NAMED = 5
 
 
 class Ending(NamedTuple):
-    """What to say at the end of a study that is not done, and the exit code."""
+    """The message at the end of an unfinished study, and the exit code."""
 
     error: PrefpipeError
     exit_code: int
@@ -77,7 +77,7 @@ def run_study(
 ) -> Ending | None:
     """Run the steps of a study that are not finished; return why it is not done, None if it is.
 
-    A run that fails ends no other: it is counted, and tried again by the next call.
+    A failed run does not end others: it is counted, and the next call tries it again.
 
     Args:
         study: of `open_study`.
@@ -102,7 +102,7 @@ def run_study(
 
 
 class _RunningStudy:
-    """One copy of the command at work in a study's folder."""
+    """One running copy of the command in a study's folder."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _RunningStudy:
         self._has_warned = False
 
     def prepare(self) -> Ending | None:
-        """Make what all runs need: the pool, the held-out responses and the selections.
+        """Make the steps that all runs need: the pool, the held-out responses and the selections.
 
         Returns:
             Why no run can begin; None if they can. A selection that fails is its arm's alone.
@@ -156,9 +156,9 @@ class _RunningStudy:
         return None
 
     def run_all(self) -> None:
-        """Make all runs that nobody else is at: seed by seed over the arms.
+        """Make all runs that no other copy makes: seed by seed over the arms.
 
-        So a whole table stands after each seed.
+        So the table is complete after each seed.
         """
         # where others have seen as many tokens is known when the rounds of that arm have run
         like = self._plan.budgets.like
@@ -175,7 +175,7 @@ class _RunningStudy:
         self._write_results()
 
     def ending(self) -> Ending | None:
-        """Say what is done; return why this copy did not do all that it was to do."""
+        """Log what is done; return why this copy did not finish."""
         runs = self._progress().runs()
         done = {run.name for run in runs if run.state == "done"}
         self._log(f"\n{len(done)} of {len(runs)} runs are done")
@@ -201,7 +201,7 @@ class _RunningStudy:
         return None
 
     def _take(self, arm: str, seed: int) -> bool:
-        """Make a run, unless another copy is at it; return whether nothing is left to do here."""
+        """Make a run unless another copy makes it; return whether nothing is left to do here."""
         name = f"{arm}, seed {seed}"
         like = f"{self._plan.budgets.like}, seed {seed}"
         if like in self._held and not self._progress().run(arm, seed).steps:
@@ -218,7 +218,7 @@ class _RunningStudy:
         return True
 
     def _run(self, arm: str, seed: int, held: Held) -> None:
-        """Make what is not finished of a run."""
+        """Make the unfinished steps of a run."""
         run = self._progress().run(arm, seed)
         if run.state == "done":
             self._remove_weights(run)
@@ -238,7 +238,7 @@ class _RunningStudy:
             self._remove_weights(self._progress().run(arm, seed))
 
     def _run_step(self, step: StudyStep, key: str, held: Held | None) -> int:
-        """Run a step to its end and note how it ended; return its exit code.
+        """Run a step to its end and record how it ended; return its exit code.
 
         Raises:
             _Stopped: a stop was requested.
@@ -295,7 +295,7 @@ class _RunningStudy:
         return code
 
     def _code_of_trainer(self, step: StudyStep, code: int, stop_code: int | None) -> int:
-        """Return what another trainer's exit code means.
+        """Return the meaning of another trainer's exit code.
 
         Args:
             step: that ended.
@@ -328,7 +328,7 @@ class _RunningStudy:
             return NOT_FOUND
 
     def _which(self, step: StudyStep) -> str:
-        """Return which step this is, and of which run of how many."""
+        """Return the line that names a step, its run, and the number of runs."""
         runs = [(arm, seed) for seed in self._seeds for arm in self._arms]
         for number, run in enumerate(runs, start=1):
             if run == (step.arm, step.seed):
@@ -343,7 +343,7 @@ class _RunningStudy:
         return self._run_step(step, key, held)
 
     def _ending_of(self, step: StudyStep, code: int) -> Ending:
-        """Return what to say of a step with whose end the study ends."""
+        """Return the message for a step that ends the study."""
         error, exit_code = error_of_step(
             step.name,
             code,
@@ -355,7 +355,7 @@ class _RunningStudy:
         return Ending(error, exit_code)
 
     def _refusal(self, n_chosen: int) -> Ending:
-        """Return the error of runs that were made otherwise than the plan says now."""
+        """Return the error for runs whose settings differ from the plan."""
         lines = [f"{name}: {', '.join(changes)}" for name, changes in self._refused.items()]
         again = command_of(replace(self._config, overwrite=Overwrite.STALE))
         error = UsageError(
@@ -367,7 +367,7 @@ class _RunningStudy:
         return Ending(error, error.exit_code)
 
     def _remove_weights(self, run: RunProgress) -> None:
-        """Remove the weights of a run that is judged, unless they were to stay then or now."""
+        """Remove the weights of a judged run, unless the plan keeps or kept them."""
         steps = [step for step, _ in run.steps]
         if run.state != "done" or run.keeps_weights or self._config.keep_policies:
             return
@@ -376,7 +376,7 @@ class _RunningStudy:
             self._log(f"{run.name}: judged; its weights are removed, {n_bytes / 1e6:,.0f} MB")
 
     def _write_results(self) -> None:
-        """Write the tables of all that is done; what is wrong with them ends no run."""
+        """Write the tables of all finished runs; a problem with them does not end a run."""
         with self._waited_for(RESULTS, "another copy is writing the results"):
             runs = self._progress().runs()
             try:
@@ -406,12 +406,12 @@ class _RunningStudy:
         )
 
     def _selected_arms(self) -> list[str]:
-        """Return the arms whose groups are needed: those to be run, and the one of the budget."""
+        """Return the arms whose groups are needed: those to run, and the one of the budget."""
         like = self._plan.budgets.like
         return list(dict.fromkeys([*self._arms, *([] if like is None else [like])]))
 
     def _compared_arms(self) -> list[str]:
-        """Return the arms to be run, and those that an earlier call has selected for."""
+        """Return the arms to run, and those selected by an earlier call."""
         progress = self._progress()
         arms = []
         for arm in self._plan.arms:
@@ -422,7 +422,7 @@ class _RunningStudy:
 
     @contextmanager
     def _waited_for(self, name: str, what: str) -> Iterator[Held | None]:
-        """Hold a lock that another copy may have, after its end."""
+        """Take a lock, after waiting for another copy that has it."""
         lock = lock_of(self._folder, name)
         has_said = False
         while True:
@@ -437,9 +437,9 @@ class _RunningStudy:
             time.sleep(POLL_S)
 
     def _are_left_behind(self) -> bool:
-        """Wait for a run whose copy is gone, and whose step is at its end; return whether one is.
+        """Wait for the last step of a run whose copy is gone; return whether there is one.
 
-        A step that outlives its command holds the lock on, and nobody else goes on with the run.
+        A step that outlives its command keeps the lock, so no other copy continues the run.
         """
         gone = [name for name, holder in self._held.items() if holder.is_gone]
         if not gone:
@@ -463,7 +463,7 @@ class _RunningStudy:
 
 
 def _clear(folder: Path) -> None:
-    """Make room for another trainer, which may take what a kill left half written for a whole."""
+    """Clear the folder for another trainer, which could read half-written files as complete."""
     if folder.is_symlink():
         folder.unlink()
     shutil.rmtree(folder, ignore_errors=True)
@@ -486,7 +486,7 @@ def _failure_line(run: RunProgress) -> str:
 
 
 def _listed(lines: Sequence[str]) -> str:
-    """Return the first of some lines, and how many more there are."""
+    """Return the first lines, and how many more there are."""
     shown = list(lines[:MOST_NAMED])
     if len(lines) > MOST_NAMED:
         shown.append(f"and {len(lines) - MOST_NAMED} more")

@@ -33,7 +33,7 @@ NOT_PLACED = "the step at which it is judged depends on groups that do not exist
 
 
 def script_of(study: Study) -> str:
-    """Return the shell script that does what the command does."""
+    """Return the shell script of the command's steps."""
     config = study.config
     entries = StepLedger(config.output).read()
     progress = StudyProgress(study.plan, config.output, entries)
@@ -70,7 +70,7 @@ def script_of(study: Study) -> str:
 
 
 def _steps_known(study: Study, progress: StudyProgress) -> StudySteps:
-    """Return the steps that are known now, those of finished runs left out."""
+    """Return the steps that are known now, without those of finished runs."""
     plan, folder = study.plan, study.config.output
     overwrite = study.config.overwrite
     # of the arm whose tokens count the groups are needed, whether it is run or not
@@ -93,9 +93,9 @@ def _steps_known(study: Study, progress: StudyProgress) -> StudySteps:
 
 
 def _places(plan: StudyPlan, folder: Path, arm: str, seed: int) -> tuple[list[Place], str]:
-    """Return where an arm is judged; none, and why, where that is not known yet."""
+    """Return where an arm is judged; none, and why, if that is not known yet."""
     read = {each for each in (arm, plan.budgets.like) if each is not None}
-    # groups that are to be made again say nothing of those that will be there
+    # outdated groups say nothing about the groups that will replace them
     if plan.budgets.like is not None or plan.budgets.response_tokens or plan.epochs:
         for each in read:
             if not _is_selected(plan, folder, each, seed):
@@ -123,7 +123,7 @@ def _is_selected(plan: StudyPlan, folder: Path, arm: str, seed: int) -> bool:
 
 
 def _finished(study: Study, progress: StudyProgress) -> Iterator[str]:
-    """Yield the names of steps that have ended well as they would be made now."""
+    """Yield the names of steps that are finished with the current settings."""
     for step, key in progress.shared():
         if progress.is_finished(step, key):
             yield step.name

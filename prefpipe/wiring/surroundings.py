@@ -29,7 +29,7 @@ VERSIONED = (
 
 
 class StopSource(Protocol):
-    """What knows whether the command is to stop, and lets it finish: see `Runtime`."""
+    """The source of stop requests, which can be delayed: see `Runtime`."""
 
     def __call__(self) -> bool:
         """Return whether to stop."""
@@ -56,7 +56,7 @@ class StopSource(Protocol):
 
 
 class View(Protocol):
-    """What shows how far the command is: see `Runtime`."""
+    """The display of the command's progress: see `Runtime`."""
 
     def progress(self, task: Task, /) -> AbstractContextManager[Advance]:
         """Show a task's progress until the context is left."""
@@ -107,13 +107,13 @@ def runtime_for(
 
 
 def set_grace(config: StageConfig, stop: StopSource) -> None:
-    """Tell what handles signals how long open parts may take, now that the config is known."""
+    """Tell the signal handler how long open parts may take, now that the config is known."""
     if isinstance(config, GraceConfig):
         stop.grace_s = config.grace_seconds
 
 
 def context_of(argv: Sequence[str]) -> dict[str, Any]:
-    """Return what ``run.json`` records beside the identity: command line, host, versions."""
+    """Return the context in ``run.json`` beside the identity: command line, host, versions."""
     versions = {"prefpipe": __version__, "python": platform.python_version()}
     for name in VERSIONED:
         try:

@@ -238,7 +238,7 @@ def test_parts_of_another_configuration_without_a_record_are_refused_unless_they
     (tmp_path / "run.json").unlink()
     with pytest.raises(
         UsageError,
-        match=r"has lost its run\.json, and part-00000-of-0000\d\.parquet is of another configuration",
+        match=r"has lost its run\.json, and part-00000-of-0000\d\.parquet was made with another configuration",
     ):
         output(tmp_path)
     assert names(tmp_path) == [other.part_path(0).name]

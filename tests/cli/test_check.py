@@ -665,7 +665,7 @@ def test_a_name_that_is_no_column_and_a_gamma_that_cannot_be_are_refused(
     groups = write_groups(tmp_path / "groups", [rows_for()], [identity])
     words = ["check", str(groups), "--model", str(model)]
     cases = (
-        (["--weight-by", "confidense"], "names confidense, which is no column of numbers"),
+        (["--weight-by", "confidense"], "names confidense, which is not a numeric column"),
         (["--objective", "sft", "--weight-by", "margin"], "there are no pairs"),
         (["--objective", "mmpo", "--gamma", "-1"], "gamma is -1.0, below 0"),
         (["--objective", "mmpo", "--gamma", "much"], "a finite number or auto, not 'much'"),

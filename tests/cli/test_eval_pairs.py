@@ -235,7 +235,7 @@ def test_a_folder_of_scores_is_not_scored_again_nor_written_into(tmp_path, capsy
     evaluate("rewardbench", pairs_file(tmp_path, some_pairs(4)), tmp_path / "out", *FAKE)
     words = ["eval", "calibration", "--pairs", str(tmp_path / "out"), "-o"]
     assert prefpipe([*words, str(tmp_path / "other"), *FAKE]) == 2
-    assert "holds scores already" in capsys.readouterr().err
+    assert "already holds scores" in capsys.readouterr().err
     assert prefpipe([*words, str(tmp_path / "out")]) == 2
     assert prefpipe([*words, str(tmp_path / "other"), "--beta", "3"]) == 2
     assert "these scores are rewards" in capsys.readouterr().err

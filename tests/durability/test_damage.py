@@ -448,6 +448,6 @@ def test_read_all_refuses_parts_with_other_columns(work: Path) -> None:
     )
     with pytest.raises(
         Exception,
-        match=r"part-00002-of-00005.parquet has other columns or types than part-00000-of-00005.parquet",
+        match=r"part-00002-of-00005.parquet differs from part-00000-of-00005.parquet in columns or types",
     ):
         artifact.read_all()

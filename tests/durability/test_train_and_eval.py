@@ -375,12 +375,12 @@ def test_sigterm_in_logprobs_stops_after_a_part_and_shards_share_the_rest(
             signal=signal.SIGTERM,
         )
         if (
-            "logprobs stopped as asked" in stopped.stderr
+            "logprobs stopped on request" in stopped.stderr
         ):  # earlier, while the model is loaded, there is nothing to finish
             break
         assert stopped.code in (0, 75)
     assert_refused(
-        stopped, 75, "logprobs stopped as asked", "left hint: run the same command again to go on"
+        stopped, 75, "logprobs stopped on request", "left hint: run the same command again to go on"
     )
     made = identities_of(output)
     for index in (0, 1):
@@ -492,7 +492,7 @@ def test_sigterm_in_eval_stops_after_a_part_and_the_same_command_goes_on_to_the_
         if stopped.code == 75 and parts_of(output):
             break
     assert_refused(
-        stopped, 75, "stopped as asked", "left hint: run the same command again to go on"
+        stopped, 75, "stopped on request", "left hint: run the same command again to go on"
     )
     made = parts_of(output)
     assert 0 < len(made) < 4 * N_PROMPTS + 1

@@ -205,7 +205,7 @@ def test_a_study_without_a_finished_run_has_a_page(tmp_path: Path) -> None:
 def test_one_seed_and_no_contrasts_are_said(tmp_path: Path) -> None:
     write_study(tmp_path / "study", {"seeds": [0], "contrasts": []})
     story = story_of(tmp_path / "study")
-    assert "over prompts alone, as one seed says nothing of others" in story["about"]
+    assert "over prompts alone, as one seed says nothing about others" in story["about"]
     assert "3 arms by 1 seed of model" in story["about"]
     page = render_study(story)
     assert "The plan declares no contrasts." in page
@@ -269,5 +269,5 @@ def test_a_table_that_is_not_there_is_an_error_with_the_command(
     (folder / name).unlink()
     assert prefpipe(["report", str(folder), "-o", str(tmp_path / "report.html")]) == 1
     err = capsys.readouterr().err
-    assert f"{name} is not there" in err
+    assert f"{name} does not exist" in err
     assert "prefpipe study" in err

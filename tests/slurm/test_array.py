@@ -250,7 +250,7 @@ def test_a_task_that_is_cancelled_stops_and_is_not_queued_again(
     assert array.n_restarts() == 0
     (log,) = folder.glob("slurm-*.out")
     assert "SIGTERM: finishing what is begun" in log.read_text()
-    assert "stopped as asked" in log.read_text()
+    assert "stopped on request" in log.read_text()
     assert "at once" not in log.read_text().partition("stops at once")[2]
     assert 0 < n_parts(folder) < N_PARTS
 

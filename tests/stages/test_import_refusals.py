@@ -169,7 +169,7 @@ BAD_FILES: dict[str, tuple[str, list[Any], list[str], list[str]]] = {
         [{"prompt": "q", "all_generated_responses": ["a", "b"], "all_rm_scores": [1]}],
         ["--format", "simpo"],
         [
-            "line 1: `all_generated_responses` holds 2 and `all_rm_scores` 1: one of each belongs together"
+            "line 1: `all_generated_responses` holds 2 and `all_rm_scores` 1: both lists must have the same length"
         ],
     ),
     "empty list": (

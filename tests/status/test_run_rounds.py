@@ -251,7 +251,7 @@ def test_a_plan_that_cannot_be_read_is_noted_and_the_recorded_one_counts(
     found = table(folder / "run")
     assert found.state == "done"
     [note] = found.notes
-    assert note.startswith("the recorded plan counts")
+    assert note.startswith("the plan recorded in")
     assert told in note
 
 

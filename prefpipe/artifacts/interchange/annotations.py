@@ -45,7 +45,7 @@ OF_PREFERENCES = (EVALUATION.name, VERDICTS.name)
 
 
 class _Kind(NamedTuple):
-    """How a kind of file writes preferences: its scale, and the columns of both responses.
+    """The format of preferences in a kind of file: its scale, and the columns of both responses.
 
     ``draw_at_0``: old files of AlpacaEval, and no others, write a draw as 0.
     """
@@ -218,7 +218,7 @@ def read_annotations(
 
 
 def _hint(problems: Problems) -> str:
-    """Return what to do: where every problem is a preference, the scale may be another."""
+    """Return the hint: if every problem is a preference, the scale may be wrong."""
     if all("`preference` is" in row.reason for row in problems.rows):
         return (
             f"name the scale of the preferences with --scale {'|'.join(SCALES)}, or correct "
@@ -312,7 +312,7 @@ def _keys(table: UserTable, name: str | None, problems: Problems) -> list[str] |
 def _note_shared_ids(
     table: UserTable, ids: Sequence[str], texts: Sequence[str], problems: Problems
 ) -> None:
-    """Note prompts that bear another's id: they would be averaged as one."""
+    """Record prompts that share an id: they would be averaged as one."""
     first: dict[str, str] = {}
     for place, prompt_id, text in zip(table.places, ids, texts, strict=True):
         if first.setdefault(prompt_id, text) != text:
@@ -352,7 +352,7 @@ def _lengths(
 ) -> list[float] | None:
     """Return lengths in characters, from a column of them or of responses.
 
-    Of a row without a preference they may be missing.
+    They may be missing in a row without a preference.
     """
     name = table.first_name(columns)
     if name is not None:
@@ -375,7 +375,7 @@ def _lengths(
 def _numbers(
     table: UserTable, name: str, problems: Problems, preferences: Sequence[float] | None = None
 ) -> list[float]:
-    """Return a column of numbers; of a row without a preference it may be missing.
+    """Return a column of numbers; a number may be missing in a row without a preference.
 
     Args:
         table: the file.
@@ -403,7 +403,7 @@ def _names(table: UserTable, columns: Sequence[str]) -> tuple[str, ...]:
 
 
 def _judges_of(record: RunRecord | None) -> tuple[str, ...]:
-    """Return who judged a folder's rows: the judge, or the reward expression of an evaluation."""
+    """Return the judge of a folder's rows, or the reward expression of an evaluation."""
     if record is None:
         return ()
     judge = record.identity.get("judge", record.identity.get("reward"))
@@ -417,7 +417,7 @@ def _judges_of(record: RunRecord | None) -> tuple[str, ...]:
 
 
 def _one_name(table: UserTable, columns: Sequence[str]) -> str | None:
-    """Return the one name that all rows bear.
+    """Return the one name that all rows share.
 
     Several in one file would be averaged into one figure.
 

@@ -44,7 +44,7 @@ class _Answer(NamedTuple):
 
 
 def read_first_version(source: str, questions: str, options: ReadOptions) -> Pool:
-    """Read an answer file; a question without an answer is a response that failed.
+    """Read an answer file; a question without an answer becomes a failed response.
 
     Args:
         source: path or ``hf:`` reference of the answers.
@@ -146,7 +146,7 @@ def _responses(
 def _only_turn(turns: Any, name: str) -> tuple[str, str | None]:
     """Return the text of a list of one turn, and what is wrong.
 
-    Answers between several prompts are no prompts of ours.
+    Conversations of several turns are not supported.
     """
     if not isinstance(turns, list) or len(turns) != 1 or not isinstance(turns[0], Mapping):
         return "", f"`{name}` is {shortened(turns)}; one turn with `content` is expected"

@@ -12,7 +12,7 @@ LONGEST_INDEX = 2**31 - 1  # sample_idx is an int32
 
 
 def checked_text(value: Any, name: str) -> tuple[str, str | None]:
-    """Return a text and what is wrong with it; an empty text is fine."""
+    """Return a text and its problem; an empty text is fine."""
     if value is None:
         return "", f"`{name}` is null"
     if not isinstance(value, str):
@@ -21,22 +21,22 @@ def checked_text(value: Any, name: str) -> tuple[str, str | None]:
 
 
 def checked_optional_text(value: Any, name: str) -> tuple[str | None, str | None]:
-    """Return a text, None if there is none, and what is wrong with it."""
+    """Return a text, None if there is none, and its problem."""
     if value is None or value == "":
         return None, None
     return checked_text(value, name)
 
 
 def surrogate_problem(text: str, name: str) -> str | None:
-    """Return what is wrong with a text that UTF-8 cannot hold."""
+    """Return the problem of a text that UTF-8 cannot hold."""
     reason = half_character_of(text)
     return None if reason is None else f"`{name}` {reason}"
 
 
 def parsed_json(text: str) -> Any:
-    """Return what a JSON text holds, None if it is none.
+    """Return the value of a JSON text, None if it is not JSON.
 
-    Lists are in CSV, and often in Parquet, as JSON.
+    CSV, and often Parquet, holds lists as JSON.
     """
     try:
         return parse_json(text)
@@ -45,7 +45,7 @@ def parsed_json(text: str) -> Any:
 
 
 def checked_list(value: Any, name: str) -> tuple[list[Any], str | None]:
-    """Return a list and what is wrong with it; an empty one is wrong, and JSON text is read."""
+    """Return a list and its problem; an empty one is wrong, and JSON text is read."""
     if value is None:
         return [], f"`{name}` is null"
 
@@ -56,7 +56,7 @@ def checked_list(value: Any, name: str) -> tuple[list[Any], str | None]:
 
 
 def checked_id(value: Any, name: str) -> tuple[str | None, str | None]:
-    """Return a prompt's id as text and what is wrong with it, by the rule of `id_of`."""
+    """Return a prompt's id as text and its problem, by the rule of `id_of`."""
     text, reason = id_of(value)
     if text is None:
         return None, f"`{name}` {reason}"
@@ -64,7 +64,7 @@ def checked_id(value: Any, name: str) -> tuple[str | None, str | None]:
 
 
 def checked_index(value: Any, name: str) -> tuple[int | None, str | None]:
-    """Return a sample index and what is wrong with it; null is None, and 3.0 is 3."""
+    """Return a sample index and its problem; null is None, and 3.0 is 3."""
     number, reason = number_of(value)
     if reason is None and number is None:
         return None, None
@@ -75,7 +75,7 @@ def checked_index(value: Any, name: str) -> tuple[int | None, str | None]:
 
 
 def checked_number(value: Any, name: str) -> tuple[float | None, str | None]:
-    """Return a score and what is wrong with it, by the rule of `number_of`.
+    """Return a score and its problem, by the rule of `number_of`.
 
     Null is None; NaN and infinity are left for the rows' status.
     """

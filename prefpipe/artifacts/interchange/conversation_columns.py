@@ -102,9 +102,9 @@ def checked_prompt(
 
 
 def _turns_in_text(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
-    """Return the turns that were written into a text, and why they cannot be read.
+    """Return the turns that were written into a text, or why they cannot be read.
 
-    The text itself if there are none.
+    The text itself if it holds none.
     """
     # lists first: a turn of one may hold a template's markers, and is read as it stands
     turns, problem = serialised_turns(text)
@@ -116,7 +116,7 @@ def _turns_in_text(text: str, *, is_strict: bool) -> tuple[Any, str | None]:
 
 
 def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | Turns, str | None]:
-    """Return a response and what is wrong with it.
+    """Return a response and its problem.
 
     It is a text, or turns of which the last is the assistant's.
     """
@@ -147,7 +147,7 @@ def checked_response(value: Any, name: str, rules: ReadingRules) -> tuple[str | 
 
 
 def checked_response_text(value: Any, name: str, rules: ReadingRules) -> tuple[str, str | None]:
-    """Return the text of a response, itself a text or the assistant's turn, and what is wrong."""
+    """Return the text of a response, itself a text or the assistant's turn, and its problem."""
     if not isinstance(value, list | dict):
         return _checked_plain_response(value, name, rules)
 
@@ -164,9 +164,9 @@ def checked_response_text(value: Any, name: str, rules: ReadingRules) -> tuple[s
 
 
 def _checked_plain_response(value: Any, name: str, rules: ReadingRules) -> tuple[str, str | None]:
-    """Return a response that should be a text, and what is wrong with it.
+    """Return a response that should be a text, and its problem.
 
-    A list of turns as numpy prints it nobody writes, and a policy would learn to write it.
+    Nobody writes a list of turns as numpy prints it, and a policy would learn to write it.
     """
     text, problem = checked_text(value, name)
     if problem is None and not rules.prompts_are_text:
@@ -177,7 +177,7 @@ def _checked_plain_response(value: Any, name: str, rules: ReadingRules) -> tuple
 
 
 def unwrapped_responses(values: Sequence[Any], rules: ReadingRules) -> list[Any]:
-    """Return responses; the turns, where every text of the file is a list of turns."""
+    """Return responses; as turns if every text of the file is a list of turns."""
     if rules.prompts_are_text or not all_serialised([values]):
         return list(values)
     return list(map(turns_or_value, values))

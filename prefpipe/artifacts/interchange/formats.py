@@ -36,7 +36,7 @@ Columns = tuple[str, ...]
 
 
 class Format(NamedTuple):
-    """How a format is read, and sets of columns by any of which a file of it is known."""
+    """The reader of a format, and sets of columns by which its files are recognised."""
 
     read: Callable[[str, ReadOptions], Pool]
     known_by: Sequence[Columns] = ()
@@ -115,7 +115,7 @@ def read_pool(source: str, kind: str, options: ReadOptions) -> Pool:
 
 
 def _hint_for_rows(source: str, kind: str, options: ReadOptions) -> str | None:
-    """Return what to type for a file whose rows are of another format; None for nothing known."""
+    """Return the hint for a file whose rows have another format; None if there is none."""
     if kind not in ("rows", "trl"):
         return None
     columns = read_table(source).columns
@@ -131,7 +131,7 @@ def _hint_for_rows(source: str, kind: str, options: ReadOptions) -> str | None:
 
 
 def _are_lists(values: Sequence[Any]) -> bool:
-    """Return whether a column holds nothing but lists, and not of turns."""
+    """Return whether a column holds only lists that are not turns."""
     given = [value for value in values if value is not None]
     if not given or not all(isinstance(value, list) for value in given):
         return False
@@ -140,7 +140,7 @@ def _are_lists(values: Sequence[Any]) -> bool:
 
 
 def _hint_for_columns(source: str, kind: str) -> str | None:
-    """Return what to type for a file with the columns of another format; None for nothing known."""
+    """Return the hint for a file with the columns of another format; None if there is none."""
     names = set(read_table(source).columns.column_names)
     for columns in READ_ELSEWHERE:
         if set(columns) <= names:

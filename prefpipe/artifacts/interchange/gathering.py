@@ -88,7 +88,7 @@ def gather(
 
 
 def _difference_of_prompts(prompt_id: str, first: ImportedResponse, other: ImportedResponse) -> str:
-    """Return what two rows of one prompt say differently: all of it, or the system turn alone."""
+    """Return how two rows of one prompt differ: in everything, or only in the system turn."""
     of_first = [turn for turn in first.messages if turn["role"] != "system"]
     of_other = [turn for turn in other.messages if turn["role"] != "system"]
     if of_first == of_other:
@@ -97,7 +97,7 @@ def _difference_of_prompts(prompt_id: str, first: ImportedResponse, other: Impor
 
 
 def _numbered(members: list[ImportedResponse], problems: Problems) -> list[ImportedResponse]:
-    """Give a prompt's responses their indices: those that the file brings, or the order."""
+    """Give a prompt's responses their indices: those of the file, or their order."""
     given = [response for response in members if response.sample_idx is not None]
     if not given:
         return [response._replace(sample_idx=number) for number, response in enumerate(members)]
@@ -127,7 +127,7 @@ def _numbered(members: list[ImportedResponse], problems: Problems) -> list[Impor
 
 
 def _contradicted(response: ImportedResponse, members: Sequence[ImportedResponse]) -> list[str]:
-    """Return the places of the rows that hold another text under the key of a response.
+    """Return the places of rows with a different text under the key of a response.
 
     Those with its own text only repeat it.
     """

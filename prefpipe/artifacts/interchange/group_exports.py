@@ -45,7 +45,7 @@ RESPONSE_KEYS = (
 
 
 class ExportedPair(NamedTuple):
-    """Two kept responses of one prompt, and by how much the chosen one's reward is higher."""
+    """Two kept responses of one prompt, and the reward margin of the chosen one."""
 
     chosen: Row
     rejected: Row
@@ -53,7 +53,7 @@ class ExportedPair(NamedTuple):
 
 
 class ExportedGroup(NamedTuple):
-    """What select kept for one prompt.
+    """The kept group of one prompt.
 
     Its responses as rows of ``groups``, in their order there, and the pairs.
     """
@@ -85,7 +85,7 @@ def groups_of(rows: Sequence[Row], strategy: str | None) -> tuple[list[ExportedG
 def pairs_of(responses: Sequence[Row]) -> list[ExportedPair]:
     """Return the pairs that select chose (``beats``).
 
-    Every positive with every negative where it chose none.
+    Every positive with every negative if it chose none.
     """
     pairs: list[ExportedPair] = []
     if any(row["beats"] is not None for row in responses):
@@ -231,7 +231,7 @@ def _ranked(group: ExportedGroup, ranked: Sequence[tuple[int, Row]], margin: flo
 
 
 def message_rows(group: ExportedGroup) -> Iterator[Row]:
-    """Yield what LLaMA-Factory and axolotl read: the conversation, and each side as one turn."""
+    """Yield the rows of LLaMA-Factory and axolotl: the conversation, and each side as one turn."""
     for pair in group.pairs:
         turns = {
             "messages": group.messages,
@@ -244,7 +244,7 @@ def message_rows(group: ExportedGroup) -> Iterator[Row]:
 def group_lines(group: ExportedGroup) -> Iterator[Row]:
     """Yield the whole group in one row, its pairs by sample index.
 
-    With the tools where the prompt has any.
+    With the tools, if the prompt has any.
     """
     messages, tools = messages_and_tools(group.messages)
     row: Row = {"prompt_id": group.prompt_id, "messages": messages}

@@ -31,7 +31,7 @@ STRONGEST = 3
 def read_helpsteer2(source: str, options: ReadOptions) -> Pool:
     """Read HelpSteer2: a row a response with its scores, or its own file of preferences.
 
-    The rows of one prompt stand together there, and need not.
+    The rows of one prompt are adjacent there, but need not be.
 
     Raises:
         InputError: missing columns, and every row that cannot be used.
@@ -49,8 +49,8 @@ def read_helpsteer2(source: str, options: ReadOptions) -> Pool:
 def read_helpsteer3(source: str, options: ReadOptions) -> Pool:
     """Read HelpSteer3: two responses and a preference from -3, for the first, to 3, for the second.
 
-    The preferred one has the preference's size as its reward and the other 0, which is what NeMo-RL
-    makes of it. The mean of the individual preferences is a second scorer, made alike.
+    The preferred one has the preference's size as its reward and the other 0, as in NeMo-RL. The
+    mean of the individual preferences is a second scorer, made alike.
 
     Raises:
         InputError: missing columns, and every row that cannot be used.

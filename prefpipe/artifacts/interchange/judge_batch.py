@@ -25,7 +25,7 @@ URL = "/v1/chat/completions"
 
 
 class BatchAnswers(NamedTuple):
-    """What a batch brought: answers (chat completions) and failures in words, by ``custom_id``."""
+    """The results of a batch: answers (chat completions) and failures, by ``custom_id``."""
 
     answers: Mapping[str, Mapping[str, Any]]
     failures: Mapping[str, str]
@@ -54,7 +54,7 @@ def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]
         line = {"custom_id": request_key(body), "method": "POST", "url": URL, "body": body}
         data = (json.dumps(line, ensure_ascii=True) + "\n").encode()
         is_full = len(chunks[-1]) == MOST_REQUESTS or size + len(data) > MOST_BYTES
-        # a request that is too large for any file gets one of its own
+        # a request that is too large for any file gets its own file
         if chunks[-1] and is_full:
             chunks.append([])
             size = 0
@@ -76,7 +76,7 @@ def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]
 def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
     """Read the output and error files of batches.
 
-    Of several lines for one request, one that has an answer counts.
+    If a request has several lines, one with an answer counts.
 
     Raises:
         InputError: a file that cannot be read, a line that is no JSON object or has no

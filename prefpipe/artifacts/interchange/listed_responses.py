@@ -117,7 +117,7 @@ def _responses(
     rules: ReadingRules,
     is_strict: bool,
 ) -> Iterator[ImportedResponse]:
-    """Yield the responses of every row that is fine; what is wrong with the others is noted."""
+    """Yield the responses of every valid row; record the problems of the others."""
     rows = [_items_or_problem(items_of, row) for row in range(table.n_rows)]
     # all texts of the file decide together whether they are turns that were written as text
     texts_as_written: list[Any] = []
@@ -195,7 +195,7 @@ def refuse_uneven(lists: Mapping[str, Sequence[Any]], first: str) -> None:
 def note_on_comparisons(pool: Pool) -> list[str]:
     """Return a note on prompts whose responses were compared in several rows.
 
-    The scores of such a prompt are of different comparisons.
+    The scores of such a prompt come from different comparisons.
     """
     n_several = 0
     for responses in pool.responses:

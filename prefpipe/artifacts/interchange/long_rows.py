@@ -138,7 +138,7 @@ def _responses(
     extras: SystemAndToolsColumns,
     rules: ReadingRules,
 ) -> Iterator[ImportedResponse]:
-    """Yield the responses of the rows that are fine; what is wrong with the others is noted."""
+    """Yield the responses of the valid rows; record the problems of the others."""
     indices, ids = table.values_or_none("sample_idx"), table.values_or_none(columns.prompt_id)
     reasons, models = table.values_or_none("finish_reason"), table.values_or_none(columns.model)
     rewards = {scorer: (name, table.values(name)) for scorer, name in columns.rewards.items()}
@@ -175,9 +175,9 @@ def _responses(
 
 
 def _checked_score(value: Any, name: str, rules: ReadingRules) -> tuple[float | None, str | None]:
-    """Return a score and what is wrong with it.
+    """Return a score and its problem.
 
-    A list of numbers is several ratings, of which the rules say what they come to.
+    A list of numbers holds several ratings, which the rules combine.
     """
     several = numbers_of(value)
     if several is None:
@@ -201,7 +201,7 @@ def _checked_score(value: Any, name: str, rules: ReadingRules) -> tuple[float | 
 def _notes_of_other_scores(
     table: UserTable, pool: Pool, used: Collection[str | None], rewards: Mapping[str, str]
 ) -> list[str]:
-    """Return a note on columns of numbers that could be scores and that nothing names."""
+    """Return a note on unused columns of numbers that could be scores."""
     rows_of_prompts = [[response.row for response in members] for members in pool.responses]
     flags = []
     for name in table.names:

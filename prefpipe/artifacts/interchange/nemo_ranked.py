@@ -62,7 +62,7 @@ def read_ranked(source: str, options: ReadOptions) -> Pool:
             items.append(item)
         return items
 
-    # with keys of its own nothing is joined: one key with two contents is refused
+    # a file with its own keys is not joined: one key with two contents is refused
     has_keys = any(item.get("sample_idx") is not None for item in objects)
     pool = gather_items(
         table,

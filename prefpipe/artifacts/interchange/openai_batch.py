@@ -48,7 +48,7 @@ KEY = re.compile(r"(.+)_(0|[1-9]\d*)", re.DOTALL | re.ASCII)
 
 
 class Request(NamedTuple):
-    """One request of a batch: ``n`` is how many responses it asked for."""
+    """One request of a batch: ``n`` is the number of requested responses."""
 
     row: int
     place: str
@@ -101,7 +101,7 @@ def read_batch(source: str, options: ReadOptions) -> Pool:
 
 
 def _requests(table: UserTable, problems: Problems, rules: ReadingRules) -> list[Request]:
-    """Return the requests that can be used; what is wrong with the others is noted."""
+    """Return the usable requests; record the problems of the others."""
     requests: list[Request] = []
     places: dict[str, str] = {}
     ids, bodies = table.values("custom_id"), table.values("body")
@@ -141,7 +141,7 @@ def _request(row: int, place: str, custom_id: str, body: Any, rules: ReadingRule
 
 
 def _custom_id(value: Any, place: str, places: dict[str, str]) -> str:
-    """Return a request's id; note where it stands.
+    """Return a request's id; record its place.
 
     Raises:
         UnusableRowError: it is none, or stands further up already.
@@ -184,7 +184,7 @@ def _answers(
 def _keyed_responses(
     requests: Sequence[Request], answers: Mapping[str, Answer]
 ) -> Iterator[ImportedResponse]:
-    """Yield the responses of all requests, under the keys that their ids are made of."""
+    """Yield the responses of all requests, under the keys in their ids."""
     keys = _keys(requests)
     for request in requests:
         for response in _responses(request, answers.get(request.custom_id)):
@@ -222,7 +222,7 @@ def _keys(requests: Sequence[Request]) -> dict[str, tuple[str, int]]:
 def _responses(request: Request, answer: Answer | None) -> Iterator[ImportedResponse]:
     """Yield a request's responses in the order of the choices' own index.
 
-    Those that did not come carry the reason.
+    Missing ones carry the reason.
     """
     blank = ImportedResponse(
         request.row, request.place, request.messages, None, model=request.model
@@ -279,8 +279,8 @@ def _message(error: Any) -> str:
 def _choices(choices: Sequence[Any], n: int) -> dict[int, Any]:
     """Return the choices by their own index.
 
-    As they stand where those are no places among the ``n`` asked for. They are samples of one
-    prompt, so that none is worth another's.
+    They keep their order if those are not places among the ``n`` requested. They are samples of one
+    prompt, so the order does not matter.
     """
     limit = max(n, len(choices))
     by_index: dict[int, Any] = {}
@@ -294,7 +294,7 @@ def _choices(choices: Sequence[Any], n: int) -> dict[int, Any]:
 
 
 def _response(choice: Any, blank: ImportedResponse) -> ImportedResponse:
-    """Return a choice as a response: its text, or why there is none that says all of it."""
+    """Return a choice as a response: its text, or why the text is missing or incomplete."""
     try:
         message = read_choice(choice)
     except NoCompletionError as error:
@@ -309,7 +309,7 @@ def _response(choice: Any, blank: ImportedResponse) -> ImportedResponse:
 
 
 def _why_no_response(message: Message) -> str | None:
-    """Return why a choice is no response, None if it is one."""
+    """Return why a choice is not a response, None if it is."""
     ended = f"(finish_reason {message.finish_reason})"
 
     # tool calls first: such an answer often has a text as well, which is not all of it

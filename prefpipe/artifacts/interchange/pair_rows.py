@@ -40,7 +40,7 @@ PREFERENCE = "preference"
 
 
 class PairOfItem(NamedTuple):
-    """Which completions a pair is of.
+    """The completions of a pair.
 
     The row of the file, and one of its correct and one of its wrong completions.
     """
@@ -94,7 +94,7 @@ class ScoredTexts(NamedTuple):
 
     @property
     def has_equal_texts(self) -> bool:
-        """Whether there is nothing to tell the responses apart by."""
+        """Whether both responses are the same text."""
         return self.problem is None and bool(self.messages) and self.chosen == self.rejected
 
 

@@ -256,7 +256,7 @@ def _candidate(
 ) -> PreferenceCandidate:
     """Return the candidate that a response of a row is, a new one where it is new."""
     assert response.prompt_id is not None
-    # under keys of their own two candidates may have the same text
+    # with their own keys, two candidates may have the same text
     key = response.sample_idx if response.sample_idx is not None else response.text
     candidate = candidates.setdefault((response.prompt_id, key), PreferenceCandidate(response))
     earlier = candidate.response

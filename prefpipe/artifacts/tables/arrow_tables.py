@@ -36,7 +36,7 @@ def read_parquet(path: Path) -> pa.Table:
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what a library says, its error's name where it says nothing."""
+    """Return the first line of a library's message, or the error's name without a message."""
     return next(iter(str(error).splitlines()), type(error).__name__)
 
 
@@ -173,7 +173,7 @@ def _of_map(decode_key: Decode | None, decode_item: Decode | None) -> Decode | N
 def _undecodable_texts(
     column: pa.ChunkedArray, name: str, source: str, places: Sequence[str]
 ) -> list[BadRow]:
-    """Return the rows whose texts are no UTF-8, which old writers leave in columns of texts."""
+    """Return the rows whose texts are not UTF-8, which old writers leave in text columns."""
     # Arrow looks at a whole column at once; value by value is for those that have a fault
     try:
         column.validate(full=True)

@@ -37,8 +37,8 @@ class BadRow:
         place: where it is in it, such as ``line 7``.
         reason: why it cannot be used.
         content: what it holds.
-        contradicted: places of the rows that say otherwise. Which of them is right nobody knows:
-            they are left out together.
+        contradicted: places of the rows that contradict it. It is unknown which is right, so all
+        are left out.
     """
 
     source: str
@@ -83,7 +83,7 @@ class NoRowsLeftError(InputError):
 def read_without_bad_rows(read: Callable[[], Read]) -> tuple[Read, list[BadRow]]:
     """Call a reader until it names no more rows that it cannot use.
 
-    Each time without those that it named before.
+    Each call leaves out the rows named before.
 
     Args:
         read: reads its files through ``read_table``.
@@ -120,7 +120,7 @@ def read_without_bad_rows(read: Callable[[], Read]) -> tuple[Read, list[BadRow]]
 
 
 def _leave_out(left_out: dict[str, dict[str, BadRow]], new: Iterable[BadRow]) -> None:
-    """Add rows to those that are left out; what is wrong with one row twice becomes one reason."""
+    """Add rows to those that are left out; two problems of one row become one reason."""
     merged: dict[tuple[str, str], BadRow] = {}
     for row in new:
         key = row.source, row.place
@@ -193,7 +193,7 @@ def _hint(rows: Sequence[BadRow]) -> str:
 def count_by_reason(rows: Iterable[BadRow]) -> Mapping[str, int]:
     """Return how many rows have each reason, the most frequent first.
 
-    Values within a reason do not make it another.
+    Reasons that differ only in values count as one.
     """
     counts = Counter(_VALUES.sub("...", row.reason) for row in rows)
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))

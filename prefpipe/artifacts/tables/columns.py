@@ -54,7 +54,7 @@ def table_of(
 def column_of(
     name: str, values: Sequence[Any], *, source: str, places: Sequence[str]
 ) -> tuple[pa.Field, pa.Array]:
-    """Return values as a column: of their type where they agree, else as JSON text.
+    """Return values as a column: of their type if they agree, else as JSON text.
 
     Raises:
         BadRowsError: texts that hold half of a surrogate pair.
@@ -172,7 +172,7 @@ def _holds_map(kind: pa.DataType) -> bool:
 
 
 def python_rows(table: pa.Table) -> list[dict[str, Any]]:
-    """Return a table's rows as Python values, dates and times as whole numbers of their own unit.
+    """Return a table's rows as Python values, dates and times as whole numbers in their unit.
 
     Python's own types do not hold nanoseconds or the year 10000, and what pyarrow does about it
     depends on whether pandas is installed.

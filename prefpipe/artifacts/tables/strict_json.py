@@ -5,7 +5,7 @@ from typing import Any, Final
 
 
 class RepeatedKeyError(ValueError):
-    """An object has one key twice; which of the values is meant nobody knows."""
+    """An object has one key twice, so its value is ambiguous."""
 
     def __init__(self, key: str) -> None:
         super().__init__(f"the key {json.dumps(key)} occurs twice in one object")
@@ -31,7 +31,7 @@ def parse_json(text: str) -> Any:
 
 
 def explained(error: ValueError) -> str:
-    """Return what is wrong with a line of JSON."""
+    """Return the problem of a line of JSON."""
     if isinstance(error, json.JSONDecodeError):
         return f"broken JSON ({error.msg}, column {error.colno})"
     return str(error)

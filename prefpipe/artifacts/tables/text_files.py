@@ -17,7 +17,7 @@ _ESCAPED_BYTE: Final = re.compile("[\udc80-\udcff]")
 class TextRows:
     """Rows with their places, and those that could not be read.
 
-    ``names`` are the columns where a header has them.
+    ``names`` are the columns, if a header has them.
     """
 
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -55,7 +55,7 @@ def read_text(path: Path) -> str:
 
 
 def damage_of(text: str) -> str | None:
-    """Return what is wrong with the characters of a line, None if they are fine."""
+    """Return the problem of the characters of a line, None if they are fine."""
     if text.isascii() and "\0" not in text:
         return None
     if "\0" in text:
@@ -67,7 +67,7 @@ def damage_of(text: str) -> str | None:
 
 
 def refuse_damaged_text(text: str, path: Path) -> None:
-    """Refuse a file that is no row a line, with the first line that is damaged.
+    """Refuse a damaged file without one row per line, naming the first damaged line.
 
     Raises:
         InputError: there is one.

@@ -24,7 +24,7 @@ LARGEST_EXACT: Final = 2**53
 
 
 def number_of(value: Any) -> tuple[float | None, str | None]:
-    """Return a value as a number and, when it is none, why.
+    """Return a value as a number and, if it is not one, why.
 
     Null and an empty text are a missing number.
     """
@@ -48,7 +48,7 @@ def number_of(value: Any) -> tuple[float | None, str | None]:
 
 
 def id_of(value: Any) -> tuple[str | None, str | None]:
-    """Return a value as the text of an id and, when it is none, why."""
+    """Return a value as the text of an id and, if it is not one, why."""
     if value is None or value == "":
         return None, "is empty"
     if isinstance(value, str):
@@ -72,7 +72,7 @@ def id_of(value: Any) -> tuple[str | None, str | None]:
 
 
 def half_character_of(text: str) -> str | None:
-    """Return what is wrong with a text that UTF-8 cannot hold, None if it can."""
+    """Return the problem of a text that UTF-8 cannot hold, None if there is none."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -1,4 +1,4 @@
-"""Embeds texts with a sentence-transformers model, and says which it did not read to the end."""
+"""Embeds texts with a sentence-transformers model, and reports which ones it truncated."""
 
 import threading
 import warnings
@@ -26,10 +26,10 @@ class SentenceEmbedder:
     ``max_length`` is how many tokens of a text the model reads, special tokens included; default:
     the model's own limit (256 for all-MiniLM-L6-v2).
 
-    Lone surrogates, which no tokenizer takes, are read as U+FFFD. The model's default prompt and
-    chat template, where it has them, are applied as it applies them, and count.
+    Lone surrogates, which tokenizers reject, are read as U+FFFD. The model's default prompt and
+    chat template, if any, are applied as the model does, and count.
 
-    Of several calls at once one is on the device and one tokenises; the others wait for it.
+    Of several concurrent calls one is on the device and one tokenises; the others wait.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class SentenceEmbedder:
         self._device = find_device(device)
         self._model = _load(model, self._device, trust_remote_code)
         self._batch_size = batch_size
-        # Its tokenizer is set to count, and to cut at the limit, in turn.
+        # Its tokenizer is switched between counting and truncating.
         self._tokenizing = threading.Lock()
         self._turns = turns_on(self._device)
         if not callable(self._model.tokenizer):
@@ -68,11 +68,11 @@ class SentenceEmbedder:
     def embed(self, texts: Sequence[str]) -> Embeddings:
         """Return one unit vector for each text, in order.
 
-        The vector of a text is the same wherever it stands: equal texts are computed once. Between
-        different batches a vector moves by rounding only (about 1e-7).
+        The vector of a text does not depend on its place: equal texts are computed once. Between
+        different batches a vector changes only by rounding (about 1e-7).
 
-        A vector of NaN means that the model overflowed on that text, or makes no token of it
-        (``""`` where it adds no special tokens).
+        A vector of NaN means that the model overflowed on that text, or that the text has no tokens
+        (``""`` if the model adds no special tokens).
         """
         cleaned = [replace_lone_surrogates(text) for text in texts]
         places = {text: place for place, text in enumerate(dict.fromkeys(cleaned))}
@@ -95,12 +95,12 @@ class SentenceEmbedder:
     def _encode(self, texts: list[str]) -> np.ndarray:
         """Return the vectors (N, D) of texts, as the model's own ``encode`` makes them.
 
-        That tokenises each batch between two forward passes; here all are tokenised before the
-        first one.
+        ``encode`` tokenises each batch between two forward passes; here all are tokenised before
+        the first one.
         """
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32)
-        # Texts of like length share a batch, so that it is padded little.
+        # Texts of similar length share a batch, so that there is little padding.
         order = np.argsort([-len(text) for text in texts])
         batches = []
         with self._tokenizing:
@@ -122,12 +122,12 @@ class SentenceEmbedder:
         return torch.nn.functional.normalize(vectors, p=2, dim=1)
 
     def _count_tokens(self, texts: list[str]) -> np.ndarray:
-        """Count what the model itself makes of each text.
+        """Count the tokens that the model itself makes from each text.
 
         It may add a prompt, or a turn of a chat template.
         """
         n_tokens = np.zeros(len(texts), dtype=np.int64)
-        # A count that stopped at the limit would not show what is cut off.
+        # A count that stopped at the limit would not show the truncation.
         self._model.max_seq_length = _NO_LIMIT
         try:
             for place, text in enumerate(texts):

@@ -1,9 +1,9 @@
 """The decoding loop: prompts go in, sampled token ids and log-probabilities come out.
 
 A row is one sample of one prompt. Each distinct prompt of a call is prefilled once, and its
-key/value cache is copied to its samples. A row that ends frees its slot, and a waiting row takes it
-before the next step. Calls are served in their order; of one call's prompts the shortest come
-first, so that those that are prefilled together need little padding.
+key/value cache is copied to its samples. A finished row frees its slot, and a waiting row takes it
+before the next step. Calls are served in order; within a call the shortest prompts come first, so
+that prompts prefilled together need little padding.
 """
 
 from collections import deque
@@ -23,14 +23,14 @@ MAX_PREFILL_TOKENS = 8192
 """Padded prompt tokens of one prefill, to bound its memory; a longer prompt goes alone."""
 
 AHEAD_SHARE = 0.25
-"""Share of the batch that is prefilled at a time, though fewer slots may be free.
+"""Share of the batch that is prefilled at a time, even if fewer slots are free.
 
-A prefill of one short prompt costs nearly what one of many costs.
+A prefill of one short prompt costs nearly as much as one of many.
 """
 
 
 class Row(NamedTuple):
-    """One sample to draw: its call, its place there, and of what it is drawn."""
+    """One sample to draw: its call, its place there, and its request."""
 
     call: int
     place: int
@@ -41,7 +41,7 @@ class Row(NamedTuple):
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """What all rows of a batch have in common: all but ``max_tokens``, which stands first."""
+        """The settings that all rows of a batch share: all except ``max_tokens``, the first."""
         return self.params[1:]
 
 
@@ -49,8 +49,8 @@ class Sampled(NamedTuple):
     """A finished row.
 
     ``logp`` sums the log-probabilities of ``token_ids`` at temperature 1, before any penalty; it is
-    not finite when the model's numbers overflowed on the way. ``is_stopped``: by an end of sequence
-    or a stop text.
+    not finite if the model's numbers overflowed. ``is_stopped``: by an end of sequence or a stop
+    text.
     """
 
     row: Row
@@ -68,7 +68,7 @@ class Batch(NamedTuple):
     tokens: Tensor  # (S, T)
     uniforms: Tensor  # (S, T) float64
     temperature: Tensor  # (S,)
-    in_prompt: Tensor  # (S, V) bool, the tokens of the prompt; (S, 0) where no penalty asks
+    in_prompt: Tensor  # (S, V) bool, the tokens of the prompt; (S, 0) if no penalty needs it
     logp: Tensor  # (S,) float64
     is_stopped: Tensor  # (S,)
     has_ended: Tensor  # (S,)
@@ -97,7 +97,7 @@ class Ready(NamedTuple):
 
 
 class Decoder:
-    """The batch in flight and what waits for it. Of one thread: see `shared_decoder`.
+    """The running batch and its queue. For one thread only: see `shared_decoder`.
 
     ``decode`` returns the text of a response's ids; rows that end at a stop text need it.
     """
@@ -116,9 +116,9 @@ class Decoder:
         self._waiting: deque[Waiting] = deque()
         self._ready: deque[Ready] = deque()
         self._rows: list[Row | None] = []
-        """The row in each slot, None where it ended."""
+        """The row in each slot; None if it has ended."""
         self._batch: Batch | None = None
-        """What is sampled of the rows, by slot, and slots to spare."""
+        """The samples of the rows, by slot, with spare slots."""
         self._cache = SlotCache(batch_size)
 
     @property
@@ -133,7 +133,7 @@ class Decoder:
         return not (self._rows or self._ready or self._waiting)
 
     def add(self, rows: Iterable[Row]) -> None:
-        """Put the rows of one call at the end of the line."""
+        """Append the rows of one call to the queue."""
         samples: dict[tuple[int, ...], list[Row]] = {}
         for row in rows:
             samples.setdefault(row.prompt, []).append(row)
@@ -141,7 +141,7 @@ class Decoder:
         self._waiting.extend(Waiting(prompt, rows) for prompt, rows in shortest_first)
 
     def drop(self, call: int) -> None:
-        """Forget the rows of a call that nobody waits for any more."""
+        """Drop the rows of a call whose caller no longer waits."""
         self._waiting = deque(each for each in self._waiting if each.rows[0].call != call)
         self._ready = deque(each for each in self._ready if each.rows[0].call != call)
         for slot, row in enumerate(self._rows):
@@ -154,7 +154,7 @@ class Decoder:
         finished = self._fill()
         rows = self._close_gaps()
         if not rows or self._batch is None:
-            # No row is left, and until the next one comes their memory is free.
+            # No row is left: free their memory until the next one comes.
             self._batch, self._cache = None, SlotCache(self._batch_size)
             return finished
 
@@ -170,7 +170,7 @@ class Decoder:
         cache = self._cache.for_a_step()
         n_cached = batch.n_prompt + batch.n_tokens - 1
         width = count_positions(cache) + 1
-        # Rows are aligned at the right: what lies left of a row's own positions is not its.
+        # Rows are aligned at the right: columns left of a row's own positions are not its own.
         mask = torch.arange(width, device=self._eos.device) >= width - 1 - n_cached[:, None]
         last_tokens = batch.tokens.gather(1, batch.n_tokens[:, None] - 1)
         return self._forward(last_tokens, mask, n_cached[:, None], cache)
@@ -188,12 +188,12 @@ class Decoder:
         return logits
 
     def _append(self, batch: Batch, logits: Tensor, rows: Sequence[Row]) -> None:
-        """Sample one token for each row and write it down, in place."""
+        """Sample one token for each row and store it, in place."""
         params = rows[0].params
         normaliser = logits.logsumexp(dim=-1)
         is_sound = normaliser.isfinite()
         if not bool(is_sound.all()):
-            # these rows end here, with a logp that is not finite
+            # These rows end here, with a logp that is not finite.
             logits = logits.masked_fill(~is_sound[:, None], 0.0)
 
         place = batch.n_tokens[:, None]
@@ -207,7 +207,7 @@ class Decoder:
             min_p=params.min_p,
         )
 
-        # of the model's own logits, whatever was done to them before the token was drawn
+        # Of the model's own logits, before any change for the draw.
         batch.logp.add_(logits.gather(1, chosen[:, None]).squeeze(1) - normaliser)
         batch.tokens.scatter_(1, place, chosen[:, None])
         batch.n_tokens.add_(1)
@@ -219,7 +219,7 @@ class Decoder:
         batch.has_ended.copy_(batch.is_stopped | is_full | ~is_sound)
 
     def _shaped(self, logits: Tensor, batch: Batch, params: SamplingParams) -> Tensor:
-        """Return logits after penalties, and without an end of sequence that would be too early."""
+        """Return logits after penalties, with an end of sequence banned if it is too early."""
         penalties = params.repetition_penalty, params.frequency_penalty, params.presence_penalty
         if penalties != (1, 0, 0):
             places = torch.arange(batch.tokens.shape[1], device=self._eos.device)
@@ -240,7 +240,7 @@ class Decoder:
         assert self._decode is not None
         texts = StopTexts(params.stop, params.min_tokens, self._decode)
 
-        # the last tokens of each row, before which a short row has nothing
+        # The last tokens of each row; a short row has nothing before them.
         n_last = texts.n_last_tokens
         offsets = torch.arange(-n_last, 0, device=self._eos.device)
         places = (batch.n_tokens[:, None] + offsets).clamp(min=0)
@@ -279,7 +279,7 @@ class Decoder:
     def _may_start(self) -> bool:
         """Return whether a row waits that can join those in flight.
 
-        All rows of a batch have the same settings; those with others wait until it is empty.
+        All rows of a batch have the same settings; rows with other settings wait until it is empty.
         """
         line = self._ready or self._waiting
         if not line:
@@ -313,7 +313,7 @@ class Decoder:
         return prefilled, places, taken
 
     def _prefill(self, n_rows: int) -> None:
-        """Prefill the next prompts: as many as have ``n_rows`` rows together and fit into one."""
+        """Prefill the next prompts: as many as have ``n_rows`` rows together and fit at once."""
         taken: list[Waiting] = []
         n_taken, width = 0, 0
         while self._waiting and n_taken < n_rows:
@@ -337,7 +337,7 @@ class Decoder:
             self._ready.append(Ready(prefilled, place, waiting.rows))
 
     def _new_batch(self, rows: Sequence[Row], *, n_vocabulary: int) -> Batch:
-        """Return rows without a token, with room for as many as the longest may have."""
+        """Return rows without tokens, with room for the longest one's maximum."""
         device, n_rows = self._eos.device, len(rows)
         width = max(row.params.max_tokens for row in rows)
         uniforms = [draw_uniforms(row.seed, width) for row in rows]
@@ -355,7 +355,7 @@ class Decoder:
         )
 
     def _in_prompt(self, rows: Sequence[Row], n_vocabulary: int) -> Tensor:
-        """Return which tokens each prompt has, (S, V); (S, 0) where no penalty asks for them."""
+        """Return which tokens each prompt has, (S, V); (S, 0) if no penalty needs them."""
         device = self._eos.device
         if rows[0].params.repetition_penalty == 1:
             return torch.zeros(len(rows), 0, dtype=torch.bool, device=device)
@@ -370,7 +370,7 @@ class Decoder:
 
     def _put(self, started: Batch, slots: Sequence[int], rows: Sequence[Row]) -> None:
         """Write rows that have their first token into slots."""
-        # Rows with other settings may have been there, of which nothing is left.
+        # Earlier rows with other settings may have been there, but nothing of them remains.
         if all(row is None for row in self._rows):
             self._batch = None
 
@@ -387,7 +387,7 @@ class Decoder:
         _write(started, self._batch, torch.tensor(slots, device=self._eos.device))
 
     def _close_gaps(self) -> list[Row]:
-        """Move the last rows into slots that stayed free: a step computes no empty slot.
+        """Move the last rows into free slots, so that a step computes no empty slot.
 
         Returns:
             The rows, by slot.
@@ -432,7 +432,7 @@ def _write(rows: Batch, batch: Batch, slots: slice | Tensor) -> None:
 
 
 def _finished(batch: Batch, ended: Tensor, rows: Sequence[Row]) -> list[Sampled]:
-    """Return what was sampled of the rows at the places ``ended``."""
+    """Return the samples of the rows at the places ``ended``."""
     if not len(ended):
         return []
     columns = (batch.n_tokens, batch.tokens, batch.logp, batch.is_stopped)
@@ -448,6 +448,6 @@ def _finished(batch: Batch, ended: Tensor, rows: Sequence[Row]) -> list[Sampled]
 def draw_uniforms(seed: int, n_tokens: int) -> Tensor:
     """Return the row's uniform numbers, (n_tokens,) float64.
 
-    A longer draw begins with the shorter one. They come from the CPU's generator on every device.
+    A longer draw begins with the shorter one. On every device they come from the CPU's generator.
     """
     return torch.rand(n_tokens, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -1,8 +1,8 @@
-"""The processes that an engine starts: their death is noticed, and they do not outlive this one.
+"""The processes that an engine starts: notices their death, and ends them with this process.
 
-vLLM samples in a process of its own, and with several GPUs in more of them. When that process is
-killed, out of memory say, vLLM's synchronous engine waits for its next step forever. When this
-process is killed, vLLM's stays, with its GPU's memory, and whoever goes on in our place has none.
+vLLM samples in its own process, or several with several GPUs. If that process is killed, for
+example out of memory, vLLM's synchronous engine waits for its next step forever. If this process is
+killed, vLLM's process stays and keeps the GPU's memory from the next run.
 """
 
 import multiprocessing
@@ -16,15 +16,15 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 REAPER = 'read -r _; kill -KILL "$@"'
-"""A shell that waits for a line, or for the end of its input: this process has ended, somehow."""
+"""A shell that waits for a line, or for the end of its input when this process ends."""
 REAPER_S = 10.0
 """How long `EngineProcesses.close` waits for it."""
 EXIT_STATUS_S = 1.0
-"""How long an ended process's exit status is asked for."""
+"""How long to wait for an ended process's exit status."""
 
 
 class EngineProcesses:
-    """The processes that were started in a ``with`` block."""
+    """The processes started in a ``with`` block."""
 
     def __init__(self) -> None:
         self._processes: list[BaseProcess] = []
@@ -33,7 +33,7 @@ class EngineProcesses:
 
     @contextmanager
     def started_here(self) -> Iterator[None]:
-        """Note the processes that are started in the block and live at its end."""
+        """Record the processes that start in the block and still live at its end."""
         before = multiprocessing.active_children()
         yield
         self._processes = [
@@ -47,7 +47,7 @@ class EngineProcesses:
         for process in self._processes:
             assert process.pid is not None
             pids += [process.pid, *_descendants(process.pid)]
-        # In a session of its own: a signal to our group is not meant for it.
+        # In its own session: a signal to our group is not meant for it.
         self._reaper = subprocess.Popen(
             ["/bin/sh", "-c", REAPER, "reaper", *map(str, pids)],
             stdin=subprocess.PIPE,
@@ -64,7 +64,7 @@ class EngineProcesses:
     def watch(self, on_death: Callable[[str], None]) -> None:
         """Call ``on_death``, in a thread, when one of the processes ends before `stopping`.
 
-        It gets what there is to say of it.
+        It receives a description of the death.
         """
         if self._processes:
             threading.Thread(
@@ -72,15 +72,15 @@ class EngineProcesses:
             ).start()
 
     def stopping(self) -> None:
-        """Take the end of a process from here on for what was asked of it, and not for a death."""
+        """Treat the end of a process from here on as intended, not as a death."""
         self._is_stopping = True
 
     def close(self) -> None:
-        """Kill what is left of the processes after the engine has stopped them."""
+        """Kill the remaining processes after the engine has stopped them."""
         if self._reaper is None:
             return
         assert self._reaper.stdin is not None
-        # A line, for the end of its input may be in the hands of a process forked since.
+        # A line, because a process forked since may still hold the end of its input.
         with suppress(BrokenPipeError):
             self._reaper.stdin.write(b"\n")
             self._reaper.stdin.close()
@@ -98,10 +98,10 @@ class EngineProcesses:
 
 
 def _how_it_ended(process: BaseProcess) -> str:
-    """Return ``": exit code 1"`` or the like, and nothing where the system does not say.
+    """Return ``": exit code 1"`` or similar, or nothing if the system does not say.
 
-    vLLM watches the same process in a thread of its own. The exit status is given to one of us
-    only, and the other is told None until the first has noted it.
+    vLLM watches the same process in its own thread. Only one of the two receives the exit status;
+    the other sees None until the first has recorded it.
     """
     end = time.monotonic() + EXIT_STATUS_S
     while (code := process.exitcode) is None and time.monotonic() < end:
@@ -112,7 +112,7 @@ def _how_it_ended(process: BaseProcess) -> str:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Return the children of a process and theirs, where the system lists them."""
+    """Return the descendants of a process, if the system lists them."""
     pids: list[int] = []
     for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):

@@ -35,13 +35,12 @@ class HfGenerator:
 
     `encode` and `generate` may be called from several threads: the rows of all calls share one
     batch. The answer to a request depends on its own prompt, seed and temperature. Other rows of
-    the batch move it only through the rounding of the matrix products.
+    the batch affect it only through the rounding of matrix products.
 
     ``dtype="auto"`` is float32 on CPU and bfloat16 on a GPU; ``batch_size`` counts sequences.
 
     Raises:
-        ModelError: not a causal language model, no chat template, weights that do not cover the
-            model.
+        ModelError: not a causal language model, no chat template, or missing weights.
     """
 
     def __init__(
@@ -81,8 +80,8 @@ class HfGenerator:
         """Return the ids of the templated conversation, generation prompt included.
 
         Raises:
-            InputError: the chat template refuses the conversation (a system turn, say, or two user
-                turns in a row).
+            InputError: the chat template refuses the conversation (such as a system turn, or two
+                user turns in a row).
             ModelError: the template and the tokenizer both put a BOS in front.
         """
         return self._tokenizer.encode(messages)
@@ -93,7 +92,8 @@ class HfGenerator:
         """Return one generation for each request, in order; one that does not fit is an error.
 
         Raises:
-            EngineDeadError: sampling failed, out of memory say, or the generator was closed.
+            EngineDeadError: sampling failed, for example out of memory, or the generator was
+                closed.
         """
         generations: dict[int, Generation] = {}
         samples: dict[int, Sample] = {}
@@ -114,11 +114,11 @@ class HfGenerator:
         return [generations[index] for index in range(len(requests))]
 
     def has_room(self) -> bool:
-        """Return whether another part's requests are wanted, lest slots be empty."""
+        """Return whether slots would be empty without another part's requests."""
         return self._decoder.has_room()
 
     def close(self) -> None:
-        """End the calls that wait, and release the model's memory."""
+        """End waiting calls, and release the model's memory."""
         self._decoder.close()
         self._model = None
         # Wrapped models refer to themselves, and the next model may need their memory.
@@ -141,7 +141,7 @@ class HfGenerator:
 def _take_into_memory(model: Any) -> None:
     """Copy weights out of the mapped file.
 
-    Pages that the system drops would be read from disk at every step.
+    Otherwise the system may drop pages, which would be read from disk at every step.
     """
     for tensor in model.parameters():
         tensor.data = tensor.data.clone()
@@ -152,12 +152,12 @@ def load_causal_lm(
 ) -> Any:
     """Return the model, its adapter included, on CPU, in evaluation mode.
 
-    In float32 the adapter is merged into the weights, which is faster. In 16 bits it stays apart,
-    because rounding the sum to 16 bits would lose a small update.
+    In float32 the adapter is merged into the weights, which is faster. In 16 bits it stays
+    separate, because rounding the sum to 16 bits would lose a small update.
 
     Raises:
-        ModelError: another kind of model; weights that are missing or of another shape (they would
-            be random).
+        ModelError: another kind of model; weights that are missing or have another shape (they
+            would be random).
     """
     files = model.base if model.kind == "adapter" and model.base else model
     if files.kind != "causal-lm":
@@ -203,14 +203,14 @@ def load_causal_lm(
 
 def _apply_adapter(base: Any, model: ModelFiles, *, merge: bool) -> Any:
     with warnings.catch_warnings(record=True) as caught:
-        # Every time: by default a second adapter's would be held back as shown before.
+        # Always: by default a second adapter's warning would be hidden as already shown.
         warnings.simplefilter("always")
         try:
             adapted = PeftModel.from_pretrained(base, model.path, local_files_only=True)
         except (RuntimeError, ValueError) as error:
             raise _unfitting(model, error) from error
 
-    # peft only warns of weights in the file that have no place in the model.
+    # peft only warns about weights in the file that have no place in the model.
     for warning in caught:
         if "adapter keys" in str(warning.message):
             raise _unfitting(model, warning.message)

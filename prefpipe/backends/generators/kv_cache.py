@@ -1,12 +1,12 @@
-"""Key/value caches: of a prefill, and of the rows in flight, whose slots are filled one by one.
+"""Key/value caches: of a prefill, and of the running rows, whose slots fill one by one.
 
 transformers' own DynamicCache concatenates: each new token copies the whole cache, and so does each
-row that comes or goes. Here each layer owns a buffer of slots, one a row, with room to the right. A
-row that ends costs nothing, one that takes its slot costs the copy of its own prompt.
+row that comes or goes. Here each layer has a buffer of slots, one a row, with room to the right. A
+row that ends costs nothing; a row that takes its slot costs the copy of its own prompt.
 
 Rows are aligned at their right end, so that all write their next token into the same column, and a
-mask of two dimensions, which every model takes, hides what lies left of a row's own positions. What
-is hidden is zero or an earlier row's, never uninitialised memory: a masked NaN is still NaN.
+mask of two dimensions, which every model takes, hides everything left of a row's own positions.
+Hidden entries are zero or an earlier row's, never uninitialised memory: a masked NaN is still NaN.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 ROOM = 64
-"""Columns that a new buffer has to the right of its rows: so many steps until the next copy."""
+"""Free columns of a new buffer: the steps until the next copy."""
 
 
 class SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
@@ -36,7 +36,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
         self.show(0, end, end)
 
     def show(self, n_rows: int, start: int, end: int) -> None:
-        """Let the model see the first ``n_rows`` slots, and the columns from start to end."""
+        """Show the model the first ``n_rows`` slots, and the columns from start to end."""
         self.n_rows, self.start, self.end = n_rows, start, end
         self.keys = self.key_buffer[:n_rows, :, start:end]
         self.values = self.value_buffer[:n_rows, :, start:end]
@@ -68,13 +68,13 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers is untyped
 
 
 class SlotCache:
-    """The cache of the rows in flight: row i is in slot i, of ``max_slots`` at most."""
+    """The cache of the running rows: row i is in slot i, with at most ``max_slots``."""
 
     def __init__(self, max_slots: int) -> None:
         self._max_slots = max_slots
         self._layers: list[SlotLayer] = []
         self._lengths: list[int] = []
-        """Positions of each row; the columns in use are as many as the longest has."""
+        """Positions of each row; the longest row's number of columns is in use."""
         self._n_slots, self._n_columns = 0, 0
         self._end = 0
         """The column at which all rows end."""
@@ -86,8 +86,8 @@ class SlotCache:
 
         Args:
             prefilled: prompts aligned at the right.
-            places: of the prompts in it, one for each slot. One place may occur many times: the
-                samples of one prompt.
+            places: of the prompts in it, one for each slot. A place may repeat: several samples of
+                one prompt.
             slots: free ones, or the next behind the last.
             lengths: of the prompts.
         """
@@ -107,7 +107,7 @@ class SlotCache:
             _fill(layer.value_buffer, index, source.values, places, new, old)
 
     def move(self, sources: Sequence[int], targets: Sequence[int], n_rows: int) -> None:
-        """Copy rows from slot to slot, and forget those behind the first ``n_rows``."""
+        """Copy rows from slot to slot, and drop those after the first ``n_rows``."""
         for source, target in zip(sources, targets, strict=True):
             self._lengths[target] = self._lengths[source]
         del self._lengths[n_rows:]
@@ -122,7 +122,7 @@ class SlotCache:
             _fill(layer.value_buffer, new, layer.value_buffer, old, used, used)
 
     def for_a_step(self) -> Cache:
-        """Return the cache that the model appends one position of each row to, once."""
+        """Return the cache to which the model appends one position of each row, once."""
         n_used = max(self._lengths)
         if self._end == self._n_columns:
             self._lay_out(self._n_slots, n_used)
@@ -134,7 +134,7 @@ class SlotCache:
         return Cache(layers=self._layers)
 
     def _make_room(self, prefilled: Cache, width: int) -> None:
-        """Take as many slots as there are rows, or twice those that there were."""
+        """Allocate as many slots as there are rows, or twice the current number."""
         n_slots = self._n_slots
         if len(self._lengths) > n_slots:
             n_slots = min(max(len(self._lengths), 2 * n_slots), self._max_slots)
@@ -151,7 +151,7 @@ class SlotCache:
         """Copy the rows into new buffers, in which they end at the column ``width``."""
         n_used, n_rows = max(self._lengths), min(len(self._lengths), self._n_slots)
         for index, layer in enumerate(self._layers):
-            # layer by layer, so that only one is in memory twice
+            # Layer by layer, so that only one layer is in memory twice.
             self._layers[index] = layer.moved(n_slots, width, n_rows, n_used)
         self._n_slots, self._end, self._n_columns = n_slots, width, width + ROOM
 

@@ -3,10 +3,10 @@
 vLLM's own server, llama.cpp's, a hosted one. The server keeps its tokenizer: prompts are sent as
 messages, and ``encode`` returns no ids.
 
-vLLM's server returns the response's ids when asked with ``return_token_ids``. Others refuse or
-ignore the field, which is said once, and rows then have text only. The text is the server's too:
-vLLM's leaves out a last character that ``max_tokens`` cut in half, where the other back-ends have
-U+FFFD. Log-probabilities are the server's: for vLLM those at temperature 1 before truncation.
+vLLM's server returns the response's ids if ``return_token_ids`` is set. Others refuse or ignore the
+field, which is logged once, and rows then have text only. The text is the server's, too: vLLM omits
+a last character that ``max_tokens`` cut in half, where the other back-ends have U+FFFD.
+Log-probabilities are the server's: for vLLM those at temperature 1 before truncation.
 
 Reference: https://platform.openai.com/docs/api-reference/chat,
 https://docs.vllm.ai/en/stable/serving/openai_compatible_server/.
@@ -40,7 +40,7 @@ OPTIONAL_FIELDS = {
     "return_token_ids": "rows have no response_token_ids, so `train` tokenises their texts again",
     "logprobs": "rows have no logp",
 }
-"""Request fields that a server may refuse, and what is lost without them."""
+"""Request fields that a server may refuse, and the loss without them."""
 
 FLAGS = {
     "top_k": "--top-k",
@@ -53,7 +53,7 @@ FLAGS = {
     "stop": "--stop",
     "response_format": "--json-schema",
 }
-"""Request fields that are sent because a flag asks for them, and the flag."""
+"""Request fields that a flag sets, and the flag."""
 
 
 TEMPLATE_KWARGS = "chat_template_kwargs"
@@ -81,14 +81,14 @@ class OpenAIGenerator:
     Args:
         model_name: the model's name on the server.
         base_url: address up to ``/v1``; default ``OPENAI_BASE_URL``, then OpenAI's own.
-        concurrency: requests on their way at a time.
+        concurrency: pending requests at a time.
         max_model_len: the server's limit in tokens if known; a request that exceeds an unknown
             limit comes back as a row with an error that starts with ``prompt_too_long``.
-        timeout_s: how long one try may take.
+        timeout_s: time limit of one try.
         max_tries: tries in all after a time-out, a lost connection, 408, 409, 429 or 5xx, with
-            exponential back-off or after as long as the server's ``Retry-After`` says.
-        template_args: what the server's chat template is given beside the conversation.
-        run: where to say what one should know, and whether to stop.
+            exponential back-off or after the server's ``Retry-After``.
+        template_args: arguments of the server's chat template beside the conversation.
+        run: the log, and stop requests.
 
     Raises:
         ModelError: no ``OPENAI_API_KEY`` for OpenAI's own server; from every ``generate``, when the
@@ -120,7 +120,7 @@ class OpenAIGenerator:
             max_tries=max_tries,
             can_do_without=tuple(OPTIONAL_FIELDS),
             cannot_do_without=OF_THE_PROMPT,
-            # all samples of one prompt fail together
+            # All samples of one prompt fail together.
             ends_when_none_is_answered=False,
             flags=FLAGS,
         )
@@ -134,11 +134,11 @@ class OpenAIGenerator:
         return [name for name in self._client.left_out if name in NEUTRAL]
 
     def encode(self, messages: Sequence[Message]) -> list[int]:  # noqa: ARG002
-        """Return no ids: the server's tokenizer stays there."""
+        """Return no ids: the tokenizer is on the server."""
         return []
 
     def has_room(self) -> bool:
-        """Return whether so few requests wait that the server may soon have nothing to do."""
+        """Return whether the server may soon be idle because few requests wait."""
         return self._client.has_room()
 
     def generate(
@@ -148,7 +148,7 @@ class OpenAIGenerator:
 
         Raises:
             ModelError: the first request ever sent shows that none can succeed.
-            StoppedEarly: a stop was asked for.
+            StoppedEarly: a stop was requested.
         """
         return self._generate(requests, params, None, ask_again=False)
 
@@ -160,18 +160,18 @@ class OpenAIGenerator:
         *,
         ask_again: bool,
     ) -> list[Generation]:
-        """Return the same, and keep each answer in ``folder`` as it arrives.
+        """Return the same, and save each answer in ``folder`` as it arrives.
 
-        What arrived there before is not asked for.
+        Answers that are already there are not requested again.
 
         Args:
             requests: what to sample.
-            params: what all of them share.
-            folder: for the answers of one part, which is removed when the part is written.
-            ask_again: whether a kept answer that is an error is asked for again.
+            params: settings shared by all requests.
+            folder: for the answers of one part; it is removed when the part is written.
+            ask_again: whether to request a saved answer again if it is an error.
 
         Raises:
-            ModelError, StoppedEarly: see `generate`; answers that arrived are kept.
+            ModelError, StoppedEarly: see `generate`; arrived answers are saved.
         """
         log = AnswerLog(folder)
         try:
@@ -201,8 +201,8 @@ class OpenAIGenerator:
         open_bodies = [bodies[place] for place in open_places]
 
         def keep(number: int, completion: Body) -> None:
-            # What was read of an answer: its log-probabilities, token by token, are a hundred times
-            # as long.
+            # The parsed answer: the raw log-probabilities, token by token, are a hundred times as
+            # long.
             if log is not None:
                 log.put(open_bodies[number], read_generation(completion)._asdict())
 
@@ -220,7 +220,7 @@ class OpenAIGenerator:
         return in_order
 
     def close(self) -> None:
-        """Close the connections, once answers on their way have arrived or the grace is over."""
+        """Close the connections once pending answers have arrived or the grace is over."""
         self._client.close()
 
     def _body(self, request: GenerationRequest, params: SamplingParams) -> dict[str, Any]:
@@ -240,14 +240,15 @@ class OpenAIGenerator:
         if is_begun(request.messages):
             body |= CONTINUES
         if tools:
-            # The model knows of them; a response is a text, so no calls are to be read out of it.
+            # The model sees the tools, but a response is text, so the server must not extract
+            # calls.
             body |= {"tools": tools, "tool_choice": "none"}
         return body | dict.fromkeys(OPTIONAL_FIELDS, True)
 
     def _say_what_is_lost(self, generations: Sequence[Generation], params: SamplingParams) -> None:
-        """Say once what the answers lack, and why."""
+        """Log once what the answers lack, and why."""
         without_error = [made for made in generations if made.finish_reason != "error"]
-        # What is lost to reasoning is said below.
+        # Losses due to reasoning are logged below.
         plain = [made for made in without_error if made.reasoning is None]
         if any(not made.token_ids for made in plain):
             self._say_lost("return_token_ids")
@@ -273,9 +274,9 @@ class OpenAIGenerator:
 
 
 def _given_settings(params: SamplingParams) -> dict[str, Any]:
-    """Return the fields of `FLAGS` for all that is not off.
+    """Return the fields of `FLAGS` that are switched on.
 
-    What is off is sent as such by the client, where the server takes it.
+    The client sends neutral values for the others, if the server accepts them.
     """
     fields: dict[str, Any] = {
         "top_k": params.top_k,
@@ -302,10 +303,10 @@ def _given_settings(params: SamplingParams) -> dict[str, Any]:
 
 
 def _held_to_json(made: Generation) -> Generation:
-    """Return a response to a schema as it is, or as an error where the server did not keep to it.
+    """Return a response to a schema unchanged, or an error if the server ignored the schema.
 
-    Its log-probability is that of tokens among those which the schema allowed, where it has any:
-    not the model's own.
+    Its log-probability, if any, is that of tokens among those allowed by the schema, not the
+    model's own.
     """
     if made.finish_reason != "stop":
         return made._replace(logp=None)
@@ -318,13 +319,13 @@ def _held_to_json(made: Generation) -> Generation:
 
 
 def _kept_in(log: AnswerLog, bodies: Sequence[Body], *, ask_again: bool) -> dict[int, Generation]:
-    """Return what arrived before, by place; without errors where they are asked for again."""
+    """Return earlier answers by place, without errors that are requested again."""
     kept: dict[int, Generation] = {}
     answers = log.read()
     for place, body in enumerate(bodies):
-        # none is there, as a rule
+        # Usually there is none.
         values = answers.get(request_key(body)) if answers else None
-        # What another release kept may have other fields, and is asked for again.
+        # Answers of another release may have other fields and are requested again.
         if values is None or values.keys() != set(Generation._fields):
             continue
         generation = Generation(**values)

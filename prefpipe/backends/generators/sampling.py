@@ -1,6 +1,6 @@
-"""One token for each row from its own uniform number.
+"""Samples one token for each row from its own uniform number.
 
-So a row's answer does not depend on the batch.
+A row's answer therefore does not depend on the batch.
 """
 
 import torch
@@ -16,7 +16,7 @@ A whole float64 cumulative sum of 50k entries is slow.
 """
 
 FIRST_NUCLEUS = 256
-"""How many of the largest entries are sorted at first; most nuclei need no more."""
+"""How many of the largest entries are sorted first; most nuclei need no more."""
 
 
 def penalise(
@@ -27,12 +27,12 @@ def penalise(
     Args:
         logits: (S, V) float32.
         n_in_response: (S, V), how often each token is in the response so far.
-        in_prompt: (S, V) bool, whether it is in the prompt; (S, 0) where that does not count.
-        params: of all rows.
+        in_prompt: (S, V) bool, whether it is in the prompt; (S, 0) if not needed.
+        params: the settings of all rows.
     """
     is_in_response = n_in_response > 0
     if params.repetition_penalty != 1:
-        # Of both signs it lowers the logit: 1 is off, below 1 it raises it.
+        # It lowers logits of either sign: 1 is off, below 1 raises them.
         penalty = params.repetition_penalty
         penalised = torch.where(logits > 0, logits / penalty, logits * penalty)
         logits = torch.where(in_prompt | is_in_response, penalised, logits)
@@ -78,11 +78,11 @@ def sample_tokens(
     weights = (logits - largest).div_(divisors[:, None]).exp_()
 
     if min_p > 0:
-        # a share of the largest weight, which is 1
+        # As a share of the largest weight, which is 1.
         weights.masked_fill_(weights < min_p, 0)
     if 0 < top_k < weights.shape[1]:
         smallest_kept = weights.topk(top_k, dim=-1).values[:, -1:]
-        # Ties with the last one stay in, as under `top_p`.
+        # Ties with the last one are kept, as under `top_p`.
         weights.masked_fill_(weights < smallest_kept, 0)
     if top_p < 1:
         weights.masked_fill_(weights < _find_nucleus_threshold(weights, top_p), 0)
@@ -96,7 +96,7 @@ def _find_nucleus_threshold(weights: Tensor, top_p: float) -> Tensor:
     """
     target = top_p * weights.sum(dim=-1, keepdim=True, dtype=torch.float64)
 
-    # Sort more and more of the largest until they hold the share in every row.
+    # Sort more of the largest until they hold the share in every row.
     n_sorted = min(FIRST_NUCLEUS, weights.shape[1])
     while True:
         largest = weights.topk(n_sorted, dim=-1).values
@@ -129,6 +129,6 @@ def _invert_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
 def _below(target: Tensor, total: Tensor) -> Tensor:
     """Keep the target strictly under the total, which rounding may reach.
 
-    So an entry with weight is found.
+    So the found entry has weight.
     """
     return torch.minimum(target, torch.nextafter(total, torch.zeros_like(total)))

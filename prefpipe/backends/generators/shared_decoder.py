@@ -1,8 +1,8 @@
 """One decoder for the calls of many threads.
 
-The rows of all calls share one batch. They are computed in a thread of the decoder's own, which
-lives as long as there is a row to sample: a caller puts its rows into the line, waits, and makes
-texts of what comes back itself, while the next step is computed.
+The rows of all calls share one batch. The decoder's own thread computes them and lives as long as
+there are rows to sample: a caller queues its rows, waits, and decodes the results itself while the
+next step runs.
 """
 
 import atexit
@@ -20,14 +20,14 @@ from prefpipe.backends.protocol import SamplingParams
 from prefpipe.errors import EngineDeadError
 
 CLOSE_S = 10.0
-"""How long `SharedDecoder.close` waits for the step that is being computed.
+"""How long `SharedDecoder.close` waits for the current step.
 
 It may be one of a large model on a CPU, and the thread is a daemon: the process ends without it.
 """
 
 
 class Sample(NamedTuple):
-    """What a caller asks for: one sample of a prompt."""
+    """A caller's request: one sample of a prompt."""
 
     prompt: tuple[int, ...]
     seed: int
@@ -35,7 +35,7 @@ class Sample(NamedTuple):
 
 
 class SharedDecoder:
-    """Samples the rows of many threads at a time, those of earlier calls first.
+    """Samples the rows of many threads together, those of earlier calls first.
 
     ``decode``: see `Decoder`.
     """
@@ -51,21 +51,21 @@ class SharedDecoder:
         self._decode_text = decode
         self._numbers = count()
         self._lock = threading.Lock()
-        """Held by who reads or changes what follows, never during a step."""
+        """Protects the attributes below; never held during a step."""
         self._thread: threading.Thread | None = None
-        """The last one that was started."""
+        """The thread that was started last."""
         self._is_running = False
-        """Whether that thread looks at what is offered once more."""
+        """Whether that thread will check for new calls once more."""
         self._calls: dict[int, WaitingCall[Sampled]] = {}
-        """All that are waited for, by number."""
+        """All waiting calls, by number."""
         self._offered: list[list[Row]] = []
         """Rows that the decoder has not seen yet, call by call, the oldest first."""
         self._given_up: list[int] = []
-        """Calls whose callers wait no more."""
+        """Calls whose callers no longer wait."""
         self._n_waiting = 0
-        """Rows that the decoder has seen and given no slot."""
+        """Rows that the decoder has seen but not given a slot."""
         self._end: EngineDeadError | None = None
-        """Why nothing is sampled any more."""
+        """Why sampling has ended."""
         _DECODERS.add(self)
 
     def sample(self, samples: Sequence[Sample], params: SamplingParams) -> list[Sampled]:
@@ -86,8 +86,8 @@ class SharedDecoder:
             self._offer(number, call, rows)
             call.is_over.wait()
         except BaseException:
-            # A signal in the main thread, perhaps before the call was on offer: nobody wants these
-            # rows any more, and others may count on a thread that was not started.
+            # A signal in the main thread, perhaps before the call was queued: these rows are not
+            # needed any more, and others may rely on a thread that was not started.
             with self._lock:
                 self._given_up.append(number)
                 if self._is_running and self._thread is not None and self._thread.ident is None:
@@ -112,13 +112,13 @@ class SharedDecoder:
         self._thread.start()
 
     def has_room(self) -> bool:
-        """Return whether so few rows wait that slots may be empty before the next call comes."""
+        """Return whether slots may be empty before the next call because few rows wait."""
         with self._lock:
             n_offered = sum(len(rows) for rows in self._offered)
             return n_offered + self._n_waiting < max(1, self._batch_size // 4)
 
     def close(self) -> None:
-        """End the calls that wait and, after the step that is being computed, the thread."""
+        """End waiting calls and, after the current step, the thread."""
         with self._lock:
             self._end_calls(EngineDeadError("the engine was closed"))
         if self._thread is not None:
@@ -146,9 +146,9 @@ class SharedDecoder:
                 self._end_calls(end)
 
     def _goes_on(self, decoder: Decoder) -> bool:
-        """Hand the decoder new calls and those given up; return whether a row is left."""
+        """Pass new and abandoned calls to the decoder; return whether a row is left."""
         with self._lock:
-            # One whose start was cut short may have begun after all, beside its successor.
+            # A thread whose start was interrupted may have begun after all, beside its successor.
             if self._end is not None or self._thread is not threading.current_thread():
                 return False
             for rows in self._offered:
@@ -161,7 +161,7 @@ class SharedDecoder:
 
             self._n_waiting = decoder.n_waiting
             if decoder.is_idle:
-                # In the lock: a call from here on starts the next thread.
+                # Inside the lock: a call from now on starts the next thread.
                 self._is_running = False
             return self._is_running
 
@@ -176,7 +176,7 @@ class SharedDecoder:
                     del self._calls[each.row.call]
 
     def _end_calls(self, end: EngineDeadError) -> None:
-        """Let every caller know that nothing comes any more; the first reason counts."""
+        """Tell every caller that no results will come; the first reason counts."""
         self._end = self._end or end
         self._offered.clear()
         for call in self._calls.values():
@@ -189,6 +189,6 @@ _DECODERS: WeakSet[SharedDecoder] = WeakSet()
 
 @atexit.register
 def _close_all() -> None:
-    """End the threads before the interpreter does: one inside of torch would abort the process."""
+    """End the threads before the interpreter exits: one inside torch would abort the process."""
     for decoder in list(_DECODERS):
         decoder.close()

@@ -34,7 +34,7 @@ VERSION = find_version()
 os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
 
-# After the check of its version, and the settings that it reads when imported.
+# After the version check, and the settings that vLLM reads on import.
 import vllm  # noqa: E402
 from vllm.distributed.parallel_state import cleanup_dist_env_and_memory  # noqa: E402
 from vllm.exceptions import VLLMValidationError  # noqa: E402
@@ -47,7 +47,7 @@ from vllm.sampling_params import (  # noqa: E402
 )
 
 REFUSED = (ValueError, VLLMValidationError)
-"""What vLLM raises for a request it cannot take; the second became a class of its own later."""
+"""Errors of vLLM for a request that it cannot accept; the second is its later own class."""
 CPU_KV_CACHE_BYTES = 4 * 2**30
 
 
@@ -55,18 +55,18 @@ class VllmGenerator:
     """A generator on vLLM's offline engine, for the calls of many threads at a time.
 
     Every request has its own seed, so a sample's randomness does not depend on its neighbours. Its
-    arithmetic does, in the last bits, because vLLM batches requests as they fit
+    arithmetic does, in the last bits, because vLLM batches requests freely
     (``VLLM_BATCH_INVARIANT=1`` removes that on recent GPUs). Samples of one prompt share its cache
     when ``enable_prefix_caching`` is on.
 
     ``gpu_memory_utilization`` is for GPUs. On CPU the same number would claim that share of the
-    machine's memory, so there the cache has 4 GiB, or what ``VLLM_CPU_KVCACHE_SPACE`` says.
-    ``dtype="auto"`` is float32 on CPU and vLLM's choice on GPUs: the weights' own format, 16 bits
-    when that is float32.
+    machine's memory, so the cache there has 4 GiB, or ``VLLM_CPU_KVCACHE_SPACE``. ``dtype="auto"``
+    is float32 on CPU and vLLM's choice on GPUs: the weights' own format, 16 bits when that is
+    float32.
 
     Raises:
-        ModelError: vLLM is absent or of another version, cannot load the model or the adapter, or
-            has not the memory.
+        ModelError: vLLM is missing or has another version, cannot load the model or the adapter, or
+            lacks memory.
     """
 
     def __init__(
@@ -90,9 +90,8 @@ class VllmGenerator:
         if current_platform.is_cpu():
             settings["kv_cache_memory_bytes"] = CPU_KV_CACHE_BYTES
             dtype = "float32" if dtype == "auto" else dtype
-            # A prompt that is prefilled in chunks makes vLLM wind its request's generator back.
-            # torch's CPU generators cannot do that: the engine dies as soon as several prompts
-            # arrive at once.
+            # A prompt prefilled in chunks makes vLLM rewind its request's generator. torch's CPU
+            # generators cannot do that: the engine dies as soon as several prompts arrive at once.
             settings["enable_chunked_prefill"] = False
 
         self._chat = ChatTokenizer(model, trust_remote_code=trust_remote_code)
@@ -110,7 +109,7 @@ class VllmGenerator:
                     gpu_memory_utilization=gpu_memory_utilization,
                     enable_prefix_caching=enable_prefix_caching,
                     enforce_eager=enforce_eager,
-                    # at temperature 1 and before truncation, as `Generation` has them
+                    # at temperature 1 and before truncation, as in `Generation`
                     logprobs_mode="raw_logprobs",
                     **settings,
                 )
@@ -131,7 +130,7 @@ class VllmGenerator:
             lora=self._lora,
         )
         self._processes.watch(lambda how: self._stream.end(f"the vLLM engine died: {how}"))
-        # Its thread must not be inside of torch when the interpreter ends.
+        # Its thread must not be inside torch when the interpreter exits.
         atexit.register(self.close)
 
     def encode(self, messages: Sequence[Message]) -> list[int]:
@@ -143,8 +142,8 @@ class VllmGenerator:
     ) -> list[Generation]:
         """Return one generation for each request, in order.
 
-        A request that vLLM refuses is a row with an error. Any number of threads may call this at a
-        time; the requests of earlier calls go first.
+        A request that vLLM refuses is a row with an error. Any number of threads may call it at a
+        time; requests of earlier calls go first.
 
         Raises:
             EngineDeadError: the engine died, now or earlier, or was closed.
@@ -174,7 +173,7 @@ class VllmGenerator:
         return self._stream.has_room()
 
     def close(self) -> None:
-        """End the calls that wait, stop the engine's processes and release its memory."""
+        """End waiting calls, stop the engine's processes and release its memory."""
         engine, self._engine = self._engine, None
         if engine is None:
             return
@@ -190,7 +189,7 @@ class VllmGenerator:
     def _problem(
         self, n_tokens: int, request: GenerationRequest, params: SamplingParams
     ) -> str | None:
-        """Return why the request must not reach vLLM, which would cut or change it silently."""
+        """Return why the request must not reach vLLM, which would silently cut or change it."""
         if n_tokens + params.max_tokens > self.max_model_len:
             return (
                 f"{TOO_LONG_PREFIX}{n_tokens} + {params.max_tokens} tokens, "
@@ -198,8 +197,8 @@ class VllmGenerator:
             )
         if 0 < request.temperature < 0.01:
             return (
-                f"vLLM samples at temperature 0.01 where {request.temperature} was asked for: "
-                "use 0, or 0.01 and more"
+                f"vLLM would sample at temperature 0.01 instead of {request.temperature}: "
+                "use 0, or at least 0.01"
             )
         return None
 
@@ -221,10 +220,10 @@ class VllmGenerator:
             stop=list(params.stop),
             ignore_eos=params.ignore_eos,
             structured_outputs=structured_outputs,
-            # of the chosen token, and of no others
+            # of the chosen token only
             logprobs=0,
-            # Text is made from the ids afterwards, the same way for every engine; to notice a stop
-            # text vLLM reads them itself.
+            # Text is made from the ids afterwards, the same way for every engine; vLLM decodes them
+            # only to notice a stop text.
             detokenize=bool(params.stop),
             output_kind=RequestOutputKind.FINAL_ONLY,
             stop_token_ids=[] if params.ignore_eos else sorted(self._chat.eos_ids),
@@ -238,12 +237,13 @@ class VllmGenerator:
             reason = f"vLLM ended the response with finish_reason {answer.finish_reason!r}"
             return Generation("", [], "error", None, reason)
 
-        # What vLLM calls raw is measured after a schema has banned tokens: not the model's own.
+        # vLLM's raw log-probabilities are measured after a schema has banned tokens: not the
+        # model's own.
         logp = None if params.json_schema is not None else float(answer.cumulative_logprob)
         read = self._chat.reading_of(request, ids, params)
         text = read.text
         if isinstance(answer.stop_reason, str) and not read.is_stopped and read.thought is None:
-            # It saw a stop text that the ids alone do not spell: a space that begins the response.
+            # It saw a stop text that the ids alone do not spell: a leading space.
             text = answer.text
         finish_reason = "stop" if read.is_stopped else answer.finish_reason
         return Generation(text, ids, finish_reason, logp, reasoning=read.thought)

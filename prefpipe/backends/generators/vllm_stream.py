@@ -1,8 +1,8 @@
 """One vLLM engine for the calls of many threads.
 
-A thread of its own adds requests to the engine and steps it, so that the engine is full as long as
-any caller has something to ask. It touches nothing else: callers make ids and texts themselves.
-Why it drives ``LLMEngine`` and not ``AsyncLLM``: ``docs/decisions/vllm-steps.md``.
+A separate thread adds requests to the engine and steps it, so that the engine is full while any
+caller has requests. It does nothing else: callers make ids and texts themselves. Why it drives
+``LLMEngine`` and not ``AsyncLLM``: ``docs/decisions/vllm-steps.md``.
 """
 
 import threading
@@ -15,25 +15,25 @@ from prefpipe.backends.generators.waiting_call import WaitingCall
 from prefpipe.errors import EngineDeadError
 
 AHEAD = 2
-"""Requests inside vLLM at the most, as a multiple of its slots.
+"""The most requests inside vLLM, as a multiple of its slots.
 
-As many wait there as run, so that a slot that is freed is filled in the next step. What waits here
-is added as theirs move up: a part of thousands of requests does not hold up the steps.
+As many wait there as run, so that a free slot is filled in the next step. Requests that wait here
+are added as those advance, so a part of thousands of requests does not delay the steps.
 """
 CLOSE_S = 10.0
-"""How long `VllmStream.close` waits for the step that is being computed."""
+"""How long `VllmStream.close` waits for the current step."""
 DEAD_HINT = "read vLLM's log above; run the same command again to go on from the last finished part"
 
 
 class EngineRequest(NamedTuple):
-    """What vLLM is asked: a prompt, in the form that it takes, and its sampling parameters."""
+    """A request to vLLM: a prompt, in vLLM's form, and its sampling parameters."""
 
     prompt: Any
     params: Any
 
 
 class Refused(NamedTuple):
-    """The answer to a request that vLLM does not take."""
+    """The answer to a request that vLLM refuses."""
 
     reason: str
 
@@ -43,8 +43,8 @@ class VllmStream:
 
     Args:
         engine: a ``vllm.LLMEngine``. Nothing else may use it until `close`.
-        n_slots: how many requests it samples at a time.
-        refusals: what it raises for a request that it does not take.
+        n_slots: the requests that it samples at a time.
+        refusals: its errors for a request that it refuses.
         lora: the adapter of all requests.
     """
 
@@ -54,13 +54,13 @@ class VllmStream:
         self._engine, self._n_slots = engine, n_slots
         self._refusals, self._lora = refusals, lora
         self._changed = threading.Condition()
-        """Held by who reads or changes what follows, never while the engine steps."""
+        """Protects the attributes below; never held while the engine steps."""
         self._line: deque[_Place] = deque()
-        """Requests that vLLM does not know yet, the oldest call's first."""
+        """Requests not yet added to vLLM, the oldest call's first."""
         self._inside: dict[str, _Place] = {}
-        """Requests that vLLM waits to sample, or samples, by their ids."""
+        """Requests inside vLLM, waiting or running, by id."""
         self._end: EngineDeadError | None = None
-        """Why nothing is answered any more."""
+        """Why answering has ended."""
         self._ids = count()
         self._thread = threading.Thread(target=self._run, name="vllm steps", daemon=True)
         self._thread.start()
@@ -87,16 +87,16 @@ class VllmStream:
         return call.answers
 
     def has_room(self) -> bool:
-        """Return whether so few requests wait that slots may be empty before the next call.
+        """Return whether slots may be empty before the next call because few requests wait.
 
-        A dead engine has room: whoever asks it next must learn of its death.
+        A dead engine has room, so that the next caller learns of its death.
         """
         with self._changed:
             n_waiting = len(self._line) + len(self._inside) - self._n_slots
             return self._end is not None or n_waiting < max(1, self._n_slots // 4)
 
     def end(self, reason: str, cause: BaseException | None = None) -> None:
-        """Raise ``EngineDeadError`` from all calls that wait, and from all later ones.
+        """Raise ``EngineDeadError`` from all waiting calls and all later ones.
 
         The first reason counts.
         """
@@ -111,14 +111,14 @@ class VllmStream:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the calls that wait and, after the step that is being computed, the thread.
+        """End waiting calls and, after the current step, the thread.
 
-        A thread that waits for a dead engine's step is left behind: it is a daemon.
+        A thread that waits for a dead engine's step is abandoned: it is a daemon.
         """
         is_dead = self._end is not None
         self.end("the vLLM engine was closed")
         self._thread.join(0 if is_dead else CLOSE_S)
-        # Whoever holds this for its errors must not hold the engine's memory.
+        # References to this object for its errors must not keep the engine's memory.
         self._engine = None
 
     def _raise_if_ended(self) -> None:
@@ -130,14 +130,14 @@ class VllmStream:
         try:
             while self._wait_for_requests():
                 self._add()
-                # All that were added may have been refused: then there is nothing to step.
+                # If all added requests were refused, there is nothing to step.
                 if self._inside:
                     self._hand_out(self._engine.step())
         except BaseException as error:  # noqa: BLE001 - raised again in every caller's thread
             self.end(f"the vLLM engine failed: {type(error).__name__}: {error}", error)
 
     def _wait_for_requests(self) -> bool:
-        """Return True as soon as there are requests, False at the end."""
+        """Return True once there are requests, False at the end."""
         with self._changed:
             while self._end is None and not self._line and not self._inside:
                 self._changed.wait()
@@ -165,8 +165,8 @@ class VllmStream:
             if not output.finished:
                 continue
             completion = output.outputs[0]
-            # Nobody here aborts: vLLM's process was told to stop, by a signal to the whole job say,
-            # and what it had sampled of its requests is no answer.
+            # Nothing here aborts requests: vLLM's process was stopped, for example by a signal to
+            # the whole job, and its partial samples are not answers.
             if completion.finish_reason == "abort":
                 self.end("the vLLM engine was stopped from outside and aborted its requests")
                 return
@@ -175,7 +175,7 @@ class VllmStream:
     def _deliver(self, name: str, answer: Any) -> None:
         with self._changed:
             place = self._inside.pop(name, None)
-            # None after the end: its caller has been woken.
+            # None after the end: its caller was woken.
             if place is not None:
                 place.call.take(place.position, answer)
 

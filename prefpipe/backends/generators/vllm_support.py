@@ -1,8 +1,8 @@
-"""What the vLLM back-end checks before it loads anything.
+"""Checks of the vLLM back-end before it loads anything.
 
 The installed version, the adapter, the launcher's variables.
 
-Apart from the engine, because this can run, and be tested, where vLLM is not installed.
+It is separate from the engine because it can run, and be tested, without vLLM.
 """
 
 import os
@@ -37,7 +37,7 @@ UNSUPPORTED_FEATURES = (
     "trainable_token_indices",
     "target_parameters",
 )
-"""Fields of adapter_config.json that vLLM refuses, or reads over, when they are set."""
+"""Fields of adapter_config.json that vLLM refuses or ignores when they are set."""
 TORCHRUN_VARIABLES = (
     "RANK",
     "WORLD_SIZE",
@@ -56,7 +56,7 @@ TORCHRUN_VARIABLES = (
 
 
 def find_version() -> str:
-    """Return the installed vLLM's version after checking that this module knows its interface.
+    """Return the installed vLLM's version, after checking that it is supported.
 
     Raises:
         ModelError: vLLM is absent, or its version is outside of ``SUPPORTED``.
@@ -117,7 +117,7 @@ def check_adapter(folder: Path) -> int:
 def hidden_torchrun() -> Iterator[None]:
     """Hide torchrun's variables.
 
-    Each process has an engine of its own, which must not join the launcher's group.
+    Each process has its own engine, which must not join the launcher's group.
     """
     hidden = {name: os.environ.pop(name) for name in TORCHRUN_VARIABLES if name in os.environ}
     try:

@@ -1,4 +1,4 @@
-"""What a caller waits for whose requests another thread has answered, together with others'."""
+"""A call that waits while another thread answers its requests, together with others'."""
 
 import threading
 from typing import Generic, TypeVar
@@ -13,7 +13,7 @@ class WaitingCall(Generic[Answer]):
         self._answers: dict[int, Answer] = {}
         self._n_requests = n_requests
         self.is_over = threading.Event()
-        """Set when all answers are there, or none will come any more."""
+        """Set when all answers have arrived, or no more will come."""
 
     @property
     def is_answered(self) -> bool:

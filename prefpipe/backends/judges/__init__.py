@@ -1,1 +1,1 @@
-"""Judges of pairs and of single responses: a language model that is asked, or a reward model."""
+"""Judges of pairs and of single responses: a language model or a reward model."""

@@ -1,7 +1,7 @@
-"""Where a judge's answers come from: what was paid for before, a batch, or asking.
+"""Sources of a judge's answers: earlier answers, a batch, or new requests.
 
-One question is asked once, however many rows need its answer, and however many parts need it at the
-same moment. Each answer is on disk before anything is made of it.
+Each question is asked once, however many rows or parts need its answer. Each answer is on disk
+before it is used.
 """
 
 import threading
@@ -23,19 +23,19 @@ Mode = Literal["ask", "collect", "ingest"]
 
 
 class CompletionSource(Protocol):
-    """What can answer questions: a server, or an engine in this process."""
+    """Answers questions: a server, or an engine in this process."""
 
     def complete(
         self, bodies: Sequence[Body], keep: Callable[[int, Body], None]
     ) -> list[ChatAnswer]:
-        """Return one answer for each body, in order. Several threads may ask at once.
+        """Return one answer for each body, in order. Several threads may call it at once.
 
         ``keep`` is called with place and completion as each arrives.
         """
         ...
 
     def has_room(self) -> bool:
-        """Return whether so few questions wait that there may soon be nothing to answer."""
+        """Return whether the source may soon be idle because few questions wait."""
         ...
 
     def close(self) -> None:
@@ -44,26 +44,26 @@ class CompletionSource(Protocol):
 
 
 N_QUESTIONS = "n_questions"
-"""Of a tally: the different questions of a call, whoever answered them."""
+"""Tally name: the distinct questions of a call, whatever answered them."""
 N_ASKED, N_FROM_CACHE = "n_asked", "n_from_cache"
-"""Questions answered now, and those answered before this run."""
+"""Tally names: questions answered now, and questions answered before this run."""
 N_PROMPT_TOKENS, N_COMPLETION_TOKENS = "n_prompt_tokens", "n_completion_tokens"
-"""Of the questions answered now."""
+"""Tally names for the questions answered now."""
 N_UNCOUNTED = "n_uncounted"
-"""Answers of now whose tokens the server did not count."""
+"""Tally name: new answers without the server's token counts."""
 N_OF_BATCH = "n_of_batch"
-"""Answers of a batch that a question was open for."""
+"""Tally name: answers of a batch to open questions."""
 N_SPELLING = "n_spelling_control_tokens"
-"""Questions to a server that spell a control token."""
+"""Tally name: questions to a server that spell a control token."""
 SAMPLED_WITHOUT = "sampled_without/"
-"""Begins the name of a count of answers without a setting that the server refuses, which follows.
+"""Prefix of the tally of answers without a refused setting, whose name follows.
 
-Its own default holds for it.
+The server's own default applies.
 """
 
 
 class Obtained(NamedTuple):
-    """Answers, in the order of the questions, and what this call asked and used for them.
+    """Answers, in the order of the questions, and what this call spent on them.
 
     ``tally`` has the names above.
     """
@@ -84,15 +84,15 @@ class _Question(NamedTuple):
 class JudgeAnswers:
     """The answers to a judge's questions, by the content of the question.
 
-    Several threads may obtain answers at once, each those of a part.
+    Several threads may obtain answers at once, each for a part.
 
     Args:
-        open_source: opens what answers questions; called when the first one has to be asked.
-        cache: answers of before.
+        open_source: opens the source of answers; called when the first question must be asked.
+        cache: earlier answers.
         mode: ``ask``; ``collect``: nothing is asked, open questions are gathered in
             ``open_questions``; ``ingest``: answers come from ``batch``, and nothing is asked.
-        batch: what a batch brought.
-        ask_again: whether an answer of an earlier run that holds no verdict is asked for again.
+        batch: the answers of a batch.
+        ask_again: whether to ask again if an earlier run's answer has no verdict.
         is_served: whether a server renders the questions. It may take a control token that a
             response spells for its own.
     """
@@ -109,28 +109,28 @@ class JudgeAnswers:
     """Questions to a server that spell a control token, by key: counted once a run."""
     _source: CompletionSource | None = None
     _failed: dict[str, ChatAnswer] = field(default_factory=dict)
-    """What was asked in vain in this run, by key: once a run is enough."""
+    """Questions without a verdict in this run, by key: they are asked once a run."""
     _claimed: dict[str, threading.Event] = field(default_factory=dict)
-    """Questions that a call looks up or asks now, by key. Set when it is done with them."""
+    """Questions that a call is looking up or asking, by key. Set when the call is done."""
     _n_calls: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _opening: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        """Clear away what a killed run left half written."""
+        """Remove incomplete files of a killed run."""
         self.cache.sweep()
 
     def obtain(
         self, bodies: Sequence[Body], is_usable: Sequence[Callable[[ChatAnswer], bool]]
     ) -> Obtained:
-        """Return one answer for each body, in order, and what it took.
+        """Return one answer for each body, in order, and the tally.
 
         Args:
             bodies: chat-completion requests; equal ones are asked once.
             is_usable: whether an answer holds a verdict, for each body.
 
         Raises:
-            ModelError: the judge cannot be asked at all.
+            ModelError: the judge is unusable.
         """
         keys = [request_key(body) for body in bodies]
         questions: dict[str, _Question] = {}
@@ -147,7 +147,8 @@ class JudgeAnswers:
                 left = [each for each in questions.values() if each.key not in answers]
                 with self._claim(left) as (mine, of_others):
                     answers |= self._look_up_or_ask(mine, tally)
-                # What another call asks is found on the next round, like all that is on disk.
+                # Answers to another call's questions are found in the next iteration, like all on
+                # disk.
                 for is_done in of_others:
                     is_done.wait()
         finally:
@@ -157,9 +158,9 @@ class JudgeAnswers:
         return Obtained([answers[key] for key in keys], tally)
 
     def has_room(self) -> bool:
-        """Return whether so few questions wait that there may soon be nothing to answer.
+        """Return whether the source may soon be idle because few questions wait.
 
-        As long as none had to be asked, one call at a time is enough.
+        Until a question must be asked, one call at a time is enough.
         """
         if self._source is None:
             return self._n_calls == 0
@@ -174,7 +175,7 @@ class JudgeAnswers:
     def _claim(
         self, questions: Sequence[_Question]
     ) -> Iterator[tuple[list[_Question], list[threading.Event]]]:
-        """Yield the questions that no other call sees to now, and what tells that others are done.
+        """Yield the questions that no other call handles, and events of those that others handle.
 
         Until the block ends they are this call's.
         """
@@ -202,7 +203,7 @@ class JudgeAnswers:
     ) -> dict[str, ChatAnswer]:
         """Return the answers to questions that this call has claimed, by key.
 
-        What they take is added to ``tally``.
+        Their cost is added to ``tally``.
         """
         answers: dict[str, ChatAnswer] = {}
         open_questions: list[_Question] = []
@@ -210,7 +211,7 @@ class JudgeAnswers:
             known = self._known(question, tally)
             if known is None:
                 open_questions.append(question)
-                # Stands until the answer arrives; for good where nothing is asked.
+                # Kept until the answer arrives; final if nothing is asked.
                 known = self._unanswered(question.key)
             answers[question.key] = known
 
@@ -227,7 +228,7 @@ class JudgeAnswers:
         return answers
 
     def _n_spelling_control_tokens(self, questions: Iterable[_Question]) -> int:
-        """Return how many questions to a server spell a control token that did not come before."""
+        """Return how many new questions to a server spell a control token."""
         n = 0
         for question in questions if self.is_served else ():
             if question.key in self._spelling_control_tokens:
@@ -238,7 +239,7 @@ class JudgeAnswers:
         return n
 
     def _count(self, answer: ChatAnswer, tally: Counter[str]) -> None:
-        """Count an answer that arrived now."""
+        """Count a new answer."""
         tally[N_ASKED] += 1
         tally[N_PROMPT_TOKENS] += answer.n_prompt_tokens or 0
         tally[N_COMPLETION_TOKENS] += answer.n_completion_tokens or 0
@@ -247,7 +248,7 @@ class JudgeAnswers:
             tally[SAMPLED_WITHOUT + setting] += 1
 
     def _known(self, question: _Question, tally: Counter[str]) -> ChatAnswer | None:
-        """Return the answer of a batch or an earlier run; None if it is to be asked for."""
+        """Return the answer of a batch or an earlier run; None if it must be requested."""
         if self.mode == "ingest" and question.key not in self._used_of_batch:
             arrived = self._take_from_batch(question, tally)
             if arrived is not None:
@@ -264,7 +265,7 @@ class JudgeAnswers:
         return answer
 
     def _take_from_batch(self, question: _Question, tally: Counter[str]) -> ChatAnswer | None:
-        """Keep and return a batch's answer; None if it has none or a usable one is kept already."""
+        """Save and return a batch's answer; None if there is none or a usable one is saved."""
         arrived = self.batch.answers.get(question.key)
         answer = _read_or_none(arrived)
         if arrived is None or answer is None:
@@ -295,7 +296,7 @@ class JudgeAnswers:
     def _opened_source(self) -> CompletionSource:
         with self._opening:
             if self._source is None:
-                # before an answer is paid for that could not be kept
+                # Before paying for an answer that could not be saved.
                 self.cache.require_writable()
                 self._source = self.open_source()
         return self._source

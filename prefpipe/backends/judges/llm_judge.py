@@ -21,16 +21,16 @@ from prefpipe.text.judging.judge_prompt import JudgePrompt, Question
 from prefpipe.text.judging.verdicts import Reading, read_verdict, read_verdict_from_probabilities
 
 VerdictBy = Literal["text", "logprobs", "either"]
-"""``either``: by probabilities where the answer has them, else by text."""
+"""``either``: by probabilities if the answer has them, else by text."""
 TOP_LOGPROBS = 20
-"""The most that OpenAI and vLLM (by default) give."""
+"""The most alternatives that OpenAI and vLLM (by default) return."""
 BARE_TOKENS, LINE_TOKENS = 8, 1024
 PARSE_ERROR, NO_LOGPROBS = "parse_error", "no_logprobs"
 CHOICES = {"A": "first", "B": "second", "C": "tie"}
 
 
 class JudgeSettings(NamedTuple):
-    """What every question of a judge is asked with."""
+    """The settings of every question of a judge."""
 
     model: str
     prompt: JudgePrompt
@@ -39,7 +39,7 @@ class JudgeSettings(NamedTuple):
     temperature: float
 
     def identity(self) -> dict[str, Any]:
-        """Return what belongs in the fingerprint beside the model."""
+        """Return the fingerprint fields beside the model."""
         return {
             "prompt": self.prompt.sha256,
             "verdict": self.verdict,
@@ -62,8 +62,8 @@ class JudgeSettings(NamedTuple):
     def read(self, answer: ChatAnswer, question: Question) -> Reading:
         """Return the verdict of an answer whose status is ``ok``.
 
-        Probabilities are looked at only where the text is a verdict too: the first token of an
-        answer that repeats a response says nothing about it.
+        Probabilities are used only if the text is a verdict, too: the first token of an answer that
+        repeats a response is not evidence.
         """
         kind, form = self.prompt.kind, self.prompt.form
         stated = read_verdict(answer.text, kind, form, question.nonce)
@@ -79,12 +79,12 @@ class JudgeSettings(NamedTuple):
 
 
 def _knows_ten(answer: ChatAnswer) -> bool:
-    """Return whether 10 is a token of its own, so that an answer cut behind a 1 means 1."""
+    """Return whether 10 is a single token, so that an answer cut after a 1 means 1."""
     return answer.tokens is not None and "10" in {token.strip() for token in answer.tokens[-1].top}
 
 
 class ReadAnswer(NamedTuple):
-    """A question's answer, the verdict read from it, its status as a row, and what it took."""
+    """A question's answer, its verdict, its row status, and its tally."""
 
     answer: ChatAnswer
     reading: Reading
@@ -101,11 +101,11 @@ class _Judge:
         self.settings, self.answers = settings, answers
 
     def has_room(self) -> bool:
-        """Return whether what answers the questions may soon have nothing to do."""
+        """Return whether the source of answers may soon be idle."""
         return self.answers.has_room()
 
     def close(self) -> None:
-        """Close what answers the questions."""
+        """Close the source of answers."""
         self.answers.close()
 
     def _ask(self, questions: Sequence[Question]) -> list[ReadAnswer]:
@@ -113,11 +113,11 @@ class _Judge:
         is_usable = [self._holds_verdict(question) for question in questions]
         answers, tally = self.answers.obtain(bodies, is_usable)
         read = [self._read(*item) for item in zip(bodies, questions, answers, strict=True)]
-        # What the call took stands with its first answer.
+        # The call's cost is attached to its first answer.
         return [each._replace(tally=tally) for each in read[:1]] + read[1:]
 
     def _holds_verdict(self, question: Question) -> Callable[[ChatAnswer], bool]:
-        """Return the test of whether another try could tell more; a refusal would be repeated."""
+        """Return the test for a usable answer: another try would repeat a refusal."""
 
         def is_usable(answer: ChatAnswer) -> bool:
             if answer.status != "ok":
@@ -209,8 +209,8 @@ def _score(read_answer: ReadAnswer) -> Score:
 
 
 def default_max_tokens(prompt: JudgePrompt) -> int:
-    """Return how long an answer may be.
+    """Return the maximum length of an answer.
 
-    8 tokens where it is the verdict alone, 1,024 where the judge reasons first.
+    It is 8 tokens for a bare verdict, 1,024 if the judge reasons first.
     """
     return BARE_TOKENS if prompt.form == "bare" else LINE_TOKENS

@@ -1,4 +1,4 @@
-"""Where judge prompts come from: prefpipe's own, by name, and the user's files."""
+"""Reads judge prompts: prefpipe's own, by name, or the user's files."""
 
 from importlib import resources
 from pathlib import Path
@@ -10,11 +10,10 @@ FOLDER = "judge_prompts"
 
 
 def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
-    """Return a checked template given by a shipped name (``pairwise-v1``) or as a file.
+    """Return a checked template by its shipped name (``pairwise-v1``) or from a file.
 
     Raises:
-        UsageError: no such file, a name of the other kind, a placeholder that is missing or means
-            nothing.
+        UsageError: no such file, a name of the other kind, or a missing or unknown placeholder.
     """
     names = ", ".join(name for name, shipped_kind in SHIPPED.items() if shipped_kind == kind)
     if reference in SHIPPED:

@@ -1,6 +1,6 @@
 """A reward model, or any scorer, as a judge of pairs.
 
-It sees each response alone, so there is no order to be biased by.
+It sees each response alone, so there is no order bias.
 """
 
 import json
@@ -18,8 +18,8 @@ class RewardJudge:
     """Compares rewards.
 
     ``sigmoid``: the preference is ``1 / (1 + exp(-(r_first - r_second)))``, the Bradley-Terry
-    probability, which means what it says for rewards that were trained as such. ``hard``: 1, 0, or
-    1/2 where the rewards differ by ``tie_tolerance`` or less.
+    probability, which is valid for rewards trained with that model. ``hard``: 1, 0, or 1/2 if the
+    rewards differ by ``tie_tolerance`` or less.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class RewardJudge:
     def judge(self, requests: Sequence[PairRequest]) -> list[PairVerdict]:
         """Return one verdict for each request, in order.
 
-        A response that cannot be rated gives its status to the pair.
+        A response that cannot be rated passes its status to the pair.
         """
         if not requests:
             return []
@@ -62,7 +62,7 @@ class RewardJudge:
         hard = preference(
             np.array([first.reward]), np.array([second.reward]), tie_tolerance=self._tie_tolerance
         )
-        # the sigmoid, without overflow
+        # The sigmoid, without overflow.
         graded = float(0.5 * (1.0 + np.tanh(0.5 * (first.reward - second.reward))))
         return PairVerdict(
             preference=graded if self._rule == "sigmoid" else hard,

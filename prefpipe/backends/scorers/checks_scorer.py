@@ -1,4 +1,4 @@
-"""The rater that runs no model: a prompt's own verifiable constraints (docs/guides/checks.md)."""
+"""Rates without a model, by a prompt's own verifiable constraints (docs/guides/checks.md)."""
 
 import json
 import threading
@@ -19,22 +19,22 @@ from prefpipe.text.checks.ifeval import IDS_COLUMN, KWARGS_COLUMN, NEAR, checks_
 
 COLUMN: Final = "checks"
 IFEVAL_COLUMNS: Final = (IDS_COLUMN, KWARGS_COLUMN)
-"""What a prompts file of IFEval has in place of ``checks``."""
+"""IFEval's column in place of ``checks``."""
 NEAR_IFEVAL: Final = "n_near/"
-"""Begins the name of a tally's count of prompts with an instruction that is judged nearly.
+"""Prefix of the tally of prompts with an approximately judged instruction.
 
 The instruction follows.
 """
 _MOST_PROMPTS_SHOWN: Final = 20
 Checks = tuple[WeightedCheck, ...]
 Near = Sequence[str]
-"""Those of IFEval's instructions that a prompt's checks only come near."""
+"""IFEval's instructions that a prompt's checks only approximate."""
 
 
 class ChecksScorer:
     """Rates a response by its prompt's column ``checks``: a weighted mean in [0, 1].
 
-    One call at a time: a user's own functions may keep what they like in their modules.
+    One call at a time, because a user's own functions may keep state in their modules.
     """
 
     def __init__(self, *, trust_python_checks: bool = False) -> None:
@@ -42,19 +42,19 @@ class ChecksScorer:
         self._rating = threading.Lock()
 
     def identity(self) -> dict[str, int]:
-        """Return what the fingerprint needs to know.
+        """Return the fingerprint fields.
 
         The code of a user's own functions is not part of it.
         """
         return {"checks_version": CHECKS_VERSION}
 
     def validate(self, prompts: Iterable[tuple[str, Mapping[str, Any]]]) -> int:
-        """Read the checks of every ``(prompt_id, columns)`` and return how many prompts carry some.
+        """Read the checks of every ``(prompt_id, columns)`` and return how many prompts have some.
 
-        A mistake in the file shows before the run, and not as a failed row in the middle of it.
+        So a mistake in the file shows before the run, not as a failed row in the middle of it.
 
         Raises:
-            InputError: with all problems of the first prompts that have any.
+            InputError: lists all problems of the first prompts that have any.
         """
         n_with_checks = 0
         problems = []
@@ -75,9 +75,9 @@ class ChecksScorer:
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one score for each request.
 
-        Statuses: ``ok``; ``no_checks``: the prompt carries none; ``bad_checks``: they cannot be
+        Statuses: ``ok``; ``no_checks``: the prompt has none; ``bad_checks``: they cannot be
         read; ``check_error``: a user's own function failed. ``detail`` lists each check's type,
-        score, weight and reason. Tallies count prompts with instructions that are judged nearly.
+        score, weight and reason. Tallies count prompts with approximately judged instructions.
         """
         # Once a prompt: its candidates share its checks.
         parsed: dict[str, Checks | InputError] = {}
@@ -92,10 +92,10 @@ class ChecksScorer:
         return scores
 
     def close(self) -> None:
-        """Hold nothing, release nothing."""
+        """Do nothing: there is nothing to release."""
 
     def _parse(self, prompt_id: str, columns: Mapping[str, Any]) -> tuple[Checks, Near]:
-        """Return a prompt's checks, and which of IFEval's instructions they only come near."""
+        """Return a prompt's checks, and IFEval's instructions that they only approximate."""
         where = f"prompt {prompt_id!r}"
         has_checks = columns.get(COLUMN) is not None
         has_instructions = all(columns.get(name) is not None for name in IFEVAL_COLUMNS)

@@ -1,6 +1,6 @@
 """The self-test of a reward model.
 
-Padding and company in a batch must not change what a conversation scores.
+Padding and other rows of a batch must not change a conversation's score.
 """
 
 from collections.abc import Sequence
@@ -34,11 +34,11 @@ class Tolerance(NamedTuple):
 EXACT: Final = Tolerance(1e-3, 1e-2)
 """For float32."""
 ROUNDED: Final = Tolerance(5e-2, 0.3)
-"""For bfloat16 and float16, whose 2-3 digits are lost over again in every layer."""
+"""For bfloat16 and float16, whose 2-3 digits lose precision in every layer."""
 
 
 class PaddingVerdict(NamedTuple):
-    """``problem`` is None when all is well; ``fatal`` when the scores cannot be trusted."""
+    """``problem`` is None if all is well; ``fatal`` if the scores cannot be trusted."""
 
     problem: str | None = None
     fatal: bool = False
@@ -56,7 +56,7 @@ def judge_padding(
     Otherwise a difference above ``warn`` times the spread is a problem worth a warning.
     """
     scores = [*alone, *padded]
-    # NaN is below nothing, so this finds it too.
+    # No comparison with NaN is true, so this finds it, too.
     if not all(abs(score) < float("inf") for score in scores):
         return PaddingVerdict(f"some scores are not finite ({_show(scores)})", fatal=True)
 

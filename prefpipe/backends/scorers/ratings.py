@@ -1,10 +1,10 @@
-"""The rater that looks ratings up: granular human or AI scores in a file, joined by key.
+"""Looks ratings up: granular human or AI scores in a file, joined by key.
 
     {"prompt_id": "a1", "sample_idx": 3, "rating": 7.5}
     {"prompt_id": "a1", "response": "the whole text", "rating": 7.5}
 
 The key is ``(prompt_id, sample_idx)``, or ``(prompt_id, response)`` in a file without the column
-``sample_idx``. Position never joins anything.
+``sample_idx``. Rows are never joined by position.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +35,7 @@ HINT = "each row needs prompt_id, sample_idx (or response) and rating"
 SECOND_RATING = "second rating"
 
 JOINED = ("mean", "first")
-"""What ``on_duplicate`` makes one rating of several with."""
+"""The functions of ``on_duplicate`` that combine several ratings."""
 
 
 class _Rating(NamedTuple):
@@ -47,8 +47,8 @@ class Ratings(NamedTuple):
     """The ratings of a file, by key.
 
     ``joined_by`` is the column that completes the key: ``sample_idx`` or ``response``.
-    ``n_repeated`` counts rows of a candidate that has a rating already; ``notes`` say what was made
-    of several ratings.
+    ``n_repeated`` counts further rows of a rated candidate; ``notes`` describe how several ratings
+    were combined.
     """
 
     joined_by: str
@@ -63,14 +63,14 @@ class RatingsScorer:
     Args:
         path: a table of any kind that prefpipe reads.
         rating_column: the column of the ratings.
-        on_duplicate: what several ratings of one candidate come to, ``mean`` or ``first``; without
-            it they are refused where they differ.
-        skip_bad_rows: rows that cannot be used are left out, and ``skipped`` holds them.
+        on_duplicate: how several ratings of one candidate are combined, ``mean`` or ``first``;
+            without it differing ones are refused.
+        skip_bad_rows: whether to skip unusable rows, which ``skipped`` then holds.
 
     Raises:
-        InputError: a file that cannot be read, a missing column, or rows that cannot be used, each
-            with its place: a key that is incomplete or has two different ratings, a rating that is
-            empty, no number, NaN or infinite.
+        InputError: an unreadable file, a missing column, or unusable rows, each with its place: an
+            incomplete key, a key with two different ratings, or a rating that is empty, not a
+            number, NaN or infinite.
     """
 
     def __init__(
@@ -93,9 +93,9 @@ class RatingsScorer:
         return len(self._ratings)
 
     def identity(self) -> dict[str, str]:
-        """Return what the fingerprint needs to know.
+        """Return the fingerprint fields.
 
-        The bytes of the file, the column, and what duplicates come to.
+        They are the bytes of the file, the column, and the rule for duplicates.
         """
         identity = {"ratings_sha256": self._sha256, "rating_column": self.rating_column}
         if self.on_duplicate is not None:
@@ -103,7 +103,7 @@ class RatingsScorer:
         return identity
 
     def unknown_keys(self, candidates: Iterable[tuple[str, int, str]]) -> list[str]:
-        """Return each rating of no candidate, its key and place in words, in the file's order.
+        """Return each rating without a candidate, as key and place in words, in file order.
 
         ``candidates`` are the ``(prompt_id, sample_idx, response)`` of the whole artifact, not of
         one part or shard.
@@ -121,7 +121,7 @@ class RatingsScorer:
     def score(self, requests: Sequence[ScoreRequest]) -> list[Score]:
         """Return one score for each request.
 
-        ``ok``, or ``unrated`` for a candidate that the file does not have.
+        Its status is ``ok``, or ``unrated`` for a candidate missing from the file.
         """
         by_index = self.joined_by == "sample_idx"
         unrated = f"{self.path.name} has no rating for this prompt_id and {self.joined_by}"
@@ -133,7 +133,7 @@ class RatingsScorer:
         return scores
 
     def close(self) -> None:
-        """Hold nothing open, release nothing."""
+        """Do nothing: there is nothing to release."""
 
 
 def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> Ratings:
@@ -166,7 +166,7 @@ def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> R
         _refuse_contradictions(ratings_of, problems)
     problems.raise_if_any(hint=_hint(problems))
 
-    # Of several the first: they agree, or it was asked for, or their mean replaces it below.
+    # The first of several: they agree, or it was requested, or their mean replaces it below.
     by_key = {key: ratings[0] for key, ratings in ratings_of.items()}
     repeated = {key: ratings for key, ratings in ratings_of.items() if len(ratings) > 1}
     n_repeated = sum(len(ratings) - 1 for ratings in repeated.values())
@@ -188,7 +188,7 @@ def read_ratings(source: str, rating_column: str, on_duplicate: str | None) -> R
 
 
 def _refuse_contradictions(ratings_of: Mapping[Key, Sequence[_Rating]], problems: Problems) -> None:
-    """Refuse rows that rate one candidate differently: nothing says which of them is right."""
+    """Refuse rows that rate one candidate differently: it is unknown which one is right."""
     for key, ratings in ratings_of.items():
         first = ratings[0]
         for rating in ratings[1:]:
@@ -224,7 +224,7 @@ def _find_key_column(table: UserTable, rating_column: str) -> str:
 
 
 def _checked_key(prompt_id: Any, completion: Any, joined_by: str) -> tuple[Key | None, list[str]]:
-    """Return a row's key and, where it has none, what is wrong."""
+    """Return a row's key, or its problem if it has none."""
     checked_prompt, id_problem = checked_id(prompt_id, "prompt_id")
     checked: int | str | None
     if joined_by == "sample_idx":
@@ -241,7 +241,7 @@ def _checked_key(prompt_id: Any, completion: Any, joined_by: str) -> tuple[Key |
 
 
 def _checked_rating(value: Any, name: str) -> tuple[float | None, str | None]:
-    """Return a rating and, where it cannot be one, why."""
+    """Return a rating, or its problem if it cannot be one."""
     rating, problem = checked_number(value, name)
     if problem is None and rating is None:
         return None, f"`{name}` is empty"

@@ -1,8 +1,8 @@
 """Rates with a reward model: a sequence classifier with one output.
 
-It is loaded so that a wrong score is an error. Refused, because each of these gives plausible
-numbers without a word: a head that was never trained (a weight missing from the files), several
-labels, no pad token, no chat template, scores that padding changes, pickled weights, an adapter.
+Loading makes wrong scores an error. These would silently give plausible numbers and are refused: a
+head that was never trained (a weight missing from the files), several labels, no pad token, no chat
+template, scores that padding changes, pickled weights, an adapter.
 """
 
 import math
@@ -26,14 +26,14 @@ from prefpipe.text.control_tokens import TemplateError
 
 REMOTE_CODE_HINT: Final = "pass --trust-remote-code if the model brings code that you trust"
 NO_LIMIT: Final = 1_000_000
-"""Tokenizers without a limit say so with an absurd number; anything above this is no limit."""
+"""Tokenizers without a limit report a huge number; anything above this means no limit."""
 READ: Final[Mapping[str, float]] = {N_READ: 1}
 
 
 class RewardModelScorer:
     """A reward model that reads the conversation and the response in its own chat template.
 
-    Of several calls at once one is on the device; the others tokenise, or wait for it.
+    Of several concurrent calls one is on the device; the others tokenise or wait.
 
     Args:
         model: a checked model folder.
@@ -41,8 +41,8 @@ class RewardModelScorer:
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: in rows, which are sorted by length first; no score depends on its batch beyond
             rounding.
-        max_length: in tokens, default the model's own limit; a longer conversation is not cut: it
-            gets the status ``too_long``.
+        max_length: in tokens, default the model's own limit; a longer conversation is not truncated
+            but gets the status ``too_long``.
         trust_remote_code: run Python files that come with the model.
 
     Raises:
@@ -72,15 +72,15 @@ class RewardModelScorer:
         self._read_with_control_text = {**READ, CONTROL_TEXT + self._template.control_token: 1}
 
         self._model = _load_model(model, self._dtype, trust_remote_code).to(self._device)
-        # The model finds the last token by its pad id: it must be what this class pads with.
+        # The model finds the last token by its pad id, so it must equal this class's padding.
         self._pad_id: int = self._tokenizer.pad_token_id
         self._model.config.get_text_config().pad_token_id = self._pad_id
         self.max_length = max_length or self._own_limit()
         """Longest conversation, in tokens."""
         self.example = self._render_example()
-        """What the model reads of a small conversation, special tokens included.
+        """The model's input for a small conversation, special tokens included.
 
-        For a person to check the template.
+        It lets a person check the template.
         """
         self._test_padding()
 
@@ -88,9 +88,9 @@ class RewardModelScorer:
         """Return one score for each request, in order.
 
         Statuses: ``ok``; ``too_long``; ``template_error``: the chat template refuses the
-        conversation, or the response cannot be told from the turns that it writes; ``not_finite``:
-        the model gave NaN or infinity. Tallies count what was read and held the text of a control
-        token.
+        conversation, or the response cannot be distinguished from the turns that it writes;
+        ``not_finite``: the model gave NaN or infinity. Tallies count conversations that were read,
+        and those with the text of a control token.
         """
         scores: dict[int, Score] = {}
         readable: list[tuple[int, list[int], Mapping[str, float]]] = []
@@ -108,7 +108,8 @@ class RewardModelScorer:
             else:
                 readable.append((place, token_ids, tally))
 
-        # Rows of like length share a batch. The longest come first: too little memory shows soon.
+        # Rows of similar length share a batch. The longest come first, so that a lack of memory
+        # shows early.
         readable.sort(key=lambda item: len(item[1]), reverse=True)
         rewards = self._rewards([token_ids for _, token_ids, _ in readable], self._batch_size)
         for (place, _, tally), reward in zip(readable, rewards, strict=True):
@@ -126,7 +127,7 @@ class RewardModelScorer:
             torch.cuda.empty_cache()
 
     def encode(self, messages: Sequence[Message], response: str) -> list[int]:
-        """Return what the model reads of a conversation and its response.
+        """Return the model's input for a conversation and its response.
 
         Raises:
             TemplateError: as `ChatTemplate.rated_ids`.
@@ -142,14 +143,14 @@ class RewardModelScorer:
         ]
         with self._turns.turn():
             logits = [self._forward(*batch) for batch in batches]
-        # Not before: a GPU works on them until they are asked for, and on the next call's already.
+        # Not earlier: a GPU computes asynchronously, and may already work on the next call's.
         rewards: list[float] = torch.cat(logits).cpu().tolist()
         return rewards
 
     def _padded(self, rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
         """Return ids and attention mask of a batch.
 
-        Rows are padded at the right, so that positions are those of the row alone.
+        Rows are padded at the right, so that positions equal those of the row alone.
         """
         width = max(map(len, rows))
         input_ids = torch.full((len(rows), width), self._pad_id)
@@ -211,7 +212,7 @@ def _find_dtype(name: str, device: torch.device) -> torch.dtype:
 
 
 def _refuse_other_kinds(model: ModelFiles, trust_remote_code: bool) -> None:
-    """Refuse what is no reward model before its weights are read."""
+    """Refuse anything but a reward model before its weights are read."""
     if not (model.path / "config.json").is_file():
         raise ModelError(
             f"{model.requested} has no config.json in {model.path}, so it is not a whole model",
@@ -289,7 +290,7 @@ def _load_model(model: ModelFiles, dtype: torch.dtype, trust_remote_code: bool) 
             "these weights would be random",
             hint="pass a trained reward model; a language model has no score head",
         )
-    # A language model's output projection, which may have stayed in the file, is no loss.
+    # A language model's output projection may remain in the file; it is not needed.
     unused = sorted(key for key in info["unexpected_keys"] if not key.startswith("lm_head"))
     if unused:
         warnings.warn(

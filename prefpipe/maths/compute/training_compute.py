@@ -171,7 +171,7 @@ def gpu_hours(flop: float, *, tflops: float, mfu: float) -> float:
 
 
 def parse_size(text: str) -> float | None:
-    """Return the parameters that ``8B``, ``1.5b`` or ``135M`` stands for; None if it is no size."""
+    """Return the parameters that ``8B``, ``1.5b`` or ``135M`` stands for; None for other texts."""
     match = SIZE.fullmatch(text.strip())
     return float(match["number"]) * UNITS[match["unit"].upper()] if match else None
 

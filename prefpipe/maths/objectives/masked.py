@@ -68,7 +68,7 @@ def differences_of(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def mean_over_pairs(losses: Tensor, targets: Targets) -> Tensor:
-    """Return the mean (P,) of losses (P, R, R) over each prompt's pairs; 0 where there is none.
+    """Return the mean (P,) of losses (P, R, R) over each prompt's pairs; 0 without pairs.
 
     The pairs are those of ``targets.pairs``, else every positive with every negative. With
     ``targets.pair_weights`` w it is the weighted mean, ``sum w * loss / sum w``.

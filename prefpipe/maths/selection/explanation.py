@@ -30,7 +30,7 @@ class Explanation(NamedTuple):
 
     ``cost`` (P,) of the choice, ``cost_bottom_k`` (P,) of the lowest rewards, ``cost_random`` (P,)
     the mean over all choices of as many. ``gains`` (P, K) beside the chosen negatives.
-    ``represents`` (P, R): the index of the chosen negative that stands for each covered candidate.
+    ``represents`` (P, R): the index of the chosen negative that represents each covered candidate.
     """
 
     cost: np.ndarray

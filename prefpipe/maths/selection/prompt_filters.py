@@ -61,7 +61,7 @@ def pool_facts(
     """Return the figures that the filters read; 0 and NaN for a prompt without usable candidates.
 
     Args:
-        rewards_PR: float, NaN where there is none.
+        rewards_PR: float, NaN if missing.
         n_tokens_PR: the tokens of each response.
         usable_PR: bool. Only the pass rate covers all candidates with a reward, including copies:
             ten equal right answers of twenty are a rate of a half.

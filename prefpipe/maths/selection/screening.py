@@ -54,7 +54,7 @@ def screen_candidates(
         prompts_N: int, the prompt of each candidate.
         texts_N: int, equal where the texts are equal.
         is_blank_N: bool, no text or only white space.
-        rewards_N: float, NaN where there is none.
+        rewards_N: float, NaN if missing.
         statuses_N: text, as ``generate`` wrote it.
         flaws_N: for each reason, bool, which candidates have it; the reasons depend on the
             strategy.

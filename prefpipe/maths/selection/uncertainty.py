@@ -40,7 +40,7 @@ def scorer_spread(scores: Any, rewards: Any = None) -> np.ndarray:
 
     Args:
         scores: (S, R) or (S, P, R), of at least two scorers.
-        rewards: (R,) or (P, R); NaN where there is none.
+        rewards: (R,) or (P, R); NaN if missing.
 
     Raises:
         InputError: fewer than two scorers, shapes that do not agree, or values that are not
@@ -155,7 +155,7 @@ def _rank_pairs(
     n_usable_P: np.ndarray,
     quantile: float,
 ) -> np.ndarray:
-    """Return (P, 2) the pair at a quantile of the descending gaps, -1 where there is none."""
+    """Return (P, 2) the pair at a quantile of the descending gaps, -1 if there is none."""
     n_candidates = heights_PR.shape[1]
     upper_PR = np.take_along_axis(heights_PR + weighted_PR, best_first_PR, axis=1)
     lower_PR = np.take_along_axis(heights_PR - weighted_PR, ascending_PR, axis=1)

@@ -35,7 +35,7 @@ class Distribution:
     def of(
         cls, name: str, values: np.ndarray, unit: str = "", *, edges: np.ndarray | None = None
     ) -> Self:
-        """Describe (N,) numbers, NaN where there is none.
+        """Describe (N,) numbers; NaN marks missing ones.
 
         Without ``edges``, which hold all numbers, bins are equally wide and begin at multiples of
         1, 2, 2.5 or 5 times a power of ten, at most ``N_BINS`` + 1 of them. Whole numbers within a
@@ -76,7 +76,7 @@ class Distribution:
 
     @property
     def has_whole_bins(self) -> bool:
-        """Whether each bin stands for one whole number, its edges halfway between two."""
+        """Whether each bin is one whole number, with edges halfway between two."""
         return has_whole_bins(self.edges)
 
     def to_json(self) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _edges(finite: np.ndarray) -> np.ndarray:
 
 
 def _nice_step(rough: float) -> np.float64:
-    """Return the smallest nice step of at least ``rough``; 0 or not finite where there is none."""
+    """Return the smallest nice step of at least ``rough``; 0 or not finite if there is none."""
     power = np.float64(10.0) ** np.floor(np.log10(rough))
     for nice in NICE_STEPS:
         if power * nice >= rough:

@@ -117,7 +117,7 @@ def measure_pairs(scores: np.ndarray, pairs: KnownPairs) -> dict[str, np.ndarray
     would be one of easier or harder pairs than another scorer's.
 
     Args:
-        scores: (N,), NaN where there is none.
+        scores: (N,), NaN if missing.
         pairs: of these responses.
     """
     d, p = _differences(scores, pairs), pairs.probabilities
@@ -163,7 +163,7 @@ def curve_of_pairs(
     left out.
 
     Args:
-        scores: (N,), NaN where there is none.
+        scores: (N,), NaN if missing.
         pairs: of these responses.
         n_bins: even.
 

@@ -285,7 +285,7 @@ def _design(
     """Return the fit's rows.
 
     Args:
-        labels_N: preferences (N,), NaN where there is none.
+        labels_N: preferences (N,), NaN if missing.
         difference_N: baseline length minus policy length, (N,).
         difficulty: of the prompts, by row (N,), or None.
         rows: which rows are of one prompt.

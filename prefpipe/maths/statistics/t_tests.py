@@ -25,7 +25,7 @@ class Equivalence(NamedTuple):
 
 
 def p_of_difference(mean: float, errors: TwoErrors) -> float:
-    """Return the two-sided p value of a mean difference; NaN where there is no error."""
+    """Return the two-sided p value of a mean difference; NaN without an error."""
     return errors.p_of(abs(mean))
 
 

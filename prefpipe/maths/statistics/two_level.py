@@ -92,7 +92,7 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
     n_seeds, n_prompts = known_SP.shape
     n_missing = int((~is_known_P).sum())
     if n_seeds == 1:
-        # one seed says nothing of others, and the interval is that of every other figure
+        # One seed carries no information about others; the interval is that of every other figure.
         mean, se, _, _ = estimate_mean(known_SP[0])
         low, high, _ = bootstrap_interval(known_SP[0], bootstrap)
         return TwoLevelMean(mean, se, low, high, n_prompts - 1, 1, n_prompts, n_missing)
@@ -114,7 +114,7 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
     upper_tail = bootstrap.tails[1]
     t, z = float(stdtrit(df, upper_tail)), float(ndtri(upper_tail))
     spread = float(means_B.std())
-    # a handful of resamples may all be the same one
+    # A few resamples may all be equal.
     distances = np.array([-t, t]) * se
     if spread > 0.0:
         distances = (np.array(bootstrap.ends(means_B)) - mean) * (se / spread) * (t / z)
@@ -125,14 +125,14 @@ def two_level_mean(values_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP) -> T
 def two_level_ratio(
     above_SP: np.ndarray, below_SP: np.ndarray, bootstrap: Bootstrap = BOOTSTRAP
 ) -> TwoLevelMean:
-    """Return ``mean(above) / mean(below)`` over seeds and prompts, as nats a token are.
+    """Return ``mean(above) / mean(below)`` over seeds and prompts, such as nats a token.
 
     Error and interval are those of the mean of the ratio's first order in its two means::
 
         r = mean(a) / mean(b)        u = (a - r b) / mean(b)
 
-    Of one seed they are `ratio_of_means`'. A prompt that lacks a value under one seed is left out
-    of all.
+    For one seed they are `ratio_of_means`'. A prompt that lacks a value under any seed is left out
+    everywhere.
 
     Args:
         above_SP: (S, P), NaN where there is no value.
@@ -192,8 +192,8 @@ def _draws(
 ) -> Iterable[tuple[np.ndarray, np.ndarray]]:
     """Return how often each seed and each prompt is drawn, batch by batch.
 
-    A study asks for the same draws of one measure and arm after another: they are kept where they
-    are few enough.
+    A study uses the same draws for every measure and arm, so they are cached if they are few
+    enough.
     """
     if bootstrap.n_draws * (n_seeds + n_prompts) <= MOST_DRAWS_KEPT:
         return _kept_draws(bootstrap.n_draws, bootstrap.seed, n_seeds, n_prompts)
@@ -213,8 +213,8 @@ def _drawn(
     rng = np.random.default_rng(seed)
     for start in range(0, n_draws, RESAMPLES_AT_ONCE):
         n_drawn = min(RESAMPLES_AT_ONCE, n_draws - start)
-        # for a mean it is enough to know how often each seed and each prompt was drawn
+        # A mean only needs to know how often each seed and each prompt was drawn.
         seeds_bS = rng.multinomial(n_seeds, np.full(n_seeds, 1.0 / n_seeds), size=n_drawn)
         prompts_bP = rng.multinomial(n_prompts, np.full(n_prompts, 1.0 / n_prompts), size=n_drawn)
-        # as floats: products of whole numbers take the slow way
+        # As floats: products of integers are slow.
         yield seeds_bS.astype(np.float64), prompts_bP.astype(np.float64)

@@ -1,17 +1,17 @@
-r"""Figures that are no means, over seeds and prompts: lowest deciles, win rates at equal lengths.
+r"""Figures other than means, over seeds and prompts: lowest deciles, win rates at equal lengths.
 
-Such a figure is made of the prompts of one seed, T_s, and the study's is the mean of the seeds'. To
-first order T_s is a mean over prompts as well, of what each prompt contributes (its influence, plus
-T_s)::
+Such a figure is computed from the prompts of one seed, T_s, and the study's figure is the mean over
+seeds. To first order T_s is also a mean over prompts, of each prompt's contribution (its influence,
+plus T_s)::
 
     T_s = 1/P sum_p y_sp,      y_sp = T_s + influence of prompt p
 
 So the error is that of a mean, of y (`prefpipe.maths.statistics.two_errors`). The interval
 resamples the figure itself: a resample draws P prompts, the same for all seeds, and the figure of
-each seed is made of them anew. Seeds are not drawn **(ours)**: of three there are ten different
-resamples, whose skewness is noise, and stretched to the width that three seeds deserve it moves the
-interval off the truth (92 % in place of 95 %, simulated). With d the distance of a percentile of
-the resamples from their centre, an end is off the figure by::
+each seed is computed again from them. Seeds are not drawn **(ours)**: three seeds have only ten
+different resamples, whose skewness is noise, and stretched to the width that three seeds need it
+moves the interval off the truth (92 % instead of 95 %, simulated). With d the distance of a
+percentile of the resamples from their centre, an end is off the figure by::
 
     h^2 = A t_(S-1)^2 + (d sqrt(B) / sd of the resamples)^2 (t_(P-1) / z)^2
 
@@ -67,7 +67,7 @@ class SeedFigures(NamedTuple):
         """Return the difference to another arm of the same seeds, prompts and resamples.
 
         Raises:
-            InputError: they are of another shape, or one of them is a mean alone.
+            InputError: their shapes differ, or only one of them is a mean.
         """
         ours, theirs = self.resampled, other.resampled
         if self.contributions.shape != other.contributions.shape:
@@ -88,8 +88,7 @@ class SeedFigures(NamedTuple):
 class TwoLevelFigure(NamedTuple):
     """A figure over seeds and prompts, its interval and its errors.
 
-    Error and interval are NaN where nothing is known about the spread; of one seed they are those
-    over prompts.
+    Error and interval are NaN if the spread is unknown; for one seed they are those over prompts.
     """
 
     mean: float
@@ -106,13 +105,13 @@ class TwoLevelFigure(NamedTuple):
 def two_level_figure(figures: SeedFigures, bootstrap: Bootstrap = BOOTSTRAP) -> TwoLevelFigure:
     """Return the mean of a figure over seeds, with errors and interval over seeds and prompts.
 
-    Of one seed the interval is that of prompts' percentiles. Those of a figure that is no mean are
-    moved by the distance of the resamples' mean from the figure, with one seed or several: a tail
-    of resampled prompts is longer than that of the prompts themselves.
+    For one seed the interval is that of prompts' percentiles. For a figure that is not a mean they
+    are shifted by the distance of the resamples' mean from the figure, with one seed or several:
+    resampled prompts have a longer tail than the prompts themselves.
 
     Args:
         figures: every value known; differences of two arms are those of `SeedFigures.minus`.
-        bootstrap: level, resamples and seed; figures that are no means bring their resamples.
+        bootstrap: level, resamples and seed; figures other than means bring their resamples.
 
     Raises:
         InputError: a value that is not finite.
@@ -141,7 +140,7 @@ def two_level_figure(figures: SeedFigures, bootstrap: Bootstrap = BOOTSTRAP) -> 
     in_seeds = np.sqrt(errors.of_seeds) * stdtrit(errors.n_seeds - 1, upper_tail)
     in_prompts = np.sqrt(errors.of_prompts) * stdtrit(errors.n_prompts - 1, upper_tail)
     in_prompts_2 = np.array([in_prompts, in_prompts])
-    # prompts may all be alike, and a handful of resamples the same one
+    # Prompts may all be equal, and so may a few resamples.
     spread = float(resampled_B.std())
     if spread > 0.0:
         ends = np.array(bootstrap.ends(resampled_B))
@@ -151,7 +150,7 @@ def two_level_figure(figures: SeedFigures, bootstrap: Bootstrap = BOOTSTRAP) -> 
 
 
 def ratio_figures(above_SP: np.ndarray, below_SP: np.ndarray) -> SeedFigures:
-    """Return what each seed and prompt contributes to ``sum above / sum below`` over all of them.
+    """Return each seed's and prompt's contribution to ``sum above / sum below`` over all of them.
 
     The contributions are those of `prefpipe.maths.statistics.two_level.two_level_ratio`::
 
@@ -162,7 +161,7 @@ def ratio_figures(above_SP: np.ndarray, below_SP: np.ndarray) -> SeedFigures:
         below_SP: the same, 0 or more.
 
     Raises:
-        InputError: other shapes, or denominators that are below 0 or nothing.
+        InputError: shapes differ, or denominators are below 0 or sum to 0.
     """
     if above_SP.shape != below_SP.shape:
         raise InputError(
@@ -179,11 +178,11 @@ def ratio_figures(above_SP: np.ndarray, below_SP: np.ndarray) -> SeedFigures:
 def lowest_share_figures(
     values_SP: np.ndarray, share: float = 0.1, bootstrap: Bootstrap = BOOTSTRAP
 ) -> SeedFigures:
-    """Return the mean of the lowest share of prompts, of each seed.
+    """Return the mean over the lowest share of prompts, for each seed.
 
-    The prompts are those that are lowest in that seed, and in a resample those that are lowest in
-    it. Of P prompts they are ``share P``; where that is no whole number the last one counts for
-    what is left. With v the value of that last one a prompt contributes (Rockafellar and Uryasev
+    They are the lowest prompts of that seed, and in a resample the lowest of that resample. Of P
+    prompts they are ``share P``; if that is not a whole number, the last one counts for the
+    remainder. With v the value of that last one, a prompt contributes (Rockafellar and Uryasev
     2000, "Optimization of conditional value-at-risk")::
 
         y_sp = v - max(v - x_sp, 0) / share
@@ -194,7 +193,7 @@ def lowest_share_figures(
         bootstrap: resamples and seed.
 
     Raises:
-        InputError: a share that is none, or no prompt.
+        InputError: a share out of range, or no prompt.
     """
     n_prompts = values_SP.shape[1]
     if not 0.0 < share <= 1.0 or not n_prompts:
@@ -224,9 +223,9 @@ def length_controlled_figures(
     baseline_lengths_SP: np.ndarray,
     bootstrap: Bootstrap = LC_BOOTSTRAP,
 ) -> SeedFigures:
-    """Return the win rate at equal lengths of each seed, as `length_controlled_win_rate` fits it.
+    """Return the win rate at equal lengths of each seed, fitted by `length_controlled_win_rate`.
 
-    Contributions are the fit's influences, and a resample is a fit of its own.
+    Contributions are the fit's influences, and each resample is a separate fit.
 
     Args:
         preferences_SP: in [0, 1], every one known.
@@ -235,8 +234,8 @@ def length_controlled_figures(
         bootstrap: resamples and seed.
 
     Raises:
-        InputError: as `length_controlled_win_rate`: fewer than two prompts, or one and the same
-            difference of lengths in all of a seed.
+        InputError: as `length_controlled_win_rate`: fewer than two prompts, or the same difference
+            of lengths in a whole seed.
     """
     contributions, resampled = [], []
     for preferences_P, lengths_P, baseline_P in zip(
@@ -245,14 +244,14 @@ def length_controlled_figures(
         fit = length_controlled_win_rate(
             preferences_P, lengths_P, baseline_P, penalty_c=WEAK_PENALTY_C, bootstrap=bootstrap
         )
-        # the penalty leaves a millionth, by which the mean would not be the figure
+        # The penalty leaves a difference of a millionth between the mean and the figure.
         contributions.append(fit.mean + fit.influences - fit.influences.mean())
         resampled.append(fit.draws)
     return SeedFigures(np.stack(contributions), np.stack(resampled))
 
 
 def _weights_of_lowest(n_prompts: int, share: float) -> np.ndarray:
-    """Return what each of the prompts in ascending order counts for, (P,); the sum is 1."""
-    # 0.1 times 30 is above 3 by its last digit
+    """Return the weight of each prompt in ascending order, (P,); the sum is 1."""
+    # 0.1 times 30 is above 3 in its last digit.
     n_lowest = round(share * n_prompts, 9)
     return np.asarray(np.clip(n_lowest - np.arange(n_prompts), 0.0, 1.0) / n_lowest)

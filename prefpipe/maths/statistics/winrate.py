@@ -59,10 +59,10 @@ def preference(
         tie_tolerance: rewards that differ by no more are a tie, at least 0.
 
     Returns:
-        NaN, "no verdict", when there is no sample or a reward is NaN: leave out samples without a
-        reward before, and count them.
+        NaN, "no verdict", if there is no sample or a reward is NaN: leave out samples without a
+        reward beforehand, and count them.
     """
-    # Not `< 0`, which NaN passes.
+    # Not `< 0`, which would accept NaN.
     if not tie_tolerance >= 0.0:
         raise UsageError(f"tie_tolerance is {tie_tolerance}; it must be >= 0")
     policy_M = np.asarray(policy_rewards, dtype=np.float64)
@@ -88,7 +88,7 @@ def win_rate(
     allow_missing: bool = False,
     bootstrap: Bootstrap = BOOTSTRAP,
 ) -> WinRate:
-    """Return the win rate of preferences in [0, 1]; 1 says that the policy's response is better.
+    """Return the win rate of preferences in [0, 1]; 1 means that the policy's response is better.
 
     The mean over prompts of each prompt's mean preference; ``se = s / sqrt(P)`` with s over
     prompts, ddof 1; a percentile bootstrap interval that resamples prompts. With one row a prompt
@@ -97,13 +97,14 @@ def win_rate(
 
     Args:
         preferences: (N,), one a row. AlpacaEval's files hold 1 to 2: subtract 1.
-        prompt_ids: the prompt of each row, (N,); None where each row is a prompt of its own.
-        allow_missing: take NaN for "no verdict", leave such rows out and count the prompts without
-            any; else NaN is refused.
+        prompt_ids: the prompt of each row, (N,); None if each row is its own prompt.
+        allow_missing: treat NaN as "no verdict", leave such rows out and count the prompts without
+            any; otherwise NaN is refused.
         bootstrap: level, resamples and seed of the interval.
 
     Raises:
-        InputError: a value outside [0, 1], a NaN, another number of ids than of preferences.
+        InputError: a value outside [0, 1], a NaN, or a number of ids that differs from that of
+            preferences.
     """
     preferences_N = checked_preferences(preferences, allow_missing=allow_missing)
     values_P = rows_of_prompts(prompt_ids, len(preferences_N)).means(preferences_N)
@@ -149,7 +150,7 @@ def weighted_win_rate(
     *,
     bootstrap: Bootstrap = BOOTSTRAP,
 ) -> WeightedRate:
-    """Return the mean of rows that weigh as given, as Arena-Hard scores.
+    """Return the weighted mean of rows, as in Arena-Hard's scores.
 
     A prompt with clear verdicts weighs more.
 
@@ -161,7 +162,7 @@ def weighted_win_rate(
     Args:
         preferences: (N,), one a row.
         weights: (N,), above 0.
-        prompt_ids: the prompt of each row, (N,); None where each row is a prompt of its own.
+        prompt_ids: the prompt of each row, (N,); None if each row is its own prompt.
         bootstrap: level, resamples and seed of the interval.
 
     Raises:
@@ -203,7 +204,7 @@ def win_rate_difference(
     Args:
         first: preferences (N,) in [0, 1].
         second: preferences (N,) of the other policy, row by row of the same prompts.
-        prompt_ids: the prompt of each row, (N,); None where each row is a prompt of its own.
+        prompt_ids: the prompt of each row, (N,); None if each row is its own prompt.
         allow_missing: leave out prompts for which either has no preference; else NaN is refused.
         bootstrap: level, resamples and seed of the interval.
 
@@ -224,7 +225,7 @@ def win_rate_difference(
 def checked_preferences(
     preferences: Any, *, allow_missing: bool = False, hint: str = HINT_FOR_MISSING
 ) -> np.ndarray:
-    """Return preferences (N,) as float64; ``hint`` says how to have a NaN allowed.
+    """Return preferences (N,) as float64; ``hint`` says how to allow NaN.
 
     Raises:
         InputError: not one value a row, a value outside [0, 1], or a NaN that is not allowed; the
@@ -257,7 +258,7 @@ def as_numbers(values: Any, what: str) -> np.ndarray:
     """Return values as float64.
 
     Raises:
-        InputError: something that is no number, such as a text.
+        InputError: a value that is not a number, such as a text.
     """
     try:
         return np.asarray(values, dtype=np.float64)

@@ -276,7 +276,7 @@ def _add_group(
 
 
 def _targets(training: PlannedTraining, pairs: PairCheck) -> dict[str, Any] | None:
-    """Return the soft labels that the objective makes of the rewards; None if it makes none."""
+    """Return the soft labels of the objective for the rewards; None if it has none."""
     if training.objective != "mmpo":
         return None
     gamma = resolve_knobs("mmpo", {"gamma": training.gamma})["gamma"]

@@ -209,7 +209,7 @@ class EmbeddingMeasure:
 
 
 class GroupMeasure:
-    """Roles, sizes, margins and coverage costs; with a gamma, the targets that MMPO makes of pairs.
+    """Roles, sizes, margins and coverage costs; with a gamma, the MMPO targets of pairs.
 
     ``n_bins``: of the targets.
     """

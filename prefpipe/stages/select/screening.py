@@ -138,7 +138,7 @@ def screen_part(
         is_of_either = evidence.samplers.chosen | evidence.samplers.rejected
         flaws_N["other_sampler"] = ~pools.unpad(is_of_either)
 
-    # First what is wrong with a candidate by itself, and copies of another one's text.
+    # First the flaws of single candidates, and copies of another one's text.
     texts_N, is_blank_N = _texts(table)
     reasons_N = screen_candidates(
         prompts_N=pools.prompts,
@@ -161,7 +161,7 @@ def screen_part(
         unflawed = unflawed & ~is_copy
 
     # Last what is too close to the positives, or rated above them. Pairs between any two responses
-    # have margins of their own: a candidate close to the positive can still beat another.
+    # have their own margins: a candidate close to the positive can still beat another.
     pairs_have_margins = flags.pairs in AMONG_ALL
     min_margin = 0.0 if pairs_have_margins else flags.min_margin
     is_close, is_inverted = _too_high(rewards, unflawed, min_margin, flags.positives, evidence)

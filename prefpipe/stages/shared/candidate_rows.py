@@ -113,7 +113,7 @@ def table_of_rows(
         rows = [row | {TEMPLATE_INPUT: template_input_of(row["messages"])} for row in rows]
     table = pa.Table.from_pylist(list(rows), schema=schema)
 
-    # The user's columns are of prompts: each row has those of its own.
+    # The user's columns belong to prompts: each row has those of its prompt.
     position = {prompt.prompt_id: number for number, prompt in enumerate(prompts.rows)}
     positions = pa.array([position[row["prompt_id"]] for row in rows], pa.int64())
     columns = prompts.columns.take(positions)

@@ -1,4 +1,4 @@
-"""A stage that makes parts: which are left to make, what became of them, and what it hands back."""
+"""A stage that makes parts: the parts left to make, their results, and the stage's summary."""
 
 import time
 from collections import Counter

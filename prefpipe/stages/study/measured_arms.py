@@ -268,7 +268,7 @@ class MeasuredArms:
         return one.of_seeds(np.zeros(n_seeds, dtype=np.int64))
 
     def by_seed(self, arm: str, seeds: Sequence[int]) -> np.ndarray:
-        """Return the figure of each seed by itself, (S,)."""
+        """Return the figure of each single seed, (S,)."""
         if self._measure.kind == "ratio":
             return np.array([self._made(arm, [seed]).by_seed[0] for seed in seeds])
         return self.figures(arm, seeds).by_seed

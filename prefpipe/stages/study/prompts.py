@@ -37,7 +37,7 @@ def refuse_different_prompts(
     Args:
         plan: of the study; it may allow them.
         folder: of the study.
-        arms: those that are compared; one without groups of its own is left out.
+        arms: those that are compared; an arm without its own groups is left out.
         seeds: those that are run.
 
     Raises:

@@ -59,7 +59,7 @@ OF_A_SIDE = (
 
 
 class StudyRun(NamedTuple):
-    """What became of an arm and seed at one budget.
+    """The outcome of an arm and seed at one budget.
 
     Attributes:
         arm: its name.

@@ -379,7 +379,7 @@ def _open_references(
         policy: what the training starts from.
         named: the files of ``--reference-model`` where it names a model.
         groups: what is trained on.
-        eval_groups: groups of their own to evaluate on.
+        eval_groups: separate groups to evaluate on.
 
     Raises:
         InputError: log-probabilities of other groups.

@@ -177,7 +177,7 @@ def test_columns_that_do_not_fit_are_refused(
 
 
 @pytest.mark.parametrize(("row", "message"), [
-    ({"outs": ["a", "b"], "marks": [1]}, "line 1: `outs` holds 2 and `marks` 1: one of each belongs together"),
+    ({"outs": ["a", "b"], "marks": [1]}, "line 1: `outs` holds 2 and `marks` 1: both lists must have the same length"),
     ({"outs": ["a", "b"], "marks": 3}, "line 1: `marks` is 3, which is not a list"),
     ({"outs": ["a", 7], "marks": [1, 2]}, "line 1: `outs[1]` is 7, which is not text"),
     ({"outs": ["a", "b"], "marks": [1, "good"]}, "line 1: `marks[1]` is 'good'"),

@@ -243,7 +243,7 @@ def test_rows_are_equal_whatever_the_size_of_a_part(vllm_settings, tiny_folder, 
         ("command", signal.SIGKILL, -signal.SIGKILL, ""),
         ("engine", signal.SIGKILL, 1, "error: the vLLM engine died: its process EngineCore"),
         # as a batch system does
-        ("all", signal.SIGTERM, 75, "stopped as asked"),
+        ("all", signal.SIGTERM, 75, "stopped on request"),
     ],
 )
 def test_whoever_is_killed_leaves_whole_parts_and_no_process(

@@ -178,7 +178,7 @@ def test_sides_sampled_differently_are_refused(
     ]
     assert run(compare) == 2
     told = capsys.readouterr().err
-    assert "not made by the same recipe" in told
+    assert "the recipes of the two sides differ" in told
     assert "temperature: [0.8] for the baseline, [1.5] for the policy" in told
     assert run([*compare, "--force"]) == 0
 

@@ -204,7 +204,7 @@ def test_the_length_controlled_figure_stands_beside_the_raw_one(
     assert run(compare(tmp_path, "policy", "baseline", "eval")) == 0
     told = capsys.readouterr().err
     assert "length-controlled, no difficulty" in told
-    assert "not AlpacaEval's length-controlled figure" in told
+    assert "not AlpacaEval's length-controlled win rate" in told
     found = summary(tmp_path, "eval")
     controlled, raw = found["length_controlled"], found["win_rate"]
     assert (

@@ -338,7 +338,7 @@ def test_a_folder_without_a_study_is_refused(tmp_path: Path) -> None:
         figures_of(tmp_path)
     write_study(tmp_path)
     (tmp_path / "results.parquet").unlink()
-    with pytest.raises(InputError, match=r"results\.parquet is not there"):
+    with pytest.raises(InputError, match=r"results\.parquet does not exist"):
         figures_of(tmp_path)
 
 

@@ -88,11 +88,11 @@ def test_seeds_that_are_done_give_their_own_spreads(plan: StudyPlan, tmp_path: P
     error = error_before(spreads, 3, N_PROMPTS)
     expected = [detectable_difference(error, n_tests=n) for n in (2, 1)]
     assert numbers(notes) == pytest.approx(expected, rel=1e-3)
-    assert "spreads of 4 differences that were found" in notes[1]
+    assert "spreads of 4 measured differences" in notes[1]
 
 
 def test_one_seed_and_prompts_that_cannot_be_read(plan: StudyPlan, tmp_path: Path) -> None:
     one = changed({"heldout": {"prompts": plan.heldout.prompts}, "seeds": [3]})
-    assert "one seed says nothing of others" in detectable_notes(one, tmp_path)[-1]
+    assert "one seed says nothing about others" in detectable_notes(one, tmp_path)[-1]
     gone = changed({"heldout": {"prompts": str(tmp_path / "gone.jsonl")}})
     assert "unknown until two seeds are finished" in detectable_notes(gone, tmp_path)[0]

@@ -156,7 +156,7 @@ def test_a_batch_has_weights_only_where_groups_do_not_count_alike() -> None:
     [
         ("confidense", r"names confidense, which is no column of numbers .*\(did you mean `confi"),
         ("response", "names response, which is not a numeric column of GROUPS"),
-        ("chosen_role", "names chosen_role, which is no column of numbers"),
+        ("chosen_role", "names chosen_role, which is not a numeric column"),
         ("exp(margin)", "the weight expression 'exp.margin.' calls 'exp', which is not a function"),
         ("2 + 3", "names no column"),
     ],
@@ -247,5 +247,5 @@ def test_without_pairs_a_prompt_weighs_the_mean_over_its_positives(tmp_path: Pat
 def test_what_only_a_pair_has_is_refused_without_pairs(tmp_path: Path, text: str) -> None:
     rows = [row | {"role": "positive"} for row in two_prompts(sure=[1.0] * 5)]
     artifact = artifact_of(tmp_path / "g", rows, sure=pa.float64())
-    with pytest.raises(UsageError, match=r"and the objective trains on positives alone"):
+    with pytest.raises(UsageError, match=r"and the objective trains only on positives"):
         open_weighing(text, artifact, "GROUPS", of_pairs=False)

@@ -492,7 +492,7 @@ def test_an_expression_that_fits_no_column_leaves_an_older_policy_alone(groups, 
     """It is refused before --overwrite throws anything away."""
     run(config_of(groups, tmp_path / "policy", max_steps=1, num_train_epochs=None), model)
     before = times_of(tmp_path / "policy")
-    with pytest.raises(UsageError, match=r"names wieght, which is no column of numbers"):
+    with pytest.raises(UsageError, match=r"names wieght, which is not a numeric column"):
         run(
             config_of(groups, tmp_path / "policy", weight_by="wieght", overwrite=True),
             model,
