@@ -212,3 +212,23 @@ def test_a_default_stays_on_one_line() -> None:
     page = Page("p", "d", (), [Section("Flags", [Entry("--a N", meaning)])], [])
     for width in range(40, 100):
         assert "[default: 0.05]" in render(page, width=width)
+
+
+WORDS_TO_AVOID = re.compile(
+    r"all the same|in vain|of its own|one likes|is told|came of|asked for|by itself|"
+    r"makes of|where there is one|of no use|\banew\b|\btold\b"
+)
+OF_SEVERAL_OBJECTIVES = ("gamma", "alpha")
+"""Flags of `train` whose help joins what each objective says of them."""
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_a_help_text_is_short_and_plain(path: str) -> None:
+    command = COMMANDS[path]
+    assert not WORDS_TO_AVOID.search(command.help)
+    for parameter in command.params:
+        text = (parameter.help or "").replace("\\[", "[")
+        assert not WORDS_TO_AVOID.search(text)
+        sentence = re.sub(r" \[(default|required).*\]$", "", text)
+        limit = 60 if parameter.name in OF_SEVERAL_OBJECTIVES else 25
+        assert len(sentence.split()) <= limit, f"{parameter.name}: {sentence}"

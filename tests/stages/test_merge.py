@@ -584,7 +584,7 @@ def test_numbers_that_are_not_finite_never_agree():
 def test_what_is_no_adapter_is_refused_with_a_hint(base, tmp_path, capsys):
     assert prefpipe(["merge", str(base), "-o", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().err
-    assert "is no adapter" in told
+    assert "is not an adapter" in told
     assert "hint: pass the folder that `prefpipe train --lora-r N` wrote" in told
     assert not (tmp_path / "out").exists()
 
