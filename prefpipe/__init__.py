@@ -97,4 +97,11 @@ _PUBLIC = {
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'prefpipe' has no attribute {name!r}")
-    return getattr(import_module(_PUBLIC[name]), name)
+    try:
+        return getattr(import_module(_PUBLIC[name]), name)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        from prefpipe.errors import MissingExtraError
+
+        raise MissingExtraError(f"`prefpipe.{name}`", "torch", "train") from error

@@ -19,6 +19,8 @@ class PrefpipeError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        if hint:  # a traceback in a notebook or a script shows it
+            self.add_note(f"hint: {hint}")
 
 
 class UsageError(PrefpipeError):

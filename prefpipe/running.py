@@ -13,6 +13,7 @@ from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.stages import EVALUATIONS, STAGES
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
+from prefpipe.surrogates import has_lone_surrogates
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,6 +92,7 @@ def run(stage: str, *inputs: str | Path, quiet: bool = False, **values: Any) -> 
         PrefpipeError: whatever else the command would end with.
     """
     arguments = [str(each) for each in inputs]
+    _require_recordable([*arguments, *values.values()])
     # None is what a flag that was not given is
     values = {name: _as_of_yaml(value) for name, value in values.items() if value is not None}
     config = _config_of(stage, arguments, values)
@@ -112,10 +114,10 @@ def run(stage: str, *inputs: str | Path, quiet: bool = False, **values: Any) -> 
 
 def _config_of(stage: str, inputs: Sequence[str], values: Mapping[str, Any]) -> StageConfig:
     by_name = {config_class.stage: config_class for config_class in (*STAGES, *EVALUATIONS)}
-    config_class = by_name.get(stage)
+    config_class = by_name.get(stage) if isinstance(stage, str) else None
     if config_class is None:
         raise UsageError(
-            f"no stage is called {stage!r}{did_you_mean(stage, by_name)}",
+            f"no stage is called {stage!r}{did_you_mean(str(stage), by_name)}",
             hint=f"stages are {', '.join(by_name)}; other commands run in a shell",
         )
 
@@ -130,6 +132,26 @@ def _config_of(stage: str, inputs: Sequence[str], values: Mapping[str, Any]) -> 
             f"prefpipe.run({stage!r}): {'; '.join(problems)}", hint=config_class.help_hint()
         )
     return config_class.from_values({**arguments, **values})
+
+
+def _require_recordable(values: Sequence[Any]) -> None:
+    """Check that run.json, a page and a command line can hold each text.
+
+    Raises:
+        UsageError: a text has half a character, or the character NUL.
+    """
+    for value in values:
+        if isinstance(value, list | tuple):
+            _require_recordable(value)
+        elif isinstance(value, str | Path):
+            text = str(value)
+            name = text.encode(errors="backslashreplace").decode()
+            if has_lone_surrogates(text):
+                raise UsageError(f"{name} is not UTF-8", hint="rename the file or folder")
+            if "\0" in text:
+                raise UsageError(
+                    f"{name!r} holds the character NUL", hint="no path or flag can hold it"
+                )
 
 
 def _as_of_yaml(value: Any) -> Any:

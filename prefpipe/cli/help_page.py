@@ -255,7 +255,7 @@ def render(page: Page, *, width: int | None = None, is_coloured: bool | None = N
         names[section.are_commands] += [entry.names for entry in section.entries]
     for section in page.sections:
         column = _column_of_meanings(names[section.are_commands], width)
-        lines = [bold(f"{section.heading}:")]
+        lines = [bold(line) for line in textwrap.wrap(f"{section.heading}:", width)]
         for entry in section.entries:
             lines += _entry_lines(entry, column, width, bold)
         blocks.append("\n".join(lines))

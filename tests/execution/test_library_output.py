@@ -77,6 +77,7 @@ EXAMPLES = {
         "`torch_dtype` is deprecated! Use `dtype` instead!",
     ],
     "huggingface_hub": ["You are sending unauthenticated requests to the HF Hub."],
+    "tqdm": ["IProgress not found. Please update jupyter and ipywidgets."],
     "torch": ["NOTE: Redirects are currently not supported in MacOs."],
 }
 
@@ -151,3 +152,35 @@ def test_behind_it_and_where_it_is_unwanted_libraries_print_as_ever(
         assert not any(name in os.environ for name in BARS_OFF)
     assert capsys.readouterr().err == "behind it\nunwanted\n"
     assert lines == []
+
+
+def test_contexts_of_threads_that_end_in_the_order_in_which_they_began(
+    lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs at once from Python: when both have ended, the process has its own output again."""
+
+    def state() -> tuple[object, ...]:
+        bars = [name for name in BARS_OFF if name in os.environ]
+        return logging.getLoggerClass(), warnings.showwarning, logging.getLogger().handlers[:], bars
+
+    before = state()
+    others: list[str] = []
+    first, second = library_output(lines.append), library_output(others.append)
+    first.__enter__()
+    second.__enter__()
+    new_logger("transformers").warning("while both run")
+    first.__exit__(None, None, None)
+    new_logger("transformers").warning("while one runs")
+    warnings.warn("while one runs", PrefpipeWarning, stacklevel=1)
+    assert set(BARS_OFF) <= set(os.environ)
+    second.__exit__(None, None, None)
+
+    assert state() == before
+    assert lines == []
+    assert others == [
+        "warning: transformers: while both run",
+        "warning: transformers: while one runs",
+        "warning: while one runs",
+    ]
+    new_logger("mine").warning("behind both")
+    assert capsys.readouterr().err == "behind both\n"
