@@ -97,11 +97,4 @@ _PUBLIC = {
 def __getattr__(name: str) -> object:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'prefpipe' has no attribute {name!r}")
-    try:
-        return getattr(import_module(_PUBLIC[name]), name)
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        from prefpipe.errors import MissingExtraError
-
-        raise MissingExtraError(f"`prefpipe.{name}`", "torch", "train") from error
+    return getattr(import_module(_PUBLIC[name]), name)

@@ -242,7 +242,7 @@ def test_an_objective_is_explained_and_its_function_says_what_to_install(call, w
     assert "Source:" in done.stdout
 
     done = call(["-c", "import prefpipe; prefpipe.preference_loss"], work)
-    assert "`prefpipe.preference_loss` needs torch, which is not installed" in done.stderr
+    assert "an objective on tensors needs torch, which is not installed" in done.stderr
     assert "hint: pip install 'prefpipe[train]'" in done.stderr
 
 

@@ -326,7 +326,9 @@ def _plain(text: str | None) -> str:
 
 def _is_colourful() -> bool:
     is_dumb = os.environ.get("TERM") == "dumb"
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and not is_dumb
+    # None: stdout is closed
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return is_terminal and not os.environ.get("NO_COLOR") and not is_dumb
 
 
 def _bold(text: str) -> str:

@@ -232,3 +232,9 @@ def test_a_help_text_is_short_and_plain(path: str) -> None:
         sentence = re.sub(r" \[(default|required).*\]$", "", text)
         limit = 60 if parameter.name in OF_SEVERAL_OBJECTIVES else 25
         assert len(sentence.split()) <= limit, f"{parameter.name}: {sentence}"
+
+
+def test_a_closed_stdout_is_no_traceback(monkeypatch) -> None:
+    """``prefpipe generate --help >&-``: Python has no stdout then."""
+    monkeypatch.setattr("sys.stdout", None)
+    assert run(["generate", "--help"]) == 0

@@ -1,9 +1,15 @@
 """Objectives as functions of tensors, for training loops of your own."""
 
-import torch
-from torch import Tensor
+from prefpipe.errors import MissingExtraError, UsageError
 
-from prefpipe.errors import UsageError
+try:
+    import torch
+    from torch import Tensor
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise MissingExtraError("an objective on tensors", "torch", "train") from error
+
 from prefpipe.maths.objectives.knobs import KnobValue
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.masked import Targets
