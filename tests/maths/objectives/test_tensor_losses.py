@@ -73,7 +73,7 @@ def test_dpo_of_one_pair_by_hand() -> None:
     [
         ("dpoo", {}, "dpoo"),
         ("bt", {}, "reward head"),
-        ("dpo", {"reference_logps": None}, "no reference"),
+        ("dpo", {"reference_logps": None}, "needs reference log-probabilities"),
         ("dpo", {"rewards": torch.zeros(P, R + 1)}, "rewards has shape"),
         ("dpo", {"n_tokens": torch.zeros(P)}, "n_tokens has shape"),
         ("dpo", {"logps": torch.zeros(R)}, "prompts x responses"),
