@@ -19,8 +19,12 @@ class PrefpipeError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
-        if hint:  # a traceback in a notebook or a script shows it
-            self.add_note(f"hint: {hint}")
+
+    def show_hint(self) -> None:
+        """Have a traceback, in a notebook or a script, show the hint."""
+        note = f"hint: {self.hint}"
+        if self.hint and note not in getattr(self, "__notes__", []):
+            self.add_note(note)
 
 
 class UsageError(PrefpipeError):
@@ -42,6 +46,7 @@ class MissingExtraError(UsageError):
         )
         self.package = package
         self.extra = extra
+        self.show_hint()
 
 
 class InputError(PrefpipeError):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from prefpipe.configs.plan_sections import words_of
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.stages import EVALUATIONS, STAGES
-from prefpipe.errors import UsageError
+from prefpipe.errors import PrefpipeError, UsageError
 from prefpipe.spelling import did_you_mean
 from prefpipe.surrogates import has_lone_surrogates
 
@@ -91,6 +91,16 @@ def run(stage: str, *inputs: str | Path, quiet: bool = False, **values: Any) -> 
         ErrorRateError: the stage finished, and too many rows failed.
         PrefpipeError: whatever else the command would end with.
     """
+    try:
+        return _run(stage, inputs, values, is_quiet=quiet)
+    except PrefpipeError as error:
+        error.show_hint()
+        raise
+
+
+def _run(
+    stage: str, inputs: Sequence[str | Path], values: Mapping[str, Any], *, is_quiet: bool
+) -> StageRun:
     arguments = [str(each) for each in inputs]
     _require_recordable([*arguments, *values.values()])
     # None is what a flag that was not given is
@@ -102,7 +112,7 @@ def run(stage: str, *inputs: str | Path, quiet: bool = False, **values: Any) -> 
     from prefpipe.wiring.stages import run_stage
     from prefpipe.wiring.surroundings import runtime_for
 
-    log, view = _surroundings(is_quiet=quiet)
+    log, view = _surroundings(is_quiet=is_quiet)
     given = {**_positional(type(config), arguments), **values}
     words = [word for each in words_of(type(config), given) for word in each.words()]
     argv = ["prefpipe", *config.stage.split(), *words]

@@ -252,6 +252,13 @@ def _json_value(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def by_field(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the values of a YAML file by field: YAML 1.1 reads the key ``on`` as true."""
+    return {
+        "on" if key is True else str(key).replace("-", "_"): value for key, value in values.items()
+    }
+
+
 def _read_yaml(path: Path, config_class: type[StageConfig]) -> dict[str, Any]:
     """Return the values of a file of ``--config`` by field.
 
@@ -275,7 +282,7 @@ def _read_yaml(path: Path, config_class: type[StageConfig]) -> dict[str, Any]:
         )
 
     known = [item.name for item in fields(config_class)]
-    given = {str(key).replace("-", "_"): value for key, value in values.items()}
+    given = by_field(values)
     unknown = [
         f"unknown key `{key}`{did_you_mean(key, known)}" for key in given if key not in known
     ]
