@@ -26,29 +26,55 @@ VERDICTS = {
 }
 SIGNS = {BETTER: "▲", WORSE: "▼", HIGHER: "↑", LOWER: "↓", CANNOT_TELL: "?", UNCHANGED: "="}
 """Beside the words, so that no colour is needed to tell them apart."""
+LENGTH_KEYS = ("n_tokens", "length_chars")
 OF_KL = {HIGHER: "above zero"}
 
 
 def verdict_of(answers: Mapping[str, Any]) -> dict[str, str]:
-    """Return the answer to "did it get better": ``word`` and ``sentence``."""
+    """Return the answer to "did it get better": ``word``, ``sentence``, and the ``state`` it shows.
+
+    A policy that is better, but not clearly so at equal length, gets no bare "Yes".
+    """
     state = answers["state"]
     word = VERDICTS[state]
     if state == NOT_MEASURED:
-        return {"word": word, "sentence": "No evaluation compares the policy with a baseline."}
+        sentence = "No evaluation compares the policy with a baseline."
+        return {"word": word, "sentence": sentence, "state": state}
 
     rows = [row for row in answers["gains"] if row["difference"] is not None]
     clauses = [_clause(row) for row in rows if row["key"] != "length_controlled"]
     by_key = {row["key"]: row for row in rows}
     controlled = by_key.get("length_controlled")
-    # Only where it says something else than the win rate.
-    if controlled and controlled["state"] != by_key["win_rate"]["state"]:
+    is_qualified = state == BETTER and controlled is not None and controlled["state"] != BETTER
+    if controlled is not None and is_qualified:
+        word, state = _qualified_yes(answers, controlled), MIXED
+    # Else only where it says something else than the win rate.
+    if controlled and (is_qualified or controlled["state"] != by_key["win_rate"]["state"]):
         clauses.append(_clause(controlled))
     sentence = "; ".join(clauses)
     if answers["n_prompts"] is not None:
         sentence = f"On {figure(answers['n_prompts'])} held-out prompts {sentence}"
     else:
         sentence = f"{sentence[:1].upper()}{sentence[1:]}"
-    return {"word": word, "sentence": f"{sentence}."}
+    return {"word": word, "sentence": f"{sentence}.", "state": state}
+
+
+def _qualified_yes(answers: Mapping[str, Any], controlled: Mapping[str, Any]) -> str:
+    """Return the word for a policy that is better, where lengths may be the reason.
+
+    Such as ``Yes, and responses became shorter: at equal length it cannot be told.``
+    """
+    moved = {row["key"]: row["state"] for row in answers.get("changes", ())}
+    length = next((moved[key] for key in LENGTH_KEYS if key in moved), None)
+    start = {
+        HIGHER: "Yes, and responses became longer: ",
+        LOWER: "Yes, and responses became shorter: ",
+    }.get(length or "", "Yes, but ")
+    if controlled["state"] == WORSE:
+        return f"{start}at equal length it got worse."
+    if controlled["state"] == UNCHANGED:
+        return f"{start}at equal length nothing changed."
+    return f"{start}at equal length it cannot be told."
 
 
 def _clause(row: Mapping[str, Any]) -> str:
@@ -60,11 +86,11 @@ def _clause(row: Mapping[str, Any]) -> str:
         after = number(row["policy"]["mean"], form)
         change = interval(row["difference"], form, signed=True)
         clause = f"the {row['label']} {moved} from {before} to {after}, by {change}"
-        return f"{clause}, an interval that holds zero" if state == CANNOT_TELL else clause
+        return f"{clause}, an interval that includes zero" if state == CANNOT_TELL else clause
 
     subject = "the win rate" if row["key"] == "win_rate" else "at equal length it"
     clause = f"{subject} is {interval(row['policy'], form)}"
-    return f"{clause}, an interval that holds 50%" if state == CANNOT_TELL else clause
+    return f"{clause}, an interval that includes 50%" if state == CANNOT_TELL else clause
 
 
 def gain_rows(answers: Mapping[str, Any], states: Mapping[str, str]) -> Iterator[dict[str, Any]]:
@@ -79,7 +105,7 @@ def gain_rows(answers: Mapping[str, Any], states: Mapping[str, str]) -> Iterator
 
 
 def change_rows(answers: Mapping[str, Any], states: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """Yield the rows of "what got worse", those that got worse first."""
+    """Yield the rows of "what else changed", those that got worse first."""
     rows = sorted(answers["changes"], key=lambda row: row["state"] != WORSE)
     for row in rows:
         yield _cells(row, states)
@@ -117,7 +143,7 @@ def worse_sentence(answers: Mapping[str, Any]) -> str:
     untold = [row["label"] for row in answers["changes"] if row["state"] == CANNOT_TELL]
     sentence = f"Worse: {', '.join(worse)}." if worse else "No measure got clearly worse."
     if untold:
-        sentence += f" Cannot tell for {len(untold)}: the interval holds zero."
+        sentence += f" Cannot tell for {len(untold)}: the interval includes zero."
     return sentence
 
 

@@ -56,6 +56,15 @@ def test_the_figures_are_those_of_the_evaluation_s_rows(finished: Path, told: An
     assert rows["refused"]["difference"]["mean"] == pytest.approx(refused)
 
 
+def test_the_intervals_of_win_rates_are_those_that_eval_printed(finished: Path, told: Any) -> None:
+    answers, _ = told
+    summary = json.loads((finished / "eval" / "summary.json").read_text(encoding="utf-8"))
+    rows = rows_of(answers)
+    for key in ("win_rate", "length_controlled"):
+        ends = {end: rows[key]["policy"][end] for end in ("mean", "low", "high")}
+        assert ends == {end: pytest.approx(summary[key][end]) for end in ends}
+
+
 def test_the_lowest_decile_is_the_mean_of_each_side_s_worst_tenth(
     finished: Path, told: Any
 ) -> None:
@@ -163,14 +172,52 @@ def test_the_verdict_is_a_sentence_with_both_figures() -> None:
     assert verdict == {
         "word": "Yes.",
         "sentence": "On 1,200 held-out prompts the mean reward rose from 0.50 to 0.70, by +0.20 "
-        "[+0.10, +0.30]; the win rate is 60% [40%, 70%], an interval that holds 50%.",
+        "[+0.10, +0.30]; the win rate is 60% [40%, 70%], an interval that includes 50%.",
+        "state": "better",
     }
+
+
+@pytest.mark.parametrize(
+    ("length", "state", "low", "high", "word"),
+    [
+        (
+            "lower",
+            "cannot tell",
+            -0.49,
+            0.14,
+            "Yes, and responses became shorter: at equal length it cannot be told.",
+        ),
+        (
+            "higher",
+            "worse",
+            -0.4,
+            -0.1,
+            "Yes, and responses became longer: at equal length it got worse.",
+        ),
+        ("cannot tell", "cannot tell", -0.1, 0.1, "Yes, but at equal length it cannot be told."),
+        ("lower", "better", 0.1, 0.2, "Yes."),
+    ],
+)
+def test_a_gain_that_is_not_there_at_equal_length_is_no_bare_yes(
+    length: str, state: str, low: float, high: float, word: str
+) -> None:
+    gains = [
+        gain("reward", "better", 0.2, 0.1, 0.3),
+        gain("win_rate", "better", 0.26, 0.1, 0.4),
+        gain("length_controlled", state, (low + high) / 2, low, high),
+    ]
+    changes = [{"key": "n_tokens", "state": length}]
+    answers = {"state": "better", "gains": gains, "changes": changes, "n_prompts": 21}
+    verdict = verdict_of(answers)
+    assert verdict["word"] == word
+    assert ("at equal length it is" in verdict["sentence"]) == (state != "better")
+    assert verdict["state"] == ("better" if state == "better" else "mixed")
 
 
 def test_what_got_worse_is_one_sentence() -> None:
     rows = [{"label": "refusals", "state": "worse"}, {"label": "length", "state": "cannot tell"}]
     assert worse_sentence({"changes": rows}) == (
-        "Worse: refusals. Cannot tell for 1: the interval holds zero."
+        "Worse: refusals. Cannot tell for 1: the interval includes zero."
     )
     assert worse_sentence({"changes": rows[:0]}) == "Not measured."
 
