@@ -197,7 +197,7 @@ def test_another_judge_or_other_prompts_are_not_compared_without_force(
     )
     assert run(["eval", "win-rate", str(first), f"{tmp_path}/judge.json", *QUICK]) == 2
     told = capsys.readouterr().err
-    assert "not of the same recipe" in told
+    assert "were not made by the same recipe" in told
     assert "judges" in told
     (tmp_path / "fewer.json").write_text(json.dumps(rows[:30]))
     assert run(["eval", "win-rate", str(first), f"{tmp_path}/fewer.json", *QUICK]) == 2

@@ -16,9 +16,15 @@ from prefpipe.execution.library_output import BARS_OFF, HARMLESS, LEFT_ALONE, li
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The lines of the log; every warning is shown, as often as it comes."""
+    """The lines of the log; every warning is shown, as often as it comes.
+
+    Libraries that other tests imported may have raised the levels of this process.
+    """
     for name in (*BARS_OFF, LEFT_ALONE):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    logging.root.manager._clear_cache()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         yield []
@@ -29,6 +35,7 @@ def new_logger(library: str) -> logging.Logger:
     logger = logging.getLogger(f"{library}.{uuid.uuid4().hex}")
     logger.addHandler(logging.StreamHandler(sys.stderr))
     logger.propagate = False
+    logger.setLevel(logging.WARNING)
     return logger
 
 

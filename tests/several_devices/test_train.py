@@ -101,7 +101,7 @@ def test_an_objective_with_a_reference(launcher: Launcher, reference: Trained) -
     for line in (
         "train: 37 rows in",
         "4 prompts a step = 2 devices x 1 x 2 accumulated",
-        "train: step 6 of 6 done",
+        "train: 6 of 6 steps done",
     ):
         assert two.said.count(line) == 1, two.said
     parts = [

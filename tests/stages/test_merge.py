@@ -608,7 +608,7 @@ def test_an_existing_folder_is_kept_unless_it_is_a_model_and_meant(adapter, tmp_
     before = (out / "model.safetensors").stat().st_mtime_ns
     capsys.readouterr()
     assert prefpipe(["merge", str(adapter), "-o", str(out)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     (out / "extra.txt").write_text("of the model before")
     assert (

@@ -522,7 +522,7 @@ def test_exports_write_them_or_refuse(tmp_path, groups, candidates, capsys):
         output = tmp_path / (kind if kind in ("llama-factory", "axolotl") else f"{kind}.jsonl")
         assert prefpipe("export", groups, "-o", output, "--format", kind) != 0
         assert (
-            f"prompt tools has `name`, `tool_call_id`, `tool_calls`, `tools`, which {kind} is written"
+            f"prompt tools has `name`, `tool_call_id`, `tool_calls`, `tools`, which {kind} omits"
             in capsys.readouterr().err
         )
     assert prefpipe("export", candidates, "-o", tmp_path / "a.json", "--format", "alpaca-eval") != 0
@@ -539,5 +539,5 @@ def test_exports_write_them_or_refuse(tmp_path, groups, candidates, capsys):
 )
 def test_a_column_that_says_something_else_is_refused(text):
     table = pa.table({"messages": [[{"role": "user", "content": "q"}]], "template_input": [text]})
-    with pytest.raises(CorruptPartError, match="the column `template_input` of a part is"):
+    with pytest.raises(CorruptPartError, match="the column `template_input` of a part"):
         rows_with_tools(table)
