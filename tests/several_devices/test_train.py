@@ -108,11 +108,11 @@ def test_an_objective_with_a_reference(launcher: Launcher, reference: Trained) -
         line
         for outcome in two.outcomes
         for line in outcome.stderr.splitlines()
-        if line.startswith("logprobs: part")
+        if line.startswith("logprobs: ")
     ]
-    assert sorted(line[:26] for line in parts) == [
-        "logprobs: part 1 of 1 done",
-        "logprobs: part 2 of 2 done",
+    assert sorted(line.partition(" done")[0] for line in parts) == [
+        "logprobs: 1 of 1 part",
+        "logprobs: 2 of 2 parts",
     ]
 
 
