@@ -1,6 +1,5 @@
 """``prefpipe.run``: a stage from Python, as the command line runs it."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
@@ -18,6 +17,7 @@ from prefpipe.surrogates import has_lone_surrogates
 if TYPE_CHECKING:
     import polars as pl
 
+    from prefpipe.execution.runtime import Advance, Task
     from prefpipe.stages.shared.partwise import Summary
     from prefpipe.wiring.surroundings import View
 
@@ -213,23 +213,33 @@ class _NeverStops:
         return nullcontext()
 
 
+class _NoView:
+    """Shows no progress; see `View`."""
+
+    def progress(self, task: "Task", /) -> AbstractContextManager["Advance"]:
+        from prefpipe.execution.runtime import no_progress
+
+        return no_progress(task)
+
+    def loading(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 def _surroundings(*, is_quiet: bool) -> tuple[Callable[[str], None], "View"]:
     """Return where lines go, and what shows progress: a notebook's output, or stderr."""
-    from rich.console import Console
+    if is_quiet:
+        return (lambda _line: None), _NoView()
+
     from rich.text import Text
 
     from prefpipe.pages.live_view import LiveView
     from prefpipe.pages.notebook_view import NotebookView
+    from prefpipe.pages.stderr_console import StderrConsole
 
-    if is_quiet:
-        # stays open as long as the process: workers of the stage may log late
-        nowhere = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-        return (lambda _line: None), LiveView(nowhere)
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     show = _notebook_display()
     if show is not None:
         return print, NotebookView(show)
+    console = StderrConsole()
     return (lambda line: console.print(Text(line))), LiveView(console)
 
 
