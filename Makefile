@@ -23,11 +23,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-<<<<<<< HEAD
-.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs docs-outputs clean
-=======
-.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-wheel test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs clean
->>>>>>> main
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-wheel test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs docs-outputs clean
 
 install: $(installed)
 

@@ -20,6 +20,12 @@ class PrefpipeError(Exception):
         self.message = message
         self.hint = hint
 
+    def show_hint(self) -> None:
+        """Have a traceback, in a notebook or a script, show the hint."""
+        note = f"hint: {self.hint}"
+        if self.hint and note not in getattr(self, "__notes__", []):
+            self.add_note(note)
+
 
 class UsageError(PrefpipeError):
     """An unusable flag, config value or argument (exit 2)."""
@@ -40,6 +46,7 @@ class MissingExtraError(UsageError):
         )
         self.package = package
         self.extra = extra
+        self.show_hint()
 
 
 class InputError(PrefpipeError):

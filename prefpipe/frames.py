@@ -15,7 +15,7 @@ from prefpipe.status.folders import open_artifact
 
 
 def read(
-    path: str | Path, *, columns: Sequence[str] | None = None, strict: bool = False
+    path: str | Path, *, columns: str | Sequence[str] | None = None, strict: bool = False
 ) -> pl.DataFrame:
     """Return the rows of an artifact, those of all its parts in their order.
 
@@ -24,7 +24,7 @@ def read(
 
     Args:
         path: the folder that a stage wrote with ``-o``.
-        columns: those to read, default all.
+        columns: those to read, or the name of one; default all.
         strict: raise instead of warning.
 
     Raises:
@@ -32,6 +32,8 @@ def read(
         IncompleteInputError: with ``strict``, parts are missing.
         CorruptPartError: a part is damaged.
     """
+    if isinstance(columns, str):
+        columns = [columns]
     artifact = open_artifact(Path(path), verb="read")
     missing = artifact.missing()
     standing = standing_of(artifact.path)

@@ -1,6 +1,5 @@
 """``prefpipe.run``: a stage from Python, as the command line runs it."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
@@ -11,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 from prefpipe.configs.plan_sections import words_of
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.stages import EVALUATIONS, STAGES
-from prefpipe.errors import UsageError
+from prefpipe.errors import PrefpipeError, UsageError
 from prefpipe.spelling import did_you_mean
+from prefpipe.surrogates import has_lone_surrogates
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from prefpipe.execution.runtime import Advance, Task
     from prefpipe.stages.shared.partwise import Summary
     from prefpipe.wiring.surroundings import View
 
@@ -90,7 +91,18 @@ def run(stage: str, *inputs: str | Path, quiet: bool = False, **values: Any) -> 
         ErrorRateError: the stage finished, and too many rows failed.
         PrefpipeError: whatever else the command would end with.
     """
+    try:
+        return _run(stage, inputs, values, is_quiet=quiet)
+    except PrefpipeError as error:
+        error.show_hint()
+        raise
+
+
+def _run(
+    stage: str, inputs: Sequence[str | Path], values: Mapping[str, Any], *, is_quiet: bool
+) -> StageRun:
     arguments = [str(each) for each in inputs]
+    _require_recordable([*arguments, *values.values()])
     # None is what a flag that was not given is
     values = {name: _as_of_yaml(value) for name, value in values.items() if value is not None}
     config = _config_of(stage, arguments, values)
@@ -100,7 +112,7 @@ def run(stage: str, *inputs: str | Path, quiet: bool = False, **values: Any) -> 
     from prefpipe.wiring.stages import run_stage
     from prefpipe.wiring.surroundings import runtime_for
 
-    log, view = _surroundings(is_quiet=quiet)
+    log, view = _surroundings(is_quiet=is_quiet)
     given = {**_positional(type(config), arguments), **values}
     words = [word for each in words_of(type(config), given) for word in each.words()]
     argv = ["prefpipe", *config.stage.split(), *words]
@@ -112,10 +124,10 @@ def run(stage: str, *inputs: str | Path, quiet: bool = False, **values: Any) -> 
 
 def _config_of(stage: str, inputs: Sequence[str], values: Mapping[str, Any]) -> StageConfig:
     by_name = {config_class.stage: config_class for config_class in (*STAGES, *EVALUATIONS)}
-    config_class = by_name.get(stage)
+    config_class = by_name.get(stage) if isinstance(stage, str) else None
     if config_class is None:
         raise UsageError(
-            f"no stage is called {stage!r}{did_you_mean(stage, by_name)}",
+            f"no stage is called {stage!r}{did_you_mean(str(stage), by_name)}",
             hint=f"stages are {', '.join(by_name)}; other commands run in a shell",
         )
 
@@ -130,6 +142,26 @@ def _config_of(stage: str, inputs: Sequence[str], values: Mapping[str, Any]) -> 
             f"prefpipe.run({stage!r}): {'; '.join(problems)}", hint=config_class.help_hint()
         )
     return config_class.from_values({**arguments, **values})
+
+
+def _require_recordable(values: Sequence[Any]) -> None:
+    """Check that run.json, a page and a command line can hold each text.
+
+    Raises:
+        UsageError: a text has half a character, or the character NUL.
+    """
+    for value in values:
+        if isinstance(value, list | tuple):
+            _require_recordable(value)
+        elif isinstance(value, str | Path):
+            text = str(value)
+            name = text.encode(errors="backslashreplace").decode()
+            if has_lone_surrogates(text):
+                raise UsageError(f"{name} is not UTF-8", hint="rename the file or folder")
+            if "\0" in text:
+                raise UsageError(
+                    f"{name!r} holds the character NUL", hint="no path or flag can hold it"
+                )
 
 
 def _as_of_yaml(value: Any) -> Any:
@@ -181,23 +213,33 @@ class _NeverStops:
         return nullcontext()
 
 
+class _NoView:
+    """Shows no progress; see `View`."""
+
+    def progress(self, task: "Task", /) -> AbstractContextManager["Advance"]:
+        from prefpipe.execution.runtime import no_progress
+
+        return no_progress(task)
+
+    def loading(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
 def _surroundings(*, is_quiet: bool) -> tuple[Callable[[str], None], "View"]:
     """Return where lines go, and what shows progress: a notebook's output, or stderr."""
-    from rich.console import Console
+    if is_quiet:
+        return (lambda _line: None), _NoView()
+
     from rich.text import Text
 
     from prefpipe.pages.live_view import LiveView
     from prefpipe.pages.notebook_view import NotebookView
+    from prefpipe.pages.stderr_console import StderrConsole
 
-    if is_quiet:
-        # stays open as long as the process: workers of the stage may log late
-        nowhere = Console(file=open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123
-        return (lambda _line: None), LiveView(nowhere)
-
-    console = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
     show = _notebook_display()
     if show is not None:
         return print, NotebookView(show)
+    console = StderrConsole()
     return (lambda line: console.print(Text(line))), LiveView(console)
 
 

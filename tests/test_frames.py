@@ -99,6 +99,8 @@ def test_no_part_at_all_is_a_frame_with_the_columns_and_no_row(run: Path) -> Non
     with pytest.warns(PrefpipeWarning, match="0 of 3 parts"):
         frame = prefpipe.read(run / "scores", columns=["reward"])
     assert (frame.height, frame.columns) == (0, ["reward"])
+    with pytest.warns(PrefpipeWarning, match="0 of 3 parts"):
+        assert prefpipe.read(run / "scores", columns="reward").columns == ["reward"]
 
 
 @pytest.mark.parametrize(

@@ -236,6 +236,16 @@ def find_all(value, key: str) -> Iterator[dict]:
             yield from find_all(each, key)
 
 
+def test_an_objective_is_explained_and_its_function_says_what_to_install(call, work) -> None:
+    done = call(["-m", "prefpipe", "objectives", "bt-margin"], work)
+    assert done.returncode == 0, done.stderr
+    assert "Source:" in done.stdout
+
+    done = call(["-c", "import prefpipe; prefpipe.preference_loss"], work)
+    assert "an objective on tensors needs torch, which is not installed" in done.stderr
+    assert "hint: pip install 'prefpipe[train]'" in done.stderr
+
+
 def test_opt_select_and_the_functions_on_arrays(call, work) -> None:
     code = """
 import json, numpy, prefpipe, sys

@@ -127,3 +127,18 @@ def test_html_holds_no_markup_of_the_data(prompts: Path, tmp_path: Path) -> None
     assert "&lt;b&gt;x" in html
     assert "60 rows" in html
     shutil.rmtree(output)
+
+
+@pytest.mark.parametrize("name", ["half \udcff", "nul \0"])
+def test_what_no_record_can_hold_is_refused(name: str, prompts: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"is not UTF-8|character NUL"):
+        prefpipe.run("generate", prompts, output=tmp_path / name, **GENERATE)
+    with pytest.raises(UsageError, match=r"is not UTF-8|character NUL"):
+        prefpipe.run("generate", prompts, output=tmp_path / "run", stop=["x", name], **GENERATE)
+    assert list(tmp_path.iterdir()) == [prompts]
+
+
+def test_a_stage_that_is_no_text_is_refused_and_a_traceback_shows_the_hint() -> None:
+    with pytest.raises(UsageError, match=r"no stage is called \['eval', 'rewardbench'\]") as caught:
+        prefpipe.run(["eval", "rewardbench"])  # type: ignore[arg-type]
+    assert caught.value.__notes__ == [f"hint: {caught.value.hint}"]

@@ -27,6 +27,7 @@ from prefpipe.artifacts.finite_json import parse_finite_json
 from prefpipe.backends.chat_answers import read_first_choice
 from prefpipe.errors import ModelError
 from prefpipe.surrogates import replace_lone_surrogates
+from prefpipe.text.server_address import address_with_secret
 
 Body = Mapping[str, Any]
 """A chat-completion request, or the completion that answers it."""
@@ -70,11 +71,19 @@ class ChatEndpoint:
         timeout_s: for one try, from the request to the last byte.
 
     Raises:
-        ModelError: no ``OPENAI_API_KEY`` for OpenAI's own server.
+        ModelError: no ``OPENAI_API_KEY`` for OpenAI's own server, or a secret in the address.
     """
 
     def __init__(self, base_url: str | None, timeout_s: float) -> None:
         self.url = base_url or os.environ.get("OPENAI_BASE_URL") or OPENAI_URL
+        shown = address_with_secret(self.url)
+        if shown is not None:
+            raise ModelError(
+                f"the server's address {shown} holds a user, a password or a query, which would be "
+                "recorded",
+                hint="set OPENAI_API_KEY, and name the server alone in --base-url or "
+                "OPENAI_BASE_URL",
+            )
         self._key = os.environ.get("OPENAI_API_KEY") or ""
         if not self._key and self.url == OPENAI_URL:
             raise ModelError(

@@ -63,6 +63,13 @@ HEADINGS = {
 EXAMPLES = (
     "prefpipe init -o my-run --prompts prompts.jsonl",
     "prefpipe generate prompts.jsonl -o run/candidates --model Qwen/Qwen3-4B --n 8",
+    "prefpipe score run/candidates -o run/scores --scorer checks",
+    "prefpipe select run/candidates --scores run/scores -o run/groups --strategy best-worst",
+    "prefpipe train run/groups -o run/policy --model Qwen/Qwen3-4B --lora-r 16",
+    (
+        "prefpipe eval --policy run/policy --baseline Qwen/Qwen3-4B --prompts heldout.jsonl "
+        "--scorer checks -o run/eval"
+    ),
     "prefpipe status run",
 )
 

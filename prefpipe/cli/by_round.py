@@ -23,4 +23,4 @@ def by_round(config: ByRoundConfig) -> None:
     elif config.markdown:
         stdout.pipe(by_round_markdown(figures))
     else:
-        stdout.show(by_round_page(figures), not_done=unfinished)
+        stdout.show(by_round_page(figures), not_done=unfinished, is_wide=True)

@@ -17,6 +17,7 @@ from prefpipe.cli.launched_processes import speaks_for_the_run
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import flag_of, is_list, resolved_types, scalar_type, short_flag_of
 from prefpipe.configs.stage import StageConfig
+from prefpipe.configs.trust import trust_warnings_of_config
 
 Config = TypeVar("Config", bound=CommandConfig)
 Stage = TypeVar("Stage", bound=StageConfig)
@@ -80,7 +81,10 @@ def stage_command_of(
     def command(**values: Any) -> None:
         _refuse_addresses(config_class, values)
         as_json, yaml_path = bool(values.pop("json")), values.pop("config")
-        config = config_class.from_sources(_given(config_class, values), yaml_path)
+        flags = _given(config_class, values)
+        config = config_class.from_sources(flags, yaml_path)
+        if yaml_path is not None and speaks_for_the_run(config_class.stage):
+            _warn_of_trust(yaml_path, config, flags)
         with _libraries_heard(config_class.stage):
             handler(config, as_json)
 
@@ -96,6 +100,16 @@ def stage_command_of(
         _keyword("json", Annotated[bool, json_option], False),
     ]
     return _with_signature(command, config_class, parameters)
+
+
+def _warn_of_trust(yaml_path: Path, config: StageConfig, flags: Mapping[str, Any]) -> None:
+    """Name the code that the file of ``--config`` lets run, and that no flag does."""
+    lines = trust_warnings_of_config(yaml_path, config, flags)
+    if lines:
+        from prefpipe.cli import stderr  # which loads more than some commands need
+
+        for line in lines:
+            stderr.log(line)
 
 
 def _libraries_heard(command: str) -> AbstractContextManager[None]:

@@ -101,14 +101,16 @@ def command_page(
             sections.append(Section(heading, entries))
 
     last_lines = []
+    description = _plain(command.help)
+    if is_all and is_stage:
+        # above the flags: the mark is met there first
+        description = f"{description}\n\n{ROWS_NOTE}"
     if n_hidden:
         flags = "flag" if n_hidden == 1 else "flags"
         last_lines.append(f"{n_hidden} more {flags}: {path} {ALL_FLAGS}")
-    if is_all and is_stage:
-        last_lines.append(ROWS_NOTE)
     return Page(
         usage=usage(path, command),
-        description=_plain(command.help),
+        description=description,
         examples=config_class.examples,
         sections=sections,
         last_lines=last_lines,
@@ -143,8 +145,20 @@ def group_page(
         description=_plain(group.help),
         examples=examples,
         sections=sections,
-        last_lines=[f"{path} COMMAND --help explains a command."],
+        last_lines=[
+            f"{path} COMMAND --help explains a command; {ALL_FLAGS} lists all its flags.",
+            *_lines_of_groups(context, group),
+        ],
     )
+
+
+def _lines_of_groups(context: Any, group: Any) -> Iterator[str]:
+    """Yield a line for each command that has commands too: ``prefpipe eval`` has ``win-rate``."""
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        names = getattr(command, "commands", {})
+        if names and not command.hidden:
+            yield f"{context.command_path} {name} has commands too: {', '.join(names)}."
 
 
 def commands_of(context: Any, group: Any, headings: Mapping[str, Sequence[str]]) -> list[Section]:
@@ -255,7 +269,7 @@ def render(page: Page, *, width: int | None = None, is_coloured: bool | None = N
         names[section.are_commands] += [entry.names for entry in section.entries]
     for section in page.sections:
         column = _column_of_meanings(names[section.are_commands], width)
-        lines = [bold(f"{section.heading}:")]
+        lines = [bold(line) for line in textwrap.wrap(f"{section.heading}:", width)]
         for entry in section.entries:
             lines += _entry_lines(entry, column, width, bold)
         blocks.append("\n".join(lines))
@@ -326,7 +340,9 @@ def _plain(text: str | None) -> str:
 
 def _is_colourful() -> bool:
     is_dumb = os.environ.get("TERM") == "dumb"
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and not is_dumb
+    # None: stdout is closed
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    return is_terminal and not os.environ.get("NO_COLOR") and not is_dumb
 
 
 def _bold(text: str) -> str:

@@ -64,6 +64,9 @@ def run(arguments: list[str]) -> int:
     except Exception as error:
         # typer brings click along without its names: what it raises for a wrong flag is known by
         # what it can do
+        if type(error).__name__ == "NoArgsIsHelpError":
+            sys.stdout.write(f"{error}\n")
+            return 2
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):
             return _end_of_wrong_usage(error.format_message(), error.exit_code, arguments)
 

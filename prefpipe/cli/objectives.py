@@ -1,6 +1,7 @@
 """``prefpipe objectives``: what ``--objective`` can be, with formula, knobs and paper."""
 
-import inspect
+import ast
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefpipe.configs.objectives import ObjectivesConfig
@@ -56,6 +57,13 @@ def _facts(objective: "Objective") -> dict[str, Any]:
 
 
 def _documentation(objective: "Objective") -> str:
-    from prefpipe.maths.objectives.losses import LOSSES
+    """Return the docstring of the objective's loss, read from the source: no torch is needed."""
+    from prefpipe.maths import objectives as package
 
-    return inspect.getdoc(LOSSES[objective.name]) or ""
+    function = f"{objective.name.replace('-', '_')}_loss"
+    for folder in package.__path__:
+        for path in sorted(Path(folder).glob("*.py")):
+            for node in ast.parse(path.read_text(encoding="utf-8")).body:
+                if isinstance(node, ast.FunctionDef) and node.name == function:
+                    return ast.get_docstring(node) or ""
+    return ""

@@ -1,5 +1,6 @@
-"""``prefpipe report``: the story of a run as one HTML file."""
+"""``prefpipe report``: the story of a run, or of two, as one HTML file."""
 
+from collections.abc import Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +23,11 @@ def report(config: ReportConfig) -> None:
 
     # before the work, not after it
     refuse_other_file(config.place, overwrite=config.overwrite)
-    record = read_study_record(config.workdir)
-    story, page = _of_run(config) if record is None else _of_study(config, record)
+    records = [read_study_record(path) for path in config.runs]
+    if len(config.runs) > 1:
+        story, page = _of_two_runs(config, records)
+    else:
+        story, page = _of_run(config) if records[0] is None else _of_study(config, records[0])
     write_report(config.place, page, overwrite=config.overwrite)
     if config.as_json:
         stdout.pipe_json(story)
@@ -50,6 +54,41 @@ def _of_run(config: ReportConfig) -> tuple[dict[str, Any], str]:
 
     story = with_names(story, folder.artifacts)
     return story, render(story)
+
+
+def _of_two_runs(
+    config: ReportConfig, records: "Sequence[StudyRecord | None]"
+) -> tuple[dict[str, Any], str]:
+    """Return the story of two runs side by side, and its page.
+
+    Raises:
+        UsageError: one of them is a study.
+    """
+    from prefpipe.cli import stderr
+    from prefpipe.errors import UsageError
+    from prefpipe.report.messages import with_names
+    from prefpipe.report.page import render_pair
+    from prefpipe.report.pair import ReportedRun, run_names, tell_pair
+    from prefpipe.wiring.report import calculator_model, open_folder
+
+    runs = []
+    for path, name, record in zip(config.runs, run_names(config.runs), records, strict=True):
+        if record is not None:
+            raise UsageError(
+                f"{path} is a study, and two runs are compared",
+                hint=f"report on the study alone: prefpipe report {quote(str(path))}",
+            )
+        folder = open_folder(path, strict=config.strict)
+        _warn_of_unfinished(folder, strict=config.strict)
+        model = calculator_model(config.model, folder.artifacts)
+        runs.append(ReportedRun(name, folder.artifacts, model, folder.unreadable))
+
+    story = tell_pair(runs[0], runs[1])
+    for run in runs:
+        story = with_names(story, run.artifacts)
+    for reason in story["reasons"]:
+        stderr.log(f"warning: no paired differences: {reason}")
+    return story, render_pair(story)
 
 
 def _of_study(config: ReportConfig, record: "StudyRecord") -> tuple[dict[str, Any], str]:

@@ -6,6 +6,7 @@ import typer
 
 from prefpipe.cli.signals import stop_request
 from prefpipe.configs.rounds import RoundsConfig
+from prefpipe.configs.trust import trust_warnings_of_plan
 
 
 def rounds(config: RoundsConfig) -> None:
@@ -14,6 +15,8 @@ def rounds(config: RoundsConfig) -> None:
     from prefpipe.wiring.rounds import open_rounds, run_rounds, script_of
 
     opened = open_rounds(config)
+    for line in trust_warnings_of_plan(config.plan, opened.plan.to_values()):
+        stderr.log(line)
     if config.dry_run:
         stdout.pipe_exactly(script_of(opened))
         return

@@ -3,17 +3,18 @@
 import os
 from collections.abc import Iterable
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from prefpipe.errors import PrefpipeError, StoppedEarly
 from prefpipe.execution.step_process import STEP_VARIABLE
 from prefpipe.pages.live_view import LiveView
+from prefpipe.pages.stderr_console import StderrConsole
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.numbers import counted
 
-stderr = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+stderr = StderrConsole()
 if not stderr.is_terminal:
     stderr.width = 140  # a log file has no width; tables should not be folded for one
 

@@ -12,6 +12,9 @@ from rich.text import Text
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.text.untrusted import visible
 
+FILE_WIDTH = 140
+"""Columns of tables where there is no terminal, as on stderr."""
+
 
 def pipe(text: str) -> None:
     """Print what a script reads; text that stdout's encoding lacks is escaped, never an error.
@@ -42,7 +45,12 @@ def width() -> int:
     return Console().width
 
 
-def show(page: Iterable[RenderableType], *, not_done: Sequence[Mapping[str, Any]] = ()) -> None:
+def show(
+    page: Iterable[RenderableType],
+    *,
+    not_done: Sequence[Mapping[str, Any]] = (),
+    is_wide: bool = False,
+) -> None:
     """Print a page; colour only on a terminal, and never where ``NO_COLOR`` is set.
 
     Texts come with their lines broken where they should be: a command must stay one line to be
@@ -53,11 +61,15 @@ def show(page: Iterable[RenderableType], *, not_done: Sequence[Mapping[str, Any]
         not_done: what `not_done.not_done` returned. The page then begins with it, and every table
             is marked, so that a figure which is copied out of the page is not taken for one of the
             whole.
+        is_wide: a file or a pipe, which has no width, gets tables that are not folded for 80
+            columns; not for a page that was made for `width`.
     """
     if hasattr(sys.stdout, "reconfigure"):
         # an ASCII terminal gets escapes, not a traceback
         sys.stdout.reconfigure(errors="backslashreplace")
     console = Console(highlight=False, emoji=False)
+    if is_wide and not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = FILE_WIDTH
 
     mark = ", ".join(f"{item['path']}, which is {item['state']}" for item in not_done)
     if mark:

@@ -7,6 +7,7 @@ import typer
 
 from prefpipe.cli.signals import stop_request
 from prefpipe.configs.study import StudyConfig
+from prefpipe.configs.trust import trust_warnings_of_plan
 
 
 def study(config: StudyConfig) -> None:
@@ -19,6 +20,8 @@ def study(config: StudyConfig) -> None:
     from prefpipe.wiring.open_study import open_study
 
     opened = open_study(config)
+    for line in trust_warnings_of_plan(config.plan, opened.plan.values):
+        stderr.log(line)
     if config.dry_run:
         from prefpipe.wiring.study_script import script_of
 

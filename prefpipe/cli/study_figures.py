@@ -18,4 +18,4 @@ def study_figures(config: StudyFiguresConfig) -> None:
     elif config.markdown:
         stdout.pipe(study_markdown(figures))
     else:
-        stdout.show(study_page(figures))
+        stdout.show(study_page(figures), is_wide=True)

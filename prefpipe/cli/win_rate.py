@@ -26,4 +26,4 @@ def win_rate(config: WinRateConfig) -> None:
     if config.as_json:
         stdout.pipe_json(figures)
     else:
-        stdout.show(win_rates_page(figures))
+        stdout.show(win_rates_page(figures), is_wide=True)

@@ -16,6 +16,7 @@ from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.tables.locations import scheme_problem
 from prefpipe.spelling import did_you_mean
+from prefpipe.text.server_address import address_with_secret
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 """Number format of a model that is run; ``auto``: as it is stored, or as suits the device."""
@@ -191,10 +192,23 @@ def _values(config: Any) -> Iterator[tuple["Field[Any]", tuple[Any, ...]]]:
 def _address_problems(config: Any) -> Iterator[str]:
     """Yield the paths that are addresses, ``s3://b/x``, of which pathlib makes folders here."""
     for item, values in _values(config):
+        if item.name.endswith("base_url"):
+            yield from _secret_problems(item, values)
         for path in values:
             problem = scheme_problem(path) if isinstance(path, Path) else None
             if problem is not None:
                 yield f"{flag_of(item)} {problem}"
+
+
+def _secret_problems(item: "Field[Any]", values: Sequence[str]) -> Iterator[str]:
+    """Yield servers' addresses that hold a secret: ``run.json`` would hold it, too."""
+    for value in values:
+        shown = address_with_secret(value)
+        if shown is not None:
+            yield (
+                f"{flag_of(item)} {shown} holds a user, a password or a query, which would be "
+                "recorded: set OPENAI_API_KEY instead"
+            )
 
 
 def _choice_problems(config: Any) -> Iterator[str]:

@@ -22,6 +22,7 @@ from prefpipe.configs.score import ScoreConfig
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.train import TrainConfig
+from prefpipe.configs.yaml_keys import UniqueKeyLoader
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
 from prefpipe.surrogates import has_lone_surrogates
@@ -254,26 +255,8 @@ def words_of(config_class: type[StageConfig], values: Mapping[str, Any]) -> Iter
                 yield Word(name, flag, text, is_joined)
 
 
-_MERGE = "tag:yaml.org,2002:merge"
-"""Of the key ``<<``, whose mapping's keys give way to those beside it."""
-
-
-class _PlanLoader(yaml.SafeLoader):
-    """YAML in which a key stands once and ``on`` is no word for true.
-
-    YAML 1.1 lets the last of two sections of one name win, and reads the flag ``on: ray`` as
-    ``true: ray``.
-    """
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        own = [key for key, _ in node.value if key.tag != _MERGE]
-        keys = [self.construct_object(key, deep=True) for key in own]
-        twice = sorted({str(key) for key in keys if keys.count(key) > 1})
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"the key `{twice[0]}` stands there twice", node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
+class _PlanLoader(UniqueKeyLoader):
+    """YAML in which ``on`` is no word for true: 1.1 reads the flag ``on: ray`` as ``true: ray``."""
 
 
 _PlanLoader.yaml_implicit_resolvers = {

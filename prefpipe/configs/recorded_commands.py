@@ -21,7 +21,7 @@ from prefpipe.configs.options import (
     short_flag_of,
 )
 from prefpipe.configs.sampling import SERVED
-from prefpipe.configs.stage import ShardedConfig, StageConfig
+from prefpipe.configs.stage import ShardedConfig, StageConfig, by_field
 from prefpipe.configs.stages import EVALUATIONS, STAGES
 from prefpipe.errors import UsageError
 
@@ -193,7 +193,7 @@ class RecordedCommand:
             return {}
         if not isinstance(values, dict):
             return {}
-        return {str(key).replace("-", "_"): value for key, value in values.items()}
+        return by_field(values)
 
     def _places_of_config_file(self, of_file: Mapping[str, Any]) -> Iterator[Word]:
         """Yield the inputs and outputs that the file names and the command did not.

@@ -11,6 +11,7 @@ import yaml
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.command import OUTPUT_HEADING, CommandConfig
 from prefpipe.configs.options import option
+from prefpipe.configs.yaml_keys import UniqueKeyLoader
 from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
 
@@ -252,14 +253,22 @@ def _json_value(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def by_field(values: Mapping[Any, Any]) -> dict[str, Any]:
+    """Return the values of a YAML file by field: YAML 1.1 reads the key ``on`` as true."""
+    return {
+        "on" if key is True else str(key).replace("-", "_"): value for key, value in values.items()
+    }
+
+
 def _read_yaml(path: Path, config_class: type[StageConfig]) -> dict[str, Any]:
     """Return the values of a file of ``--config`` by field.
 
     Raises:
-        UsageError: no file, no YAML, no `key: value` lines, or keys that no field has.
+        UsageError: no file, no YAML, no `key: value` lines, keys that no field has or that occur
+            twice.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=UniqueKeyLoader)  # noqa: S506
     except OSError as error:
         raise UsageError(f"--config {path} cannot be read: {error.strerror}") from error
     # a day like 2026-13-45, and more brackets than the reader can count, are no YAMLError
@@ -275,7 +284,9 @@ def _read_yaml(path: Path, config_class: type[StageConfig]) -> dict[str, Any]:
         )
 
     known = [item.name for item in fields(config_class)]
-    given = {str(key).replace("-", "_"): value for key, value in values.items()}
+    given = by_field(values)
+    if len(given) < len(values):
+        raise UsageError(f"--config {path}: a key occurs twice, with _ and with -")
     unknown = [
         f"unknown key `{key}`{did_you_mean(key, known)}" for key in given if key not in known
     ]

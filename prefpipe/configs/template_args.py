@@ -20,8 +20,8 @@ class PolicyTemplateConfig(TemplatedConfig):
     template_arg: tuple[str, ...] = option(
         (),
         metavar="KEY=VALUE",
-        help="argument of the policy's chat template, enable_thinking=false: true, false, a "
-        "number, text or JSON; repeatable. train and logprobs use the candidates'",
+        help="argument of the policy's chat template, e.g. enable_thinking=false; VALUE is true, "
+        "false, a number, text or JSON; repeatable; train and logprobs use the candidates'",
     )
 
     def problems(self) -> list[str]:

@@ -56,10 +56,21 @@ WEIGHT_BY_HELP = (
 SCHEDULES = ("cosine", "linear", "constant", "constant_with_warmup")
 
 
-_DEFAULT_OBJECTIVES = ", ".join(f"{name} ({target})" for target, name in DEFAULTS.items())
+def _objectives_by_target() -> str:
+    """Return the names for each target, the default marked: mmpo is one of both."""
+    lists = []
+    for target, names in TARGETS.items():
+        shown = [f"{name} (default)" if name == DEFAULTS[target] else name for name in names]
+        lists.append(f"{target}: {', '.join(shown)}")
+    return "; ".join(lists)
 
 
-def knob_option(name: str, *, more: str = "", metavar: str | None = None) -> Any:
+_OBJECTIVES_BY_TARGET = _objectives_by_target()
+
+
+def knob_option(
+    name: str, *, more: str = "", metavar: str | None = None, common: bool = False
+) -> Any:
     """Declare the flag of a knob as the objectives that have it declare the knob.
 
     The help says what it means to each of them, the choices are theirs; ``more`` stands behind.
@@ -79,7 +90,9 @@ def knob_option(name: str, *, more: str = "", metavar: str | None = None) -> Any
         meanings.append(f"{meaning.replace(';', ',')} ({_owner_words(owners)})")
     if more:
         meanings.append(more)
-    return option(None, choices=tuple(choices), help="; ".join(meanings), metavar=metavar)
+    return option(
+        None, choices=tuple(choices), help="; ".join(meanings), metavar=metavar, common=common
+    )
 
 
 def _owner_words(owners: list[str]) -> str:
@@ -222,9 +235,9 @@ class TrainConfig(PolicyTemplateConfig):
     objective: str | None = option(
         None,
         choices=OFFERED,
+        metavar="NAME",
         common=True,
-        help="loss to train with (`prefpipe objectives` explains each); default: "
-        f"{_DEFAULT_OBJECTIVES}",
+        help=f"loss to train with (`prefpipe objectives` explains each); {_OBJECTIVES_BY_TARGET}",
     )
     chat_template: Path | None = option(
         None,
@@ -232,9 +245,9 @@ class TrainConfig(PolicyTemplateConfig):
         metavar="FILE",
         help="chat template of the reward model, to replace the model's own; needs --target reward",
     )
-    beta: float | None = knob_option("beta")
+    beta: float | None = knob_option("beta", common=True)
     gamma: str | None = knob_option(
-        "gamma", more="auto: from --point-wins or --rater-scores (mmpo)", metavar="X"
+        "gamma", more="auto: from --point-wins or --rater-scores (mmpo)", metavar="X", common=True
     )
     point_wins: float | None = option(
         None, identity=False, above=0.5, below=1, help=POINT_WINS_HELP
@@ -359,7 +372,8 @@ class TrainConfig(PolicyTemplateConfig):
         minimum=0,
         below=1,
         common=True,
-        help="share of the prompts to hold out for evaluation, drawn by --seed and prompt_id",
+        help="share of the prompts to hold out for evaluation, drawn by --seed and prompt_id; "
+        "0: none",
     )
     eval_groups: Path | None = option(
         None,
@@ -394,7 +408,11 @@ class TrainConfig(PolicyTemplateConfig):
         "command resumes; default: no limit",
     )
     save_steps: int = option(
-        100, identity=False, minimum=1, help="optimizer steps between checkpoints"
+        100,
+        identity=False,
+        minimum=1,
+        help="optimizer steps between checkpoints: a crash loses at most these; each checkpoint "
+        "holds weights and optimizer state",
     )
     save_total_limit: int = option(2, identity=False, minimum=1, help="checkpoints to keep")
     keep_step: tuple[int, ...] = option(

@@ -11,6 +11,7 @@ stderr passes as it is.
 import logging
 import os
 import re
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -75,6 +76,11 @@ HARMLESS = (
         "public models need no token, and one that does is refused with its name",
     ),
     Harmless(
+        "tqdm",
+        r"IProgress not found",
+        "it asks for a package that draws bars in notebooks, and bars are off",
+    ),
+    Harmless(
         "torch",
         r"Redirects are currently not supported",
         "launchers say it on macOS and Windows, where each process prints for itself",
@@ -86,7 +92,9 @@ HARMLESS = (
 def library_output(log: Callable[[str], None], *, only_errors: bool = False) -> Iterator[None]:
     """Have libraries speak through a log until the context is left.
 
-    Loggers that are created meanwhile are heard whatever handlers a library gives them.
+    Loggers that are created meanwhile are heard whatever handlers a library gives them. Contexts
+    may be nested, or open in several threads at once: loggers and warnings belong to the process,
+    so the context that was entered last hears them, and the last one that is left restores them.
 
     Args:
         log: prints a line.
@@ -97,24 +105,11 @@ def library_output(log: Callable[[str], None], *, only_errors: bool = False) -> 
         return
 
     listener = _Listener(log, only_errors=only_errors)
-    outer, outer_class = _LibraryLogger.listener, logging.getLoggerClass()
-    shown_before = warnings.showwarning
-    unset = [name for name in BARS_OFF if name not in os.environ]
-
-    os.environ.update({name: BARS_OFF[name] for name in unset})
-    _LibraryLogger.listener = listener
-    logging.setLoggerClass(_LibraryLogger)
-    logging.getLogger().addHandler(listener)
-    warnings.showwarning = listener.hear_warning
+    _LISTENING.enter(listener)
     try:
         yield
     finally:
-        warnings.showwarning = shown_before
-        logging.getLogger().removeHandler(listener)
-        logging.setLoggerClass(outer_class)
-        _LibraryLogger.listener = outer
-        for name in unset:
-            os.environ.pop(name, None)
+        _LISTENING.leave(listener)
 
 
 class _Listener(logging.Handler):
@@ -171,15 +166,63 @@ class _Listener(logging.Handler):
 class _LibraryLogger(logging.Logger):
     """A logger whose records go to the listener, if there is one, and to no handler."""
 
-    listener: _Listener | None = None
-
     def callHandlers(self, record: logging.LogRecord) -> None:  # noqa: N802 - of logging
         """Hand the record on."""
-        listener = _LibraryLogger.listener
+        listener = _LISTENING.newest
         if listener is None:
             super().callHandlers(record)
         else:
             listener.handle(record)
+
+
+class _Listening:
+    """The contexts that are open, and what the process had before the first of them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._listeners: list[_Listener] = []
+        self._logger_class: type[logging.Logger] = logging.Logger
+        self._showwarning: Callable[..., None] = warnings.showwarning
+        self._unset: list[str] = []
+
+    @property
+    def newest(self) -> _Listener | None:
+        """The listener of the context that was entered last."""
+        listeners = self._listeners
+        return listeners[-1] if listeners else None
+
+    def enter(self, listener: _Listener) -> None:
+        """Have a listener hear everything."""
+        with self._lock:
+            if not self._listeners:
+                self._logger_class = logging.getLoggerClass()
+                self._showwarning = warnings.showwarning
+                self._unset = [name for name in BARS_OFF if name not in os.environ]
+                os.environ.update({name: BARS_OFF[name] for name in self._unset})
+                logging.setLoggerClass(_LibraryLogger)
+            self._hear([*self._listeners, listener])
+
+    def leave(self, listener: _Listener) -> None:
+        """Have the newest of the others hear everything; without others, restore the process."""
+        with self._lock:
+            self._hear([each for each in self._listeners if each is not listener])
+            if not self._listeners:
+                warnings.showwarning = self._showwarning
+                logging.setLoggerClass(self._logger_class)
+                for name in self._unset:
+                    os.environ.pop(name, None)
+
+    def _hear(self, listeners: list[_Listener]) -> None:
+        root = logging.getLogger()
+        for each in self._listeners:
+            root.removeHandler(each)
+        self._listeners = listeners
+        if listeners:
+            root.addHandler(listeners[-1])
+            warnings.showwarning = listeners[-1].hear_warning
+
+
+_LISTENING = _Listening()
 
 
 def _library_of(filename: str) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 Tally = Mapping[str, float]
 """Counts of one part, by name. Tallies of parts are added up."""
@@ -32,6 +32,15 @@ class PartMaker(Protocol[Prepared]):
         Args:
             n_open: open parts, all of which have sent their requests to the engine.
         """
+        ...
+
+
+@runtime_checkable
+class KnowsSizes(Protocol):
+    """A maker that knows how large its parts are, by which the time left is estimated."""
+
+    def size_of(self, index: int) -> int:
+        """Return how many prompts or rows a part is made from."""
         ...
 
 

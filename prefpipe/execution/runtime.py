@@ -29,7 +29,8 @@ class Task:
     them are left to do, and ``n_kept`` were finished before. ``in_bunches``: many units end
     together after a long time without one, so that their pace says nothing about the time left.
     ``first_is_slow``: the first unit takes the time of what comes once, too, such as models that
-    workers load.
+    workers load. ``last_share``: the size of the last unit in units, below 1 where the last part
+    holds the prompts that were left.
     """
 
     stage: str
@@ -39,6 +40,7 @@ class Task:
     n_kept: int = 0
     in_bunches: bool = False
     first_is_slow: bool = False
+    last_share: float = 1.0
 
 
 class Advance(Protocol):

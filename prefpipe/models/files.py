@@ -234,8 +234,8 @@ def merge_command(folder: Path) -> str:
 def merge_hint(folder: Path) -> str:
     """Return the hint for an adapter whose base is elsewhere; no file needs to be edited."""
     return (
-        "move the base model to where the adapter looks for it, or name it with "
-        f"{merge_command(folder)} and use the merged model"
+        "move the base model to where the adapter looks for it, or merge the two and use the "
+        f"merged model: `{merge_command(folder)}`"
     )
 
 

@@ -107,12 +107,13 @@ class Pace:
         seconds_a_unit = self._seconds_a_unit()
         if seconds_a_unit is None or self.is_done or self.task.in_bunches:
             return None
-        n_left = self.task.total - self.n_done
+        # the last unit, which may be a small one, is taken to be among those that are left
+        n_left = self.task.total - self.n_done - 1 + self.task.last_share
         since_last_s = self._active_s() - self._last.active_s
         left_s = seconds_a_unit * n_left - since_last_s
 
         # the unit that is due is late, and those behind it are left at least
-        left_s = max(left_s, seconds_a_unit * (n_left - 1))
+        left_s = max(left_s, seconds_a_unit * max(0.0, n_left - 1))
         return left_s if left_s > 0 else None
 
     def tokens_per_s(self) -> float | None:

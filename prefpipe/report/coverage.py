@@ -1,4 +1,4 @@
-"""What the strategies would cover with k negatives, for every k, in a sample of prompts."""
+"""Coverage of each strategy with k negatives, for every k, in a sample of prompts."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -13,9 +13,10 @@ from prefpipe.stages.select.screening import ScreeningFlags, screen_part
 N_PROMPTS, N_PARTS, MAX_K = 48, 8, 16
 COMPARED = ("bottom-k", "coreset", "opt-select")
 PROOF_S = 0.05
-"""Opt-select's seconds a prompt for its proof; it starts from the best that is known by then."""
+"""Opt-select's seconds a prompt for its proof; it starts from the best known choice."""
 MOST_LEFT_OUT = 0.25
-"""Share of prompts whose pools may be too small for the largest k: one must not end all curves."""
+"""Share of prompts whose pools may be too small for the largest k, so that one does not end all
+curves."""
 LEAST_CANDIDATES = 3
 """Below, every k covers everything."""
 
@@ -45,10 +46,10 @@ def coverage_of(pool: ReportedPool) -> dict[str, Any] | None:
     Keys:
 
     - ``n_prompts``;
-    - ``n_too_few``: prompts looked at that have too few candidates for the largest k and are left
-      out, at most `MOST_LEFT_OUT` of them;
+    - ``n_too_few``: examined prompts with too few candidates for the largest k, which are left out,
+      at most `MOST_LEFT_OUT` of them;
     - ``k``: the values of k;
-    - ``strategies``: name to costs, one a k; none where all candidates of every prompt are equal.
+    - ``strategies``: name to costs, one a k; none if all candidates of every prompt are equal.
     """
     indices = parts_on_disk(pool, needs=["scores", "embeddings"])
     if not indices or pool.expression is None:
@@ -146,7 +147,7 @@ def _sample_part(
     assert candidates is not None
     assert scores is not None
     assert embeddings is not None
-    # Rows are joined by key, and a key says nothing of the text that was rated under it.
+    # Rows are joined by key, which does not prove that the rated text is the same.
     digest = candidates.artifact.footer(index).data_sha256
     for child in (scores, embeddings):
         require_same_version(child, index, child.artifact.footer(index).parents, digest)

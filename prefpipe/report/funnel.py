@@ -1,4 +1,4 @@
-"""Where the rows of a run went, stage by stage, from what the parts on disk counted."""
+"""Where the rows of a run went, stage by stage, from the tallies of the parts on disk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from prefpipe.report.sources import ReportedArtifact, ReportedPool
 from prefpipe.stages.select.tally import LEFT_OUT, REJECTED
 
 GOES_ON = {"candidates": ("truncated",), "policy": ("truncated", "held_out")}
-"""Statuses beside ``ok`` with which a row goes on, by kind of artifact."""
+"""Statuses beside ``ok`` with which a row continues, by kind of artifact."""
 
 Step = dict[str, Any]
 
@@ -16,9 +16,9 @@ Step = dict[str, Any]
 def funnel_of(pool: ReportedPool, policies: Sequence[ReportedArtifact]) -> dict[str, list[Step]]:
     """Return the steps of a pool, in ``responses`` and in ``prompts``.
 
-    A step has ``step``, ``artifact``, ``n_in``, ``n_out`` and ``reasons``, a mapping from why rows
-    went no further to how many they are: ``n_in = n_out + sum(reasons)``. One of which a part is
-    damaged has ``error`` in place of numbers.
+    A step has ``step``, ``artifact``, ``n_in``, ``n_out`` and ``reasons``, a mapping from reasons
+    why rows stopped to their numbers: ``n_in = n_out + sum(reasons)``. A step with a damaged part
+    has ``error`` instead of numbers.
     """
     sampled = (pool.candidates, pool.scores, pool.embeddings)
     responses = [_or_error(artifact, _counted) for artifact in sampled if artifact is not None]
@@ -45,7 +45,7 @@ def _or_error(artifact: ReportedArtifact, count: Callable[[ReportedArtifact], St
 
 
 def _counted(artifact: ReportedArtifact) -> Step:
-    """Return a step of which each row has a status."""
+    """Return a step whose rows each have a status."""
     counts = artifact.artifact.counts()
     kept_as = {}
     for status in ("ok", *GOES_ON.get(artifact.kind, ())):
@@ -81,7 +81,7 @@ def _selected_prompts(groups: ReportedArtifact) -> Step:
 def _trained(policy: ReportedArtifact, groups: ReportedArtifact) -> Step:
     """Return the responses that were trained on.
 
-    The one row that stands for each prompt that select rejected is no response, and left out.
+    The single row of a prompt that select rejected is not a response and is left out.
     """
     step = _counted(policy)
     rejected = groups.artifact.counts()

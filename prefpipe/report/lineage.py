@@ -1,4 +1,4 @@
-"""By which configuration a run was made, and from what: every artifact with its parents."""
+"""The configuration and inputs of a run: every artifact with its parents."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from prefpipe.stages.inspect.curves import metrics_problem
 from prefpipe.stages.inspect.overview import read_summary
 
 NOT_SETTINGS = ("stage", "version")
-"""Fields of an identity that nobody chose."""
+"""Fields of an identity that are not settings."""
 
 
 def lineage_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
@@ -21,10 +21,10 @@ def lineage_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     Keys:
 
     - ``name``, ``stage``, ``schema``, ``fingerprint``, ``state``, ``reasons``;
-    - ``n_parts``, ``n_parts_missing`` and ``n_rows`` (None where a part is damaged);
+    - ``n_parts``, ``n_parts_missing`` and ``n_rows`` (None if a part is damaged);
     - ``parents``: what it was made from, to where that is;
     - ``settings`` (as text), ``command``, ``versions``, ``history``;
-    - ``trouble``: files beside the parts that are there and cannot be read.
+    - ``trouble``: files beside the parts that cannot be read.
     """
     return [_entry(artifact) for artifact in artifacts]
 
@@ -52,9 +52,9 @@ def _entry(reported: ReportedArtifact) -> dict[str, Any]:
 
 
 def settings_of(identity: Mapping[str, Any], parents: Mapping[str, str]) -> dict[str, str]:
-    """Return what was chosen for a run, each value as text.
+    """Return the settings of a run, each value as text.
 
-    The identities of its parents have entries of their own.
+    The identities of its parents have their own entries.
     """
     settings = {}
     for name, value in identity.items():
@@ -66,7 +66,7 @@ def settings_of(identity: Mapping[str, Any], parents: Mapping[str, str]) -> dict
 
 
 def _n_rows(artifact: Artifact) -> int | None:
-    """Return the rows on disk, None where a part is damaged."""
+    """Return the rows on disk; None if a part is damaged."""
     try:
         return sum(artifact.counts().values())
     except PrefpipeError:
@@ -74,7 +74,7 @@ def _n_rows(artifact: Artifact) -> int | None:
 
 
 def _trouble(artifact: Artifact) -> list[str]:
-    """Return what is wrong with summary and metrics: it is missing from the other sections."""
+    """Return the problems of summary and metrics, which the other sections do not show."""
     problems = []
     metrics = metrics_problem(artifact.path)
     if metrics is not None:

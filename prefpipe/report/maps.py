@@ -13,8 +13,12 @@ from prefpipe.stages.inspect.one_prompt import prompt_of_part
 from prefpipe.text.untrusted import visible
 
 N_PARTS = 3
-TEXT_LIMIT = 1_500
-"""Characters of a response that a report keeps; the Parquet has the rest."""
+TEXT_LIMIT, LEAST_TEXT = 1_500, 120
+"""Characters of a response that a report keeps, many and few; the Parquet has the rest."""
+ALL_TEXT = 300_000
+"""Characters of all responses of all maps: where they are many, each is cut earlier."""
+MOST_CANDIDATES = 128
+"""Candidates of a prompt that are drawn beside those that a selection kept."""
 CANDIDATE_FIELDS = ("sample_idx", "x", "y", "reward", "finish_reason", "model")
 KEPT_FIELDS = ("sample_idx", "role", "cluster", "represents")
 
@@ -31,6 +35,7 @@ def maps_of(
     Keys of a map:
 
     - ``prompt_id``, ``prompt`` (its last message), ``n_messages``, ``n_candidates``,
+      ``n_not_drawn`` (those beyond `MOST_CANDIDATES`),
       ``expression``, ``shares`` (of the variance that each axis shows);
     - ``candidates``: ``sample_idx``, ``x``, ``y``, ``reward``, ``n_tokens``, ``finish_reason``,
       ``model``, ``response``;
@@ -55,7 +60,20 @@ def maps_of(
             maps.append(_map(first, alike, prompt_id, part))
         except PrefpipeError as error:
             _add_once(errors, error)
-    return maps, errors
+    return _with_texts_cut(maps), errors
+
+
+def _with_texts_cut(maps: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the maps with every response cut so that all of them are about `ALL_TEXT`.
+
+    A response that is cut says by how much.
+    """
+    n_responses = sum(len(each["candidates"]) for each in maps)
+    limit = max(LEAST_TEXT, min(TEXT_LIMIT, ALL_TEXT // max(n_responses, 1)))
+    for each in maps:
+        for candidate in each["candidates"]:
+            candidate["response"] = _beginning(candidate["response"], limit)
+    return maps
 
 
 def _choose_prompts(
@@ -108,22 +126,36 @@ def _map(
     for pool in alike:
         selected = prompt_of_part(pool.prompt_sources, prompt_id, part)
         selections.append(_selection(pool.name, selected))
+    candidates = [_candidate(each) for each in prompt["candidates"] if each["x"] is not None]
+    drawn = _drawn(candidates, selections)
     return {
         "prompt_id": prompt_id,
-        "prompt": _beginning(messages[-1]["content"] if messages else ""),
+        "prompt": _beginning(messages[-1]["content"] if messages else "", TEXT_LIMIT),
         "n_messages": len(messages),
         "expression": prompt["ranked_by"],
         "shares": prompt["map"]["shares"],
         "n_candidates": prompt["n_candidates"],
-        "candidates": [_candidate(each) for each in prompt["candidates"] if each["x"] is not None],
+        "n_not_drawn": len(candidates) - len(drawn),
+        "candidates": drawn,
         "selections": selections,
     }
+
+
+def _drawn(
+    candidates: list[dict[str, Any]], selections: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Return the candidates that a map shows: all that were kept, and an even sample of others."""
+    kept = {item["sample_idx"] for selection in selections for item in selection["kept"]}
+    others = [each["sample_idx"] for each in candidates if each["sample_idx"] not in kept]
+    n_shown = min(MOST_CANDIDATES, len(others))
+    shown = {others[int(place)] for place in np.linspace(0, len(others) - 1, n_shown)}
+    return [each for each in candidates if each["sample_idx"] in kept | shown]
 
 
 def _candidate(entry: Mapping[str, Any]) -> dict[str, Any]:
     candidate = {name: entry[name] for name in CANDIDATE_FIELDS}
     candidate["n_tokens"] = entry["n_response_tokens"]
-    candidate["response"] = _beginning(entry["response"])
+    candidate["response"] = entry["response"] or ""
     return candidate
 
 
@@ -140,9 +172,9 @@ def _selection(name: str, prompt: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _beginning(text: str | None) -> str:
+def _beginning(text: str | None, limit: int) -> str:
     """Return how a text begins, its control characters as signs, and how much more there is."""
     text = text or ""
-    shown = visible(text[:TEXT_LIMIT])
-    n_more = len(text) - TEXT_LIMIT
+    shown = visible(text[:limit])
+    n_more = len(text) - limit
     return f"{shown} … ({n_more:,} more characters)" if n_more > 0 else shown

@@ -1,4 +1,4 @@
-"""The messages of a story: what could not be told, and artifacts named as the report names them."""
+"""The messages of a story: unreadable items, and artifacts by their names in the report."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +12,7 @@ MESSAGE_KEYS = ("error", "hint", "reasons", "trouble")
 
 
 def error_lines(story: Mapping[str, Any]) -> list[str]:
-    """Return a line for everything that could not be told."""
+    """Return a line for everything that could not be read."""
     lines: list[str] = []
     for section in ("pools", "maps", "win_rates"):
         lines += _errors_in(story[section], section)
@@ -25,7 +25,7 @@ def error_lines(story: Mapping[str, Any]) -> list[str]:
 
 
 def _errors_in(value: Any, place: str) -> Iterator[str]:
-    """Yield the errors anywhere in a value, each with the place where it stands."""
+    """Yield the errors anywhere in a value, each with its place."""
     if isinstance(value, Mapping):
         if isinstance(value.get("error"), str):
             yield f"{place}: {value['error']}"
@@ -38,13 +38,14 @@ def _errors_in(value: Any, place: str) -> Iterator[str]:
 
 
 def with_names(story: Mapping[str, Any], artifacts: Sequence[ReportedArtifact]) -> dict[str, Any]:
-    """Return the story with artifacts in messages named as the report names them.
+    """Return the story with artifacts in messages under their names in the report.
 
     Their paths depend on the folder from which the command is run, and the same artifacts give the
     same report.
     """
     names = _names_by_spelling(artifacts)
-    # the longest first, as run/scores is no part of run; and whole paths, not the ends of others
+    # The longest first, because run/scores is not part of run; and whole paths, not the ends of
+    # others.
     spellings = "|".join(re.escape(each) for each in sorted(names, key=len, reverse=True))
     pattern = re.compile(rf"(?<![\w/.-])(?:{spellings})(?=[/\s,:;)]|$)")
 
@@ -61,7 +62,7 @@ def with_names(story: Mapping[str, Any], artifacts: Sequence[ReportedArtifact]) 
 
 
 def _names_by_spelling(artifacts: Sequence[ReportedArtifact]) -> dict[str, str]:
-    """Return the name of each artifact by every way in which a message may spell its path."""
+    """Return the name of each artifact for every spelling of its path in messages."""
     here = Path.cwd()
     names: dict[str, str] = {}
     for item in artifacts:

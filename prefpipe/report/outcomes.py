@@ -4,17 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefpipe.errors import PrefpipeError
-from prefpipe.maths.statistics.bootstrap import Bootstrap
+from prefpipe.report.answers import bootstrap_of
 from prefpipe.report.sources import ReportedArtifact
 from prefpipe.stages.evaluate.health import health_notes
+from prefpipe.stages.evaluate.length_control import MAX_FITS
 from prefpipe.stages.evaluate.win_rate_recipes import WinRateSources
 from prefpipe.stages.evaluate.win_rates import Drawing, win_rates
 from prefpipe.stages.inspect.curves import read_points
 from prefpipe.stages.inspect.overview import read_summary
 
-MAX_CURVE_POINTS = 400
-FITS = 500
-"""Resamples of a length-controlled fit."""
+MAX_CURVE_POINTS, ALL_CURVE_POINTS, FEWEST_CURVE_POINTS = 400, 2_000, 40
+"""Of a curve, of all trainings' longest curves together, and of a curve at least."""
 PREFERENCES = ("evaluation", "verdicts")
 FIGURES = ("n_pairs", "accuracy", "auc", "ece", "ece_mass", "brier", "log_loss")
 CURVE = ("lower", "upper", "n", "predicted", "observed")
@@ -36,16 +36,18 @@ def trainings_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
 
     The curves are those of `prefpipe.stages.inspect.curves.read_points`.
     """
+    trained = [each for each in artifacts if each.kind == "policy"]
+    # Of many rounds each curve has fewer points: the page stays small.
+    shared = ALL_CURVE_POINTS // max(len(trained), 1)
+    n_points = max(FEWEST_CURVE_POINTS, min(MAX_CURVE_POINTS, shared))
     trainings = []
-    for policy in artifacts:
-        if policy.kind != "policy":
-            continue
+    for policy in trained:
         chosen = {**policy.identity, **(policy.identity.get("knobs") or {})}
         trainings.append(
             {
                 "name": policy.name,
                 "settings": {name: chosen[name] for name in SETTINGS if chosen.get(name)},
-                "curves": read_points(policy.artifact.path, MAX_CURVE_POINTS),
+                "curves": read_points(policy.artifact.path, n_points),
                 "summary": read_summary(policy.artifact),
             }
         )
@@ -55,7 +57,8 @@ def trainings_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
 def win_rates_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
     """Return the win rates of every evaluation and every judgement.
 
-    That is what ``prefpipe eval win-rate DIR`` computes, one each. Keys: ``name``, and either
+    That is what ``prefpipe eval win-rate DIR`` computes, one each; an evaluation has the intervals
+    that ``prefpipe eval`` printed. Keys: ``name``, and either
     ``error``, or ``policy``, ``n_rows``, ``n_rows_missing``, ``confidence``, ``win_rate``,
     ``length_controlled`` (None where there is none), ``notes`` and ``recipe``.
     """
@@ -68,7 +71,7 @@ def win_rates_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
             computed = win_rates(
                 [str(judged.artifact.path)],
                 WinRateSources(allow_missing=True),
-                Drawing(of_fits=Bootstrap(n_draws=FITS)),
+                _drawing_of(judged),
             )
         except PrefpipeError as error:
             entries.append({"name": judged.name, "error": error.message})
@@ -78,6 +81,15 @@ def win_rates_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:
         of_policy = {"policy": result["name"], "confidence": computed["confidence"]}
         entries.append({**result, "name": judged.name, **of_policy})
     return entries
+
+
+def _drawing_of(judged: ReportedArtifact) -> Drawing:
+    """Return the resamples of an evaluation as it drew them, else those of the command."""
+    if judged.kind != "evaluation":
+        return Drawing()
+    bootstrap = bootstrap_of(judged)
+    fits = bootstrap._replace(n_draws=min(bootstrap.n_draws, MAX_FITS))
+    return Drawing(of_means=bootstrap, of_fits=fits)
 
 
 def health_of(artifacts: Sequence[ReportedArtifact]) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A story as one HTML file that asks the network for nothing: of a run, or of a study.
+"""A story as one HTML file that asks the network for nothing: of a run, of two, or of a study.
 
 The basic bundle of plotly.js, in ``html/plotly``, is inlined and draws the charts. Every text of
 the run is escaped: in the page by Jinja, in the data as JSON in which ``<`` is an escape. If a text
@@ -18,6 +18,17 @@ import jinja2
 
 from prefpipe.artifacts.atomic import atomic_write, sweep_temporary_files
 from prefpipe.errors import UsageError
+from prefpipe.report.answer_words import (
+    change_rows,
+    cost_tiles,
+    gain_rows,
+    missing_costs,
+    pair_cost_rows,
+    pair_rows,
+    states_of,
+    verdict_of,
+    worse_sentence,
+)
 from prefpipe.report.page_figures import (
     GAP_COLUMNS,
     coverage_rows,
@@ -34,15 +45,16 @@ from prefpipe.report.page_figures import (
     round_rows,
     round_table,
     spelled_out,
-    tiles,
     trend_rows,
 )
 from prefpipe.text.untrusted import visible
 
 FOLDER = Path(__file__).parent / "html"
 PLOTLY = "plotly/plotly-basic.min.js"
-SCRIPTS = ("charts.js", "map.js", "savings.js", "page.js", "run.js")
-STUDY_SCRIPTS = ("charts.js", "study.js", "page.js")
+SCRIPTS = ("charts.js", "map.js", "savings.js", "theme.js", "page.js", "run.js")
+PAIR_SCRIPTS = ("theme.js", "pair.js")
+"""Two runs have tables and no charts."""
+STUDY_SCRIPTS = ("charts.js", "study.js", "theme.js", "page.js")
 MARK = '<meta name="generator" content="prefpipe'
 ESCAPES = {ord(sign): f"\\u{ord(sign):04x}" for sign in "<>&\u2028\u2029"}
 
@@ -71,9 +83,35 @@ def render(story: Mapping[str, Any]) -> str:
         panels=[curve_panels(training["curves"]) for training in story["trainings"]],
         health=[health_rows(entry) for entry in story["health"]],
         reliability=[reliability_tables(entry) for entry in story["calibrations"]],
-        tiles=tiles,
+        answers=_answers(story["answers"], states_of(story["not_done"])),
         gap_columns=GAP_COLUMNS,
         places={entry["name"]: place for place, entry in enumerate(story["lineage"])},
+    )
+
+
+def _answers(answers: Mapping[str, Any], states: Mapping[str, str]) -> dict[str, Any]:
+    """Return what the first screen shows, as its template names it."""
+    return {
+        "verdict": verdict_of(answers),
+        "gains": list(gain_rows(answers, states)),
+        "changes": list(change_rows(answers, states)),
+        "worse": worse_sentence(answers),
+        "tiles": list(cost_tiles(answers, states)),
+        "missing": missing_costs(answers),
+    }
+
+
+def render_pair(story: Mapping[str, Any]) -> str:
+    """Return the page of two runs' story, of `prefpipe.report.pair.tell_pair`."""
+    story = _visible(story)
+    return _page(
+        "pair.html.jinja",
+        PAIR_SCRIPTS,
+        story,
+        {},
+        verdicts=[verdict_of(run["answers"]) for run in story["runs"]],
+        rows=list(pair_rows(story)),
+        costs=pair_cost_rows(story),
     )
 
 
@@ -94,7 +132,7 @@ def _page(
 
     Args:
         template: a file of `FOLDER`.
-        scripts: files of `FOLDER`, in order.
+        scripts: files of `FOLDER`, in order; plotly.js stands before those with charts.
         story: what the scripts draw, and the template's ``story``.
         filters: of the template, beside figures and shares.
         values: other names of the template.
@@ -110,7 +148,7 @@ def _page(
 
     # prefpipe's own scripts share one scope that nothing else on the page can reach.
     own_script = "(() => {\n" + "\n".join(_asset(name) for name in scripts) + "\n})();\n"
-    in_page = [_plotly(), own_script]
+    in_page = [own_script] if "charts.js" not in scripts else [_plotly(), own_script]
     return environment.get_template(template).render(
         story=story,
         policy=_security_policy(in_page),

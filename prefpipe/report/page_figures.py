@@ -217,50 +217,6 @@ def reliability_tables(entry: Mapping[str, Any]) -> list[dict[str, Any]]:
     return tables
 
 
-def tiles(story: Mapping[str, Any]) -> list[dict[str, str]]:
-    """Return the few figures that stand on top: ``value`` and ``label``.
-
-    A label is marked where something that its figure is made of is stale, partial or corrupt.
-    """
-    states = {entry["name"]: entry["state"] for entry in story["not_done"]}
-    shown: list[dict[str, str]] = []
-
-    def add(value: str, label: str, *made_of: str | None) -> None:
-        marks = dict.fromkeys(states[name] for name in made_of if name in states)
-        if marks:
-            label += f" ({', '.join(marks)})"
-        shown.append({"value": value, "label": label})
-
-    # The first of each kind: the sections below have all of them.
-    for pool in story["pools"][:1]:
-        candidates, made_of = pool["candidates"], pool["made_of"]
-        for step in pool["funnel"]["responses"]:
-            if "error" in step:
-                continue
-            if step["artifact"] == candidates:
-                add(figure(step["n_in"]), f"responses in {candidates}", candidates)
-            if step["step"] == "select":
-                add(figure(step["n_out"]), f"kept by {pool['name']}", *made_of)
-        for step in pool["funnel"]["prompts"]:
-            if "error" not in step:
-                label = f"groups of {figure(step['n_in'])} prompts"
-                add(figure(step["n_out"]), label, *made_of)
-
-    with_win_rate = [entry for entry in story["win_rates"] if "error" not in entry]
-    for entry in with_win_rate[:1]:
-        name, controlled = entry["name"], entry["length_controlled"]
-        add(percent(entry["win_rate"]["mean"]), f"win rate, {name}", name)
-        if controlled:
-            add(percent(controlled["mean"]), "at equal length", name)
-
-    for entry in story["health"][:1]:
-        reward = entry["measures"].get("reward")
-        difference = None if reward is None else reward["difference"].get("mean")
-        if difference is not None:
-            add(f"{difference:+.3g}", "held-out reward, policy - baseline", entry["name"])
-    return shown
-
-
 def _between(low: float | None, high: float | None) -> str:
     return f"{figure_or_dash(low)} to {figure_or_dash(high)}"
 

@@ -20,8 +20,8 @@ from prefpipe.report.sources import (
 )
 from prefpipe.stages.shared.pool_index import find_rows, flat
 
-MAX_POINTS = 1_500
-"""Points of each role that are drawn; more would be a cloud without form, and a large file."""
+MAX_POINTS, DIGITS = 800, 5
+"""Points of each role that are drawn, and the digits of each: more is a cloud without form."""
 N_LENGTH_BINS, SUBDIVISION = 12, 4
 LARGEST_CUT = 1e307
 """Beyond it, the width of a bin may be no float64."""
@@ -159,7 +159,7 @@ def _lengths(rewarded: pl.DataFrame, unit: str) -> dict[str, Any] | None:
         shown = rows.gather_every(every)
         points[role] = {
             "length": shown["length"].to_list(),
-            "reward": shown["reward"].to_list(),
+            "reward": shown["reward"].round_sig_figs(DIGITS).to_list(),
             "n": len(rows),
         }
     return {

@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError
+from prefpipe.maths.compute.training_compute import ModelShape
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.stages.inspect.one_prompt import PromptSources
 from prefpipe.stages.shared.earlier_rounds import EARLIER, KINDS, earlier_rounds_of, joined
@@ -42,6 +43,13 @@ class ReportedArtifact(NamedTuple):
     def identity(self) -> Mapping[str, Any]:
         """What was chosen for its run."""
         return self.artifact.record.identity
+
+
+class TrainedShape(NamedTuple):
+    """The model whose training compute is counted: its name, and what its FLOP depend on."""
+
+    name: str
+    shape: ModelShape
 
 
 class ReportedPool(NamedTuple):

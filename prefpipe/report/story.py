@@ -9,7 +9,7 @@ by key. What cannot be read is told in its place, with the reason, and hides not
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from prefpipe import __version__
 from prefpipe.artifacts.finite_json import finite_values
@@ -17,7 +17,7 @@ from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.train import TrainConfig
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.maths.compute.accelerators import ACCELERATORS
-from prefpipe.maths.compute.training_compute import ModelShape
+from prefpipe.report.answers import answers_of
 from prefpipe.report.coverage import coverage_of
 from prefpipe.report.funnel import funnel_of
 from prefpipe.report.lineage import lineage_of
@@ -25,7 +25,7 @@ from prefpipe.report.maps import maps_of
 from prefpipe.report.outcomes import calibrations_of, health_of, trainings_of, win_rates_of
 from prefpipe.report.pools import rewards_of
 from prefpipe.report.rounds import figures_by_recipe
-from prefpipe.report.sources import ReportedArtifact, ReportedPool, pools_of
+from prefpipe.report.sources import ReportedArtifact, ReportedPool, TrainedShape, pools_of
 from prefpipe.stages.select.screening import ScreeningFlags
 
 PLAN = {
@@ -45,23 +45,16 @@ COVERAGE_SETTINGS = (*ScreeningFlags._fields, "cover", "weight_temperature")
 """What coverage depends on, beside the responses and their reward."""
 
 
-class TrainedShape(NamedTuple):
-    """The model whose training the calculator computes: its name, and what its FLOP depend on."""
-
-    name: str
-    shape: ModelShape
-
-
 def tell(
     folder: str, artifacts: Sequence[ReportedArtifact], model: TrainedShape, *, n_maps: int
 ) -> dict[str, Any]:
     """Return the story as JSON values.
 
-    Keys: ``folder``, ``version``, ``not_done`` (what status does not call done), ``pools`` (each
-    ``name``, ``made_of``, ``funnel``, ``rewards``, ``coverage``), ``maps``, ``maps_left_out``,
-    ``trainings``, ``win_rates``, ``health``, ``rounds``, ``calibrations``, ``savings`` and
-    ``lineage``; see the functions that make them. A part that could not be made is
-    ``{"error": message}``.
+    Keys: ``folder``, ``version``, ``not_done`` (what status does not call done), ``answers`` (the
+    first screen), ``pools`` (each ``name``, ``made_of``, ``funnel``, ``rewards``, ``coverage``),
+    ``maps``, ``maps_left_out``, ``trainings``, ``win_rates``, ``health``, ``rounds``,
+    ``calibrations``, ``savings`` and ``lineage``; see the functions that make them. A part that
+    could not be made is ``{"error": message}``.
 
     Args:
         folder: its name.
@@ -80,15 +73,17 @@ def tell(
     pools = pools_of(artifacts)
     policies = [artifact for artifact in artifacts if artifact.kind == "policy"]
     maps, maps_left_out = maps_of(pools, n_maps)
+    win_rates = win_rates_of(artifacts)
     story: dict[str, Any] = {
         "folder": folder,
         "version": __version__,
         "not_done": not_done(artifacts),
+        "answers": answers_of(artifacts, pools, win_rates, model),
         "pools": _pool_entries(pools, policies),
         "maps": maps,
         "maps_left_out": maps_left_out,
         "trainings": trainings_of(artifacts),
-        "win_rates": win_rates_of(artifacts),
+        "win_rates": win_rates,
         "health": health_of(artifacts),
         "rounds": figures_by_recipe(folder, artifacts, pools),
         "calibrations": calibrations_of(artifacts),

@@ -133,6 +133,10 @@ class EmbeddingMaker:
         """Return whether the embedder would be idle without another part."""
         return self.embedder.has_room(n_open)
 
+    def size_of(self, index: int) -> int:
+        """Return how many candidates a part is made from."""
+        return self.candidates.footer(index).n_rows
+
     def prepare(self, index: int) -> TextsToEmbed:
         """Read the candidates of a part, and collect their texts."""
         columns = ["prompt_id", "sample_idx", "messages", "response", "status", "reason"]

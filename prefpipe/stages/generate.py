@@ -400,6 +400,10 @@ class CandidateMaker:
         """Return whether an engine would be idle without another part."""
         return self.models.has_room(n_open)
 
+    def size_of(self, index: int) -> int:
+        """Return how many prompts a part is made from."""
+        return len(self.prompts.part(index, self.config.prompts_a_part))
+
     def prepare(self, index: int) -> PreparedPart:
         """Read a part's prompts, and find the rows that are kept."""
         prompts = self.prompts.part(index, self.config.prompts_a_part)

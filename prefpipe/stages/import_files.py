@@ -94,7 +94,8 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
 
     # The scores name the digests of the candidates, which are all there by now.
     if scores is not None:
-        summary_of_scores = Summary(config.stage, config.output)
+        # named, so that its progress is not taken for that of the candidates again
+        summary_of_scores = Summary(f"{config.stage}, scores", config.output)
         parents = parent_digests(indices, candidates=candidates)
         loop_over_parts(
             config,

@@ -336,6 +336,10 @@ class ScoreMaker:
         n_with[first] = n_open - sum(n_with[name] for name in later)
         return all(scorer.has_room(n_with[name]) for name, scorer in self.scorers.items())
 
+    def size_of(self, index: int) -> int:
+        """Return how many candidates a part is made from."""
+        return self.candidates.footer(index).n_rows
+
     def prepare(self, index: int) -> CandidatesToRate:
         """Read the candidates of a part, the user's own columns beside them."""
         table, _ = self.candidates.read(index)

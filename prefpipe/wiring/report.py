@@ -8,8 +8,7 @@ from prefpipe.wiring.extras import TRAIN, is_installed
 
 if TYPE_CHECKING:
     from prefpipe.configs.study_record import StudyRecord
-    from prefpipe.report.sources import ReportedArtifact
-    from prefpipe.report.story import TrainedShape
+    from prefpipe.report.sources import ReportedArtifact, TrainedShape
 
 
 class ReportedFolder(NamedTuple):
@@ -102,7 +101,7 @@ def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> 
     """Return the named model, else the first policy of the folder, else one of a common size."""
     from prefpipe.errors import PrefpipeError
     from prefpipe.maths.compute.training_compute import ModelShape, parse_size
-    from prefpipe.report.story import TrainedShape
+    from prefpipe.report.sources import TrainedShape
 
     if named is not None:
         # a folder may be called 8B
@@ -130,7 +129,7 @@ def calculator_model(named: str | None, artifacts: "list[ReportedArtifact]") -> 
 
 def _default_shape() -> "TrainedShape":
     from prefpipe.maths.compute.training_compute import ModelShape, parse_size
-    from prefpipe.report.story import TrainedShape
+    from prefpipe.report.sources import TrainedShape
 
     default = parse_size(DEFAULT_SIZE)
     assert default is not None

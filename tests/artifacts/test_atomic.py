@@ -364,7 +364,7 @@ def test_files_of_a_folder_have_the_permissions_of_new_files(tmp_path: Path) -> 
 def test_a_folder_is_replaced_whole_and_only_when_asked_to(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "old").touch()
-    with pytest.raises(UsageError, match="exists already"), atomic_folder(tmp_path / "model"):
+    with pytest.raises(UsageError, match="already exists"), atomic_folder(tmp_path / "model"):
         pass
     with atomic_folder(tmp_path / "model", overwrite=True) as folder:
         (folder / "new").touch()

@@ -84,7 +84,7 @@ def test_what_is_no_such_table_is_refused(tmp_path: Path, broken: str) -> None:
     write_study_table(path, RESULTS, [row()])
     table = pq.read_table(path)
     said = {
-        "gone": "is not there",
+        "gone": "does not exist",
         "text": "cannot be read",
         "schema": "is of schema of no study; this release reads study_results/1",
         "version": "is of schema study_results/99",

@@ -1,6 +1,6 @@
-"""A report as a picture, as it stands in docs/: the whole page in headless Chromium, every chart drawn.
+"""A report as a picture, the whole page in headless Chromium, every chart drawn.
 
-python tests/benchmarks/report_picture.py runs/quickstart/report.html docs/report-quickstart.png
+python tests/benchmarks/report_picture.py runs/quickstart/report.html report.png
 """
 
 import io

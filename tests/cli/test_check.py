@@ -436,7 +436,7 @@ def test_keys_that_come_again_in_another_part_are_found_as_in_one(
     groups = write_groups(tmp_path / "groups", [rows_for(n=2), rows_for(n=1)], [identity])
     _, findings = told(capsys, groups, "--model", model, "--max-length", 512, code=1)
     assert any(
-        "response 0 of prompt p0 comes twice" in message
+        "response 0 of prompt p0 occurs twice" in message
         for severity, message in findings.values()
         if severity == "error"
     )

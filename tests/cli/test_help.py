@@ -21,7 +21,7 @@ COMMANDS = dict(reference.commands(ROOT))
 GROUPS = {"prefpipe": ROOT, "prefpipe models": ROOT.commands["models"]}
 PAGES = [*GROUPS, *COMMANDS]
 WIDTHS = (60, 80, 120)
-MOST_FLAGS = 16
+MOST_FLAGS = 18
 """Of ``--help``; the brief asks for 8 to 15, and ``--config`` and ``--json`` come on top."""
 
 
@@ -212,3 +212,57 @@ def test_a_default_stays_on_one_line() -> None:
     page = Page("p", "d", (), [Section("Flags", [Entry("--a N", meaning)])], [])
     for width in range(40, 100):
         assert "[default: 0.05]" in render(page, width=width)
+
+
+WORDS_TO_AVOID = re.compile(
+    r"all the same|in vain|of its own|one likes|is told|came of|asked for|by itself|"
+    r"makes of|where there is one|of no use|\banew\b|\btold\b"
+)
+OF_SEVERAL_OBJECTIVES = ("gamma", "alpha", "objective")
+"""Flags of `train` whose help joins what each objective says of them."""
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_a_help_text_is_short_and_plain(path: str) -> None:
+    command = COMMANDS[path]
+    assert not WORDS_TO_AVOID.search(command.help)
+    for parameter in command.params:
+        text = (parameter.help or "").replace("\\[", "[")
+        assert not WORDS_TO_AVOID.search(text)
+        sentence = re.sub(r" \[(default|required).*\]$", "", text)
+        limit = 60 if parameter.name in OF_SEVERAL_OBJECTIVES else 25
+        assert len(sentence.split()) <= limit, f"{parameter.name}: {sentence}"
+
+
+def test_help_of_train_shows_the_knobs_and_whose_each_objective_is(capsys, monkeypatch) -> None:
+    words = " ".join(page_of("prefpipe train", capsys, monkeypatch).split())
+    assert "--beta X" in words
+    assert "--gamma X" in words
+    assert "policy: ampo (default), refa, " in words
+    assert "reward: bt (default), bt-margin, mmpo" in words
+    assert "0: none" in words
+
+
+def test_the_mark_of_flags_that_change_the_rows_is_explained_above_them(
+    capsys, monkeypatch
+) -> None:
+    text = page_of("prefpipe train", capsys, monkeypatch, flag="--help-all")
+    assert text.index("Flags marked * change the rows") < text.index("Examples:")
+    assert text.count("Flags marked *") == 1
+    assert "Flags marked *" not in page_of("prefpipe train", capsys, monkeypatch)
+
+
+def test_the_first_page_names_help_all_and_the_commands_of_eval(capsys, monkeypatch) -> None:
+    text = page_of("prefpipe", capsys, monkeypatch)
+    words = " ".join(text.split())
+    assert "--help-all lists all its flags." in words
+    assert "prefpipe eval has commands too: win-rate, " in words
+    # a pipeline's commands stand in its order
+    shown = re.findall(r"^  prefpipe ([a-z]+) .*$", text, re.MULTILINE)
+    assert shown == ["init", "generate", "score", "select", "train", "eval", "status"]
+
+
+def test_a_closed_stdout_is_no_traceback(monkeypatch) -> None:
+    """``prefpipe generate --help >&-``: Python has no stdout then."""
+    monkeypatch.setattr("sys.stdout", None)
+    assert run(["generate", "--help"]) == 0

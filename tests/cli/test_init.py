@@ -16,6 +16,7 @@ from prefpipe.cli.main import run
 from prefpipe.configs.init import STAGE_NAMES, InitConfig
 from prefpipe.configs.plan_sections import SECTIONS
 from prefpipe.configs.stages import STAGES
+from prefpipe.configs.workers import WorkersConfig
 from prefpipe.stages.init.run_files import stage_values
 from prefpipe.stages.init.stage_yaml import stage_yaml, written
 
@@ -154,3 +155,15 @@ def test_the_script_and_the_plan_run_as_they_are(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("\nprefpipe train ") == 3
+
+
+def test_the_key_on_is_a_flag_and_no_truth_value() -> None:
+    """YAML 1.1 reads ``on: ray`` as ``true: ray``."""
+    assert run(["init", "generate"]) == 0
+    path = Path("generate.yaml")
+    path.write_text(
+        path.read_text().replace("#on: null", "on: ray").replace("#workers: null", "workers: 2")
+    )
+    config = BY_NAME["generate"].from_sources({}, path)
+    assert isinstance(config, WorkersConfig)
+    assert (config.on, config.workers) == ("ray", "2")

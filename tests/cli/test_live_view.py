@@ -158,6 +158,6 @@ def test_every_stage_ends_its_progress_with_a_line_that_says_it_all(
         said = capsys.readouterr().err
         assert "\x1b" not in said
         last = [line for line in said.splitlines() if " done, " in line][-1]
-        assert re.match(r"\w+: (\d+) of \1 parts? done, ", last), last
+        assert re.match(r"[\w, ]+: (\d+) of \1 parts? done, ", last), last
         # what a file of another tool has is counted by no status
         assert stage == "export" or re.search(r"\d+ rows?: \d+ [a-z_]+", last), last

@@ -343,3 +343,22 @@ def test_a_closed_pipe_is_no_error(prompts: Path) -> None:
     command = f"{sys.executable} -m prefpipe inspect {prompts.parent / 'out'} --json | true"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
     assert "Traceback" not in done.stderr
+
+
+def test_a_reader_of_stderr_that_goes_away_does_not_end_the_run(prompts: Path) -> None:
+    """``2>&1 >/dev/null | head -1``, or a ``tee`` that dies: every part is made all the same."""
+    words = ["generate", prompts, "-o", prompts.parent / "unread", "--backend", "fake"]
+    words += ["--model", "fake:delay_s=0.02", "--n", "2", "--part-size", "1"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "prefpipe", *map(str, words)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr is not None
+    assert process.stderr.readline()
+    process.stderr.close()
+    assert process.wait(120) == 0
+    assert not list((prompts.parent / "unread").glob("*.tmp"))
+    assert len(list((prompts.parent / "unread").glob("part-*"))) == len(
+        prompts.read_text().splitlines()
+    )

@@ -81,7 +81,7 @@ def test_convert_copies_a_folder_whole_and_never_over_another(
     }
     assert [path.name for path in target.parent.iterdir()] == ["copy"]
     assert prefpipe(["models", "convert", package, "-o", str(target)]) == 2
-    assert f"{target} exists already" in capsys.readouterr().err
+    assert f"{target} already exists" in capsys.readouterr().err
 
 
 def test_a_template_with_escape_sequences_is_shown_as_signs(

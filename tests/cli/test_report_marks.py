@@ -54,8 +54,8 @@ def test_stale_figures_are_marked_and_the_others_are_not(rounds: Path, capsys) -
     assert {entry["state"] for entry in story["not_done"]} == {"stale"}
     assert 'id="not-done"' in page
     marked = {label for label in labels(page) if label.endswith("(stale)")}
-    assert "win rate, eval (stale)" in marked
-    assert not [label for label in marked if "kept by groups" in label]
+    assert {"Win rate (stale)", "Mean reward (stale)"} <= marked
+    assert "prompts (stale)" in marked  # of both rounds, and the second sampled from it
     assert "warning: eval is stale: its policy_candidates" in err
     assert err.startswith("warning: ")
 
@@ -69,7 +69,8 @@ def test_partial_and_corrupt_artifacts_are_marked_alike(rounds: Path, capsys) ->
         "scores": "partial",
         "embeddings": "corrupt",
     }
-    assert "kept by groups (partial, corrupt)" in labels(page)
+    assert "responses kept to train on (partial, corrupt)" in labels(page)
+    assert "responses sampled" in labels(page)
     assert "warning: scores is partial: missing: part 1; its figures are marked" in err
 
 

@@ -184,7 +184,9 @@ def test_odd_names_reach_the_commands_as_they_are(
     for seed in plan.seeds:
         for arm in plan.arms:
             steps += run_steps(plan, folder, arm, seed, places_of(plan, folder, arm, seed))
-    script = dry_run(capfd, output=str(folder))
+    command(["study", "plan.yaml", "-o", str(folder), "--dry-run"])
+    script, errors = capfd.readouterr()
+    assert "warning: the plan plan.yaml runs commands of its own with your rights" in errors
     # the trainer's command runs as it is; groups are a file that it touches
     (work / folder / "arms/other").mkdir(parents=True)
     expected = [step.words for step in steps if step.stage != "trainer"]

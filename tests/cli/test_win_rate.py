@@ -197,7 +197,7 @@ def test_another_judge_or_other_prompts_are_not_compared_without_force(
     )
     assert run(["eval", "win-rate", str(first), f"{tmp_path}/judge.json", *QUICK]) == 2
     told = capsys.readouterr().err
-    assert "not of the same recipe" in told
+    assert "were not made by the same recipe" in told
     assert "judges" in told
     (tmp_path / "fewer.json").write_text(json.dumps(rows[:30]))
     assert run(["eval", "win-rate", str(first), f"{tmp_path}/fewer.json", *QUICK]) == 2
@@ -522,3 +522,16 @@ def test_the_length_figure_with_missing_rows_is_alpaca_evals_and_ours_has_its_ow
     capsys.readouterr()
     assert run(["eval", "win-rate", f"{tmp_path}/a.jsonl", "--allow-missing", *QUICK]) == 0
     assert "length-controlled win rate of judged rows" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_pipe_gets_the_table_unfolded(tmp_path: Path, capsys, monkeypatch) -> None:
+    words = ["eval", "win-rate", str(annotations(tmp_path / "a.json")), *QUICK]
+    monkeypatch.delenv("COLUMNS")
+    assert run(words) == 0
+    label = "length-controlled win rate without difficulty term"
+    assert any(line.startswith(label) for line in capsys.readouterr().out.splitlines())
+
+    # who asks for a width gets it
+    monkeypatch.setenv("COLUMNS", "60")
+    assert run(words) == 0
+    assert label not in capsys.readouterr().out

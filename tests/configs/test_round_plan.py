@@ -301,8 +301,8 @@ def test_an_adapter_that_is_merged_or_begun_later_is_no_mistake() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("rounds: 2\nrounds: 3\n", "the key `rounds` stands there twice"),
-        ("train: {beta: 1, beta: 2}\n", "the key `beta` stands there twice"),
+        ("rounds: 2\nrounds: 3\n", "the key `rounds` occurs twice"),
+        ("train: {beta: 1, beta: 2}\n", "the key `beta` occurs twice"),
         ("- 1\n", "must hold `key: value` lines, not a list"),
         ("", "must hold `key: value` lines, not nothing"),
         ("a: [", "is not YAML"),

@@ -555,8 +555,8 @@ def test_a_mistake_is_said_once_and_with_all_others() -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("seeds: [0]\nseeds: [1]\n", "the key `seeds` stands there twice"),
-        ("arms: {a: {}, a: {}}\n", "the key `a` stands there twice"),
+        ("seeds: [0]\nseeds: [1]\n", "the key `seeds` occurs twice"),
+        ("arms: {a: {}, a: {}}\n", "the key `a` occurs twice"),
         ("- 1\n", "must hold `key: value` lines, not a list"),
         ("", "must hold `key: value` lines, not nothing"),
         ("a: [", "is not YAML"),

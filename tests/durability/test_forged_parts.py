@@ -112,7 +112,7 @@ FOOTERS: dict[str, tuple[Callable[[Path], None], str]] = {
     "engines a text": (forged(engines="vllm 1"), "`engines` in its footer is 'vllm 1'"),
     "fingerprint null": (forged(fingerprint=None), "`fingerprint` in its footer is None"),
     "a newer release": (forged(compression_level=3), "was written by a newer release of prefpipe"),
-    "another run": (forged(fingerprint="0" * 64), "another run"),
+    "another run": (forged(fingerprint="0" * 64), "was not made by the run that its run.json"),
     "another name": (forged(name="part-00000-of-00003.parquet"), "under a different name"),
     "plain Parquet": (plain_parquet, "not a part that prefpipe wrote"),
 }

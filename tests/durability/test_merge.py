@@ -64,7 +64,7 @@ def test_a_merge_killed_at_any_event_leaves_no_half_folder(
             assert {path.name for path in output.iterdir()} == ALL_FILES
             assert inspect_model(output, "merged").kind == "causal-lm"
             if not overwrite and code != 0:  # the kill came after the name was taken
-                assert "exists already" in server.run(*words).stderr
+                assert "already exists" in server.run(*words).stderr
                 break
         event += 3
     assert n_kills >= 8

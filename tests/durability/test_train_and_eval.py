@@ -613,7 +613,7 @@ def test_missing_parts_of_the_groups_exit_with_4(
         ),
         (
             ("--lora-r", 4, "--lora-target-modules", "nonsense"),
-            ["--lora-target-modules nonsense", "leave it out"],
+            ["--lora-target-modules nonsense", "leave --lora-target-modules out"],
         ),
         (("--max-length", 20, "--on-too-long", "error"), ["is too long", "raise --max-length"]),
         (("--max-steps", 3), ["--max-steps and --num-train-epochs exclude each other"]),

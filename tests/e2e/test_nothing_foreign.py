@@ -23,7 +23,7 @@ OURS = (
     r"(ok|truncated) +\d+ +[\d.]+%",
     r"\d+ (tokens|texts) in .*",
     r"\d+ responses repeat .*",
-    r"\d+ texts \(.*\) were longer .*",
+    r"\d+ texts \(.*\) exceeded .*",
 )
 """Every line that the two commands print to stderr."""
 

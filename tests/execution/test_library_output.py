@@ -16,9 +16,15 @@ from prefpipe.execution.library_output import BARS_OFF, HARMLESS, LEFT_ALONE, li
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """The lines of the log; every warning is shown, as often as it comes."""
+    """The lines of the log; every warning is shown, as often as it comes.
+
+    Libraries that other tests imported may have raised the levels of this process.
+    """
     for name in (*BARS_OFF, LEFT_ALONE):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(logging.root.manager, "disable", logging.NOTSET)
+    monkeypatch.setattr(logging.root, "level", logging.WARNING)
+    logging.root.manager._clear_cache()
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         yield []
@@ -29,6 +35,7 @@ def new_logger(library: str) -> logging.Logger:
     logger = logging.getLogger(f"{library}.{uuid.uuid4().hex}")
     logger.addHandler(logging.StreamHandler(sys.stderr))
     logger.propagate = False
+    logger.setLevel(logging.WARNING)
     return logger
 
 
@@ -77,6 +84,7 @@ EXAMPLES = {
         "`torch_dtype` is deprecated! Use `dtype` instead!",
     ],
     "huggingface_hub": ["You are sending unauthenticated requests to the HF Hub."],
+    "tqdm": ["IProgress not found. Please update jupyter and ipywidgets."],
     "torch": ["NOTE: Redirects are currently not supported in MacOs."],
 }
 
@@ -151,3 +159,35 @@ def test_behind_it_and_where_it_is_unwanted_libraries_print_as_ever(
         assert not any(name in os.environ for name in BARS_OFF)
     assert capsys.readouterr().err == "behind it\nunwanted\n"
     assert lines == []
+
+
+def test_contexts_of_threads_that_end_in_the_order_in_which_they_began(
+    lines: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs at once from Python: when both have ended, the process has its own output again."""
+
+    def state() -> tuple[object, ...]:
+        bars = [name for name in BARS_OFF if name in os.environ]
+        return logging.getLoggerClass(), warnings.showwarning, logging.getLogger().handlers[:], bars
+
+    before = state()
+    others: list[str] = []
+    first, second = library_output(lines.append), library_output(others.append)
+    first.__enter__()
+    second.__enter__()
+    new_logger("transformers").warning("while both run")
+    first.__exit__(None, None, None)
+    new_logger("transformers").warning("while one runs")
+    warnings.warn("while one runs", PrefpipeWarning, stacklevel=1)
+    assert set(BARS_OFF) <= set(os.environ)
+    second.__exit__(None, None, None)
+
+    assert state() == before
+    assert lines == []
+    assert others == [
+        "warning: transformers: while both run",
+        "warning: transformers: while one runs",
+        "warning: while one runs",
+    ]
+    new_logger("mine").warning("behind both")
+    assert capsys.readouterr().err == "behind both\n"

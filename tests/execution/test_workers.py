@@ -279,7 +279,7 @@ def test_modules_in_the_working_directory_take_no_module_s_place_in_workers(
 REFUSALS: Sequence[tuple[list[object], str]] = (
     (["--workers", 0], "--workers must be 1 or more, or auto, not 0"),
     (["--workers", "two"], "--workers must be 1 or more, or auto, not two"),
-    (["--workers", 21], "--workers 21, but "),
+    (["--workers", 21], "--workers 21 is more than the 20 parts"),
     (["--gpus-per-worker", 1], "--gpus-per-worker needs --workers"),
     (["--workers", 2, "--on", "slurm"], "--on must be ray or ray:ADDRESS, not slurm"),
     (["--on", "ray"], "--on needs --workers N"),

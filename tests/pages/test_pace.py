@@ -1,5 +1,7 @@
 """What is said of the time left and of tokens a second, by a clock that stands still."""
 
+from typing import Any
+
 import pytest
 
 from prefpipe.execution.runtime import Task
@@ -21,7 +23,7 @@ def clock() -> Clock:
     return Clock()
 
 
-def pace_of(clock: Clock, total: int = 10, **settings: bool) -> Pace:
+def pace_of(clock: Clock, total: int = 10, **settings: Any) -> Pace:
     return Pace(Task("generate", "part", total, "run/candidates", **settings), clock)
 
 
@@ -118,3 +120,15 @@ def test_nothing_is_said_where_parts_end_in_bunches_until_all_have(clock: Clock)
         assert (pace.left_s(), pace.tokens_per_s()) == (None, None)
     pace.add(1, {"n_tokens": 200.0})
     assert pace.tokens_per_s() == 16
+
+
+def test_a_last_part_that_is_small_counts_as_what_it_is(clock: Clock) -> None:
+    """Two parts, of 32 prompts and of 8: behind the first one a quarter of its time is left."""
+    pace = pace_of(clock, total=2, last_share=0.25)
+    clock.now_s += 400
+    pace.add(1)
+    assert pace.left_s() == 100
+    clock.now_s += 60
+    assert pace.left_s() == 40
+    clock.now_s += 60  # it is late
+    assert pace.left_s() is None

@@ -423,7 +423,7 @@ def test_report_refuses_bad_flags_and_folders(
     own = tmp_path / "prompts.jsonl"
     own.write_text("mine")
     cases = [
-        (["report", folder, "-o", str(own)], 2, "is no report of prefpipe"),
+        (["report", folder, "-o", str(own)], 2, "is not a prefpipe report"),
         (["report", folder, "-o", str(tmp_path)], 2, "is a folder"),
         (["report", str(tmp_path), "-o", str(tmp_path / "r.html")], 1, "holds no artifact"),
         (["report", str(tmp_path / "none"), "-o", str(tmp_path / "r.html")], 1, "does not exist"),

@@ -348,7 +348,7 @@ def test_without_scripts_the_tables_still_tell_the_numbers(browser: Any, page_fi
     context = browser.new_context(java_script_enabled=False)
     page = context.new_page()
     page.goto(page_file.as_uri())
-    assert "The charts need JavaScript" in page.locator("main").inner_text()
+    assert "Charts need JavaScript" in page.locator("main").inner_text()
     page.locator("#rewards summary").first.click()
     assert page.locator("#rewards table:visible").count() >= 1
     context.close()

@@ -209,7 +209,7 @@ def test_the_name_of_the_file_is_refused_before_the_work(
     target = tmp_path / "mine.html"
     target.write_text("mine")
     for words, message in (
-        ([str(target)], "is no report"),
+        ([str(target)], "is not a prefpipe report"),
         ([str(tmp_path / "none" / "r.html")], "there is no folder"),
     ):
         assert run(["report", str(tmp_path / "no-run"), "-o", *words]) == 2

@@ -67,8 +67,8 @@ def test_launch_config_prints_the_path_that_a_command_line_takes(launcher: Launc
     wrong = launcher.server.run("launch-config", "fsdp")
     assert (wrong.code, wrong.stdout) == (2, "")
     assert (
-        "error: there is no configuration 'fsdp'\n\nhint: take ddp, fsdp2, zero2, zero3, or a file "
-        "of your own" in wrong.stderr
+        "error: there is no configuration 'fsdp'\n\nhint: use ddp, fsdp2, zero2, zero3, or your own file"
+        in wrong.stderr
     )
 
 

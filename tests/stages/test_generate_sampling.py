@@ -265,4 +265,4 @@ def test_a_backslash_and_an_n_are_named_for_what_they_are(prompts, tmp_path, cap
     assert generate(prompts, tmp_path / "a", "--stop", r"\n") == 0
     assert r"--stop '\\n' is used literally" in " ".join(capsys.readouterr().err.split())
     assert generate(prompts, tmp_path / "b", "--stop", "\n") == 0
-    assert "letter by letter" not in capsys.readouterr().err
+    assert "used literally" not in capsys.readouterr().err

@@ -79,7 +79,7 @@ def test_what_is_off_is_still_left_out_where_it_is_refused(prompts, tmp_path, ca
     refused = ("top_k", "repetition_penalty")
     with running_chat_server(refused_fields=refused) as server:
         assert generate(prompts, tmp_path / "out", server, "--min-p", 0.1) == 0
-    assert "refuses repetition_penalty, top_k: sent without" in capsys.readouterr().err
+    assert "refuses repetition_penalty, top_k: they are left out" in capsys.readouterr().err
     assert server.bodies[-1]["min_p"] == 0.1
 
 

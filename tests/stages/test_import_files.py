@@ -147,6 +147,15 @@ def test_statuses_of_responses_and_scores(tmp_path: Path, capsys) -> None:
     )
 
 
+def test_progress_in_a_log_says_once_what_is_done_of_each_folder(
+    tmp_path: Path, source: str, capsys
+) -> None:
+    command(words(source, tmp_path / "run"))
+    printed = capsys.readouterr().err.splitlines()
+    ends = [line for line in printed if "3 of 3 parts done" in line]
+    assert [line.partition(": ")[0] for line in ends] == ["import", "import, scores"]
+
+
 def test_without_scores_there_is_no_scores_folder(tmp_path: Path, capsys) -> None:
     assert (
         run(

@@ -584,7 +584,7 @@ def test_numbers_that_are_not_finite_never_agree():
 def test_what_is_no_adapter_is_refused_with_a_hint(base, tmp_path, capsys):
     assert prefpipe(["merge", str(base), "-o", str(tmp_path / "out")]) == 1
     told = capsys.readouterr().err
-    assert "is no adapter" in told
+    assert "is not an adapter" in told
     assert "hint: pass the folder that `prefpipe train --lora-r N` wrote" in told
     assert not (tmp_path / "out").exists()
 
@@ -608,7 +608,7 @@ def test_an_existing_folder_is_kept_unless_it_is_a_model_and_meant(adapter, tmp_
     before = (out / "model.safetensors").stat().st_mtime_ns
     capsys.readouterr()
     assert prefpipe(["merge", str(adapter), "-o", str(out)]) == 2
-    assert "exists already" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert (out / "model.safetensors").stat().st_mtime_ns == before
     (out / "extra.txt").write_text("of the model before")
     assert (

@@ -431,15 +431,15 @@ def test_a_batch_carries_the_tools_of_its_requests(tmp_path):
     [
         (CHAT_TEMPLATE, {"prompt": "q", "tools": [WEATHER]}, "the tool 'weather'", "--leave-out tools"),
         (CHAT_TEMPLATE, {"messages": [*HISTORY[:2], QUESTION]}, "the call of 'weather' in turn 1", "--leave-out tool_calls"),
-        (CHAT_TEMPLATE, {"messages": HISTORY}, "the call of 'weather' in turn 1", "or take these rows out"),
+        (CHAT_TEMPLATE, {"messages": HISTORY}, "the call of 'weather' in turn 1", "or remove these rows"),
         ("{% if tools %}{{ tools[0] | tojson }}{% endif %}" + CHAT_TEMPLATE, {"prompt": "q", "tools": [WEATHER, CLOCK]},
          "the tool 'clock'", "--leave-out tools"),
         ("{% for t in tools or [] %}{{ t.function.name }}{% endfor %}" + CHAT_TEMPLATE, {"prompt": "q", "tools": [WEATHER]},
          "the parameters of the tool 'weather'", "--leave-out tools"),
         (TOOLS_TEMPLATE.replace("call.function | tojson", "call.function.name"), {"messages": HISTORY},
-         "the arguments of the call of 'weather' in turn 1", "or take these rows out"),
+         "the arguments of the call of 'weather' in turn 1", "or remove these rows"),
         (TOOLS_TEMPLATE.replace("message['content']", "('' if message.role == 'tool' else message['content'])"),
-         {"messages": HISTORY}, "the result of a tool in turn 2", "take these rows out"),
+         {"messages": HISTORY}, "the result of a tool in turn 2", "remove these rows"),
     ],
 )  # fmt: skip
 def test_a_template_that_leaves_something_out_is_refused(tmp_path, template, row, what, flag):
@@ -522,7 +522,7 @@ def test_exports_write_them_or_refuse(tmp_path, groups, candidates, capsys):
         output = tmp_path / (kind if kind in ("llama-factory", "axolotl") else f"{kind}.jsonl")
         assert prefpipe("export", groups, "-o", output, "--format", kind) != 0
         assert (
-            f"prompt tools has `name`, `tool_call_id`, `tool_calls`, `tools`, which {kind} is written"
+            f"prompt tools has `name`, `tool_call_id`, `tool_calls`, `tools`, which {kind} omits"
             in capsys.readouterr().err
         )
     assert prefpipe("export", candidates, "-o", tmp_path / "a.json", "--format", "alpaca-eval") != 0
@@ -539,5 +539,5 @@ def test_exports_write_them_or_refuse(tmp_path, groups, candidates, capsys):
 )
 def test_a_column_that_says_something_else_is_refused(text):
     table = pa.table({"messages": [[{"role": "user", "content": "q"}]], "template_input": [text]})
-    with pytest.raises(CorruptPartError, match="the column `template_input` of a part is"):
+    with pytest.raises(CorruptPartError, match="the column `template_input` of a part"):
         rows_with_tools(table)

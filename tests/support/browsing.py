@@ -19,9 +19,7 @@ MODEL = "8B"
 class Visit:
     """A page with what it said and what it asked for."""
 
-    def __init__(
-        self, browser: Any, url: str, ready: str = "#savings-plot[data-drawn]", **settings: Any
-    ) -> None:
+    def __init__(self, browser: Any, url: str, ready: str | None = None, **settings: Any) -> None:
         self.context = browser.new_context(**settings)
         self.page = self.context.new_page()
         self.said: list[str] = []
@@ -32,7 +30,20 @@ class Visit:
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("requestfinished", lambda request: self.loaded.append(request.url))
         self.page.goto(url)
-        self.page.wait_for_selector(ready, state="attached")
+        if ready is None:
+            self.draw_map_and_savings()
+        else:
+            self.page.wait_for_selector(ready, state="attached")
+
+    def draw_map_and_savings(self) -> None:
+        """Scroll to both charts, as they are drawn when they are seen, and back to the top."""
+        for name in ("map-plot", "savings-plot"):
+            if not self.page.locator(f"#{name}").count():
+                continue
+            # not Playwright's own scrolling, which waits for an element that holds still
+            self.page.evaluate(f"document.getElementById('{name}').scrollIntoView()")
+            self.page.wait_for_selector(f"#{name}[data-drawn]", state="attached")
+        self.page.evaluate("scrollTo({ top: 0, behavior: 'instant' })")
 
     def draw_all(self) -> None:
         """Scroll through the page, so that every chart is drawn."""

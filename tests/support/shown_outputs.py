@@ -177,6 +177,7 @@ def masked(line: str, any_number: bool = False) -> str:
     line = TIME.sub("#", line.rstrip())
     if any_number:
         line = re.sub(r"\b([a-z]{3,})s\b", r"\1", NUMBER.sub("#", line))  # 1 part, 2 parts
+        line = re.sub(r"( in # part) of # prompt$", r"\1", line)  # said of more than one part
     return re.sub(r"\s+", " ", line)
 
 

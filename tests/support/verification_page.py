@@ -34,7 +34,7 @@ STRATEGY_SOURCES = {
 
 HEAD = """# Verification: what each strategy and objective is compared with
 
-For anyone who asks whether a number can be trusted. `make verification` measures and writes this
+This page is for anyone who asks whether a number can be trusted. `make verification` measures and writes this
 page again. `tests/test_verification.py` fails if a row is missing or a figure has grown. Formulas
 and sources: [methods.md](explanation/methods.md#3-selection),
 [objectives.md](explanation/objectives.md).

@@ -139,7 +139,7 @@ def test_unknown_roles_doubled_keys_and_empty_prompts_are_errors():
     odd = group._replace(responses=[group.responses[0]._replace(role="chosen")])
     with pytest.raises(InputError, match="role 'chosen', not positive or negative"):
         prepare_groups([odd], max_length=100, on_too_long="drop")
-    with pytest.raises(InputError, match="response 0 of prompt p comes twice"):
+    with pytest.raises(InputError, match="response 0 of prompt p occurs twice"):
         prepare_groups([group, group], max_length=100, on_too_long="drop")
     with pytest.raises(InputError, match="prompt p has no tokens"):
         prepare_groups([group._replace(prompt_token_ids=[])], max_length=100, on_too_long="drop")

@@ -51,7 +51,7 @@ def test_a_new_run_has_small_parts_and_transformers_where_there_is_no_vllm(tmp_p
 @pytest.mark.parametrize("backend", ["vllm", "transformers", "openai", "fake"])
 def test_a_run_on_disk_keeps_what_it_was_made_with(tmp_path: Path, backend: str) -> None:
     output = write_run(tmp_path / "run", part_size=128, backend=backend)
-    said = [f"backend: {backend}, with which {output} was made"]
+    said = [f"backend: {backend}, as recorded for {output}"]
     assert answers(generate(output)) == (128, backend, said)
     assert answers(generate(output, extend=True)) == (128, backend, said)
     assert answers(generate(output, overwrite="stale")) == (128, backend, said)
@@ -91,7 +91,7 @@ def test_an_evaluation_goes_on_as_its_sides_were_sampled(tmp_path: Path) -> None
     config = evaluate(tmp_path / "eval")
     assert answers(config)[:2] == (32, "transformers")
     side = write_run(tmp_path / "eval" / "baseline" / "candidates", part_size=9, backend="openai")
-    said = [f"backend: openai, with which {side} was made"]
+    said = [f"backend: openai, as recorded for {side}"]
     assert answers(config) == (9, "openai", said)
 
 
@@ -99,7 +99,7 @@ def test_an_evaluation_samples_with_the_engine_of_the_side_that_is_given(tmp_pat
     given = write_run(tmp_path / "given", part_size=9, backend="vllm")
     config = evaluate(tmp_path / "eval", baseline=str(given))
     # the part size is each folder's own affair
-    assert answers(config) == (32, "vllm", [f"backend: vllm, with which {given} was made"])
+    assert answers(config) == (32, "vllm", [f"backend: vllm, as recorded for {given}"])
 
 
 def test_no_server_is_asked_because_a_side_was_given_that_a_server_wrote(tmp_path: Path) -> None:

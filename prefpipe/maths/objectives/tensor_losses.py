@@ -1,9 +1,15 @@
 """Objectives as functions of tensors, for training loops of your own."""
 
-import torch
-from torch import Tensor
+from prefpipe.errors import MissingExtraError, UsageError
 
-from prefpipe.errors import UsageError
+try:
+    import torch
+    from torch import Tensor
+except ModuleNotFoundError as error:
+    if error.name != "torch":
+        raise
+    raise MissingExtraError("an objective on tensors", "torch", "train") from error
+
 from prefpipe.maths.objectives.knobs import KnobValue
 from prefpipe.maths.objectives.logps import ResponseLogps
 from prefpipe.maths.objectives.masked import Targets
@@ -98,14 +104,23 @@ def reward_model_loss(
 def _targets_of(
     scores: Tensor, rewards: Tensor, positives: Tensor | None, mask: Tensor | None
 ) -> Targets:
+    given = {"scores": scores, "rewards": rewards, "positives": positives, "mask": mask}
+    for name, tensor in given.items():
+        if tensor is not None and not isinstance(tensor, Tensor):
+            raise UsageError(
+                f"{name} takes a tensor, not {type(tensor).__name__}",
+                hint="convert it with torch.as_tensor",
+            )
     if scores.ndim != 2:
         raise UsageError(
             f"a tensor of prompts x responses is needed, and its shape is {tuple(scores.shape)}",
             hint="reshape one prompt to (1, R)",
         )
     _require_shape(scores.shape, rewards=rewards, positives=positives, mask=mask)
-    if mask is None:
-        mask = torch.ones_like(rewards, dtype=torch.bool)
+    # ratings may be whole numbers, and masks 0 and 1
+    if not rewards.is_floating_point():
+        rewards = rewards.to(torch.float32)
+    mask = torch.ones_like(rewards, dtype=torch.bool) if mask is None else mask.bool()
     if not torch.isfinite(rewards[mask]).all():
         raise UsageError(
             "a reward is not finite", hint="mask the response, or leave the prompt out"
@@ -113,7 +128,7 @@ def _targets_of(
     if positives is None:
         best = rewards.masked_fill(~mask, float("-inf")).argmax(dim=1, keepdim=True)
         positives = torch.zeros_like(mask).scatter(1, best, value=True) & mask
-    return Targets(rewards.to(scores.dtype), positives.bool() & mask, mask.bool())
+    return Targets(rewards.to(scores.dtype), positives.bool() & mask, mask)
 
 
 def _require_shape(shape: torch.Size, **tensors: Tensor | None) -> None:

@@ -11,6 +11,7 @@ function startMap(story, draw) {
   const list = document.getElementById("map-list");
   const reading = document.getElementById("map-reading");
   let current = 0;
+  let isSeen = false;
 
   const entry = () => story.maps[Number(promptBox.value)];
   const selection = () => entry().selections[Number(selectionBox.value)] || { kept: [] };
@@ -57,6 +58,7 @@ function startMap(story, draw) {
     assignments.get(candidate.sample_idx) || { role: "none", owner: null, nearest: null };
 
   function drawPlot() {
+    if (!isSeen) return;
     const colour = colours();
     const { candidates } = entry();
     const assignments = assignmentsOf(selection());
@@ -224,13 +226,15 @@ function startMap(story, draw) {
       expression,
       candidates,
       n_candidates: n,
+      n_not_drawn: nNotDrawn,
     } = entry();
     const lastOf = nMessages > 1 ? `(last of ${nMessages} messages) ` : "";
     document.getElementById("map-text").textContent = lastOf + prompt;
 
     let about = `Prompt ${id}. Ranked by ${expression || "nothing"}.`;
-    const nWithout = n - candidates.length;
+    const nWithout = n - candidates.length - nNotDrawn;
     if (nWithout) about += ` ${nWithout} candidates have no embedding.`;
+    if (nNotDrawn) about += ` ${nNotDrawn} candidates are not drawn: an even sample of the others is.`;
     const { name, status, reason } = selection();
     if (status !== "ok") about += ` ${name}: ${status}${reason ? `, ${reason}` : ""}.`;
     document.getElementById("map-about").textContent = about;
@@ -247,5 +251,9 @@ function startMap(story, draw) {
   selectionBox.addEventListener("change", show);
   fillSelections();
   show();
+  drawWhenSeen(plot, () => {
+    isSeen = true;
+    drawPlot();
+  });
   return drawPlot;
 }

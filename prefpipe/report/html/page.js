@@ -33,50 +33,29 @@ function drawChart(element) {
   drawnAt.set(element, size.width);
 }
 
-const seen = new IntersectionObserver(
-  (entries) => {
-    for (const entry of entries) {
-      if (entry.isIntersecting && !drawn.has(entry.target)) drawChart(entry.target);
-    }
-  },
-  { rootMargin: "400px" },
-);
+// Charts that are not drawn from a part of the story alone, with what draws them first.
+const later = new Map();
 
-function startTheme(redraw) {
-  const buttons = document.querySelectorAll("[data-theme-choice]");
-  const wish = matchMedia("(prefers-color-scheme: dark)");
-  let choice = "auto";
-  try {
-    choice = localStorage.getItem("prefpipe-theme") || "auto";
-  } catch {
-    /* a page of a file may have no storage: the choice lasts as long as the page */
-  }
-  const apply = () => {
-    let theme = choice;
-    if (choice === "auto") theme = wish.matches ? "dark" : "light";
-    document.documentElement.dataset.theme = onPaper ? "light" : theme;
-    for (const button of buttons) {
-      button.setAttribute("aria-pressed", String(button.dataset.themeChoice === choice));
-    }
-    redraw();
-  };
-  for (const button of buttons) {
-    button.addEventListener("click", () => {
-      choice = button.dataset.themeChoice;
-      try {
-        localStorage.setItem("prefpipe-theme", choice);
-      } catch {
-        /* as above */
-      }
-      apply();
-    });
-  }
-  wish.addEventListener("change", apply);
-  apply();
-  return apply;
+function drawFirst(element) {
+  const start = later.get(element);
+  later.delete(element);
+  if (start) start();
+  else if (element.dataset.chart && !drawn.has(element)) drawChart(element);
 }
 
-let onPaper = false;
+// A chart costs a tenth of a second: it is drawn when it is nearly in sight.
+const seen = new IntersectionObserver(
+  (entries) => {
+    for (const entry of entries) if (entry.isIntersecting) drawFirst(entry.target);
+  },
+  { rootMargin: "300px" },
+);
+
+function drawWhenSeen(element, start) {
+  later.set(element, start);
+  seen.observe(element);
+}
+
 const redrawn = [];
 const applyTheme = startTheme(() => {
   for (const element of drawn) drawChart(element);
@@ -102,7 +81,7 @@ function usePaper(isPaper) {
   const inSight = (selector) =>
     [...document.querySelectorAll(selector)].filter((element) => !element.closest("[hidden]"));
   if (isPaper) {
-    for (const element of inSight("[data-chart]")) if (!drawn.has(element)) drawChart(element);
+    for (const element of inSight(".plot")) drawFirst(element);
   }
   for (const element of inSight("[data-drawn]")) {
     const width = isPaper ? element.clientWidth : undefined;

@@ -80,6 +80,7 @@ function startSavings(story, draw) {
   const shownSize = Number(modelSize.toPrecision(4));
   const tflopsOf = (key) => (start.accelerators.find((gpu) => gpu.key === key) || {}).tflops;
   let answer = null;
+  let isSeen = false;
 
   const fill = (plan) => {
     for (const [name, value] of Object.entries(plan)) field(name).value = value;
@@ -203,7 +204,7 @@ function startSavings(story, draw) {
   }
 
   function drawPlot() {
-    if (!answer) return;
+    if (!answer || !isSeen) return;
     const colour = colours();
     const [unit, per] = timeUnit(answer.pool.hours);
     const times = [answer.kept.hours * per, answer.pool.hours * per];
@@ -244,6 +245,10 @@ function startSavings(story, draw) {
     show();
   });
   show();
+  drawWhenSeen(document.getElementById("savings-plot"), () => {
+    isSeen = true;
+    drawPlot();
+  });
   window.prefpipeReport = { computeSavings, answer: () => answer };
   return drawPlot;
 }

@@ -91,6 +91,37 @@ def read_points(folder: Path, max_points: int) -> list[dict[str, Any]]:
     return curves
 
 
+class LoggedTotals(NamedTuple):
+    """What a training went through: response tokens, and the least seconds it took.
+
+    ``tokens_per_s`` counts prompts as well, so that response tokens over it are less than the time.
+    """
+
+    n_tokens: float
+    least_s: float
+
+
+def read_totals(folder: Path) -> LoggedTotals:
+    """Return the sums over all training steps of ``metrics.parquet``; 0 where nothing is logged."""
+    logged = {
+        measure.name: measure for measure in _logged_measures(folder) if measure.split == "train"
+    }
+    if "n_tokens" not in logged:
+        return LoggedTotals(0.0, 0.0)
+    tokens = logged["n_tokens"]
+    if "tokens_per_s" not in logged:
+        return LoggedTotals(float(tokens.values.sum()), 0.0)
+
+    rates = logged["tokens_per_s"]
+    by_step = dict(zip(rates.steps.tolist(), rates.values.tolist(), strict=True))
+    seconds = 0.0
+    for step, n_tokens in zip(tokens.steps.tolist(), tokens.values.tolist(), strict=True):
+        rate = by_step.get(step, 0.0)
+        if np.isfinite(rate) and rate > 0:
+            seconds += n_tokens / rate
+    return LoggedTotals(float(tokens.values.sum()), seconds)
+
+
 def metrics_problem(folder: Path) -> str | None:
     """Return why ``metrics.parquet`` cannot be read, None if it can or is not there."""
     try:

@@ -22,7 +22,7 @@ from prefpipe.artifacts.store import (
 )
 from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, StoppedEarly
-from prefpipe.execution.part_maker import PartMaker, Prepared
+from prefpipe.execution.part_maker import KnowsSizes, PartMaker, Prepared
 from prefpipe.execution.runtime import Job, Runtime, Task
 from prefpipe.execution.this_process import ThisProcess
 
@@ -137,6 +137,7 @@ def loop_over_parts(
             output=str(output.path),
             n_kept=summary.n_parts_kept,
             first_is_slow=executor.has_workers,
+            last_share=_last_share(to_do, maker),
         )
         with runtime.progress(task) as advance:
             job = Job(config, output, maker, to_do, files.is_made, runtime, made_by_others=advance)
@@ -166,6 +167,14 @@ def loop_over_parts(
     summary.engines = sorted({engine for footer in footers for engine in footer.engines})
     for footer in footers:
         summary.counts.update(footer.counts)
+
+
+def _last_share(to_do: Sequence[int], maker: PartMaker[Prepared]) -> float:
+    """Return the size of the last part to make, the first one being 1; 1 where nobody knows."""
+    if len(to_do) < 2 or not isinstance(maker, KnowsSizes):
+        return 1.0
+    first, last = maker.size_of(to_do[0]), maker.size_of(to_do[-1])
+    return min(1.0, last / first) if first else 1.0
 
 
 def _rows_of(output: Output, index: int) -> Mapping[str, int]:

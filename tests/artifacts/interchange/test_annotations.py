@@ -48,7 +48,7 @@ def test_lengths_are_characters_and_not_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(0.5, "`preference` is 0.5, and this file's are 1 to 2"), (2.5, "2.5"), ("A", "no number")],
+    [(0.5, "`preference` is 0.5, and this file's are 1 to 2"), (2.5, "2.5"), ("A", "not a number")],
 )
 def test_alpaca_eval_preferences_outside_their_scale_are_refused(
     tmp_path: Path, value, message

@@ -69,7 +69,7 @@ def test_rows_that_cannot_be_used_stay_with_a_reason(tmp_path):
     assert [row.problem is None for row in found] == [True, False, False, False, True]
     assert (found[1].problem, found[1].is_null) == ("`chosen` is null", True)
     assert "no `prompt`" in found[2].problem
-    assert "a response is the assistant's" in found[3].problem
+    assert "a response must be an assistant turn" in found[3].problem
     assert not found[3].is_null
 
 

@@ -171,8 +171,8 @@ def test_several_ratings_of_one_candidate_by_the_users_rule(path, rule, reward):
     scorer = RatingsScorer(path, on_duplicate=rule)
     assert scorer.score([request("a", 0)])[0].reward == reward  # (7.5 + 3 + 3) / 3
     note = (
-        "human.jsonl: 1 candidates have several ratings, first at line 1 and line 3: "
-        f"their {rule} is used (--on-duplicate {rule})"
+        "human.jsonl: 1 candidates have several ratings, first at line 1 and line 3; "
+        f"--on-duplicate {rule} takes their {rule}"
     )
     assert scorer.notes_of_reading == [note]
     assert scorer.identity()["on_duplicate"] == rule

@@ -73,7 +73,7 @@ def test_dpo_of_one_pair_by_hand() -> None:
     [
         ("dpoo", {}, "dpoo"),
         ("bt", {}, "reward head"),
-        ("dpo", {"reference_logps": None}, "no reference"),
+        ("dpo", {"reference_logps": None}, "needs reference log-probabilities"),
         ("dpo", {"rewards": torch.zeros(P, R + 1)}, "rewards has shape"),
         ("dpo", {"n_tokens": torch.zeros(P)}, "n_tokens has shape"),
         ("dpo", {"logps": torch.zeros(R)}, "prompts x responses"),
@@ -90,3 +90,16 @@ def test_what_cannot_be_used(name: str, change: dict, words: str) -> None:
 def test_an_objective_of_the_other_kind() -> None:
     with pytest.raises(UsageError, match="trains a policy"):
         prefpipe.reward_model_loss("dpo", torch.zeros(1, 2), torch.tensor([[1.0, 0.0]]))
+
+
+def test_ratings_in_whole_numbers_and_masks_of_0_and_1() -> None:
+    values = drawn(2)
+    whole = (5 * values["rewards"]).round().long()
+    as_floats = values | {"rewards": whole.double()}
+    as_numbers = values | {"rewards": whole, "mask": values["mask"].long()}
+    for name in ("ampo", "mmpo"):
+        expected = prefpipe.preference_loss(name, **as_floats)
+        torch.testing.assert_close(prefpipe.preference_loss(name, **as_numbers), expected)
+
+    with pytest.raises(UsageError, match="rewards takes a tensor, not ndarray"):
+        prefpipe.preference_loss("ampo", **values | {"rewards": values["rewards"].numpy()})

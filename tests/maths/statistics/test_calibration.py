@@ -153,7 +153,7 @@ def test_a_scorer_that_says_nothing_is_calibrated_and_worthless():
 def test_an_odd_number_of_bins_is_refused_because_it_hides_errors():
     """In a bin around 1/2 a pair meets its mirror image, and the observed share is 1/2 whatever
     happened."""
-    with pytest.raises(UsageError, match="n_bins is 15: it must be even"):
+    with pytest.raises(UsageError, match="n_bins is 15; it must be even"):
         reliability_curve([0.5], [1.0], n_bins=15)
     with pytest.raises(UsageError, match="unknown binning 'height'"):
         reliability_curve([0.5], [1.0], binning="height")

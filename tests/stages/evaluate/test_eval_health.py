@@ -444,7 +444,7 @@ def test_white_space_is_empty_and_a_single_word_has_no_pairs(tmp_path: Path) -> 
     assert (told["distinct_1"]["n_prompts"], told["distinct_2"]["n_prompts"]) == (3, 1)
     assert told["self_bleu"]["difference"]["mean"] is None
     assert told["self_bleu"]["reason"].endswith("sample with --n 2 or more")
-    assert "give --policy-embeddings" in told["embedding_diversity"]["reason"]
+    assert "pass --policy-embeddings" in told["embedding_diversity"]["reason"]
 
 
 def test_what_was_never_written_is_null_everywhere(tmp_path: Path) -> None:

@@ -403,7 +403,7 @@ def test_verdicts_of_other_responses_are_stale_and_made_again(tmp_path, capsys):
         assert run(again) == 0
         capsys.readouterr()
         assert run(["status", str(tmp_path / "out")]) == 4
-        assert "of another configuration now" in capsys.readouterr().out
+        assert "have another configuration now" in capsys.readouterr().out
         assert run(command) == 2
         n_before = len(server.bodies)
         assert run([*command, "--overwrite"]) == 0

@@ -151,7 +151,7 @@ def test_a_run_in_which_nothing_can_work_ends_with_a_hint(
         4 if fault[1] == 400 else 3
     )  # the first refusal is tried without what servers may not know
     assert told in captured
-    assert "hint: check --base-url" in captured
+    assert "hint: check that the server runs, then --base-url" in captured
     assert KEY not in captured
 
 

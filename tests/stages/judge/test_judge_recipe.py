@@ -110,8 +110,9 @@ def test_sides_that_were_sampled_differently_need_force(tmp_path, capsys):
     assert f"compared with --force although the recipes differ: {line}" in capsys.readouterr().err
     assert summary_of(tmp_path / "out")["recipe"]["differences"] == [line]
     assert run(["eval", "win-rate", str(tmp_path / "out"), "--bootstrap-draws", "100"]) == 0
-    assert f"its sides were compared with --force although the recipes differ: {line}" in " ".join(
-        capsys.readouterr().out.split()
+    assert (
+        f"its sides were compared with --force although their recipes differ: {line}"
+        in " ".join(capsys.readouterr().out.split())
     )
 
 

@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from prefpipe.cli.signals import StopNow
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.errors import StoppedEarly
 from prefpipe.execution.part_maker import OneAtATime
-from prefpipe.execution.runtime import Runtime
+from prefpipe.execution.runtime import Advance, Runtime, Task, no_progress
 from prefpipe.stages.shared.partwise import PartClock, Summary, loop_over_parts
 
 N_PARTS = 6
@@ -60,6 +61,34 @@ def loop(
     maker = InThreads(make, n_threads)
     loop_over_parts(config, output, maker, runtime, summary, indices=indices)
     return summary
+
+
+def test_the_last_part_counts_for_the_time_left_as_large_as_it_is(output: Output) -> None:
+    """Six parts of 32 prompts, of which the last one has 8; then one of them alone is missing."""
+
+    class Sized(InThreads):
+        def size_of(self, index: int) -> int:
+            return 8 if index == N_PARTS - 1 else 32
+
+    tasks: list[Task] = []
+
+    @contextmanager
+    def progress(task: Task) -> Iterator[Advance]:
+        tasks.append(task)
+        with no_progress(task) as advance:
+            yield advance
+
+    runtime = Runtime(progress=progress)
+    config = GenerateConfig(prompts="p.jsonl", output=output.path, model=("fake",), backend="fake")
+    for indices in (range(N_PARTS - 1, N_PARTS), range(N_PARTS)):
+        summary = Summary("generate", output.path)
+        maker = Sized(writes(output), 1)
+        loop_over_parts(config, output, maker, runtime, summary, indices=indices)
+        for made in indices[:-1]:
+            output.part_path(made).unlink()
+        output.part_path(N_PARTS - 1).unlink()
+    loop(output, writes(output), runtime)
+    assert [task.last_share for task in tasks] == [1.0, 0.25, 1.0]
 
 
 def test_a_worker_without_a_part_says_so_and_what_would_give_it_one(output: Output) -> None:

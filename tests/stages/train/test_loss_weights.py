@@ -154,7 +154,7 @@ def test_a_batch_has_weights_only_where_groups_do_not_count_alike() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("confidense", r"names confidense, which is no column of numbers .*\(did you mean `confi"),
+        ("confidense", r"names confidense, which is not a numeric column .*\(did you mean `confi"),
         ("response", "names response, which is not a numeric column of GROUPS"),
         ("chosen_role", "names chosen_role, which is not a numeric column"),
         ("exp(margin)", "the weight expression 'exp.margin.' calls 'exp', which is not a function"),
