@@ -22,12 +22,17 @@ from prefpipe.artifacts.storage.retries import (
     may_pass,
     status_of,
 )
-from prefpipe.errors import PrefpipeError, PrefpipeWarning, UsageError
+from prefpipe.errors import MissingExtraError, PrefpipeError, PrefpipeWarning, UsageError
 
 Result = TypeVar("Result")
 
-PACKAGES = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-"""The extra of prefpipe that brings what reads a scheme."""
+EXTRAS = {
+    "s3": ("s3", "s3fs"),
+    "s3a": ("s3", "s3fs"),
+    "gs": ("gcs", "gcsfs"),
+    "gcs": ("gcs", "gcsfs"),
+}
+"""The extra of prefpipe that brings what reads a scheme, and its package."""
 STAMPS = ("ETag", "etag", "generation", "md5Hash", "crc32c", "mtime", "LastModified", "created")
 """Entries of a listing that change when a file is replaced, the surest first."""
 ONE_PUT_BYTES = 2 * 2**30
@@ -268,10 +273,11 @@ def _open_file_system(scheme: str) -> Any:
     try:
         files = fsspec.filesystem(scheme, **options)
     except ImportError as error:
-        extra = PACKAGES.get(scheme)
-        command = f"pip install 'prefpipe[{extra}]'" if extra else f"install it: {error}"
+        if scheme in EXTRAS:
+            extra, package = EXTRAS[scheme]
+            raise MissingExtraError(f"{scheme}://", package, extra) from error
         raise UsageError(
-            f"{scheme}:// needs a package that is not installed", hint=command
+            f"{scheme}:// needs a package that is not installed", hint=f"install it: {error}"
         ) from error
     except ValueError as error:
         raise UsageError(

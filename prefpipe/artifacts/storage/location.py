@@ -22,7 +22,7 @@ NO_STORAGE = {
 class Url:
     """A place in a bucket: ``s3://bucket/runs/a/candidates``.
 
-    A name and nothing else: `prefpipe.artifacts.storage.opening.storage_of` reads and writes. It is
+    A name and nothing else: `prefpipe.artifacts.storage.files` reads and writes. It is
     no `os.PathLike`, so that nothing takes it for a path on the disk.
 
     ``key`` begins with the bucket, and neither begins nor ends with a slash.
