@@ -50,7 +50,7 @@ HEAVY = {
 }
 DOORSTEPS = {"__main__", "cli", "wiring", "running"}
 """Rooms that may put an import inside a function, because they are reached before one knows what is needed."""
-DEFERRED_ELSEWHERE = {"datasets", "polars", "py3langid"}
+DEFERRED_ELSEWHERE = {"datasets", "fsspec", "polars", "py3langid"}
 """Third-party packages that one kind of input needs and every other run should not pay for."""
 HELP_BUDGET_S = 0.5
 
