@@ -76,7 +76,13 @@ def test_of_few_prompts_no_warning_is_made() -> None:
 
 def test_rows_show_both_sides_and_the_difference() -> None:
     rows = list(health_rows(figures(refused=measure(0.1, 0.2, 0.05))))
-    assert rows[0] == ("KL to the reference, nats per token", "", "0.250 [0.200, 0.300]", "", "0.020")
+    assert rows[0] == (
+        "KL to the reference, nats per token",
+        "",
+        "0.250 [0.200, 0.300]",
+        "",
+        "0.020",
+    )
     assert (
         "refusals",
         "10.0% [5.0%, 15.0%]",
