@@ -8,10 +8,12 @@ The retries of the libraries below are off as well, for their waits multiply: `c
 import os
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
 from prefpipe.artifacts.storage.location import Url
+from prefpipe.artifacts.storage.pieces import upload_in_pieces
 from prefpipe.artifacts.storage.protocol import FileVersion
 from prefpipe.artifacts.storage.retries import (
     MAX_TRIES,
@@ -37,6 +39,8 @@ STAMPS = ("ETag", "etag", "generation", "md5Hash", "crc32c", "mtime", "LastModif
 """Entries of a listing that change when a file is replaced, the surest first."""
 ONE_PUT_BYTES = 2 * 2**30
 """S3 takes 5 GiB in one request, and a part has some 50 MB. A larger file is sent in pieces."""
+ONE_UPLOAD_BYTES = 64 * 2**20
+"""A larger file of the disk is sent in pieces: one that fails is sent again alone."""
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 PRECONDITION_FAILED = 412
 GONE = "the bucket does not exist"
@@ -75,6 +79,25 @@ class BucketStorage:
 
         return self._reading(place, read_once)
 
+    def version(self, place: Url) -> FileVersion:
+        """Return the size and the stamp of a file, in one request.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            IsADirectoryError: it is a folder.
+            OSError: it cannot be looked at.
+        """
+        return self._reading(place, lambda: _version_of(self._entry_of(place)))
+
+    def read_range(self, place: Url, start: int, end: int) -> bytes:
+        """Return the bytes of a file from ``start`` to before ``end``.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            OSError: they cannot be read.
+        """
+        return self._reading(place, lambda: self._read_range(place, start, end))
+
     def list(self, folder: Url) -> Mapping[str, FileVersion | None]:
         """Return what lies under a prefix, up to the next slash."""
         key = self._key(folder)
@@ -101,6 +124,23 @@ class BucketStorage:
         """
         try:
             call_again(lambda: self._put(place, data))
+        except Exception as error:
+            raise self._write_error(place, error) from error
+
+    def upload(self, place: Url, source: Path) -> None:
+        """Write a file that lies on the disk, over one that is there, without its bytes in memory.
+
+        Raises:
+            PrefpipeError: as `write`.
+        """
+        try:
+            if source.stat().st_size <= ONE_UPLOAD_BYTES:
+                data = source.read_bytes()
+                call_again(lambda: self._put(place, data))
+            elif _is_s3(place.scheme):
+                upload_in_pieces(self._files, place, source)
+            else:
+                call_again(lambda: self._files.put_file(str(source), self._key(place)))
         except Exception as error:
             raise self._write_error(place, error) from error
 
@@ -143,10 +183,13 @@ class BucketStorage:
         return str(self._files._strip_protocol(str(place)))  # noqa: SLF001 - fsspec's own name for it
 
     def _size_of(self, place: Url) -> int:
-        entry = self._files.info(self._key(place))
+        return int(self._entry_of(place)["size"])
+
+    def _entry_of(self, place: Url) -> Mapping[str, Any]:
+        entry: Mapping[str, Any] = self._files.info(self._key(place))
         if entry["type"] == "directory":
             raise IsADirectoryError(f"{place} is a folder")
-        return int(entry["size"])
+        return entry
 
     def _exists(self, place: Url) -> bool:
         try:

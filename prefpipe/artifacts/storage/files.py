@@ -79,6 +79,36 @@ def delete(place: Location) -> None:
         _bucket_of(place).delete(place)
 
 
+def version(place: Url) -> FileVersion:
+    """Return the size and the stamp of a file in a bucket, in one request.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        IsADirectoryError: it is a folder.
+        OSError: it cannot be looked at.
+    """
+    return _opened(place.scheme, place.bucket).version(place)
+
+
+def read_range(place: Url, start: int, end: int) -> bytes:
+    """Return the bytes of a file in a bucket from ``start`` to before ``end``.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: they cannot be read.
+    """
+    return _opened(place.scheme, place.bucket).read_range(place, start, end)
+
+
+def upload(place: Url, source: Path) -> None:
+    """Write a file of the disk into a bucket whole, without its bytes in memory.
+
+    Raises:
+        PrefpipeError: it cannot be written; what was there still is.
+    """
+    _opened(place.scheme, place.bucket).upload(place, source)
+
+
 def _bucket_of(place: Url) -> Storage[Url]:
     return _opened(place.scheme, place.bucket)
 
