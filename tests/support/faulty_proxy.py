@@ -28,7 +28,9 @@ class Proxy(socketserver.ThreadingTCPServer):
     """Passes requests on; ``fault(request)`` names what goes wrong with one, None for nothing.
 
     Faults: ``slow-down`` (503), ``cut-request`` (the connection ends before the server sees all of
-    it), ``half-request`` (as ``cut-request``, and the server sees half of the body), ``forbidden`` (403 with ``refusal``), ``lost-answer`` (the server did it, and the client never hears), ``cut-answer`` (half of the
+    it), ``half-request`` (as ``cut-request``, and the server sees half of the body), ``forbidden``
+    (403 with ``refusal``), ``other-answer`` (200 with ``refusal``),
+    ``lost-answer`` (the server did it, and the client never hears), ``cut-answer`` (half of the
     body), ``short-answer`` (half of the body, and headers that say that this is all).
     """
 
@@ -66,6 +68,9 @@ class Handler(socketserver.StreamRequestHandler):
             return
         if fault == "forbidden":
             self._answer(request, b"403 Forbidden", self.server.refusal)
+            return
+        if fault == "other-answer":
+            self._answer(request, b"200 OK", self.server.refusal)
             return
         if fault == "cut-request":
             return

@@ -11,7 +11,6 @@ import os
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ from typing import Any, TypeVar
 from prefpipe.artifacts.storage.location import Url
 from prefpipe.artifacts.storage.pieces import (
     SourceFile,
+    in_order,
     md5_of,
     md5_of_pieces,
     piece_bytes_of,
@@ -40,7 +40,7 @@ from prefpipe.artifacts.storage.retries import (
     may_pass,
     status_of,
 )
-from prefpipe.artifacts.storage.s3_upload import PIECES_AT_ONCE, content_md5, upload_in_pieces
+from prefpipe.artifacts.storage.s3_upload import content_md5, upload_in_pieces
 from prefpipe.errors import MissingExtraError, PrefpipeError, PrefpipeWarning, UsageError
 
 Result = TypeVar("Result")
@@ -93,6 +93,25 @@ class BucketStorage:
             return self._read_range(place, max(0, size - n_bytes), size), size
 
         return self._reading(place, read_once)
+
+    def version(self, place: Url) -> FileVersion:
+        """Return the size and the stamp of a file, in one request.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            IsADirectoryError: it is a folder.
+            OSError: it cannot be looked at.
+        """
+        return self._reading(place, lambda: _version_of(self._entry_of(place)))
+
+    def read_range(self, place: Url, start: int, end: int) -> bytes:
+        """Return the bytes of a file from ``start`` to before ``end``.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            OSError: they cannot be read.
+        """
+        return self._reading(place, lambda: self._read_range(place, start, end))
 
     def list(self, folder: Url) -> Mapping[str, FileVersion | None]:
         """Return what lies under a prefix, up to the next slash."""
@@ -257,33 +276,29 @@ class BucketStorage:
         Raises:
             OSError: as `_reading`; the file was replaced meanwhile.
         """
-        before = self._reading(place, lambda: self._version_now(place))
+        before = self.version(place)
         n_bytes = piece_bytes_of(before.n_bytes)
         starts = range(0, before.n_bytes, n_bytes)
 
         def read(start: int) -> bytes:
-            end = min(start + n_bytes, before.n_bytes)
-            return self._reading(place, lambda: self._read_range(place, start, end))
+            return self.read_range(place, start, min(start + n_bytes, before.n_bytes))
 
-        with ThreadPoolExecutor(PIECES_AT_ONCE) as threads:
-            for first in range(0, len(starts), PIECES_AT_ONCE):
-                yield from threads.map(read, starts[first : first + PIECES_AT_ONCE])
-
+        yield from in_order(read, starts)
         # the pieces of two files are none
-        if len(starts) > 1 and self._reading(place, lambda: self._version_now(place)) != before:
+        if len(starts) > 1 and self.version(place) != before:
             raise OSError(f"{place} was replaced while it was read")
-
-    def _version_now(self, place: Url) -> FileVersion:
-        entry = self._files.info(self._key(place))
-        if entry["type"] == "directory":
-            raise IsADirectoryError(f"{place} is a folder")
-        return _version_of(entry)
 
     def _key(self, place: Url) -> str:
         return str(self._files._strip_protocol(str(place)))  # noqa: SLF001 - fsspec's own name for it
 
     def _size_of(self, place: Url) -> int:
-        return self._version_now(place).n_bytes
+        return int(self._entry_of(place)["size"])
+
+    def _entry_of(self, place: Url) -> Mapping[str, Any]:
+        entry: Mapping[str, Any] = self._files.info(self._key(place))
+        if entry["type"] == "directory":
+            raise IsADirectoryError(f"{place} is a folder")
+        return entry
 
     def _exists(self, place: Url) -> bool:
         try:

@@ -142,6 +142,27 @@ def has_bytes_of(source: Path, folder: Location, stored: StoredFile) -> bool | N
     return _bucket_of(folder).has_bytes_of(source, stored)
 
 
+def version(place: Url) -> FileVersion:
+    """Return the size and the stamp of a file in a bucket, in one request.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        IsADirectoryError: it is a folder.
+        OSError: it cannot be looked at.
+    """
+    return _opened(place.scheme, place.bucket).version(place)
+
+
+def read_range(place: Url, start: int, end: int) -> bytes:
+    """Return the bytes of a file in a bucket from ``start`` to before ``end``.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: they cannot be read.
+    """
+    return _opened(place.scheme, place.bucket).read_range(place, start, end)
+
+
 def _bucket_of(place: Url) -> Storage[Url]:
     return _opened(place.scheme, place.bucket)
 

@@ -2,10 +2,12 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 from prefpipe.artifacts import atomic
 from prefpipe.artifacts.storage.protocol import Copied, CountBytes
@@ -15,6 +17,11 @@ PIECE_BYTES = 16 * 2**20
 """A request of this size takes a tenth of a second or more, beside which its overhead is small."""
 MOST_PIECES = 10_000
 """S3 takes no more of one object."""
+PIECES_AT_ONCE = 4
+"""On their way at once, of one file; so many are in memory."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 def piece_bytes_of(n_bytes: int) -> int:
@@ -22,6 +29,26 @@ def piece_bytes_of(n_bytes: int) -> int:
     least = -(-n_bytes // MOST_PIECES)
     n_units = -(-least // PIECE_BYTES)
     return PIECE_BYTES * max(1, n_units)
+
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield what ``work`` returns for each item, in their order, `PIECES_AT_ONCE` at once.
+
+    Raises:
+        Exception: from ``work``, of the first item that has one.
+    """
+    # not waited for where the command is stopped: threads that only send or read end with it
+    pool = ThreadPoolExecutor(PIECES_AT_ONCE)
+    on_their_way: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            if len(on_their_way) == PIECES_AT_ONCE:
+                yield on_their_way.popleft().result()
+            on_their_way.append(pool.submit(work, item))
+        while on_their_way:
+            yield on_their_way.popleft().result()
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 class SourceFile:

@@ -1,21 +1,19 @@
-"""A large file to S3 in pieces, each sent again by itself.
+"""A large file to S3 in pieces: a multipart upload, each piece with retries of its own.
 
-The object appears when all are there.
+s3fs gives the whole upload up where one piece fails, and sends no digests.
 """
 
 import base64
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+import secrets
 from contextlib import suppress
 from typing import Any
 
-from prefpipe.artifacts.storage.pieces import SourceFile, md5, piece_bytes_of
+from prefpipe.artifacts.storage.pieces import SourceFile, in_order, md5, piece_bytes_of
 from prefpipe.artifacts.storage.protocol import CountBytes
-from prefpipe.artifacts.storage.retries import call_again, chain_of, code_of
-from prefpipe.errors import PrefpipeError
+from prefpipe.artifacts.storage.retries import call_again, code_of
 
-PIECES_AT_ONCE = 4
-"""Of one file: with those of `PIECE_BYTES`, 64 MiB are in memory."""
+MARK = "prefpipe-upload"
+"""Metadata by which an upload knows the object that it made."""
 
 
 def content_md5(data: bytes) -> str:
@@ -24,98 +22,78 @@ def content_md5(data: bytes) -> str:
 
 
 def upload_in_pieces(files: Any, key: str, source: SourceFile, count: CountBytes) -> None:
-    """Send a file by a multipart upload that is aborted when it fails.
+    """Write a file into a bucket: it appears whole, or what was there stays.
 
     Args:
-        files: the `s3fs.S3FileSystem`.
+        files: s3fs's file system.
         key: bucket and key.
-        source: an open file of more than one piece.
+        source: an open file.
         count: see `CountBytes`.
 
     Raises:
-        Exception: the last try's, of whatever request failed.
+        Exception: the last try's; the pieces that had arrived are removed.
     """
-    bucket, name, _ = files.split_path(key)
+    bucket, _, name = key.partition("/")
     target = {"Bucket": bucket, "Key": name}
-    # those of a copy that was killed: nobody else aborts them, and they are paid for
+    # those of a copy that was killed: nobody sees them, and they cost money
     _abort_open_uploads(files, target)
-    upload = {
-        **target,
-        "UploadId": call_again(lambda: files.call_s3("create_multipart_upload", **target))[
-            "UploadId"
-        ],
-    }
+
+    mark = secrets.token_hex(16)
+    started = call_again(
+        lambda: files.call_s3("create_multipart_upload", **target, Metadata={MARK: mark})
+    )
+    upload = {**target, "UploadId": started["UploadId"]}
     try:
-        tags = _send_pieces(files, upload, source, count)
-        # somebody may have written to it: nothing is completed before this is known
+        parts = _send(files, upload, source, count)
+        # nothing is completed before it is known that nobody wrote to the file
         source.copied()
-        _complete(files, upload, tags)
+        _complete(files, upload, parts, mark)
     except BaseException:
         with suppress(Exception):
             call_again(lambda: files.call_s3("abort_multipart_upload", **upload))
-        _abort_open_uploads(files, target)
         raise
 
 
-def _send_pieces(
+def _send(
     files: Any, upload: dict[str, Any], source: SourceFile, count: CountBytes
-) -> list[str]:
-    """Send all pieces, several at once; return their ETags in order."""
+) -> list[dict[str, Any]]:
+    """Send all pieces, a few at once, and return their numbers and tags."""
 
-    def send(numbered: tuple[int, bytes]) -> str:
+    def send(numbered: tuple[int, bytes]) -> tuple[str, int]:
         number, piece = numbered
 
-        def send_once() -> str:
-            answer = files.call_s3(
+        def send_once() -> Any:
+            return files.call_s3(
                 "upload_part",
                 **upload,
                 PartNumber=number,
                 Body=piece,
                 ContentMD5=content_md5(piece),
             )
-            return str(answer["ETag"])
 
-        tag = call_again(send_once)
-        count(len(piece))
-        return tag
+        return call_again(send_once)["ETag"], len(piece)
 
-    tags: list[str] = []
-    with ThreadPoolExecutor(PIECES_AT_ONCE) as threads:
-        for pieces in _several(source.pieces(piece_bytes_of(source.n_bytes))):
-            numbered = list(enumerate(pieces, start=len(tags) + 1))
-            tags += threads.map(send, numbered)
-    return tags
+    parts: list[dict[str, Any]] = []
+    pieces = source.pieces(piece_bytes_of(source.n_bytes))
+    for tag, n_bytes in in_order(send, enumerate(pieces, start=1)):
+        parts.append({"PartNumber": len(parts) + 1, "ETag": tag})
+        count(n_bytes)
+    return parts
 
 
-def _several(pieces: Iterator[bytes]) -> Iterator[list[bytes]]:
-    """Yield `PIECES_AT_ONCE` pieces at a time."""
-    several = []
-    for piece in pieces:
-        several.append(piece)
-        if len(several) == PIECES_AT_ONCE:
-            yield several
-            several = []
-    if several:
-        yield several
-
-
-def _complete(files: Any, upload: dict[str, Any], tags: list[str]) -> None:
-    parts = [{"PartNumber": number, "ETag": tag} for number, tag in enumerate(tags, start=1)]
-
+def _complete(files: Any, upload: dict[str, Any], parts: list[dict[str, Any]], mark: str) -> None:
     def complete_once() -> None:
         try:
             files.call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
         except Exception as error:
-            if not _is_upload_gone(error):
+            # a try before this one may have succeeded, and its answer was lost
+            if not _is_no_upload(error) or not is_there():
                 raise
-            # a try before this one has completed it, and its answer was lost
-            entry = files.info(f"{upload['Bucket']}/{upload['Key']}", refresh=True)
-            if str(entry.get("ETag", "")).strip('"').endswith(f"-{len(tags)}"):
-                return
-            raise PrefpipeError(
-                "the multipart upload was aborted by another process",
-                hint="let one command at a time write there, then run the same command again",
-            ) from error
+
+    def is_there() -> bool:
+        target = {name: upload[name] for name in ("Bucket", "Key")}
+        metadata = files.call_s3("head_object", **target).get("Metadata") or {}
+        return bool(metadata.get(MARK) == mark)
 
     call_again(complete_once)
 
@@ -132,8 +110,6 @@ def _abort_open_uploads(files: Any, target: dict[str, str]) -> None:
                 files.call_s3("abort_multipart_upload", **target, UploadId=upload["UploadId"])
 
 
-def _is_upload_gone(error: BaseException) -> bool:
-    return any(
-        code_of(cause) == "NoSuchUpload" or "upload does not exist" in str(cause)
-        for cause in chain_of(error)
-    )
+def _is_no_upload(error: BaseException) -> bool:
+    """Return whether S3 says that there is no such upload: it is complete, or was removed."""
+    return isinstance(error, FileNotFoundError) or code_of(error) == "NoSuchUpload"

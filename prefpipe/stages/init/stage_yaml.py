@@ -80,14 +80,15 @@ def _setting(item: "Field[Any]", values: Mapping[str, Any], passed_by: str) -> I
     choices = item.metadata["choices"]
     if choices and choices != tuple(Overwrite):
         meaning += f"; one of {', '.join(choices)}"
-    yield from textwrap.wrap(
-        meaning,
-        WIDTH,
-        initial_indent="# ",
-        subsequent_indent="# ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    for line in meaning.split("\n"):
+        yield from textwrap.wrap(
+            line,
+            WIDTH,
+            initial_indent="# ",
+            subsequent_indent="# ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
     if item.name in values:
         yield f"{item.name}: {written(values[item.name])}"
     elif item.default is MISSING:
