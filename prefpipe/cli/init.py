@@ -21,6 +21,10 @@ def init(config: InitConfig) -> None:
         stdout.pipe(str(path))
         return
 
+    if config.is_dry_run:
+        from prefpipe.wiring.models import require_model_of_dry_run
+
+        require_model_of_dry_run(config)
     folder = write_run_folder(config)
     settings, script = (quote(no_flag(str(folder / name))) for name in ("settings", SCRIPT))
     stderr.log(f"next: edit {settings}, then run: bash {script}")

@@ -11,7 +11,7 @@ from prefpipe.configs.init import InitConfig
 from prefpipe.configs.plan_sections import SECTIONS
 from prefpipe.configs.sampling import AUTO
 from prefpipe.configs.stages import STAGES
-from prefpipe.errors import ModelError, UsageError
+from prefpipe.errors import UsageError
 from prefpipe.execution.script_lines import comment
 from prefpipe.stages.init.stage_yaml import stage_yaml, written
 
@@ -80,11 +80,8 @@ def write_run_folder(config: InitConfig) -> Path:
     """Write the script, the settings and the plan of a whole run, and return their folder.
 
     Raises:
-        UsageError: one of the files exists, or a dry run has no model to train; then none is
-            written.
+        UsageError: one of the files exists; then none is written.
     """
-    if config.is_dry_run:
-        _require_model_to_train(config)
     folder = config.folder
     of_run = run_values(config)
     texts = {
@@ -203,23 +200,6 @@ def no_flag(place: str) -> str:
 def _comment(command: str) -> str:
     """Return a command line as a comment; a name with a line end does not end it."""
     return f"#   {command}" if command.isprintable() else comment(command)
-
-
-def _require_model_to_train(config: InitConfig) -> None:
-    """Refuse a dry run that would stop at `train`, which has no fake.
-
-    Raises:
-        UsageError: the model is not there.
-    """
-    from prefpipe.models.location import require_model
-
-    try:
-        require_model(config.model_or_default)
-    except ModelError as error:
-        raise UsageError(
-            f"--backend fake samples without a model, but `train` needs one: {error.message}",
-            hint=f"{error.hint}; or pass the folder of another small model with --model",
-        ) from error
 
 
 def _write_new(texts: Mapping[Path, str]) -> None:
