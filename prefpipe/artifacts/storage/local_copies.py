@@ -34,16 +34,16 @@ ROOM_HINT = "set TMPDIR to a folder on a disk with more room, and run the same c
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file or folder that the user named, and the one of this disk that holds its bytes.
+    """A file or folder as the user named it, and the one of this disk that holds its bytes.
 
-    As text it is the place, which is what messages name.
+    As text it is that name, which is what messages show.
     """
 
-    place: Location
+    name: str
     path: Path
 
     def __str__(self) -> str:
-        return str(self.place)
+        return self.name
 
 
 @contextmanager
@@ -61,12 +61,12 @@ def local_copy(place: Location, *, folder_marks: Sequence[str] = ()) -> Iterator
         PrefpipeError: this disk has no room for it.
     """
     if isinstance(place, Path):
-        yield LocalFile(place, place)
+        yield LocalFile(str(place), place)
         return
     with kept_local_copies():
         copies = _copies.get()
         assert copies is not None
-        yield LocalFile(place, copies.of(place, folder_marks))
+        yield LocalFile(str(place), copies.of(place, folder_marks))
 
 
 @contextmanager
