@@ -97,6 +97,7 @@ def written_whole(place: Location) -> Iterator[BinaryIO]:
         PrefpipeError: it cannot be written; what was there still is.
     """
     if isinstance(place, Path):
+        atomic.make_folder(place.parent)
         with atomic.atomic_write(place) as file:
             yield file
         return

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 from support.faulty_proxy import Proxy, Request, running_proxy
-from support.s3_servers import BUCKET, SECRET, environment_for, running_moto, running_rclone
+from support.s3_servers import BUCKET, SECRET, reach, running_moto, running_rclone
 
 from prefpipe.artifacts.storage import bucket, files, local_copies, pieces, retries
 from prefpipe.artifacts.storage.local_copies import (
@@ -71,15 +71,6 @@ def proxy(servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[
     with running_proxy(servers["moto"]) as proxy:
         reach(proxy.url, monkeypatch)
         yield proxy
-
-
-def reach(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment_for(server).items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    files._opened.cache_clear()
 
 
 @pytest.fixture(autouse=True)
