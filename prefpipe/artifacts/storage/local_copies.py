@@ -109,7 +109,7 @@ def written_whole(place: Location) -> Iterator[BinaryIO]:
         try:
             with path.open("wb") as file:
                 yield file
-            files.upload(place, path)
+            files.upload(path, place)
         except OSError as error:
             if error.errno not in NO_ROOM:
                 raise

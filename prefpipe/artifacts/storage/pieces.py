@@ -1,104 +1,192 @@
-"""A large file into S3 piece by piece: a multipart upload, each piece with retries of its own.
+"""Files piece by piece: read once and hashed on the way, so that none has to fit into memory."""
 
-s3fs gives the whole upload up where one piece fails, and keeps no condition of ours.
-"""
-
-import secrets
-from collections.abc import Iterator
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Self, TypeVar
 
-from prefpipe.artifacts.storage.location import Url
-from prefpipe.artifacts.storage.retries import call_again, code_of
+from prefpipe.artifacts import atomic
+from prefpipe.artifacts.storage.protocol import Copied, CountBytes
+from prefpipe.errors import InputError
 
-PIECE_BYTES = 32 * 2**20
+PIECE_BYTES = 16 * 2**20
+"""A request of this size takes a tenth of a second or more, beside which its overhead is small."""
 MOST_PIECES = 10_000
-"""S3's limit."""
-N_STREAMS = 4
-"""Pieces on their way at once; so many are in memory."""
-MARK = "prefpipe-upload"
-"""Metadata by which an upload knows the object that it made."""
+"""S3 takes no more of one object."""
+PIECES_AT_ONCE = 4
+"""On their way at once, of one file; so many are in memory."""
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
-def upload_in_pieces(files: Any, place: Url, source: Path) -> None:
-    """Write a file of the disk into a bucket: it appears whole, or what was there stays.
+def piece_bytes_of(n_bytes: int) -> int:
+    """Return the size of the pieces of a file: of each but the last."""
+    least = -(-n_bytes // MOST_PIECES)
+    n_units = -(-least // PIECE_BYTES)
+    return PIECE_BYTES * max(1, n_units)
 
-    Args:
-        files: s3fs's file system.
-        place: where it is to be.
-        source: the file on the disk.
+
+def in_order(work: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """Yield what ``work`` returns for each item, in their order, `PIECES_AT_ONCE` at once.
 
     Raises:
-        Exception: the last try's; the pieces that had arrived are removed.
+        Exception: from ``work``, of the first item that has one.
     """
-    bucket, _, key = place.key.partition("/")
-    target = {"Bucket": bucket, "Key": key}
-    mark = secrets.token_hex(16)
-    started = call_again(
-        lambda: files.call_s3("create_multipart_upload", **target, Metadata={MARK: mark})
-    )
-    upload = {**target, "UploadId": started["UploadId"]}
-    # not waited for where the command is stopped: threads that only send end with the process
-    pool = ThreadPoolExecutor(N_STREAMS)
+    # not waited for where the command is stopped: threads that only send or read end with it
+    pool = ThreadPoolExecutor(PIECES_AT_ONCE)
+    on_their_way: deque[Future[Result]] = deque()
     try:
-        parts = _send(files, upload, source, pool)
-        _complete(files, upload, parts, mark)
-    except BaseException:
-        # open pieces cost money, and nobody sees them
-        with suppress(Exception):
-            files.call_s3("abort_multipart_upload", **upload)
-        raise
+        for item in items:
+            if len(on_their_way) == PIECES_AT_ONCE:
+                yield on_their_way.popleft().result()
+            on_their_way.append(pool.submit(work, item))
+        while on_their_way:
+            yield on_their_way.popleft().result()
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _send(
-    files: Any, upload: dict[str, Any], source: Path, pool: ThreadPoolExecutor
-) -> list[dict[str, Any]]:
-    """Send all pieces, a few at once, and return their numbers and tags."""
+class SourceFile:
+    """A file of this disk that is copied: read once, and hashed on the way.
 
-    def send(number: int, data: bytes) -> dict[str, Any]:
-        answer = call_again(
-            lambda: files.call_s3("upload_part", **upload, PartNumber=number, Body=data)
-        )
-        return {"PartNumber": number, "ETag": answer["ETag"]}
+    Raises:
+        InputError: it cannot be opened.
+    """
 
-    on_their_way: list[Future[dict[str, Any]]] = []
-    parts = []
-    for number, data in enumerate(_pieces_of(source), 1):
-        if len(on_their_way) == N_STREAMS:
-            parts.append(on_their_way.pop(0).result())
-        on_their_way.append(pool.submit(send, number, data))
-    return parts + [future.result() for future in on_their_way]
-
-
-def _pieces_of(source: Path) -> Iterator[bytes]:
-    n_bytes = source.stat().st_size
-    piece = max(PIECE_BYTES, -(-n_bytes // MOST_PIECES))
-    with source.open("rb") as file:
-        while data := file.read(piece):
-            yield data
-
-
-def _complete(files: Any, upload: dict[str, Any], parts: list[dict[str, Any]], mark: str) -> None:
-    def complete_once() -> None:
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digest = hashlib.sha256()
         try:
-            files.call_s3("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
-        except Exception as error:
-            # a try before this one may have succeeded, and its answer was lost
-            if not _is_no_upload(error) or not is_there():
-                raise
+            self._file = path.open("rb")
+        except OSError as error:
+            raise _unreadable(path, error) from error
+        self._before = os.fstat(self._file.fileno())
 
-    def is_there() -> bool:
-        target = {name: upload[name] for name in ("Bucket", "Key")}
-        metadata = files.call_s3("head_object", **target).get("Metadata") or {}
-        return bool(metadata.get(MARK) == mark)
+    @property
+    def n_bytes(self) -> int:
+        """How many it had when it was opened."""
+        return self._before.st_size
 
-    call_again(complete_once)
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._file.close()
+
+    def pieces(self, n_bytes: int) -> Iterator[bytes]:
+        """Yield all bytes, ``n_bytes`` at a time.
+
+        Raises:
+            InputError: the disk fails, or somebody writes to the file.
+        """
+        n_left = self.n_bytes
+        while n_left:
+            try:
+                piece = self._file.read(min(n_bytes, n_left))
+            except OSError as error:
+                raise _unreadable(self._path, error) from error
+            if not piece:
+                raise self._changed()
+            self._digest.update(piece)
+            n_left -= len(piece)
+            yield piece
+
+    def copied(self) -> Copied:
+        """Return what was read, after the last piece.
+
+        Raises:
+            InputError: somebody wrote to the file meanwhile.
+        """
+        after = os.fstat(self._file.fileno())
+        if (after.st_size, after.st_mtime_ns) != (self.n_bytes, self._before.st_mtime_ns):
+            raise self._changed()
+        return Copied(self.n_bytes, self._digest.hexdigest())
+
+    def _changed(self) -> InputError:
+        return InputError(
+            f"{self._path} was written to while it was copied",
+            hint="wait until the command that writes it has ended, then run the same command again",
+        )
 
 
-def _is_no_upload(error: BaseException) -> bool:
-    """Return whether S3 says that there is no such upload: it is complete, or was removed."""
-    return isinstance(error, FileNotFoundError) or code_of(error) == "NoSuchUpload"
+def _unreadable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"cannot read {path}: {error.strerror or error}",
+        hint="check the disk and the permissions of the file, then run the same command again",
+    )
+
+
+class _NotReadError(Exception):
+    """Carries an `OSError` of what is read past code that means its own by one."""
+
+    def __init__(self, why: OSError) -> None:
+        super().__init__(str(why))
+        self.why = why
+
+
+def write_pieces(target: Path, pieces: Iterator[bytes], count: CountBytes) -> Copied:
+    """Write a file of this disk whole or not at all, and hash it on the way.
+
+    Raises:
+        OSError: from ``pieces``.
+        PrefpipeError: the disk is full, the folder is read-only.
+    """
+    digest, n_bytes = hashlib.sha256(), 0
+    atomic.make_folder(target.parent)
+    try:
+        with atomic.atomic_write(target) as file:
+            for piece in _naming_the_source(pieces):
+                file.write(piece)
+                digest.update(piece)
+                n_bytes += len(piece)
+                count(len(piece))
+    except _NotReadError as error:
+        raise error.why from error.why.__cause__
+    return Copied(n_bytes, digest.hexdigest())
+
+
+def _naming_the_source(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    try:
+        yield from pieces
+    except OSError as error:
+        raise _NotReadError(error) from error
+
+
+def md5_of(path: Path) -> str:
+    """Return the MD5 of a file in hex: what stores tell of theirs.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    digest = md5()
+    with SourceFile(path) as source:
+        for piece in source.pieces(PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def md5_of_pieces(path: Path) -> str:
+    """Return what S3 tells of a file that was sent in the pieces of `piece_bytes_of`.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with SourceFile(path) as source:
+        pieces = source.pieces(piece_bytes_of(source.n_bytes))
+        digests = [md5(piece).digest() for piece in pieces]
+    return f"{md5(b''.join(digests)).hexdigest()}-{len(digests)}"
+
+
+def md5(data: bytes = b"") -> "hashlib._Hash":
+    """Return the digest that stores know, also where it is barred from cryptography."""
+    return hashlib.md5(data, usedforsecurity=False)

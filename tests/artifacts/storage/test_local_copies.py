@@ -17,7 +17,7 @@ import pytest
 from support.faulty_proxy import Proxy, Request, running_proxy
 from support.s3_servers import BUCKET, SECRET, reach, running_moto, running_rclone
 
-from prefpipe.artifacts.storage import bucket, files, local_copies, pieces, retries
+from prefpipe.artifacts.storage import files, local_copies, pieces, retries
 from prefpipe.artifacts.storage.local_copies import (
     FOLDER_NAME,
     kept_local_copies,
@@ -323,7 +323,6 @@ MIB = 2**20
 def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     # S3 takes none below 5 MiB, but the last
     monkeypatch.setattr(pieces, "PIECE_BYTES", 5 * MIB)
-    monkeypatch.setattr(bucket, "ONE_UPLOAD_BYTES", MIB)
 
 
 def large_data() -> bytes:
