@@ -95,6 +95,11 @@ def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let this process find a server, as a user does: by the environment."""
     for name, value in environment_for(url).items():
         monkeypatch.setenv(name, value)
+    forget_clients()
+
+
+def forget_clients() -> None:
+    """Let the next request find its server by the environment of then."""
     import s3fs
 
     s3fs.S3FileSystem.clear_instance_cache()
