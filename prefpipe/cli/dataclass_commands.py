@@ -15,7 +15,14 @@ from prefpipe.cli.completion import completions_of
 from prefpipe.cli.help_commands import documented_command, help_all_parameter
 from prefpipe.cli.launched_processes import speaks_for_the_run
 from prefpipe.configs.command import CommandConfig
-from prefpipe.configs.options import flag_of, is_list, resolved_types, scalar_type, short_flag_of
+from prefpipe.configs.options import (
+    flag_of,
+    is_list,
+    resolved_types,
+    scalar_type,
+    short_flag_of,
+    shown_name,
+)
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.trust import trust_warnings_of_config
 
@@ -248,14 +255,7 @@ def _refuse_addresses(config_class: type[CommandConfig], values: Mapping[str, An
     for name, value in values.items():
         for path in value if isinstance(value, list) else [value]:
             if isinstance(path, Path):
-                refuse_scheme(path, _shown_name(items[name]) if name in items else f"--{name}")
-
-
-def _shown_name(item: "Field[Any]") -> str:
-    """Return how a user gives a field: ``--output``, or ``GROUPS`` for an argument."""
-    if not item.metadata["positional"]:
-        return flag_of(item)
-    return str(item.metadata["metavar"] or item.name.upper()).rstrip(".").strip("[]")
+                refuse_scheme(path, shown_name(items[name]) if name in items else f"--{name}")
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:
