@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
+from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
@@ -20,12 +21,13 @@ from prefpipe.artifacts.answer_cache import FOLDER_NAME
 from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
-from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
+from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts
 from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
@@ -100,8 +102,8 @@ class Sampler(NamedTuple):
 
 def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
     """Generate the parts of this shard that are missing."""
-    source = named_source(config.prompts)
-    if source is not None:
+    source = place_of(config.prompts)
+    if isinstance(source, Path):
         refuse_nesting(config.output, {"PROMPTS": source})
     columns = _column_names(config, samplers)
     prompts, skipped = _read_prompts(config, columns)

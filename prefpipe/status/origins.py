@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.artifacts.training_folders import KEPT_STEP
 from prefpipe.configs.recorded_commands import RecordedCommand, moved_folders
 from prefpipe.models.files import CONFIG_FILES
@@ -101,6 +103,13 @@ def locate_parent(artifact: Artifact, name: str) -> Path | None:
             here = Path.cwd()
             return place.relative_to(here) if place.is_relative_to(here) else place
     return None
+
+
+def locate_file(artifact: Artifact, name: str) -> Location | None:
+    """Return where a user's file is now, or None; what lies in a bucket is where it was."""
+    recorded = artifact.record.parents.get(name)
+    place = None if recorded is None else place_of(recorded)
+    return place if isinstance(place, Url) else locate_parent(artifact, name)
 
 
 def locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
