@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,11 +37,18 @@ class DiskStorage:
                     is_folder = entry.is_dir()
                 except FileNotFoundError:
                     continue
-                stamp = f"{status.st_ino}:{status.st_mtime_ns}"
-                found[entry.name] = None if is_folder else FileVersion(status.st_size, stamp)
+                found[entry.name] = None if is_folder else _version_of(status)
         return found
 
-    def write(self, place: Path, data: bytes) -> None:
+    def version_of(self, place: Path) -> FileVersion | None:
+        """Return which file is there now; None for a folder, and for what is not there."""
+        try:
+            status = place.stat()
+        except OSError:
+            return None
+        return None if stat.S_ISDIR(status.st_mode) else _version_of(status)
+
+    def write(self, place: Path, data: bytes) -> FileVersion | None:
         """Write a file, over one that is there.
 
         Raises:
@@ -49,6 +57,7 @@ class DiskStorage:
         atomic.make_folder(place.parent)
         with atomic.atomic_write(place) as file:
             file.write(data)
+        return self.version_of(place)
 
     def create(self, place: Path, data: bytes) -> bool:
         """Write a file if there is none.
@@ -58,6 +67,21 @@ class DiskStorage:
         """
         atomic.make_folder(place.parent)
         return atomic.create_exclusively(place, data)
+
+    def replace(self, place: Path, data: bytes, *, expected: bytes) -> bool:
+        """Write a file over one that holds ``expected``, unless it holds something else.
+
+        Raises:
+            PrefpipeError: the disk is full, the folder is read-only.
+        """
+        try:
+            if place.read_bytes() != expected:
+                return False
+        except FileNotFoundError:
+            return False
+        with atomic.atomic_write(place) as file:
+            file.write(data)
+        return True
 
     def delete(self, place: Path) -> None:
         """Remove a file.
@@ -69,3 +93,7 @@ class DiskStorage:
             place.unlink(missing_ok=True)
         except OSError as error:
             raise atomic.disk_error(place, error) from error
+
+
+def _version_of(status: os.stat_result) -> FileVersion:
+    return FileVersion(status.st_size, f"{status.st_ino}:{status.st_mtime_ns}")
