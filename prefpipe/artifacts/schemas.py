@@ -218,8 +218,8 @@ def _measures_of(side: str) -> tuple[Column, ...]:
     """Return the columns of measures of the policy's and of the baseline's responses."""
     meanings = {
         "reward": "mean reward",
-        "n_tokens": "mean tokens a response",
-        "length_chars": "mean characters a response",
+        "n_tokens": "mean tokens per response",
+        "length_chars": "mean characters per response",
         "repetition": "mean share of repeated word 4-grams, in [0, 1]",
         "truncated": "share of responses cut at the token limit, in [0, 1]",
         "refused": "share of responses that open like a refusal, in [0, 1]",
@@ -257,7 +257,7 @@ EVALUATION = Schema(
             "policy_log_ratio",
             FLOAT,
             "mean over the policy's responses of its summed log-probability minus the reference's, "
-            "nats a response",
+            "nats per response",
         ),
         optional("policy_log_ratio_tokens", FLOAT, "mean tokens of those responses"),
         *_STATUS,

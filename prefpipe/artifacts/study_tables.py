@@ -31,8 +31,8 @@ _RUN_KEY = (
 _OF_BOTH = {
     "reward": "mean reward of the responses",
     "lowest_reward": "lowest reward of the prompt's responses",
-    "n_tokens": "mean tokens a response",
-    "length_chars": "mean characters a response",
+    "n_tokens": "mean tokens per response",
+    "length_chars": "mean characters per response",
     "repetition": "mean share of repeated word 4-grams, in [0, 1]",
     "self_bleu": "self-BLEU of the prompt's responses, in [0, 1]; null for one",
     "distinct_2": "distinct word pairs over word pairs of all responses, in (0, 1]",
@@ -64,7 +64,7 @@ RESULTS = Schema(
             "log_ratio",
             FLOAT,
             "mean over the policy's responses of its summed log-probability minus the base's, nats "
-            "a response",
+            "per response",
         ),
         optional("log_ratio_tokens", FLOAT, "mean tokens of those responses"),
         required("base_n_rated", INT32, f"rated responses {_OF_BASE}"),
@@ -85,7 +85,7 @@ PAIR_RESULTS = Schema(
         required("prompt_id", TEXT, "key of the held-out prompt"),
         *_RUN_KEY,
         required("n_pairs", INT32, "pairs of its responses, over which the values are means"),
-        optional("log_loss", FLOAT, "nats a pair, to the true probability; null without a score"),
+        optional("log_loss", FLOAT, "nats per pair, to the true probability; null without a score"),
         optional("excess_log_loss", FLOAT, "the part of it above the truth's own entropy"),
         optional(
             "scaled_log_loss",

@@ -27,6 +27,7 @@ from prefpipe.backends.protocol import (
     ScoreRequest,
 )
 from prefpipe.errors import UsageError
+from prefpipe.models.bundled import PREFIX as BUNDLED
 from prefpipe.text.begun_turns import is_begun
 from prefpipe.text.stop_texts import find_stop
 
@@ -68,11 +69,14 @@ class FakeModel(NamedTuple):
 
     @classmethod
     def parse(cls, reference: str) -> "FakeModel":
-        """Read ``NAME[:SETTING=NUMBER,...]``.
+        """Read ``NAME[:SETTING=NUMBER,...]``, or ``bundled:NAME``, which has no settings.
 
         Raises:
             UsageError: an unknown setting, or a value that is not a number.
         """
+        # a dry run of a plan, whose `train` needs a model
+        if reference.startswith(BUNDLED):
+            return cls(reference, identity=reference)
         name, _, rest = reference.partition(":")
         settings: dict[str, float] = {}
         for text in filter(None, rest.split(",")):

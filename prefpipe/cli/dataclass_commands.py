@@ -22,6 +22,7 @@ from prefpipe.configs.options import (
     resolved_types,
     scalar_type,
     short_flag_of,
+    shown_name,
 )
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.trust import trust_warnings_of_config
@@ -268,14 +269,7 @@ def _refuse_addresses(config_class: type[CommandConfig], values: Mapping[str, An
                     hint="copy it here, and pass its path",
                 )
             problem, advice = problem_of_url(config_class, items[name], url)
-            raise UsageError(f"{_shown_name(items[name])} {problem}", hint=advice)
-
-
-def _shown_name(item: "Field[Any]") -> str:
-    """Return how a user gives a field: ``--output``, or ``GROUPS`` for an argument."""
-    if not item.metadata["positional"]:
-        return flag_of(item)
-    return str(item.metadata["metavar"] or item.name.upper()).rstrip(".").strip("[]")
+            raise UsageError(f"{shown_name(items[name])} {problem}", hint=advice)
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:

@@ -295,10 +295,12 @@ def _entry_lines(entry: Entry, column: int, width: int, bold: Any) -> Iterator[s
     """Yield the lines of an entry; a long name has a line of its own."""
     # `[default: 0.8]` stays on one line
     text = BRACKET.sub(lambda match: match[0].replace(" ", NO_BREAK), entry.meaning)
-    wrapped = textwrap.wrap(
-        text, max(width - column, 20), break_long_words=False, break_on_hyphens=False
-    )
-    meaning = [line.replace(NO_BREAK, " ") for line in wrapped]
+    meaning = []
+    for paragraph in text.split("\n"):
+        wrapped = textwrap.wrap(
+            paragraph, max(width - column, 20), break_long_words=False, break_on_hyphens=False
+        )
+        meaning += [line.replace(NO_BREAK, " ") for line in wrapped]
     head = f"{INDENT}{entry.names}"
     if len(head) + 2 > column:
         yield f"{INDENT}{bold(entry.names)}"

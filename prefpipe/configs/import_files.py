@@ -199,12 +199,12 @@ class ImportConfig(SizedParts, GraceConfig, ConversationsConfig):
         ]
         if self.is_wide and not self.response_column:
             problems.append(
-                f"--format {self.format} with several responses a row needs --response-column, "
+                f"--format {self.format} with several responses per row needs --response-column, "
                 "once for each column of responses, or one column of lists"
             )
         if self.is_wide and self.reward_column:
             problems.append(
-                "--reward-column is the score of one response a row; the scores of several are "
+                "--reward-column is the score of one response per row; the scores of several are "
                 "--score-column, once for each --response-column in their order"
             )
         return problems

@@ -123,6 +123,13 @@ def flag_named(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def shown_name(item: "Field[Any]") -> str:
+    """Return how a user gives a field: ``--output``, or ``GROUPS`` for an argument."""
+    if not item.metadata["positional"]:
+        return flag_of(item)
+    return str(item.metadata["metavar"] or item.name.upper()).rstrip(".").strip("[]")
+
+
 def short_flag_of(item: "Field[Any]") -> str | None:
     """Return a field's flag of one letter, ``-o``, None where it has none."""
     flag = item.metadata["flag"]
@@ -172,10 +179,10 @@ def convert_fields(config: Any) -> list[str]:
         try:
             converted = _converted(value, kind)
         except (TypeError, ValueError):
-            problems.append(f"{flag_of(item)} takes {_type_words(kind)}, not {value!r}")
+            problems.append(f"{shown_name(item)} takes {_type_words(kind)}, not {value!r}")
             continue
         except UsageError as error:
-            problems.append(f"{flag_of(item)} {error.message}: {error.hint}")
+            problems.append(f"{shown_name(item)} {error.message}: {error.hint}")
             continue
         # the dataclass is frozen, and still being made
         object.__setattr__(config, item.name, converted)
@@ -207,7 +214,7 @@ def _address_problems(config: Any) -> Iterator[str]:
             url = url_in(path) if isinstance(path, Path) else None
             if url is not None:
                 problem, advice = problem_of_url(config, item, url)
-                yield f"{flag_of(item)} {problem}: {advice}"
+                yield f"{shown_name(item)} {problem}: {advice}"
 
 
 def problem_of_url(config: Any, item: "Field[Any]", url: str) -> tuple[str, str]:
@@ -239,7 +246,9 @@ def _choice_problems(config: Any) -> Iterator[str]:
         others = [value for value in values if choices and value not in choices]
         if others:
             guess = did_you_mean(others[0], choices)
-            yield (f"{flag_of(item)} must be one of {', '.join(choices)}, not {others[0]!r}{guess}")
+            yield (
+                f"{shown_name(item)} must be one of {', '.join(choices)}, not {others[0]!r}{guess}"
+            )
 
 
 def _bounds_problems(config: Any) -> Iterator[str]:

@@ -93,9 +93,9 @@ MEASURES = {
         better="higher",
         is_share=True,
     ),
-    "n_tokens": _mean("tokens a response", "{:.1f}", "n_tokens"),
+    "n_tokens": _mean("tokens per response", "{:.1f}", "n_tokens"),
     "kl_per_token": StudyMeasure(
-        "KL, nats a token", "{:.3f}", "ratio", "log_ratio", None, "log_ratio_tokens"
+        "KL, nats per token", "{:.3f}", "ratio", "log_ratio", None, "log_ratio_tokens"
     ),
     "repetition": _mean("repetition", "{:.3f}", "repetition", is_share=True),
     "self_bleu": _mean("self-BLEU", "{:.3f}", "self_bleu", is_share=True),

@@ -21,7 +21,7 @@ class PolicyTemplateConfig(TemplatedConfig):
         (),
         metavar="KEY=VALUE",
         help="argument of the policy's chat template, e.g. enable_thinking=false; VALUE is true, "
-        "false, a number, text or JSON; repeatable; train and logprobs use the candidates'",
+        "false, a number, text or JSON; repeatable; default of train and logprobs: the candidates'",
     )
 
     def problems(self) -> list[str]:

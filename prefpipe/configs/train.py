@@ -63,7 +63,7 @@ def _objectives_by_target() -> str:
     for target, names in TARGETS.items():
         shown = [f"{name} (default)" if name == DEFAULTS[target] else name for name in names]
         lists.append(f"{target}: {', '.join(shown)}")
-    return "; ".join(lists)
+    return ";\n".join(lists)
 
 
 _OBJECTIVES_BY_TARGET = _objectives_by_target()
@@ -74,7 +74,8 @@ def knob_option(
 ) -> Any:
     """Declare the flag of a knob as the objectives that have it declare the knob.
 
-    The help says what it means to each of them, the choices are theirs; ``more`` stands behind.
+    The help says what it means to each of them, a line for each meaning, and the choices are
+    theirs; ``more`` is the last line.
     """
     owners_by_meaning: dict[str, list[str]] = {}
     choices: dict[str, None] = {}
@@ -85,14 +86,18 @@ def knob_option(
             owners.append(flag_name)
         choices |= dict.fromkeys(knob.choices)
 
-    meanings = []
-    for meaning, owners in owners_by_meaning.items():
-        # a semicolon parts the meanings from each other
-        meanings.append(f"{meaning.replace(';', ',')} ({_owner_words(owners)})")
+    if len(owners_by_meaning) == 1:
+        ((meaning, owners),) = owners_by_meaning.items()
+        lines = [f"{meaning} ({_owner_words(owners)})"]
+    else:
+        # a semicolon parts the lines where they are joined
+        lines = []
+        for meaning, owners in owners_by_meaning.items():
+            lines.append(f"{', '.join(owners)}: {meaning.replace(';', ',')}")
     if more:
-        meanings.append(more)
+        lines.append(more)
     return option(
-        None, choices=tuple(choices), help="; ".join(meanings), metavar=metavar, common=common
+        None, choices=tuple(choices), help=";\n".join(lines), metavar=metavar, common=common
     )
 
 
@@ -248,7 +253,7 @@ class TrainConfig(PolicyTemplateConfig):
         choices=OFFERED,
         metavar="NAME",
         common=True,
-        help=f"loss to train with (`prefpipe objectives` explains each); {_OBJECTIVES_BY_TARGET}",
+        help=f"loss to train with (`prefpipe objectives` explains each);\n{_OBJECTIVES_BY_TARGET}",
     )
     chat_template: Path | None = option(
         None,
@@ -258,7 +263,7 @@ class TrainConfig(PolicyTemplateConfig):
     )
     beta: float | None = knob_option("beta", common=True)
     gamma: str | None = knob_option(
-        "gamma", more="auto: from --point-wins or --rater-scores (mmpo)", metavar="X", common=True
+        "gamma", more="auto (mmpo): from --point-wins or --rater-scores", metavar="X", common=True
     )
     point_wins: float | None = option(
         None, identity=False, above=0.5, below=1, help=POINT_WINS_HELP

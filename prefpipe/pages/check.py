@@ -104,17 +104,17 @@ def _step(step: Mapping[str, Any]) -> Table:
     """Return what a step and a pass take: tokens, memory, work and, on a known machine, time."""
     table = _table()
     table.add_row(
-        "a step",
+        "per step",
         f"{step['global_batch_size']:,} prompts, about {step['n_tokens_a_step']:,} tokens, "
         f"{step['n_tokens_at_once']:,} at once on a device; "
-        f"steps a pass: {step['n_steps_a_pass']:,}",
+        f"steps per pass: {step['n_steps_a_pass']:,}",
     )
 
     memory = step["memory_bytes"]
     parts = ", ".join(f"{name} {_memory(memory[name])}" for name in MEMORY_PARTS)
     table.add_row("memory, about", f"{_memory(memory['total'])} ({parts})")
 
-    work = f"{_flop(step['flop_a_step'])} a step, {_flop(step['flop_a_pass'])} a pass"
+    work = f"{_flop(step['flop_a_step'])} per step, {_flop(step['flop_a_pass'])} per pass"
     if step["flop_reference"]:
         work += f", {_flop(step['flop_reference'])} for the reference, once"
     table.add_row("work", work)
@@ -124,7 +124,7 @@ def _step(step: Mapping[str, Any]) -> Table:
         step_time, pass_time = _time(machine["step_s"]), _time(machine["pass_hours"] * 3600)
         table.add_row(
             "time, about",
-            f"{step_time} a step, {pass_time} a pass on one {machine['name']} at "
+            f"{step_time} per step, {pass_time} per pass on one {machine['name']} at "
             f"{machine['mfu']:.0%} of {machine['tflops']:,g} TFLOP/s",
         )
     for note in step["notes"]:

@@ -68,7 +68,7 @@ def _figures(savings: Mapping[str, Any]) -> Table:
 
     # one unit for all columns, that of the largest
     unit, scale = flop_unit(savings["pool"]["flop"])
-    tokens = "tokens" if savings["recipe"]["epochs"] == 1 else "tokens a pass"
+    tokens = "tokens" if savings["recipe"]["epochs"] == 1 else "tokens per pass"
     measures = [
         ("prompts", "n_prompts", _whole),
         ("responses", "n_responses", _whole),
@@ -111,11 +111,11 @@ def _assumptions(savings: Mapping[str, Any]) -> str:
         passes += " + 1 x forward in all (reference)"
 
     epochs = f"{recipe['epochs']:g} {'epoch' if recipe['epochs'] == 1 else 'epochs'}"
-    prompts = "once a group" if recipe["shared_prompt"] else "once a response"
+    prompts = "once per group" if recipe["shared_prompt"] else "once per response"
     dtype = f" dense {machine['dtype']}" if machine["dtype"] else ""
     price = ""
     if machine["price_per_hour"] is not None:
-        price = f", {machine['price_per_hour']:g} an hour"
+        price = f", {machine['price_per_hour']:g} per hour"
     return (
         f"assumed: {epochs} of {passes}, prompts computed {prompts}; "
         f"{machine['name']}, {machine['peak_tflops']:,g} TFLOP/s{dtype} "

@@ -84,7 +84,7 @@ def _figures(result: Mapping[str, Any], confidence: float) -> Table:
             longer, shorter = controlled["share_longer"], controlled["share_shorter"]
             shares = f"longer in {longer:.1%}, shorter in {shorter:.1%}"
         lengths = f"{length:.0f}, baseline {baseline_length:.0f}"
-        table.add_row("characters a response", lengths, "", shares)
+        table.add_row("characters per response", lengths, "", shares)
     return table
 
 

@@ -168,7 +168,9 @@ def cost_tiles(answers: Mapping[str, Any], states: Mapping[str, str]) -> Iterato
         yield tile(short_count(costs["trained_tokens"]), "response tokens trained on", "trained")
     if costs["training_hours"] is not None:
         value, unit = duration(costs["training_hours"])
-        yield tile(f"≥ {value} {unit}", "of training, by the tokens a second it logged", "trained")
+        yield tile(
+            f"≥ {value} {unit}", "of training, by the tokens per second it logged", "trained"
+        )
     if costs["saved_share"] is not None:
         yield tile(
             f"{100 * costs['saved_share']:.0f}%",

@@ -219,7 +219,7 @@ def _changes(shown: ReportedArtifact, summary: Mapping[str, Any]) -> list[dict[s
     divergence = health.get("kl_per_token")
     kl = _row(
         "kl_per_token",
-        "distance from the reference (KL, nats a token)",
+        "distance from the reference (KL, nats per token)",
         "{:.3f}",
         {"policy": (divergence or {}).get("policy")},
         worse=0,

@@ -48,7 +48,7 @@ class CostAxis(NamedTuple):
 
 
 COSTS = (
-    CostAxis(KL, "against KL", "KL to the base, nats a token"),
+    CostAxis(KL, "against KL", "KL to the base, nats per token"),
     CostAxis(TOKENS, "against response tokens trained on", "response tokens trained on, mean"),
     CostAxis(LENGTH, "against the length of responses", "tokens a held-out response"),
     CostAxis(EPOCH, "by epoch", "epoch"),

@@ -312,7 +312,7 @@ def _warnings_of_tokenizer(adapter: ModelFiles, folder: Path) -> list[str]:
 
 
 def _unit(kind: str) -> str:
-    return "of reward" if kind == "sequence-classification" else "nats a token"
+    return "of reward" if kind == "sequence-classification" else "nats per token"
 
 
 def _model_card(adapter: ModelFiles, base: ModelFiles, figures: dict[str, Any]) -> str:

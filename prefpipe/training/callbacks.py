@@ -101,8 +101,8 @@ class CollapseWarning(TrainerCallback):  # type: ignore[misc]
             return
         self._has_warned = True
         warnings.warn(
-            f"the log-probability of the positives fell from {began:.2f} to {now:.2f} nats a token "
-            f"by step {state.global_step}: the policy is unlearning good answers, too; lower "
+            f"the log-probability of the positives fell from {began:.2f} to {now:.2f} nats per "
+            f"token by step {state.global_step}: the policy is unlearning good answers, too; lower "
             "--learning-rate or --beta",
             PrefpipeWarning,
             stacklevel=2,

@@ -91,7 +91,7 @@ def require_kept_steps(settings: TrainSettings, n_groups: int) -> None:
     if never:
         raise UsageError(
             f"--keep-step {never[0]} is never reached: the run ends at step {n_steps}, with "
-            f"{n_groups} groups and {settings.global_batch_size} of them a step",
+            f"{n_groups} groups and {settings.global_batch_size} of them per step",
             hint="keep an earlier step, or train longer with --num-train-epochs or --max-steps",
         )
 
@@ -139,7 +139,7 @@ def derive_accumulation(global_batch_size: int, per_device: int, world_size: int
     if global_batch_size < 1 or per_device < 1 or global_batch_size % at_once:
         raise UsageError(
             f"--global-batch-size {global_batch_size} prompts is not a multiple of {at_once} "
-            f"({per_device} a device x {world_size} devices)",
+            f"({per_device} per device x {world_size} devices)",
             hint="change --global-batch-size or --per-device-train-batch-size so that one divides "
             "the other",
         )

@@ -21,15 +21,15 @@ MEASURE_MEANINGS = {
     "higher, in [0, 1]",
     "rewards/best": "share of prompts in which every positive's score is above every negative's, "
     "in [0, 1]",
-    "logps/chosen": "mean log-probability of the positives, nats a token",
-    "logps/rejected": "mean log-probability of the negatives, nats a token",
+    "logps/chosen": "mean log-probability of the positives, nats per token",
+    "logps/rejected": "mean log-probability of the negatives, nats per token",
     "entropy": "mean entropy of the policy's next-token distribution over the tokens of the "
     "responses, each response alike, nats",
-    "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats a token: an unbiased estimate "
-    "of the policy's distance from the reference, KL(reference || policy) a token, only where the "
-    "reference sampled the responses; null without a reference",
+    "kl": "mean over responses of (ref_logp - logp) / n_tokens, nats per token: an unbiased "
+    "estimate of the policy's distance from the reference, KL(reference || policy) per token, only "
+    "where the reference sampled the responses; null without a reference",
     "logps/chosen_fall": "how far the positives' log-probability lies below the reference's on the "
-    "same responses, nats a token; without a reference below the mean of the first ten `train` "
+    "same responses, nats per token; without a reference below the mean of the first ten `train` "
     "rows, or the first `eval` row",
     "logps/rejected_fall": "the same for the negatives",
 }
@@ -102,7 +102,7 @@ METRICS = Schema(
             "tokens_per_s",
             pa.float64(),
             True,
-            "prompt and response tokens computed a second, all processes together, without "
+            "prompt and response tokens computed per second, all processes together, without "
             "evaluation and saving",
         ),
         Column(

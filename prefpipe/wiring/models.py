@@ -7,8 +7,10 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.template_args import args_of_parent, args_of_policy
 from prefpipe.artifacts.template_dates import date_for_run
+from prefpipe.configs.init import InitConfig
 from prefpipe.configs.stage import TemplatedConfig
 from prefpipe.configs.template_args import PolicyTemplateConfig
+from prefpipe.errors import ModelError, UsageError
 from prefpipe.text.template_args import (
     FLAG,
     args_read_by,
@@ -28,6 +30,23 @@ def locate(reference: str, *, trust_remote_code: bool = False) -> "ModelFiles":
     from prefpipe.models.location import locate_model
 
     return locate_model(reference, trust_remote_code=trust_remote_code)
+
+
+def require_model_of_dry_run(config: InitConfig) -> None:
+    """Refuse a dry run that would stop at `train`, which has no fake.
+
+    Raises:
+        UsageError: the model is not there.
+    """
+    from prefpipe.models.location import require_model
+
+    try:
+        require_model(config.model_or_default)
+    except ModelError as error:
+        raise UsageError(
+            f"--backend fake samples without a model, but `train` needs one: {error.message}",
+            hint=f"{error.hint}; or pass the folder of another small model with --model",
+        ) from error
 
 
 def template_date(config: TemplatedConfig, parents: Sequence[Location] = ()) -> str:

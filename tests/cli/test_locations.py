@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from prefpipe.artifacts.storage.location import Url
-from prefpipe.configs.options import flag_of, is_list, resolved_types, scalar_type
+from prefpipe.configs.options import is_list, resolved_types, scalar_type, shown_name
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, split_target
 from prefpipe.configs.stages import EVALUATIONS, STAGES
 from prefpipe.errors import UsageError
@@ -95,8 +95,8 @@ def test_a_secret_in_a_url_is_refused_and_not_shown(config_class: Any, name: str
     with pytest.raises(UsageError) as caught:
         config_class.from_values(values)
     assert "canary" not in f"{caught.value.message} {caught.value.hint}"
-    flag = flag_of(next(item for item in fields(config_class) if item.name == name))
-    assert caught.value.message.startswith(flag)
+    shown = shown_name(next(item for item in fields(config_class) if item.name == name))
+    assert caught.value.message.startswith(shown)
 
 
 def test_a_command_in_a_bucket_is_pasted_as_it_was_typed() -> None:

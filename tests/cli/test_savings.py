@@ -147,8 +147,8 @@ def test_prompts_are_counted_as_train_computes_them(capsys) -> None:
     words = ["--model", "8B", "--gpu", "a100", *PLAN]
     assert found(capsys, *words) == found(capsys, *words, "--shared-prompt")
     assert found(capsys, *words)["recipe"]["shared_prompt"] is TrainConfig.shared_prompt is True
-    assert "prompts computed once a group" in savings(capsys, *words)
-    assert "prompts computed once a response" in savings(capsys, *words, "--no-shared-prompt")
+    assert "prompts computed once per group" in savings(capsys, *words)
+    assert "prompts computed once per response" in savings(capsys, *words, "--no-shared-prompt")
 
 
 def test_a_folder_named_like_a_size_is_a_folder(capsys, tmp_path: Path, monkeypatch) -> None:

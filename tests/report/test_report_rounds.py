@@ -110,7 +110,7 @@ def test_each_measure_is_a_chart_with_bars_and_a_table_under_it(
         "Mean reward",
         "Win rate, ties half",
         "Tokens a response",
-        "KL, nats a token",
+        "KL, nats per token",
         "Self-BLEU",
         "Distinct-2",
         "Reward of what each round trained on",

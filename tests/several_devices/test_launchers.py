@@ -116,7 +116,7 @@ def test_accelerate_launch_with_a_shipped_configuration(launcher: Launcher) -> N
     outcome = finish(start(launcher, folder, words, "--objective", "simpo"))
     assert outcome.code == 0, outcome.stderr
     assert outcome.stdout == f"{folder}\n"
-    assert "4 prompts a step = 2 devices x 1 x 2 accumulated" in outcome.stderr
+    assert "4 prompts per step = 2 devices x 1 x 2 accumulated" in outcome.stderr
     assert_trained(Trained(folder, [outcome]))
 
 

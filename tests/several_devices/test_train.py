@@ -100,7 +100,7 @@ def test_an_objective_with_a_reference(launcher: Launcher, reference: Trained) -
     assert [outcome.stdout for outcome in two.outcomes] == [f"{two.folder}\n", ""]
     for line in (
         "train: 37 rows in",
-        "4 prompts a step = 2 devices x 1 x 2 accumulated",
+        "4 prompts per step = 2 devices x 1 x 2 accumulated",
         "train: 6 of 6 steps done",
     ):
         assert two.said.count(line) == 1, two.said
@@ -280,7 +280,7 @@ def test_a_wrong_setting_is_said_once(launcher: Launcher) -> None:
     failed = launcher.two(DDP, "--per-device-train-batch-size", 4, codes=(2, 2))
     assert (
         failed.said.count(
-            "--global-batch-size 4 prompts is not a multiple of 8 (4 a device x 2 devices)"
+            "--global-batch-size 4 prompts is not a multiple of 8 (4 per device x 2 devices)"
         )
         == 1
     ), failed.said

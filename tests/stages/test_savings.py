@@ -151,10 +151,10 @@ def test_the_page_has_every_figure_and_assumption() -> None:
         "1,000 prompts x 32 candidates, 1 positive and 7 negative kept; 150 + 350 tokens\n"
     )
     assert (
-        "assumed: 1 epoch of 3 x forward, prompts computed once a response; NVIDIA H100 SXM, 989.5 TFLOP/s dense bf16"
+        "assumed: 1 epoch of 3 x forward, prompts computed once per response; NVIDIA H100 SXM, 989.5 TFLOP/s dense bf16"
         in page
     )
-    assert "x mfu 0.4, 2.5 an hour" in page
+    assert "x mfu 0.4, 2.5 per hour" in page
     assert "no attention term: a size does not say how wide it is" in page
     assert (
         "an estimate before any run: every prompt gets a group, every candidate is usable and of mean length"
@@ -168,9 +168,9 @@ def test_the_page_says_which_formula_was_taken() -> None:
     page = page_of(savings(basis_of_plan(PLAN, shared_prompt=True), MODEL, recipe, machine), 300)
     assert (
         "assumed: 3 epochs of 2 x forward (LoRA: no gradient of frozen weights) + 1 x forward (gradient checkpointing) + "
-        "1 x forward in all (reference), prompts computed once a group; another GPU, 500 TFLOP/s x mfu 0.5\n"
+        "1 x forward in all (reference), prompts computed once per group; another GPU, 500 TFLOP/s x mfu 0.5\n"
     ) in page
-    assert "tokens a pass" in page
+    assert "tokens per pass" in page
     assert (
         "model: some/model, 8.03B parameters; 7B multiplied with every token, 500M (output projection) with response tokens, "
         "attention by (prompt + response)^2\n"

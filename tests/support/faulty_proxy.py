@@ -28,7 +28,9 @@ class Proxy(socketserver.ThreadingTCPServer):
     """Passes requests on; ``fault(request)`` names what goes wrong with one, None for nothing.
 
     Faults: ``slow-down`` (503), ``cut-request`` (the connection ends before the server sees all of
-    it), ``forbidden`` (403 with ``refusal``), ``lost-answer`` (the server did it, and the client never hears), ``cut-answer`` (half of the
+    it), ``half-request`` (as ``cut-request``, and the server sees half of the body), ``forbidden``
+    (403 with ``refusal``), ``other-answer`` (200 with ``refusal``),
+    ``lost-answer`` (the server did it, and the client never hears), ``cut-answer`` (half of the
     body), ``short-answer`` (half of the body, and headers that say that this is all).
     """
 
@@ -67,7 +69,13 @@ class Handler(socketserver.StreamRequestHandler):
         if fault == "forbidden":
             self._answer(request, b"403 Forbidden", self.server.refusal)
             return
+        if fault == "other-answer":
+            self._answer(request, b"200 OK", self.server.refusal)
+            return
         if fault == "cut-request":
+            return
+        if fault == "half-request":
+            self._send_half(request)
             return
         answer = self._ask_server(request)
         if fault == "lost-answer":
@@ -116,6 +124,11 @@ class Handler(socketserver.StreamRequestHandler):
             raw += line + self.rfile.read(size + 2)
             if size == 0:
                 return raw
+
+    def _send_half(self, request: Request) -> None:
+        place = (self.server.target.hostname, self.server.target.port)
+        with socket.create_connection(place, timeout=WAIT_S) as server:
+            server.sendall(request.head + request.body[: len(request.body) // 2])
 
     def _ask_server(self, request: Request) -> bytes:
         # One request a connection: the answer ends where the connection does.

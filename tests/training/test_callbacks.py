@@ -91,7 +91,7 @@ def test_a_fall_of_the_positives_is_warned_of_once():
     """Ten rows at -1, then -2.5: the mean of the last ten is 1 nat lower when 7 of them are at -2.5."""
     (warning,) = warnings_of(history(*[-1.0] * 10, *[-2.5] * 20))
     assert warning.category is PrefpipeWarning
-    assert "fell from -1.00 to -2.50 nats a token by step 20" in str(warning.message)
+    assert "fell from -1.00 to -2.50 nats per token by step 20" in str(warning.message)
 
 
 def test_an_ordinary_fall_is_not_warned_of():

@@ -30,7 +30,7 @@ def test_accumulation_is_the_global_batch_over_what_runs_at_once(batch, per_devi
     ("batch", "per_device", "world"), [(128, 3, 1), (4, 8, 1), (8, 2, 3), (0, 1, 1), (4, 0, 1)]
 )
 def test_batches_that_do_not_divide_are_errors_that_name_the_numbers(batch, per_device, world):
-    message = f"--global-batch-size {batch} prompts is not a multiple of {per_device * world} \\({per_device} a device x {world} dev"
+    message = f"--global-batch-size {batch} prompts is not a multiple of {per_device * world} \\({per_device} per device x {world} dev"
     with pytest.raises(UsageError, match=message):
         derive_accumulation(batch, max(per_device, 0), world)
 

@@ -1,1 +1,1 @@
-"""Where artifacts lie, on a disk or in a bucket, and six operations on their files."""
+"""Where artifacts lie, on a disk or in a bucket, and the operations on their files."""

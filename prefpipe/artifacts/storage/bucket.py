@@ -5,14 +5,32 @@ its multipart upload, succeeds. fsspec's caches of listings are off, for other w
 The retries of the libraries below are off as well, for their waits multiply: `call_again` retries.
 """
 
+import base64
+import binascii
 import os
+import re
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
 from prefpipe.artifacts.storage.location import Url
-from prefpipe.artifacts.storage.protocol import FileVersion
+from prefpipe.artifacts.storage.pieces import (
+    SourceFile,
+    in_order,
+    md5_of,
+    md5_of_pieces,
+    piece_bytes_of,
+    write_pieces,
+)
+from prefpipe.artifacts.storage.protocol import (
+    Copied,
+    CountBytes,
+    FileVersion,
+    StoredFile,
+    count_nothing,
+)
 from prefpipe.artifacts.storage.retries import (
     MAX_TRIES,
     ShortReadError,
@@ -22,6 +40,7 @@ from prefpipe.artifacts.storage.retries import (
     may_pass,
     status_of,
 )
+from prefpipe.artifacts.storage.s3_upload import content_md5, upload_in_pieces
 from prefpipe.errors import MissingExtraError, PrefpipeError, PrefpipeWarning, UsageError
 
 Result = TypeVar("Result")
@@ -78,6 +97,25 @@ class BucketStorage:
             return self._read_range(place, max(0, size - n_bytes), size), size
 
         return self._reading(place, read_once)
+
+    def version(self, place: Url) -> FileVersion:
+        """Return the size and the stamp of a file, in one request.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            IsADirectoryError: it is a folder.
+            OSError: it cannot be looked at.
+        """
+        return self._reading(place, lambda: _version_of(self._entry_of(place)))
+
+    def read_range(self, place: Url, start: int, end: int) -> bytes:
+        """Return the bytes of a file from ``start`` to before ``end``.
+
+        Raises:
+            FileNotFoundError: it is not there.
+            OSError: they cannot be read.
+        """
+        return self._reading(place, lambda: self._read_range(place, start, end))
 
     def list(self, folder: Url) -> Mapping[str, FileVersion | None]:
         """Return what lies under a prefix, up to the next slash."""
@@ -179,14 +217,128 @@ class BucketStorage:
         except Exception as error:
             raise self._write_error(place, error) from error
 
+    def list_tree(self, folder: Url) -> Mapping[str, StoredFile]:
+        """Return every file under a prefix, by one listing of so many pages."""
+        key = self._key(folder).rstrip("/")
+
+        def find_once() -> Mapping[str, Any]:
+            try:
+                return dict(self._files.find(key, detail=True, refresh=True))
+            except FileNotFoundError as error:
+                if _is_bucket_gone(error):
+                    raise
+                return {}
+
+        found = {}
+        for name, entry in self._reading(folder, find_once).items():
+            path = name.removeprefix(f"{key}/")
+            # consoles create an object of no bytes for a folder
+            if entry["type"] == "file" and path != name and not path.endswith("/"):
+                found[path] = StoredFile(_version_of(entry), _md5_in(entry))
+        return found
+
+    def upload(self, source: Path, place: Url, count: CountBytes = count_nothing) -> Copied:
+        """Write a file with the bytes of one on this disk.
+
+        Raises:
+            InputError: the source cannot be read, or is written to meanwhile.
+            PrefpipeError: as `write`.
+        """
+        with SourceFile(source) as file:
+            try:
+                self._send(source, file, place, count)
+            except PrefpipeError:
+                raise
+            except Exception as error:
+                raise self._write_error(place, error) from error
+            return file.copied()
+
+    def download(self, place: Url, target: Path, count: CountBytes = count_nothing) -> Copied:
+        """Write a file on this disk with the bytes of a stored one.
+
+        Raises:
+            OSError: it cannot be read, or was replaced meanwhile.
+            PrefpipeError: the target cannot be written.
+        """
+        return write_pieces(target, self._read_pieces(place), count)
+
+    def has_bytes_of(self, source: Path, stored: StoredFile) -> bool | None:
+        """Compare a file with what the store says of its own."""
+        if source.stat().st_size != stored.version.n_bytes:
+            return False
+        _, _, n_pieces = stored.md5.partition("-")
+        if not stored.md5:
+            return None
+        if not n_pieces:
+            # other tools take other pieces, and encrypted objects have no MD5 for an ETag
+            return md5_of(source) == stored.md5 or None
+        return md5_of_pieces(source) == stored.md5 or None
+
+    def _send(self, source: Path, file: SourceFile, place: Url, count: CountBytes) -> None:
+        n_bytes = piece_bytes_of(file.n_bytes)
+        if file.n_bytes <= n_bytes:
+            data = b"".join(file.pieces(n_bytes))
+            call_again(lambda: self._put(place, data, is_checked=True))
+            count(len(data))
+        elif _is_s3(place.scheme):
+            upload_in_pieces(self._files, self._key(place), file, count)
+        else:
+            # the hash first: fsspec reads the file itself
+            for _ in file.pieces(n_bytes):
+                pass
+            call_again(lambda: self._put_whole(source, place, count))
+            file.copied()
+            if self._size_of(place) != file.n_bytes:
+                raise ShortReadError(f"{self._size_of(place):,} of {file.n_bytes:,} bytes arrived")
+
+    def _put_whole(self, source: Path, place: Url, count: CountBytes) -> None:
+        from fsspec.callbacks import Callback
+
+        n_sent = 0
+
+        def note(_size: int | None, n_now: int, **_others: Any) -> None:
+            nonlocal n_sent
+            count(n_now - n_sent)
+            n_sent = n_now
+
+        try:
+            self._files.put_file(
+                str(source), self._key(place), callback=Callback(hooks={"count": note})
+            )
+        except Exception:
+            # all of it is sent again
+            count(-n_sent)
+            raise
+
+    def _read_pieces(self, place: Url) -> Iterator[bytes]:
+        """Yield all bytes of a file, by several range requests at once.
+
+        Raises:
+            OSError: as `_reading`; the file was replaced meanwhile.
+        """
+        before = self.version(place)
+        n_bytes = piece_bytes_of(before.n_bytes)
+        starts = range(0, before.n_bytes, n_bytes)
+
+        def read(start: int) -> bytes:
+            return self.read_range(place, start, min(start + n_bytes, before.n_bytes))
+
+        yield from in_order(read, starts)
+        # the pieces of two files are none
+        if len(starts) > 1 and self.version(place) != before:
+            raise OSError(f"{place} was replaced while it was read")
+
     def _key(self, place: Url) -> str:
         return str(self._files._strip_protocol(str(place)))  # noqa: SLF001 - fsspec's own name for it
 
     def _size_of(self, place: Url) -> int:
-        entry = self._files.info(self._key(place))
+        return int(self._entry_of(place)["size"])
+
+    def _entry_of(self, place: Url) -> Mapping[str, Any]:
+        entry: Mapping[str, Any] = self._files.info(self._key(place))
         if entry["type"] == "directory":
             raise IsADirectoryError(f"{place} is a folder")
-        return int(entry["size"])
+        return entry
 
     def _exists(self, place: Url) -> bool:
         try:
@@ -207,7 +359,15 @@ class BucketStorage:
     def _put_again(self, place: Url, data: bytes) -> None:
         call_again(lambda: self._put(place, data))
 
-    def _put(self, place: Url, data: bytes, *, is_new: bool = False, over: str = "") -> Any:
+    def _put(
+        self,
+        place: Url,
+        data: bytes,
+        *,
+        is_new: bool = False,
+        is_checked: bool = False,
+        over: str = "",
+    ) -> Any:
         """Send a file, on a condition if one is named, and return the store's answer.
 
         Raises:
@@ -218,6 +378,8 @@ class BucketStorage:
             options["IfMatch"] = over
         if _is_s3(place.scheme):
             options["chunksize"] = ONE_PUT_BYTES
+            if is_checked:
+                options["ContentMD5"] = content_md5(data)
         try:
             return self._files.pipe_file(self._key(place), data, **options)
         except OSError as error:
@@ -389,6 +551,22 @@ def _s3_config(user: Mapping[str, Any]) -> dict[str, Any]:
 def _version_of(entry: Mapping[str, Any]) -> FileVersion:
     stamps = [str(entry[name]) for name in STAMPS if entry.get(name) is not None]
     return FileVersion(int(entry["size"]), stamps[0] if stamps else "")
+
+
+def _md5_in(entry: Mapping[str, Any]) -> str:
+    """Return the MD5 that a listing gives, in hex, "" where it gives none."""
+    tag = str(entry.get("ETag") or "").strip('"')
+    if re.fullmatch(r"[0-9a-f]{32}(-\d+)?", tag):
+        return tag
+    # Google's and Azure's, in base64
+    settings = entry.get("content_settings") or {}
+    encoded = entry.get("md5Hash") or settings.get("content_md5")
+    if isinstance(encoded, str):
+        try:
+            encoded = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            return ""
+    return bytes(encoded).hex() if encoded else ""
 
 
 def _is_bucket_gone(error: BaseException) -> bool:

@@ -3,11 +3,18 @@
 import io
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from prefpipe.artifacts import atomic
-from prefpipe.artifacts.storage.protocol import FileVersion
+from prefpipe.artifacts.storage.pieces import SourceFile, piece_bytes_of, write_pieces
+from prefpipe.artifacts.storage.protocol import (
+    Copied,
+    CountBytes,
+    FileVersion,
+    StoredFile,
+    count_nothing,
+)
 
 
 class DiskStorage:
@@ -93,6 +100,63 @@ class DiskStorage:
             place.unlink(missing_ok=True)
         except OSError as error:
             raise atomic.disk_error(place, error) from error
+
+    def list_tree(self, folder: Path) -> Mapping[str, StoredFile]:
+        """Return every file under a folder, hidden ones and what is in hidden folders left out."""
+        found: dict[str, StoredFile] = {}
+        folders, known = [folder], set()
+        while folders:
+            inside = folders.pop()
+            # links may lead round in a circle
+            if inside.resolve() in known:
+                continue
+            known.add(inside.resolve())
+            try:
+                names = self.list(inside)
+            except FileNotFoundError:
+                continue
+            for name, version in names.items():
+                if version is None:
+                    folders.append(inside / name)
+                else:
+                    found[(inside / name).relative_to(folder).as_posix()] = StoredFile(version)
+        return found
+
+    def upload(self, source: Path, place: Path, count: CountBytes = count_nothing) -> Copied:
+        """Copy a file of this disk.
+
+        Raises:
+            InputError: the source cannot be read, or is written to meanwhile.
+            PrefpipeError: the disk is full, the folder is read-only.
+        """
+        with SourceFile(source) as file:
+            return write_pieces(place, _whole(file), count)
+
+    def download(self, place: Path, target: Path, count: CountBytes = count_nothing) -> Copied:
+        """Copy a file of this disk.
+
+        Raises:
+            OSError: it cannot be read.
+            PrefpipeError: the disk is full, the folder is read-only.
+        """
+        return write_pieces(target, _pieces_of(place), count)
+
+    def has_bytes_of(self, source: Path, stored: StoredFile) -> bool | None:  # noqa: ARG002
+        """Return None: a disk keeps no digests."""
+        return None
+
+
+def _whole(file: SourceFile) -> Iterator[bytes]:
+    """Yield the pieces of a file, and an error in place of their end if it has changed."""
+    yield from file.pieces(piece_bytes_of(file.n_bytes))
+    file.copied()
+
+
+def _pieces_of(place: Path) -> Iterator[bytes]:
+    with place.open("rb") as file:
+        n_bytes = piece_bytes_of(os.fstat(file.fileno()).st_size)
+        while piece := file.read(n_bytes):
+            yield piece
 
 
 def _version_of(status: os.stat_result) -> FileVersion:

@@ -7,7 +7,14 @@ from pathlib import Path
 from prefpipe.artifacts.storage.bucket import BucketStorage
 from prefpipe.artifacts.storage.disk import DiskStorage
 from prefpipe.artifacts.storage.location import Location, Url
-from prefpipe.artifacts.storage.protocol import FileVersion, Storage
+from prefpipe.artifacts.storage.protocol import (
+    Copied,
+    CountBytes,
+    FileVersion,
+    Storage,
+    StoredFile,
+    count_nothing,
+)
 
 _DISK: Storage[Path] = DiskStorage()
 
@@ -158,6 +165,83 @@ def delete(place: Location) -> None:
         _DISK.delete(place)
     else:
         _bucket_of(place).delete(place)
+
+
+def list_tree(folder: Location) -> Mapping[str, StoredFile]:
+    """Return every file under a folder by its path in it, ``checkpoints/step-8/config.json``.
+
+    Nothing there: an empty mapping.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(folder, Path):
+        return _DISK.list_tree(folder)
+    return _bucket_of(folder).list_tree(folder)
+
+
+def upload(source: Path, place: Location, count: CountBytes = count_nothing) -> Copied:
+    """Write a file with the bytes of one on this disk, over one that is there.
+
+    It is never in memory as a whole. The storage itself compares each piece with its digest, where
+    it can.
+
+    Raises:
+        InputError: the source cannot be read, or is written to meanwhile.
+        PrefpipeError: it cannot be written; what was there still is.
+    """
+    if isinstance(place, Path):
+        return _DISK.upload(source, place, count)
+    return _bucket_of(place).upload(source, place, count)
+
+
+def download(place: Location, target: Path, count: CountBytes = count_nothing) -> Copied:
+    """Write a file on this disk, over one that is there, with the bytes of another.
+
+    It is never in memory as a whole. The folder of ``target`` is made.
+
+    Raises:
+        FileNotFoundError: there is nothing to read.
+        OSError: it cannot be read, or was replaced meanwhile.
+        PrefpipeError: the target cannot be written; what was there still is.
+    """
+    if isinstance(place, Path):
+        return _DISK.download(place, target, count)
+    return _bucket_of(place).download(place, target, count)
+
+
+def has_bytes_of(source: Path, folder: Location, stored: StoredFile) -> bool | None:
+    """Return whether a file of `list_tree` has the bytes of one on this disk.
+
+    None if only reading it can tell.
+
+    Raises:
+        InputError: the source cannot be read.
+    """
+    if isinstance(folder, Path):
+        return _DISK.has_bytes_of(source, stored)
+    return _bucket_of(folder).has_bytes_of(source, stored)
+
+
+def version(place: Url) -> FileVersion:
+    """Return the size and the stamp of a file in a bucket, in one request.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        IsADirectoryError: it is a folder.
+        OSError: it cannot be looked at.
+    """
+    return _opened(place.scheme, place.bucket).version(place)
+
+
+def read_range(place: Url, start: int, end: int) -> bytes:
+    """Return the bytes of a file in a bucket from ``start`` to before ``end``.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: they cannot be read.
+    """
+    return _opened(place.scheme, place.bucket).read_range(place, start, end)
 
 
 def _bucket_of(place: Url) -> Storage[Url]:

@@ -1,6 +1,7 @@
-"""What a storage does: eight operations, each whole or not at all."""
+"""What a storage does: operations that are each whole or not at all."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
 from prefpipe.artifacts.storage.location import Location
@@ -16,6 +17,33 @@ class FileVersion(NamedTuple):
 
     n_bytes: int
     stamp: str
+
+
+class StoredFile(NamedTuple):
+    """A file as a listing of everything under a folder shows it.
+
+    ``md5``: what the store says of its bytes, in hex; ``<hex>-<n>`` is S3's, of an object that was
+    sent in n pieces. "" where it says nothing that a file can be compared with.
+    """
+
+    version: FileVersion
+    md5: str = ""
+
+
+class Copied(NamedTuple):
+    """What went through `Storage.upload` or `Storage.download`."""
+
+    n_bytes: int
+    sha256: str
+
+
+CountBytes = Callable[[int], None]
+"""Called with the bytes that are through since the last call; what has to be sent again counts
+negative. An exception from it ends the copying, and nothing half is left."""
+
+
+def count_nothing(_n_bytes: int) -> None:
+    """Stand in for a `CountBytes` that nobody looks at."""
 
 
 class Storage(Protocol[PlaceT_contra]):
@@ -72,4 +100,31 @@ class Storage(Protocol[PlaceT_contra]):
 
     def delete(self, place: PlaceT_contra) -> None:
         """Remove a file; one that is not there is no error."""
+        ...
+
+    def list_tree(self, folder: PlaceT_contra) -> Mapping[str, StoredFile]:
+        """Return every file under a folder by its path in it, with slashes; none: nothing there."""
+        ...
+
+    def upload(
+        self, source: Path, place: PlaceT_contra, count: CountBytes = count_nothing
+    ) -> Copied:
+        """Write a file with the bytes of one on this disk, piece by piece, over one that is there.
+
+        Raises:
+            InputError: the source cannot be read, or is written to meanwhile.
+        """
+        ...
+
+    def download(
+        self, place: PlaceT_contra, target: Path, count: CountBytes = count_nothing
+    ) -> Copied:
+        """Write a file on this disk with the bytes of a stored one, piece by piece."""
+        ...
+
+    def has_bytes_of(self, source: Path, stored: StoredFile) -> bool | None:
+        """Return whether a stored file has the bytes of one on this disk.
+
+        None if only reading it can tell.
+        """
         ...

@@ -68,20 +68,20 @@ DEVIATION_WEIGHT = Knob(
 DEVIATION = Knob(
     "deviation",
     "signed",
-    "signed: very bad negatives weigh less; absolute: they weigh more",
+    "very bad negatives weigh less (signed) or more (absolute)",
     choices=("signed", "absolute"),
 )
 NEGATIVES_WEIGHT = Knob(
-    "gamma", 3.0, "weight of the negatives: log(gamma) is the required margin", above=0.0
+    "gamma", 3.0, "weight of the negatives; log(gamma) is the required margin", above=0.0
 )
 EVIDENCE = Knob(
     "gamma",
     1.1,
-    "nats of margin a unit of reward: 1.1 = log 3 reads one point wins 75 %",
+    "nats of margin per unit of reward (with 1.1 = log 3 one point wins 75 %)",
     at_least=0.0,
 )
 LENGTH_NORMALISE = Knob(
-    "length_normalise", default=True, help="mean log-probability a token; false: the sum"
+    "length_normalise", default=True, help="mean log-probability per token instead of the sum"
 )
 TARGET_TEMPERATURE = Knob("alpha", 1.0, "temperature of the target softmax(r / alpha)", above=0.0)
 FLIPPED = Knob("eps", 0.1, "share of preferences that are reversed", at_least=0.0, below=0.5)

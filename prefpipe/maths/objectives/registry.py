@@ -369,7 +369,7 @@ _GRADED = (
         target="reward margins",
         knobs=(
             beta_knob(0.1),
-            Knob("eta", 1.0, "nats of margin a unit of reward", at_least=0.0),
+            Knob("eta", 1.0, "nats of margin per unit of reward", at_least=0.0),
             Knob(
                 "form",
                 "squared",
@@ -429,7 +429,7 @@ _PAIRWISE = (
             Knob(
                 "length_normalise",
                 default=False,
-                help="true: mean log-ratio a token, as TRL; false: the sum, as the paper",
+                help="mean log-ratio per token, as in TRL, instead of the sum, as in the paper",
             ),
         ),
         formula="(d - 1 / (2 tau))^2, d = s_w - s_l, beta = 1",
@@ -504,7 +504,7 @@ _REWARD_HEAD = (
         score="reward_head",
         comparison="pair",
         target=f"{_POSITIVES} by a margin set by the ratings",
-        knobs=(Knob("gamma", 1.0, "margin a unit of rating", at_least=0.0),),
+        knobs=(Knob("gamma", 1.0, "margin per unit of rating", at_least=0.0),),
         formula="-log sigma(s_w - s_l - m), m = gamma * (r_w - r_l)",
         source="arXiv 2307.09288",
         summary="bt with a larger margin for a larger rating gap",

@@ -209,7 +209,7 @@ def _of_templates(facts: CheckFacts) -> Iterator[Finding]:
             severity,
             "not_prefix",
             f"{_many(n, 'response')} are left out: the template formats the prompt differently "
-            f"once a response follows{_example(facts, 'not_prefix')}",
+            f"once per response follows{_example(facts, 'not_prefix')}",
             "train the model that generated the responses, whose ids are stored",
         )
     elif n:

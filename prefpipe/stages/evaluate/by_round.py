@@ -78,9 +78,9 @@ def _of_both_sides(name: str, form: str, column: str) -> RoundMeasure:
 MEASURES = {
     "reward": _of_both_sides("mean reward", "{:.3f}", "reward"),
     "win_rate": RoundMeasure("win rate, ties half", "{:.1%}", "preference", None),
-    "n_tokens": _of_both_sides("tokens a response", "{:.1f}", "n_tokens"),
+    "n_tokens": _of_both_sides("tokens per response", "{:.1f}", "n_tokens"),
     "kl_per_token": RoundMeasure(
-        "KL, nats a token", "{:.3f}", "policy_log_ratio", None, "policy_log_ratio_tokens"
+        "KL, nats per token", "{:.3f}", "policy_log_ratio", None, "policy_log_ratio_tokens"
     ),
     "self_bleu": _of_both_sides("self-BLEU", "{:.3f}", "self_bleu"),
     "distinct_2": _of_both_sides("distinct-2", "{:.3f}", "distinct_2"),

@@ -11,8 +11,8 @@ from prefpipe.text.numbers import interval, number
 
 ROWS = (
     ("mean reward", "reward", "{:.3f}"),
-    ("tokens a response", "n_tokens", "{:.1f}"),
-    ("characters a response", "length_chars", "{:.0f}"),
+    ("tokens per response", "n_tokens", "{:.1f}"),
+    ("characters per response", "length_chars", "{:.0f}"),
 )
 
 

@@ -84,8 +84,8 @@ HEALTH = {
 }
 """Measures under ``health`` in ``summary.json``, over all prompts where both sides have a value."""
 KL = {
-    "kl_per_token": ("KL to the reference", "nats a token"),
-    "kl_per_response": ("", "nats a response"),
+    "kl_per_token": ("KL to the reference", "nats per token"),
+    "kl_per_response": ("", "nats per response"),
 }
 
 

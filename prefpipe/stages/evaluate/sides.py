@@ -138,12 +138,12 @@ def open_side(
     if not _is_candidates(candidates):
         runtime.log(f"{name}: {getattr(config, name)}")
         candidates = config.output / name / "candidates"
-        stages.generate(_generate_config(config, name, candidates), runtime)
+        stages.generate(sampling_of_side(config, name, candidates), runtime)
 
     scores = getattr(config, f"{name}_scores")
     if scores is None:
         scores = config.output / name / "scores"
-        stages.score(_score_config(config, candidates, scores), runtime)
+        stages.score(rating_of_side(config, candidates, scores), runtime)
 
     embeddings: Artifact | None = None
     embeddings_folder = getattr(config, f"{name}_embeddings")
@@ -158,13 +158,15 @@ def open_side(
     )
 
 
-def _generate_config(config: EvalConfig, name: str, output: Location) -> GenerateConfig:
+def sampling_of_side(config: EvalConfig, name: str, output: Location) -> GenerateConfig:
+    """Return how a side that is a model is sampled."""
     sampling = {item.name: getattr(config, item.name) for item in fields(SamplingConfig)}
     sampling |= {"prompts": str(config.prompts), "model": (getattr(config, name),)}
     return GenerateConfig(**{**sampling, "output": output})
 
 
-def _score_config(config: EvalConfig, candidates: Location, output: Location) -> ScoreConfig:
+def rating_of_side(config: EvalConfig, candidates: Location, output: Location) -> ScoreConfig:
+    """Return how the responses of a side are rated."""
     shared = (
         "scorer",
         "device",

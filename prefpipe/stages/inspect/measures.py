@@ -104,7 +104,7 @@ class CandidateMeasure:
             "prompt length": "tokens",
             "response length": "tokens",
             "response text": "characters",
-            "mean log-probability": "nats a token",
+            "mean log-probability": "nats per token",
         }
         return [Distribution.of(name, self.numbers[name], unit) for name, unit in units.items()]
 
@@ -363,8 +363,8 @@ class LogprobMeasure:
     def distributions(self) -> list[Distribution]:
         """Return log-probabilities, a token and a response, and lengths."""
         return [
-            Distribution.of("mean log-probability", self.numbers["mean"], "nats a token"),
-            Distribution.of("log-probability", self.numbers["summed"], "nats a response"),
+            Distribution.of("mean log-probability", self.numbers["mean"], "nats per token"),
+            Distribution.of("log-probability", self.numbers["summed"], "nats per response"),
             Distribution.of("response length", self.numbers["response length"], "tokens"),
         ]
 

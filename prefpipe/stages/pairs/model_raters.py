@@ -181,7 +181,7 @@ class PolicyRater:
 
         problem = share_prompts(model)
         if problem is not None:
-            self.log(f"each prompt is computed once a response: {problem}")
+            self.log(f"each prompt is computed once per response: {problem}")
         return model
 
     def _too_long(self, group: Group) -> Rated | None:

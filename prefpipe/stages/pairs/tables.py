@@ -34,7 +34,7 @@ GAP_COLUMNS = (
 )
 SCORES = {
     "log_ratio": "log-ratio to the reference, summed over response tokens",
-    "mean_logp": "mean log-probability a response token",
+    "mean_logp": "mean log-probability per response token",
     "reward": "reward",
     "given": "scores that the file gives",
 }

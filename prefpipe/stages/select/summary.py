@@ -55,14 +55,14 @@ def describe_tally(tally: Mapping[str, float], strategy: str) -> list[str]:
     if share is not None:
         lines.append(
             f"{facts['kept_tokens']:,} of {facts['usable_tokens']:,} tokens kept ({share:.0%} of "
-            "training on every usable candidate, each prompt computed once a group); `prefpipe "
+            "training on every usable candidate, each prompt computed once per group); `prefpipe "
             "savings` shows what that saves"
         )
     if tally["usable_estimated"]:
         candidates = _many(tally["usable_estimated"], "usable candidate")
         lines.append(
             f"{candidates} without token counts: they are estimated at {CHARS_PER_TOKEN} "
-            "characters a token"
+            "characters per token"
         )
     return lines
 

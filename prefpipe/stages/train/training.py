@@ -124,7 +124,7 @@ def train(
     evaluated = f" and {len(data.eval_groups)} to evaluate on" if data.eval_groups else ""
     runtime.log(
         f"{counted(len(data.groups), 'group')}{evaluated}, "
-        f"{counted(settings.global_batch_size, 'prompt')} a step = "
+        f"{counted(settings.global_batch_size, 'prompt')} per step = "
         f"{counted(arguments.world_size, 'device')} x {settings.per_device_train_batch_size} x "
         f"{arguments.gradient_accumulation_steps} accumulated; "
         f"learning rate {settings.learning_rate:g}"

@@ -158,7 +158,7 @@ def test_wide_takes_the_ids_of_the_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("words", "message"), [
     ((*COLUMNS, "--score-column", "s1"), "1 columns of score (s1) for 2 of responses (a1, a2)"),
     ((*COLUMNS, "--score-column", "a=s1", "--score-column", "b=s2"), "1 columns of a (s1) for 2 of responses"),
-    ((*COLUMNS, "--reward-column", "s1"), "--reward-column is the score of one response a row"),
+    ((*COLUMNS, "--reward-column", "s1"), "--reward-column is the score of one response per row"),
     ((*COLUMNS, "--response-column", "a1"), "--response-column names `a1` twice"),
     ((*COLUMNS, "--score-column", "s1", "--score-column", "no"), "has no column `no`; its columns are: q, a1"),
     (("--prompt-column", "q"), "needs --response-column"),

@@ -1,4 +1,4 @@
-"""Six operations, the same on a disk, in memory and in two independent S3 servers."""
+"""The operations on whole files, the same on a disk, in memory and in two independent S3 servers."""
 
 import itertools
 import threading
@@ -116,6 +116,7 @@ def test_a_listing_has_more_names_than_a_page(folder: Location) -> None:
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(lambda n: files.write(folder / f"part-{n:05d}", b"1"), range(1100)))
     assert len(files.list_folder(folder)) == 1100
+    assert len(files.list_tree(folder)) == 1100
 
 
 def test_a_replaced_file_has_another_version(folder: Location) -> None:

@@ -184,7 +184,7 @@ def test_there_is_no_divergence_between_models_that_read_other_ids(
     assert (found["policy"]["mean"], found["n_prompts"]) == (None, 0)
     told = " ".join(capsys.readouterr().err.split())
     assert f"no KL to the reference: {models}/{other} does not have the" in told
-    assert "nats a token" not in told
+    assert "nats per token" not in told
     assert not (tmp_path / "e" / "policy").exists()
 
 

@@ -76,7 +76,13 @@ def test_of_few_prompts_no_warning_is_made() -> None:
 
 def test_rows_show_both_sides_and_the_difference() -> None:
     rows = list(health_rows(figures(refused=measure(0.1, 0.2, 0.05))))
-    assert rows[0] == ("KL to the reference, nats a token", "", "0.250 [0.200, 0.300]", "", "0.020")
+    assert rows[0] == (
+        "KL to the reference, nats per token",
+        "",
+        "0.250 [0.200, 0.300]",
+        "",
+        "0.020",
+    )
     assert (
         "refusals",
         "10.0% [5.0%, 15.0%]",
@@ -97,7 +103,7 @@ def test_a_measure_without_a_value_has_no_row() -> None:
     found["health"]["kl_per_token"] = {"reason": "--no-kl"}
     labels = [row[0] for row in health_rows(found)]
     assert "embedding distance" not in labels
-    assert "KL to the reference, nats a token" not in labels
+    assert "KL to the reference, nats per token" not in labels
     assert health_notes(found) == []
 
 

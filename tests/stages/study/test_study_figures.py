@@ -229,7 +229,7 @@ def test_a_run_without_any_value_is_left_out_of_the_measure_and_named(tmp_path: 
     rewrite(tmp_path, read(tmp_path).with_columns(gone))
     found = figures_of(tmp_path, FEW)
     assert arm(found, "same", "kl_per_token")["seeds"] == [1, 2]
-    assert "KL, nats a token, at prompts: same, seed 0, has no value" in found["notes"]
+    assert "KL, nats per token, at prompts: same, seed 0, has no value" in found["notes"]
     by_second = {each["second"]: each for each in measure(found, "kl_per_token")["contrasts"]}
     assert by_second["same"]["seeds"] == [1, 2]
 
