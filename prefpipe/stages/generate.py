@@ -20,12 +20,13 @@ from prefpipe.artifacts.answer_cache import answers_folder
 from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
-from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts, named_source
+from prefpipe.artifacts.prompts import Prompt, Prompts, load_prompts
 from prefpipe.artifacts.rounds import SAMPLER_ROUND, context_of_round
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES
 from prefpipe.artifacts.store import Output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
@@ -100,7 +101,7 @@ class Sampler(NamedTuple):
 
 def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
     """Generate the parts of this shard that are missing."""
-    source = named_source(config.prompts)
+    source = place_of(config.prompts)
     if source is not None:
         refuse_nesting(config.output, {"PROMPTS": source})
     columns = _column_names(config, samplers)

@@ -22,13 +22,13 @@ from prefpipe.artifacts import run_record
 from prefpipe.artifacts.interchange.formats import content_hash, read_pool
 from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.read_options import ColumnNames, ReadOptions, WideColumns
-from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
 from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Output, Shard, open_output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.configs.import_files import ImportConfig
 from prefpipe.execution.part_maker import OneAtATime
@@ -54,8 +54,8 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
     sources = {"SOURCE": config.source}
     if config.requests is not None:
         sources["--requests"] = config.requests
-    places = {name: file_of(text) for name, text in sources.items()}
-    refuse_nesting(config.output, {name: path for name, path in places.items() if path is not None})
+    places = {name: place_of(text) for name, text in sources.items()}
+    refuse_nesting(config.output, {name: place for name, place in places.items() if place})
     pool, skipped = _read(config)
     # Both records, of candidates and of scores, say what was left out.
     runtime = replace(runtime, context={**runtime.context, **context_of_skipped_rows(skipped)})

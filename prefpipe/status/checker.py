@@ -9,15 +9,17 @@ from prefpipe.artifacts import run_record
 from prefpipe.artifacts.file_hashes import hash_file
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.interchange.formats import content_hash
-from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.rounds import round_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.local_copies import kept_local_copies, local_copy
 from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, has_record, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
+from prefpipe.artifacts.tables.locations import HUB, place_of
+from prefpipe.artifacts.tables.reading import SAVED_DATASET
 from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.artifacts.training_folders import KEPT_STEP
@@ -35,6 +37,7 @@ from prefpipe.status.origins import (
     absence,
     ingredients_of,
     is_path,
+    locate_file,
     locate_ingredient,
     locate_merged_part,
     locate_parent,
@@ -101,8 +104,7 @@ class StatusChecker:
             step, training = record.context[KEPT_STEP], path.absolute().parent
             text = f"it is step {step} of the training in {training}, whose command makes it"
             findings.append(StatusFinding(Effect.NOTE, text))
-        if record.stage == "generate":
-            findings += _prompt_findings(artifact)
+        findings += _prompt_findings(artifact)
         for ingredient in ingredients_of(record):
             findings += self._ingredient_findings(artifact, ingredient)
         findings += _source_findings(artifact)
@@ -362,23 +364,26 @@ def standing_of(
     return Standing(path, status.state, tuple(line.strip() for line in status.reasons))
 
 
-def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
+def _prompt_findings(artifact: Artifact) -> list[StatusFinding]:
     """Compare the sampled prompts with the current file."""
+    if artifact.record.stage != "generate":
+        return []
     source = artifact.record.parents.get("prompts", "")
-    if source.startswith("hf:"):
-        yield StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not checked")
-        return
-    place = locate_parent(artifact, "prompts")
+    if source.startswith(HUB):
+        return [StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not checked")]
+    place = locate_file(artifact, "prompts")
     if place is None:
         gone = absence(_host(artifact), are=True)
-        yield StatusFinding(Effect.NOTE, f"its prompts, {source}, {gone}")
-        return
+        return [StatusFinding(Effect.NOTE, f"its prompts, {source}, {gone}")]
 
-    changes = changes_of_prompts(artifact, place)
-    if changes:
-        yield StatusFinding(Effect.OTHER_RUN, f"its prompts, {place}, have changed since:")
-        for line in changes:
-            yield StatusFinding(Effect.OTHER_RUN, f"  {line}")
+    # what is looked at first, and what is read then, is one copy of what lies in a bucket
+    with kept_local_copies():
+        problem = _problem_of_bucket(place)
+        if problem is not None:
+            return [StatusFinding(Effect.NOTE, f"its prompts were not checked: {problem}")]
+        changes = changes_of_prompts(artifact, place)
+    lines = [f"its prompts, {place}, have changed since:", *(f"  {line}" for line in changes)]
+    return [StatusFinding(Effect.OTHER_RUN, line) for line in lines] if changes else []
 
 
 def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
@@ -387,21 +392,41 @@ def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
     return [StatusFinding(Effect.OTHER_RUN, difference.line) for difference in differences]
 
 
+def _problem_of_bucket(place: Location) -> str | None:
+    """Return why what lies in a bucket cannot be read; None if it can, and for a path."""
+    try:
+        with local_copy(place, folder_marks=SAVED_DATASET):
+            return None
+    except (PrefpipeError, IsADirectoryError) as error:
+        return str(error)
+
+
 def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:
     """Compare imported files with their recorded hashes."""
     for name in SOURCES:
         recorded = artifact.record.parents.get(name)
         if recorded is None:
             continue
-        if file_of(recorded) is None:
+        if place_of(recorded) is None:
             yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, was not checked")
             continue
 
-        place = locate_parent(artifact, name)
+        place = locate_file(artifact, name)
         if place is None:
             yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, {absence(_host(artifact))}")
-        elif content_hash(str(place)) != artifact.record.identity.get(name):
-            yield StatusFinding(Effect.OTHER_RUN, f"its {name}, {place}, has changed since")
+            continue
+        yield from _changes_of_source(artifact, name, place)
+
+
+def _changes_of_source(artifact: Artifact, name: str, place: Location) -> list[StatusFinding]:
+    with kept_local_copies():
+        problem = _problem_of_bucket(place)
+        if problem is not None:
+            return [StatusFinding(Effect.NOTE, f"its {name} was not checked: {problem}")]
+        if content_hash(str(place)) != artifact.record.identity.get(name):
+            text = f"its {name}, {place}, has changed since"
+            return [StatusFinding(Effect.OTHER_RUN, text)]
+    return []
 
 
 def _difference_lines(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

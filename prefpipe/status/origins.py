@@ -15,6 +15,7 @@ from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.location import (
     Location,
+    Url,
     is_within,
     pieces_below,
     place_below,
@@ -22,6 +23,7 @@ from prefpipe.artifacts.storage.location import (
     url_in,
 )
 from prefpipe.artifacts.store import Artifact
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.artifacts.training_folders import KEPT_STEP
 from prefpipe.configs.recorded_commands import RecordedCommand, moved_folders
 from prefpipe.models.files import CONFIG_FILES
@@ -111,6 +113,13 @@ def locate_parent(artifact: Artifact, name: str) -> Location | None:
             is_here = isinstance(place, Path) and place.is_relative_to(here)
             return Path(*pieces_below(place, here)) if is_here else place
     return None
+
+
+def locate_file(artifact: Artifact, name: str) -> Location | None:
+    """Return where a user's file is now, or None; what lies in a bucket is where it was."""
+    recorded = artifact.record.parents.get(name)
+    place = None if recorded is None else place_of(recorded)
+    return place if isinstance(place, Url) else locate_parent(artifact, name)
 
 
 def locate_ingredient(artifact: Artifact, reference: str) -> Location | None:

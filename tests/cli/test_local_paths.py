@@ -108,11 +108,24 @@ def test_an_address_in_yaml_is_refused_too(tmp_path: Path, config_class: Any) ->
 
 
 @pytest.mark.parametrize(
-    "source", ["s3://b/p.jsonl", "gs://b/p.parquet", "http://a.org/p.csv", "file:///tmp/p.jsonl"]
+    ("source", "hint"),
+    [
+        ("http://a.org/p.csv", "curl -LO http://a.org/p.csv"),
+        ("https://a.org/p.csv", "download the file first"),
+        ("hf://datasets/org/name/p.jsonl", "hf:org/name"),
+        ("s3:/b/p.csv", "write s3://b/p.csv"),
+    ],
 )
-def test_the_reader_of_tables_refuses_addresses(source: str) -> None:
-    with pytest.raises(UsageError, match=f"input {source}: "):
+def test_the_reader_of_tables_says_what_to_do_instead(source: str, hint: str) -> None:
+    with pytest.raises(UsageError, match=source) as raised:
         read_table(source)
+    assert hint in str(raised.value.hint)
+
+
+def test_credentials_in_a_source_are_refused_and_not_repeated() -> None:
+    with pytest.raises(UsageError, match="credentials in a URL") as raised:
+        read_table("s3://AKIA1:canary@bucket/p.jsonl")
+    assert "canary" not in f"{raised.value.message}{raised.value.hint}"
 
 
 @pytest.mark.parametrize(

@@ -69,7 +69,8 @@ def test_limits_that_are_allowed_hold_and_those_that_are_not_do_not(
         ({"count": True}, "--count takes a whole number, not True"),
         (
             {"source": "s3://b/x"},
-            "--source s3://b/x: example reads this from a disk: copy it with `prefpipe pull",
+            "SOURCE s3://b/x: example reads this from a disk: copy it with `prefpipe pull "
+            "s3://b/x FOLDER`",
         ),
     ],
 )

@@ -324,8 +324,8 @@ class BucketStorage:
             return self.read_range(place, start, min(start + n_bytes, before.n_bytes))
 
         yield from in_order(read, starts)
-        # the pieces of two files are none
-        if len(starts) > 1 and self.version(place) != before:
+        # pieces of two files are none, nor is the beginning of a longer one
+        if starts and self.version(place) != before:
             raise OSError(f"{place} was replaced while it was read")
 
     def _key(self, place: Url) -> str:

@@ -138,6 +138,7 @@ def loop_over_parts(
             n_kept=summary.n_parts_kept,
             first_is_slow=executor.has_workers,
             last_share=_last_share(to_do, maker),
+            answered=runtime.engines.answered,
         )
         with runtime.progress(task) as advance:
             job = Job(config, output, maker, to_do, files.is_made, runtime, made_by_others=advance)

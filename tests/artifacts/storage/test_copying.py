@@ -16,6 +16,7 @@ from support.faulty_proxy import Proxy, Request, running_proxy
 from support.s3_servers import BUCKET, environment_for, running_moto, running_rclone
 
 from prefpipe.artifacts.storage import files, pieces, retries
+from prefpipe.artifacts.storage.bucket import BucketStorage
 from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.artifacts.storage.protocol import Copied
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly
@@ -313,6 +314,21 @@ def test_a_file_that_is_replaced_while_it_is_read_is_no_file(moto: Url, tmp_path
     with pytest.raises(OSError, match="was replaced while it was read"):
         files.download(moto / "part", tmp_path / "target", replace)
     assert not (tmp_path / "target").exists()
+
+
+def test_a_small_file_that_is_replaced_by_a_longer_one(
+    moto: Url, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write(moto / "part", b"before")
+    read = BucketStorage.read_range
+
+    def replace_and_read(storage: BucketStorage, place: Url, start: int, end: int) -> bytes:
+        files.write(place, b"before and more")
+        return read(storage, place, start, end)
+
+    monkeypatch.setattr(BucketStorage, "read_range", replace_and_read)
+    with pytest.raises(OSError, match="was replaced while it was read"):
+        files.download(moto / "part", tmp_path / "target")
 
 
 def test_a_target_that_cannot_be_written(moto: Url, tmp_path: Path) -> None:
