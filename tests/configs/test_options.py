@@ -69,8 +69,7 @@ def test_limits_that_are_allowed_hold_and_those_that_are_not_do_not(
         ({"count": True}, "--count takes a whole number, not True"),
         (
             {"source": "s3://b/x"},
-            "SOURCE s3://b/x: example reads this from a disk: copy it with `prefpipe pull "
-            "s3://b/x FOLDER`",
+            "SOURCE s3://b/x: example reads this from a disk: copy it with `prefpipe pull",
         ),
     ],
 )
