@@ -41,6 +41,7 @@ from prefpipe.artifacts.storage.retries import (
     status_of,
 )
 from prefpipe.artifacts.storage.s3_upload import content_md5, upload_in_pieces
+from prefpipe.artifacts.storage.unreadable import BucketReadError
 from prefpipe.errors import MissingExtraError, PrefpipeError, PrefpipeWarning, UsageError
 
 Result = TypeVar("Result")
@@ -471,12 +472,12 @@ class BucketStorage:
             return call_again(read_once)
         except FileNotFoundError as error:
             if _is_bucket_gone(error):
-                raise OSError(GONE) from error
+                raise BucketReadError(place, GONE) from error
             raise FileNotFoundError(str(place)) from error
         except (IsADirectoryError, NotADirectoryError):
             raise
         except Exception as error:
-            raise OSError(self._reason(error)) from error
+            raise BucketReadError(place, self._reason(error)) from error
 
     def _write_error(self, place: Url, error: BaseException) -> PrefpipeError:
         return PrefpipeError(

@@ -1,5 +1,6 @@
 """Which failures of a bucket pass, and how long they are waited for."""
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,9 @@ Result = TypeVar("Result")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 20.0
 MAX_TRIES = 8
 """With waits that double, each shortened at random by up to a half: 26 to 51 s in all."""
+DOWN_S = 60.0
+"""So long after a call was given up, others are made once: a command that looks at a hundred files
+of a store that is down would wait an hour for its error."""
 BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509}
 BUSY_CODES = {
     "SlowDown",
@@ -44,6 +48,16 @@ class ShortReadError(OSError):
     """Fewer bytes arrived than the file has, or it was replaced meanwhile."""
 
 
+class _LastGivenUp:
+    """When a call of this process was last given up, unless one has succeeded since.
+
+    Of which store is not asked: one that is down beside one that is not costs the other's calls
+    their tries until the next that succeeds, the first as a rule.
+    """
+
+    at_s = -math.inf
+
+
 def call_again(call: Callable[[], Result]) -> Result:
     """Return what a call returns, which is made again while its failure is one that passes.
 
@@ -53,10 +67,17 @@ def call_again(call: Callable[[], Result]) -> Result:
     wait_s = FIRST_WAIT_S
     for tries_left in reversed(range(MAX_TRIES)):
         try:
-            return call()
+            result = call()
         except Exception as error:
-            if tries_left == 0 or not may_pass(error):
+            if not may_pass(error):
                 raise
+            if tries_left == 0:
+                _LastGivenUp.at_s = time.monotonic()
+            if tries_left == 0 or time.monotonic() - _LastGivenUp.at_s < DOWN_S:
+                raise
+        else:
+            _LastGivenUp.at_s = -math.inf
+            return result
         # many workers that were refused together do not come back together
         time.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)

@@ -2,8 +2,16 @@
 
 from pathlib import Path
 
-from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.errors import InputError
+
+
+class BucketReadError(OSError):
+    """A file or a folder of a bucket that cannot be read; it knows which, wherever it is caught."""
+
+    def __init__(self, place: Url, reason: str) -> None:
+        super().__init__(reason)
+        self.place = place
 
 
 def unreadable(place: Location, error: OSError) -> InputError:
@@ -18,3 +26,8 @@ def unreadable(place: Location, error: OSError) -> InputError:
         hint="check the bucket's name, your credentials and their permissions, and the endpoint "
         "(AWS_ENDPOINT_URL), then run the same command again",
     )
+
+
+def is_of_bucket(error: BaseException) -> bool:
+    """Return whether an error says that a bucket does not answer, and nothing of what is in it."""
+    return isinstance(error.__cause__, BucketReadError)
