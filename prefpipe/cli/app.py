@@ -19,6 +19,7 @@ from prefpipe.cli.launched_processes import speaks_for_the_run
 from prefpipe.cli.merge import merge
 from prefpipe.cli.models import models
 from prefpipe.cli.objectives import objectives
+from prefpipe.cli.push import pull, push
 from prefpipe.cli.reference import reference
 from prefpipe.cli.report import report
 from prefpipe.cli.rounds import rounds
@@ -35,6 +36,7 @@ from prefpipe.configs.inspect import InspectConfig
 from prefpipe.configs.launch_config import LaunchFileConfig
 from prefpipe.configs.merge import MergeConfig
 from prefpipe.configs.objectives import ObjectivesConfig
+from prefpipe.configs.push import PullConfig, PushConfig
 from prefpipe.configs.reference import ReferenceConfig
 from prefpipe.configs.report import ReportConfig
 from prefpipe.configs.rounds import RoundsConfig
@@ -57,6 +59,7 @@ HEADINGS = {
     "Look at a run": ("status", "inspect", "report"),
     "Several rounds, and studies": ("rounds", "study"),
     "Machines": ("slurm", "launch-config"),
+    "Buckets and the hub": ("push", "pull"),
     "Models and objectives": ("models", "merge", "objectives"),
 }
 """Commands by task, as `--help` shows them."""
@@ -174,6 +177,8 @@ add_command(app, ReportConfig, report)
 add_command(app, SavingsConfig, savings)
 add_command(app, CheckConfig, check)
 add_command(app, MergeConfig, merge)
+add_command(app, PushConfig, push)
+add_command(app, PullConfig, pull)
 app.add_typer(models, name="models")
 add_command(app, ObjectivesConfig, objectives)
 add_command(app, LaunchFileConfig, launch_config)
