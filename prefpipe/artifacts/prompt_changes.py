@@ -1,20 +1,20 @@
 """Whether a prompts file still holds what candidates were sampled from, and what changed."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.conversations import ReadingRules
 from prefpipe.artifacts.prompt_shares import parse_prompt_share
 from prefpipe.artifacts.prompts import Prompts, load_prompts
 from prefpipe.artifacts.schemas import CANDIDATES
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.tables.bad_rows import read_without_bad_rows
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT, rows_of
 from prefpipe.errors import PrefpipeError
 
 
-def changes_of_prompts(candidates: Artifact, source: Path) -> list[str]:
+def changes_of_prompts(candidates: Artifact, source: Location) -> list[str]:
     """Return the changes of a prompts file since then, in sentences; [] if its hash is the same.
 
     The file is read as ``generate`` reads it, with the settings of the run, and of it the share

@@ -9,7 +9,6 @@ Every problem of the file is found before the first is reported.
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -37,7 +36,6 @@ from prefpipe.artifacts.interchange.user_table import UserTable
 from prefpipe.artifacts.prompt_shares import PromptShare
 from prefpipe.artifacts.tables.bad_rows import DEFAULT_HINT, BadRow, BadRowsError
 from prefpipe.artifacts.tables.columns import python_rows
-from prefpipe.artifacts.tables.locations import refuse_scheme
 from prefpipe.artifacts.tables.reading import read_table
 from prefpipe.artifacts.tables.values import id_of
 from prefpipe.artifacts.tool_calls import holds_tools
@@ -264,13 +262,3 @@ def _with_system(rows: list[Prompt], system_prompt: str, source: str) -> list[Pr
         messages, _ = with_system(prompt.messages, system_prompt)
         prompts.append(prompt._replace(messages=messages))
     return prompts
-
-
-def named_source(source: str) -> Path | None:
-    """Return the path that a source names, or None for an ``hf:`` reference.
-
-    Raises:
-        UsageError: an address such as ``s3://``.
-    """
-    refuse_scheme(source, "PROMPTS")
-    return None if source.startswith("hf:") else Path(source)

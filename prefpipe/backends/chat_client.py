@@ -22,6 +22,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from prefpipe.backends.chat_answers import ERROR, REFUSED, TOO_LONG, ChatAnswer, read_completion
 from prefpipe.backends.chat_endpoint import Body, ChatEndpoint, StatusError, TransientError
+from prefpipe.backends.open_calls import Answered
 from prefpipe.backends.request_pace import RequestPace
 from prefpipe.backends.request_threads import GivenUpError, RequestThreads, RunControl
 from prefpipe.errors import ModelError
@@ -182,6 +183,10 @@ class ChatClient:
     def has_room(self) -> bool:
         """Return whether so few requests wait that slots may soon be empty."""
         return self._threads.has_room()
+
+    def answered(self) -> Answered:
+        """Return how many requests of the open calls are answered."""
+        return self._threads.answered()
 
     def close(self) -> None:
         """Close the connections once pending answers have arrived or the grace is over."""

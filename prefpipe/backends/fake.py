@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from prefpipe.backends.open_calls import Answered
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
     Embeddings,
@@ -27,6 +28,7 @@ from prefpipe.backends.protocol import (
     ScoreRequest,
 )
 from prefpipe.errors import UsageError
+from prefpipe.models.bundled import PREFIX as BUNDLED
 from prefpipe.text.begun_turns import is_begun
 from prefpipe.text.stop_texts import find_stop
 
@@ -68,11 +70,14 @@ class FakeModel(NamedTuple):
 
     @classmethod
     def parse(cls, reference: str) -> "FakeModel":
-        """Read ``NAME[:SETTING=NUMBER,...]``.
+        """Read ``NAME[:SETTING=NUMBER,...]``, or ``bundled:NAME``, which has no settings.
 
         Raises:
             UsageError: an unknown setting, or a value that is not a number.
         """
+        # a dry run of a plan, whose `train` needs a model
+        if reference.startswith(BUNDLED):
+            return cls(reference, identity=reference)
         name, _, rest = reference.partition(":")
         settings: dict[str, float] = {}
         for text in filter(None, rest.split(",")):
@@ -127,20 +132,35 @@ class SimulatedSlots:
         """A heap of monotonic times, one a slot."""
         self._starts: deque[float] = deque()
         """Start times of requests that have not begun, ascending."""
+        self._open: list[list[float]] = []
+        """Times at which the requests of sleeping calls end, by call."""
 
     def sleep(self, durations_s: Sequence[float]) -> None:
         """Sleep until requests of these durations, and all before them, would be answered."""
         if not any(durations_s):
             return
-        end = 0.0
+        ends: list[float] = []
         with self._lock:
             now = time.monotonic()
             for duration_s in durations_s:
                 start = max(now, self._free_at[0])
                 heapq.heapreplace(self._free_at, start + duration_s)
                 self._starts.append(start)
-                end = max(end, start + duration_s)
-        time.sleep(max(0.0, end - time.monotonic()))
+                ends.append(start + duration_s)
+            self._open.append(ends)
+        try:
+            time.sleep(max(0.0, max(ends) - time.monotonic()))
+        finally:
+            with self._lock:
+                self._open.remove(ends)
+
+    def answered(self) -> Answered:
+        """Return how many requests of the sleeping calls would be answered by now."""
+        with self._lock:
+            now = time.monotonic()
+            return Answered(
+                sum(end <= now for ends in self._open for end in ends), sum(map(len, self._open))
+            )
 
     def n_waiting(self) -> int:
         """Return how many requests wait for a slot."""
@@ -195,6 +215,10 @@ class FakeGenerator:
     def has_room(self) -> bool:
         """Return whether slots would be empty without another part's requests."""
         return self._slots.n_waiting() < max(1, self._n_slots // 4)
+
+    def answered(self) -> Answered:
+        """Return how many requests of the open calls are answered."""
+        return self._slots.answered()
 
     def close(self) -> None:
         """Do nothing: there is nothing to release."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from prefpipe.backends.open_calls import Answered
 from prefpipe.errors import ModelError, StoppedEarly
 
 Answer = TypeVar("Answer")
@@ -107,6 +108,13 @@ class RequestThreads:
         """Return whether fewer requests wait than there are slots: some may soon be empty."""
         with self._lock:
             return self._n_waiting() < self._concurrency
+
+    def answered(self) -> Answered:
+        """Return how many requests of the unfinished calls are answered."""
+        with self._lock:
+            return Answered(
+                sum(len(call.answers) for call in self._calls), sum(call.n for call in self._calls)
+            )
 
     def open_all_slots(self) -> None:
         """Allow the full number of concurrent requests: the server has shown that it works."""
@@ -259,7 +267,7 @@ class _Call(Generic[Answer]):
     """The requests of one call: waiting, pending, and answered."""
 
     def __init__(self, ask_one: Callable[[int], Answer], n: int) -> None:
-        self.ask_one = ask_one
+        self.ask_one, self.n = ask_one, n
         self.waiting = deque(range(n))
         self.n_taken = 0
         self.answers: dict[int, Answer] = {}

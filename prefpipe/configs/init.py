@@ -10,6 +10,7 @@ from prefpipe.configs.sampling import AUTO, BACKENDS
 from prefpipe.configs.stages import STAGES
 
 FAKE = "fake"
+SMALL_MODEL = "bundled:smollm2-135m"
 DEFAULT_FOLDER = Path("my-run")
 STAGE_NAMES = tuple(config_class.stage for config_class in STAGES)
 USED_BY = {
@@ -52,8 +53,11 @@ class InitConfig(CommandConfig):
     )
     prompts: str = option("prompts.jsonl", metavar="FILE", help="prompts to sample responses to")
     heldout: str = option("heldout.jsonl", metavar="FILE", help="held-out prompts to evaluate on")
-    model: str = option(
-        "Qwen/Qwen3-4B", metavar="MODEL", help="model to sample from, to train and to compare with"
+    model: str | None = option(
+        None,
+        metavar="MODEL",
+        help="model to sample from, to train and to compare with [default: Qwen/Qwen3-4B; with "
+        "--backend fake bundled:smollm2-135m]",
     )
     scorer: str | None = option(
         None,
@@ -67,7 +71,8 @@ class InitConfig(CommandConfig):
     backend: str = option(
         AUTO,
         choices=BACKENDS,
-        help="engine to sample with; fake also sets a fake scorer and embedder, for a dry run",
+        help="engine to sample with; fake also sets a fake scorer, a fake embedder and a few small "
+        "steps of training, for a dry run",
     )
 
     def problems(self) -> list[str]:
@@ -87,12 +92,24 @@ class InitConfig(CommandConfig):
         return DEFAULT_FOLDER if self.stage is None else Path()
 
     @property
+    def is_dry_run(self) -> bool:
+        """Whether the fake engine samples."""
+        return self.backend == FAKE
+
+    @property
+    def model_or_default(self) -> str:
+        """The model, the placeholder if none was given; a dry run trains a small one."""
+        if self.model is not None:
+            return self.model
+        return SMALL_MODEL if self.is_dry_run else "Qwen/Qwen3-4B"
+
+    @property
     def scorer_or_default(self) -> str:
         """The scorer, the placeholder if none was given."""
         if self.scorer is not None:
             return self.scorer
         placeholder = "reward-model:Skywork/Skywork-Reward-V2-Qwen3-4B"
-        return FAKE if self.backend == FAKE else placeholder
+        return FAKE if self.is_dry_run else placeholder
 
     @property
     def embedder_or_default(self) -> str:
@@ -100,4 +117,4 @@ class InitConfig(CommandConfig):
         if self.embedder is not None:
             return self.embedder
         placeholder = "sentence-transformers/all-MiniLM-L6-v2"
-        return FAKE if self.backend == FAKE else placeholder
+        return FAKE if self.is_dry_run else placeholder

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from pathlib import Path
 from typing import NamedTuple
 
+from prefpipe.artifacts.storage.local_copies import local_copy
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.tables.strict_json import explained, parse_json
 from prefpipe.errors import InputError
 from prefpipe.text.json_schema import schema_problem
@@ -20,29 +21,30 @@ class JsonSchema(NamedTuple):
     sha256: str
 
 
-def read_json_schema(path: Path) -> JsonSchema:
+def read_json_schema(place: Location) -> JsonSchema:
     """Return the schema in a file.
 
     Raises:
         InputError: there is no such file, it is no JSON, or no JSON schema.
     """
     try:
-        content = path.read_bytes()
+        with local_copy(place) as file:
+            content = file.path.read_bytes()
         schema = parse_json(content.decode("utf-8-sig"))
     except OSError as error:
-        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise InputError(f"{place} cannot be read: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not UTF-8") from error
+        raise InputError(f"{place} is not UTF-8") from error
     except ValueError as error:
-        raise InputError(f"{path} is no JSON: {explained(error)}") from error
+        raise InputError(f"{place} is no JSON: {explained(error)}") from error
 
     if not isinstance(schema, dict):
-        raise InputError(f"{path} is no JSON schema: it must hold an object, {{...}}")
+        raise InputError(f"{place} is no JSON schema: it must hold an object, {{...}}")
     problem = schema_problem(schema)
     if problem is not None:
-        raise InputError(f"{path} is no JSON schema: {problem}")
+        raise InputError(f"{place} is no JSON schema: {problem}")
     try:
         text = json.dumps(schema, separators=(",", ":"), allow_nan=False)
     except ValueError as error:
-        raise InputError(f"{path} is no JSON schema: a number is NaN or infinite") from error
+        raise InputError(f"{place} is no JSON schema: a number is NaN or infinite") from error
     return JsonSchema(text, hashlib.sha256(content).hexdigest())

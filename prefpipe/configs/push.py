@@ -57,7 +57,7 @@ def parse_place(text: str, revision: str | None = None) -> Location | HubName:
 
 @dataclass(frozen=True, kw_only=True)
 class PushConfig(CommandConfig):
-    """Copy an artifact, a model or a whole run to a bucket or the Hugging Face hub.
+    """Copy an artifact, a model or a whole run to a bucket or the hub.
 
     Copies what belongs to artifacts, models and reports, and names the rest. A second call copies
     only what is missing or differs. On the hub it writes a card with recipe and lineage.
@@ -158,7 +158,7 @@ class PushConfig(CommandConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class PullConfig(CommandConfig):
-    """Copy what was pushed to a bucket or the Hugging Face hub into a folder.
+    """Copy what was pushed to a bucket or the hub into a folder.
 
     Compares the sha256 of every file, and every part with its own digest. A second call copies only
     what is missing.

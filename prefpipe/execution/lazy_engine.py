@@ -95,11 +95,13 @@ class LazyEngine(Generic[Engine]):
             with self._runtime.opening():
                 opened = self._open_engine()
             self.opened = opened
+            self._runtime.engines.add(opened)
         return opened
 
     def close(self) -> None:
         """Close the back-end, if it was opened."""
         if self.opened is not None:
+            self._runtime.engines.remove(self.opened)
             self.opened.close()
 
     def __enter__(self) -> Self:

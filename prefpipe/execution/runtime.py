@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from prefpipe.artifacts.store import Output, Shard
+from prefpipe.backends.open_calls import NONE_OPEN, Answered
 from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import EngineNotOpenedError
 from prefpipe.execution.main_thread import MainThread
+from prefpipe.execution.open_engines import OpenEngines
 from prefpipe.execution.part_maker import PartMade, PartMaker, Tally
 
 NO_TALLY: Tally = {}
@@ -31,7 +33,7 @@ class Task:
     left.
     ``first_is_slow``: the first unit takes the time of what comes once, too, such as models that
     workers load. ``last_share``: the size of the last unit in units, below 1 where the last part
-    holds the prompts that were left.
+    holds the prompts that were left. ``answered``: how far the units under way are, in rows.
     """
 
     stage: str
@@ -42,6 +44,7 @@ class Task:
     in_bunches: bool = False
     first_is_slow: bool = False
     last_share: float = 1.0
+    answered: Callable[[], Answered] = lambda: NONE_OPEN
 
 
 class Advance(Protocol):
@@ -157,7 +160,7 @@ class Runtime:
     pace.
 
     ``executor``: who makes the parts, None for this process. ``main_thread`` opens engines on
-    behalf of the threads that make parts.
+    behalf of the threads that make parts, and ``engines`` are those that are open.
     """
 
     log: Callable[[str], None] = lambda _line: None
@@ -176,6 +179,7 @@ class Runtime:
     started: float = field(default_factory=time.monotonic)
     executor: Executor | None = None
     main_thread: MainThread = field(default_factory=MainThread)
+    engines: OpenEngines = field(default_factory=OpenEngines)
 
     @property
     def is_worker(self) -> bool:

@@ -171,6 +171,15 @@ def content_hash_of(folder: Path) -> str:
     return hash_files(folder, _content_files(folder, _find_kind(folder)))
 
 
+def require_whole(folder: Path) -> None:
+    """Check the weights of a model or adapter folder, without hashing them.
+
+    Raises:
+        ModelError: the folder is no whole model or adapter.
+    """
+    _content_files(folder, _find_kind(folder))
+
+
 def require_tokenizer(model: ModelFiles) -> None:
     """Raise a ModelError when the model has no tokenizer."""
     if model.tokenizer_hash is None:

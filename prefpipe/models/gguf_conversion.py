@@ -62,7 +62,7 @@ def convert_cached(gguf_path: Path) -> Path:
 
     It is called ``models/<name>-<sha12>-v<converter>``.
     """
-    _check_exists(gguf_path)
+    require_gguf(gguf_path)
     name = re.sub(r"[^\w.-]+", "-", gguf_path.stem)
     folder = cache_folder() / "models" / f"{name}-{hash_file(gguf_path)[:12]}-v{CONVERTER_VERSION}"
     return folder if folder.is_dir() else convert_gguf(gguf_path, folder)
@@ -137,13 +137,14 @@ def _take_name(temporary: Path, out_dir: Path) -> None:
     sync_folder(out_dir.parent)
 
 
-def _check_exists(gguf_path: Path) -> None:
+def require_gguf(gguf_path: Path) -> None:
+    """Raise a ModelError when there is no such file."""
     if not gguf_path.is_file():
         raise ModelError(f"no GGUF file at {gguf_path}", hint="check the path")
 
 
 def _read_gguf(gguf_path: Path) -> tuple[dict[str, Any], list[Any]]:
-    _check_exists(gguf_path)
+    require_gguf(gguf_path)
     try:
         reader = GGUFReader(gguf_path)
         return {key: field.contents() for key, field in reader.fields.items()}, reader.tensors

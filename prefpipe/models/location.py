@@ -1,6 +1,7 @@
 """From what the user wrote after ``--model`` to a folder on this disk."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,8 +27,9 @@ from prefpipe.models.files import (
     inspect_model,
     is_adapter,
     merge_hint,
+    require_whole,
 )
-from prefpipe.models.gguf_conversion import convert_cached
+from prefpipe.models.gguf_conversion import convert_cached, require_gguf
 from prefpipe.models.tokenizer import find_tokenizer_files
 
 HUB_NAME = re.compile(r"(?P<repo>[\w.-]+/[\w.-]+)(?:@(?P<revision>\S+))?")
@@ -72,18 +74,64 @@ def locate_model(
     return inspect_model(folder, reference, revision=revision, base=located)
 
 
+def require_model(reference: str) -> None:
+    """Refuse a model that no command could load, before the work that comes first.
+
+    Weights are looked at, but not fetched, converted or hashed. Of a hub name that is not in the
+    cache, the configuration is fetched.
+
+    Args:
+        reference: as in `locate_model`.
+
+    Raises:
+        ModelError: nothing is there, the hub says no, or the weights of a folder are incomplete.
+    """
+    if reference.startswith(PREFIX):
+        find_bundled(reference)
+        return
+    path = Path(reference).expanduser()
+    if reference and path.is_dir():
+        require_whole(path)
+        named = find_adapter_base(path)
+        if named is not None:
+            _require_named_base(path, named)
+        return
+    if path.suffix == ".gguf":
+        require_gguf(path)
+        return
+
+    name = _require_hub_name(reference)
+    try:
+        _cached_snapshot(name["repo"], name["revision"])
+    except ModelError:
+        _download(name["repo"], name["revision"], [MODEL_CONFIG, ADAPTER_CONFIG])
+
+
+def _require_named_base(adapter: Path, named: AdapterBase) -> None:
+    beside = _beside(adapter, named)
+    try:
+        require_model(named.pinned if beside is None else str(beside))
+    except ModelError as error:
+        raise _base_error(adapter, named, error) from error
+
+
 def _locate_named_base(adapter: Path, named: AdapterBase, *, trust_remote_code: bool) -> ModelFiles:
     try:
         return locate_model(named.pinned, trust_remote_code=trust_remote_code)
     except ModelError as error:
-        hint = merge_hint(adapter)
-        # a name of the hub may be fetched; a folder that is gone can only be named again
-        if error.hint and HUB_NAME.fullmatch(named.reference):
-            hint = f"{error.hint}; or {hint}"
-        raise ModelError(
-            f"the adapter in {adapter} needs its base model {named.pinned!r}: {error.message}",
-            hint=hint,
-        ) from error
+        raise _base_error(adapter, named, error) from error
+
+
+def _base_error(adapter: Path, named: AdapterBase, error: ModelError) -> ModelError:
+    """Return the error of an adapter whose base cannot be used."""
+    hint = merge_hint(adapter)
+    # a name of the hub may be fetched; a folder that is gone can only be named again
+    if error.hint and HUB_NAME.fullmatch(named.reference):
+        hint = f"{error.hint}; or {hint}"
+    return ModelError(
+        f"the adapter in {adapter} needs its base model {named.pinned!r}: {error.message}",
+        hint=hint,
+    )
 
 
 def _beside(adapter: Path, named: AdapterBase) -> Path | None:
@@ -119,6 +167,17 @@ def _find_or_download(reference: str, *, trust_remote_code: bool) -> tuple[Path,
     if folder is not None:
         return folder, None
 
+    name = _require_hub_name(reference)
+    patterns = [*DOWNLOADED, "*.py"] if trust_remote_code else DOWNLOADED
+    return _download(name["repo"], name["revision"], patterns)
+
+
+def _require_hub_name(reference: str) -> re.Match[str]:
+    """Return the parts of a hub name.
+
+    Raises:
+        ModelError: it is no hub name.
+    """
     path = Path(reference).expanduser()
     if path.is_file():
         raise ModelError(
@@ -131,16 +190,21 @@ def _find_or_download(reference: str, *, trust_remote_code: bool) -> tuple[Path,
             hint="pass a folder, a .gguf file, bundled:smollm2-135m, bundled:minilm or "
             "org/name[@revision]",
         )
-    return _download(name["repo"], name["revision"], trust_remote_code=trust_remote_code)
+    return name
 
 
-def _download(repo: str, revision: str | None, *, trust_remote_code: bool) -> tuple[Path, str]:
-    """Return the hub snapshot's folder, which is named after the commit, and the commit."""
-    patterns = [*DOWNLOADED, "*.py"] if trust_remote_code else DOWNLOADED
+def _download(repo: str, revision: str | None, patterns: Sequence[str]) -> tuple[Path, str]:
+    """Return the hub snapshot's folder, which is named after the commit, and the commit.
+
+    Args:
+        repo: ``org/name``.
+        revision: a branch, a tag or a commit; None for the default branch.
+        patterns: which files to fetch.
+    """
     place = f"{repo}@{revision}" if revision else repo
     try:
         snapshot = huggingface_hub.snapshot_download(
-            repo, revision=revision, allow_patterns=patterns, ignore_patterns=NOT_DOWNLOADED
+            repo, revision=revision, allow_patterns=list(patterns), ignore_patterns=NOT_DOWNLOADED
         )
     except GatedRepoError as error:
         # Caught before RepositoryNotFoundError, of which it is a kind.

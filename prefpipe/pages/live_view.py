@@ -4,6 +4,7 @@ Stages say which task they are at and what is done of it, `prefpipe.execution.ru
 how that looks is decided here.
 """
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -21,6 +22,11 @@ from prefpipe.text.numbers import byte_size, counted, per_second
 
 SECONDS_BETWEEN_LINES = 10.0
 """Between two lines of progress where there is no terminal: a log should be readable."""
+QUIET_SHARE = 0.125
+"""While no unit ends, a line is due after this share of the time without one: an hour of a part
+has some thirty lines."""
+LOOK_S = 1.0
+"""How often to look whether a line is due while no unit ends."""
 REFRESHES_PER_S = 4.0
 WIDEST = 79
 """Columns of the view in a wider terminal: a window may be made narrower, and lines that the
@@ -53,6 +59,7 @@ class LiveView:
         self._refreshes_per_s = refreshes_per_s
         self._pace: Pace | None = None
         self._live: Live | None = None
+        self._lines: _Lines | None = None
         self.height = 0
         """Lines that the view takes at the bottom of the terminal now."""
 
@@ -66,10 +73,12 @@ class LiveView:
                 with self._drawn(pace):
                     yield pace.add
             else:
-                lines = _Lines(self._console, pace)
-                yield lines.add
+                self._lines = lines = _Lines(self._console, pace)
+                with self._looked_at(lines):
+                    yield lines.add
                 lines.close()
         finally:
+            self._lines = None
             self._pace = outer
 
     def loading(self) -> AbstractContextManager[None]:
@@ -77,9 +86,31 @@ class LiveView:
         return nullcontext() if self._pace is None else self._pace.loading()
 
     def refresh(self) -> None:
-        """Draw the view now."""
+        """Draw the view now; where there are lines, print one if it is due."""
         if self._live is not None:
             self._live.refresh()
+        if self._lines is not None:
+            self._lines.look()
+
+    @contextmanager
+    def _looked_at(self, lines: "_Lines") -> Iterator[None]:
+        """Return a section in which a thread prints the lines that are due."""
+        if not self._refreshes_per_s:
+            yield
+            return
+        is_over = threading.Event()
+
+        def look() -> None:
+            while not is_over.wait(LOOK_S):
+                lines.look()
+
+        thread = threading.Thread(target=look, name="progress lines", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
 
     @contextmanager
     def _drawn(self, pace: Pace) -> Iterator[None]:
@@ -167,6 +198,8 @@ class _Lines:
     def __init__(self, console: Console, pace: Pace) -> None:
         self._console, self._pace = console, pace
         self._last_line_s = 0.0
+        self._lock = threading.Lock()
+        """One line at a time: units end in one thread, and another looks meanwhile."""
 
     def add(
         self,
@@ -178,10 +211,19 @@ class _Lines:
         figures: Mapping[str, str] = NO_FIGURES,
     ) -> None:
         """Count units, and print a line where one is due."""
+        with self._lock:
+            self._pace.add(n, tally, rows=rows, figures=figures)
+            self._print_after(SECONDS_BETWEEN_LINES)
+
+    def look(self) -> None:
+        """Print a line where one is due although no unit has ended."""
+        with self._lock:
+            self._print_after(max(SECONDS_BETWEEN_LINES, QUIET_SHARE * self._pace.quiet_s))
+
+    def _print_after(self, seconds: float) -> None:
+        """Print a line so long after the last one."""
         pace = self._pace
-        pace.add(n, tally, rows=rows, figures=figures)
-        is_due = pace.elapsed_s - self._last_line_s >= SECONDS_BETWEEN_LINES
-        if is_due and not pace.is_done:
+        if pace.elapsed_s - self._last_line_s >= seconds and not pace.is_done:
             self._last_line_s = pace.elapsed_s
             self._console.print(Text(log_line(pace)))
 
@@ -214,18 +256,26 @@ def _kept(pace: Pace) -> str:
 
 
 def facts(pace: Pace) -> list[str]:
-    """Return the newest figures in words, and rows by status: the good ones, then the most."""
+    """Return the newest figures in words, and rows by status: the good ones, then the most.
+
+    Rows of parts under way stand behind them: they have no status yet.
+    """
     words = [f"{name} {value}" for name, value in pace.figures.items() if name != TOKENS_PER_S]
+    answered = pace.task.answered()
+    under_way = []
+    if answered.n_asked and not pace.is_done:
+        of_all = counted(answered.n_asked, "row")
+        under_way = [f"{answered.n_done:,} of {of_all} in open parts"]
     n_rows = pace.rows.total()
     if n_rows == 0:
-        return words
+        return [*words, *under_way]
 
     in_order = sorted(pace.rows, key=lambda each: (each != "ok", -pace.rows[each], each))
     shown = [f"{pace.rows[status]:,} {status}" for status in in_order[:SHOWN_STATUSES]]
     n_other = sum(pace.rows[status] for status in in_order[SHOWN_STATUSES:])
     if n_other:
         shown.append(f"{n_other:,} of other statuses")
-    return [*words, f"{counted(n_rows, 'row')}: {', '.join(shown)}"]
+    return [*words, f"{counted(n_rows, 'row')}: {', '.join(shown)}", *under_way]
 
 
 def times(pace: Pace) -> list[str]:

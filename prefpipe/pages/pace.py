@@ -43,6 +43,7 @@ class Pace:
         self._loading_since_s: float | None = None
         self._loading_s = 0.0
         self._n_tokens = 0.0
+        self._last_unit_s = 0.0
         self._first = self._base = self._last = _Mark(0.0, 0, 0.0)
         self._of_window: deque[_Mark] = deque([self._last])
         self._of_last_half: deque[_Mark] = deque([self._last])
@@ -51,6 +52,11 @@ class Pace:
     def elapsed_s(self) -> float:
         """Seconds since the beginning."""
         return self._clock() - self._began_s
+
+    @property
+    def quiet_s(self) -> float:
+        """Seconds since the last unit was done, or since the beginning."""
+        return self.elapsed_s - self._last_unit_s
 
     @property
     def is_done(self) -> bool:
@@ -90,6 +96,7 @@ class Pace:
         if n == 0:
             return
 
+        self._last_unit_s = self.elapsed_s
         self._last = _Mark(self._active_s(), self.n_done, self._n_tokens)
         if self._first.n_done == 0:
             self._first = self._last

@@ -14,18 +14,19 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
 from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.device import find_device, turns_on
+from prefpipe.backends.open_calls import Answered, OpenCalls
 from prefpipe.configs.logprobs import LogprobsConfig
 from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
 from prefpipe.execution.part_maker import Tally
@@ -129,7 +130,7 @@ def run(
     return summary
 
 
-def open_responses(path: Path) -> Artifact:
+def open_responses(path: Location) -> Artifact:
     """Open what to measure: groups or candidates.
 
     Raises:
@@ -227,6 +228,7 @@ class ReferenceModel:
             merge_adapter=config.merge_adapter,
             trust_remote_code=config.trust_remote_code,
         )
+        self._calls = OpenCalls()
         self.device = find_device(config.device)
         self.model.to(self.device)
         problem: str | None = "--no-shared-prompt"
@@ -247,10 +249,18 @@ class ReferenceModel:
             self.model, groups, pad_token_id=0, max_batch_tokens=self.config.max_batch_tokens
         )
         packed = list(batches)
-        with turns_on(self.device).turn():
-            bf16 = computes_in_bfloat16(self.config.dtype)
-            measured = list(measure_batches(self.model, packed, bf16=bf16))
-        return {each.key: each for each in measured}
+        bf16 = computes_in_bfloat16(self.config.dtype)
+        n_responses = sum(len(keys) for keys, _ in packed)
+        measured = {}
+        with self._calls.call(n_responses) as count, turns_on(self.device).turn():
+            for each in measure_batches(self.model, packed, bf16=bf16):
+                measured[each.key] = each
+                count(1)
+        return measured
+
+    def answered(self) -> Answered:
+        """Return how many responses of the open parts are measured."""
+        return self._calls.answered()
 
     def close(self) -> None:
         """Release the model."""

@@ -1,6 +1,7 @@
 """Compare artifacts with what they were made from, each once."""
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +9,17 @@ from prefpipe.artifacts import run_record
 from prefpipe.artifacts.file_hashes import hash_file
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.interchange.formats import content_hash
-from prefpipe.artifacts.interchange.user_table import file_of
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.rounds import round_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.seen_footers import SeenFooters
-from prefpipe.artifacts.store import Artifact, parts_without_record
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.local_copies import kept_local_copies, local_copy
+from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.store import Artifact, has_record, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
+from prefpipe.artifacts.tables.locations import HUB, place_of
+from prefpipe.artifacts.tables.reading import SAVED_DATASET
 from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD as TEMPLATE_DATE
 from prefpipe.artifacts.training_folders import KEPT_STEP
@@ -32,6 +37,7 @@ from prefpipe.status.origins import (
     absence,
     ingredients_of,
     is_path,
+    locate_file,
     locate_ingredient,
     locate_merged_part,
     locate_parent,
@@ -55,11 +61,11 @@ class StatusChecker:
     """
 
     def __init__(self, footers: SeenFooters | None = None) -> None:
-        self._known: dict[tuple[Path, bool], ArtifactStatus] = {}
+        self._known: dict[tuple[Location, bool], ArtifactStatus] = {}
         self._footers = footers or SeenFooters()
         self._plans: dict[Path, RunPlan | None] = {}
 
-    def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
+    def check(self, path: Location, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
 
         Every byte of every part is verified, unless ``quick``: then only the footers. Parents are
@@ -71,7 +77,7 @@ class StatusChecker:
         key = (path.resolve(), quick)
         if key in self._known:
             return self._known[key]
-        if not (path / run_record.FILE_NAME).exists() and not parts_without_record(path):
+        if not has_record(path) and not parts_without_record(path):
             run_record.read_run_record(path)  # raises the error that names what is wrong
 
         # an artifact that is requested while it is being checked counts as done: no endless loop
@@ -79,7 +85,7 @@ class StatusChecker:
         self._known[key] = self._status(path, quick=quick)
         return self._known[key]
 
-    def _status(self, path: Path, *, quick: bool) -> ArtifactStatus:
+    def _status(self, path: Location, *, quick: bool) -> ArtifactStatus:
         lost = parts_without_record(path)
         if lost:
             reason = (
@@ -98,8 +104,7 @@ class StatusChecker:
             step, training = record.context[KEPT_STEP], path.absolute().parent
             text = f"it is step {step} of the training in {training}, whose command makes it"
             findings.append(StatusFinding(Effect.NOTE, text))
-        if record.stage == "generate":
-            findings += _prompt_findings(artifact)
+        findings += _prompt_findings(artifact)
         for ingredient in ingredients_of(record):
             findings += self._ingredient_findings(artifact, ingredient)
         findings += _source_findings(artifact)
@@ -118,7 +123,7 @@ class StatusChecker:
         # not those of another configuration: one line says of all parts that they differ
         states = part_states(artifact, parents, self._footers, quick=quick)
         unfinished = []
-        if record.stage in SUMMARY_STAGES and not (path / SUMMARY_FILE).exists():
+        if record.stage in SUMMARY_STAGES and not files.can_be_found(path / SUMMARY_FILE):
             unfinished.append(StatusFinding(Effect.UNFINISHED, _unfinished(path)))
 
         reasons = [finding.text for finding in findings if finding.effect is not Effect.NOTE]
@@ -155,7 +160,7 @@ class StatusChecker:
             self._plans[place] = open_run_plan(run)
         return self._plans[place]
 
-    def _plan_of(self, path: Path) -> RunPlan | None:
+    def _plan_of(self, path: Location) -> RunPlan | None:
         """Return the plan of the rounds that an artifact belongs to, None if that says nothing.
 
         Problems of ``rounds.json`` itself are reported for the run, not for each artifact.
@@ -177,7 +182,7 @@ class StatusChecker:
         if place is not None and parts_without_record(place):
             text = f"its {name}, {place}, have lost their {run_record.FILE_NAME}"
             return None, [StatusFinding(Effect.NOTE, text)]
-        if place is None or not (place / run_record.FILE_NAME).exists():
+        if place is None or not has_record(place):
             gone = absence(_host(artifact), are=True)
             text = f"its {name}, {artifact.record.parents[name]}, {gone}"
             return None, [StatusFinding(Effect.NOTE, text)]
@@ -217,9 +222,9 @@ class StatusChecker:
             yield from self._reference_findings(name, place, ingredient.hashes)
         elif ingredient.role == run_record.RATER_SCORES:
             yield from self._rater_findings(name, place, artifact.record)
-        elif place.is_dir():
+        elif isinstance(place, Path) and place.is_dir():
             yield from self._model_findings(name, place, ingredient.hashes)
-        elif "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
+        elif "sha256" in ingredient.hashes and _hash_of(place) != ingredient.hashes["sha256"]:
             yield StatusFinding(Effect.OTHER_RUN, f"{name}, has changed since")
 
     def _model_findings(
@@ -300,7 +305,9 @@ class StatusChecker:
                 f"{name}, needs to be merged again first: its {part.role}, {part.reference}, {why}",
             )
 
-    def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
+    def _rater_findings(
+        self, name: str, place: Location, record: RunRecord
+    ) -> Iterator[StatusFinding]:
         """Compare the scores from which a training chose gamma with the recorded ones."""
         try:
             scores = Artifact(
@@ -321,7 +328,7 @@ class StatusChecker:
             yield StatusFinding(Effect.BEHIND, f"{name}, are stale themselves")
 
     def _reference_findings(
-        self, name: str, place: Path, hashes: Mapping[str, Any]
+        self, name: str, place: Location, hashes: Mapping[str, Any]
     ) -> Iterator[StatusFinding]:
         """Compare the log-probabilities of a training's reference with the recorded ones."""
         try:
@@ -341,7 +348,7 @@ class StatusChecker:
 
 
 def standing_of(
-    path: Path, checker: StatusChecker | None = None, *, quick: bool = True
+    path: Location, checker: StatusChecker | None = None, *, quick: bool = True
 ) -> Standing:
     """Return the status of an artifact; one that cannot be read is ``corrupt``.
 
@@ -357,23 +364,26 @@ def standing_of(
     return Standing(path, status.state, tuple(line.strip() for line in status.reasons))
 
 
-def _prompt_findings(artifact: Artifact) -> Iterator[StatusFinding]:
+def _prompt_findings(artifact: Artifact) -> list[StatusFinding]:
     """Compare the sampled prompts with the current file."""
+    if artifact.record.stage != "generate":
+        return []
     source = artifact.record.parents.get("prompts", "")
-    if source.startswith("hf:"):
-        yield StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not checked")
-        return
-    place = locate_parent(artifact, "prompts")
+    if source.startswith(HUB):
+        return [StatusFinding(Effect.NOTE, f"its prompts are {source}, which were not checked")]
+    place = locate_file(artifact, "prompts")
     if place is None:
         gone = absence(_host(artifact), are=True)
-        yield StatusFinding(Effect.NOTE, f"its prompts, {source}, {gone}")
-        return
+        return [StatusFinding(Effect.NOTE, f"its prompts, {source}, {gone}")]
 
-    changes = changes_of_prompts(artifact, place)
-    if changes:
-        yield StatusFinding(Effect.OTHER_RUN, f"its prompts, {place}, have changed since:")
-        for line in changes:
-            yield StatusFinding(Effect.OTHER_RUN, f"  {line}")
+    # what is looked at first, and what is read then, is one copy of what lies in a bucket
+    with kept_local_copies():
+        problem = _problem_of_bucket(place)
+        if problem is not None:
+            return [StatusFinding(Effect.NOTE, f"its prompts were not checked: {problem}")]
+        changes = changes_of_prompts(artifact, place)
+    lines = [f"its prompts, {place}, have changed since:", *(f"  {line}" for line in changes)]
+    return [StatusFinding(Effect.OTHER_RUN, line) for line in lines] if changes else []
 
 
 def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
@@ -382,21 +392,41 @@ def _plan_findings(plan: RunPlan, artifact: Artifact) -> list[StatusFinding]:
     return [StatusFinding(Effect.OTHER_RUN, difference.line) for difference in differences]
 
 
+def _problem_of_bucket(place: Location) -> str | None:
+    """Return why what lies in a bucket cannot be read; None if it can, and for a path."""
+    try:
+        with local_copy(place, folder_marks=SAVED_DATASET):
+            return None
+    except (PrefpipeError, IsADirectoryError) as error:
+        return str(error)
+
+
 def _source_findings(artifact: Artifact) -> Iterator[StatusFinding]:
     """Compare imported files with their recorded hashes."""
     for name in SOURCES:
         recorded = artifact.record.parents.get(name)
         if recorded is None:
             continue
-        if file_of(recorded) is None:
+        if place_of(recorded) is None:
             yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, was not checked")
             continue
 
-        place = locate_parent(artifact, name)
+        place = locate_file(artifact, name)
         if place is None:
             yield StatusFinding(Effect.NOTE, f"its {name}, {recorded}, {absence(_host(artifact))}")
-        elif content_hash(str(place)) != artifact.record.identity.get(name):
-            yield StatusFinding(Effect.OTHER_RUN, f"its {name}, {place}, has changed since")
+            continue
+        yield from _changes_of_source(artifact, name, place)
+
+
+def _changes_of_source(artifact: Artifact, name: str, place: Location) -> list[StatusFinding]:
+    with kept_local_copies():
+        problem = _problem_of_bucket(place)
+        if problem is not None:
+            return [StatusFinding(Effect.NOTE, f"its {name} was not checked: {problem}")]
+        if content_hash(str(place)) != artifact.record.identity.get(name):
+            text = f"its {name}, {place}, has changed since"
+            return [StatusFinding(Effect.OTHER_RUN, text)]
+    return []
 
 
 def _difference_lines(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -408,14 +438,20 @@ def _difference_lines(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return [*lines[:MAX_DIFFERENCES], f"  and {n_more} more"]
 
 
+def _hash_of(place: Location) -> str:
+    """Return the sha256 of a file."""
+    return hash_file(place) if isinstance(place, Path) else sha256(files.read(place)).hexdigest()
+
+
 def _host(artifact: Artifact) -> Any:
     """Return the machine on which the artifact was made."""
     return artifact.record.context.get("host")
 
 
-def _unfinished(path: Path) -> str:
+def _unfinished(path: Location) -> str:
     prefix = "checkpoint-"
-    steps = [item.name.removeprefix(prefix) for item in path.glob(f"{prefix}*")]
+    found = path.glob(f"{prefix}*") if isinstance(path, Path) else ()
+    steps = [item.name.removeprefix(prefix) for item in found]
     numbers = [int(step) for step in steps if step.isdigit()]
     reason = f"it has no {SUMMARY_FILE}, which is written last"
     return f"{reason}; training resumes from {prefix}{max(numbers)}" if numbers else reason

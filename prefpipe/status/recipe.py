@@ -11,6 +11,7 @@ from typing import Any
 
 from prefpipe.artifacts.fingerprint import fingerprint_of
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import RecordedCommand
 from prefpipe.errors import PrefpipeError
@@ -115,7 +116,7 @@ def command_for_others(record: RunRecord) -> str:
     return join(words)
 
 
-def _root_of(record: RunRecord) -> Path | None:
+def _root_of(record: RunRecord) -> Location | None:
     try:
         recorded = RecordedCommand(record.command)
     except ValueError:
@@ -124,11 +125,12 @@ def _root_of(record: RunRecord) -> Path | None:
     return None if output is None else output_of(recorded.stage, record.stage, output).parent
 
 
-def _word_for_others(word: str, record: RunRecord, root: Path | None) -> str:
+def _word_for_others(word: str, record: RunRecord, root: Location | None) -> str:
     def named(match: re.Match[str]) -> str:
         path = Path(match[0])
-        for above in (record.folder, root):
-            if above and str(above) not in {"/", "."} and path.is_relative_to(above):
+        for above in (record.folder, str(root or "")):
+            # of a bucket the URL is no path, and is kept whole
+            if above not in {"", "/", "."} and path.is_relative_to(above):
                 inside = path.relative_to(above)
                 return inside.as_posix() if inside.parts else path.name
         return path.name

@@ -1,14 +1,16 @@
 """The files of a model that a configuration names, and the settings of its chat template."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.template_args import args_of_parent, args_of_policy
 from prefpipe.artifacts.template_dates import date_for_run
+from prefpipe.configs.init import InitConfig
 from prefpipe.configs.stage import TemplatedConfig
 from prefpipe.configs.template_args import PolicyTemplateConfig
+from prefpipe.errors import ModelError, UsageError
 from prefpipe.text.template_args import (
     FLAG,
     args_read_by,
@@ -30,7 +32,24 @@ def locate(reference: str, *, trust_remote_code: bool = False) -> "ModelFiles":
     return locate_model(reference, trust_remote_code=trust_remote_code)
 
 
-def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
+def require_model_of_dry_run(config: InitConfig) -> None:
+    """Refuse a dry run that would stop at `train`, which has no fake.
+
+    Raises:
+        UsageError: the model is not there.
+    """
+    from prefpipe.models.location import require_model
+
+    try:
+        require_model(config.model_or_default)
+    except ModelError as error:
+        raise UsageError(
+            f"--backend fake samples without a model, but `train` needs one: {error.message}",
+            hint=f"{error.hint}; or pass the folder of another small model with --model",
+        ) from error
+
+
+def template_date(config: TemplatedConfig, parents: Sequence[Location] = ()) -> str:
     """Return the date that a run's chat templates use; a resumed run has it on record.
 
     A run that may be out of date uses its parents' date first: if they were made again on another
@@ -64,7 +83,7 @@ def sampled_with_args(
 
 
 def trained_with_args(
-    model: "ModelFiles", config: PolicyTemplateConfig, candidates: Path, runtime: "Runtime"
+    model: "ModelFiles", config: PolicyTemplateConfig, candidates: Location, runtime: "Runtime"
 ) -> "ModelFiles":
     """Return a model with the arguments that its chat template was given at sampling.
 

@@ -111,7 +111,7 @@ def open_source(config: PushConfig, log: Callable[[str], None]) -> "Source":
 
     folder = config.folder
     # says what is wrong with a path
-    artifacts = find_artifacts(folder)
+    artifacts = [path for path in find_artifacts(folder) if isinstance(path, Path)]
     belongings = belongings_of(
         folder,
         is_report=is_report,
@@ -149,7 +149,7 @@ def _check_artifacts(artifacts: list[Path], config: PushConfig, log: Callable[[s
     checker = StatusChecker()
     for path in artifacts:
         status = checker.check(path)
-        _refuse_live_workers(status, config, log)
+        _refuse_live_workers(path, status, config, log)
         see = f"see `prefpipe status {quote(str(path))}`"
         reason = status.reasons[0].strip().rstrip(":") if status.reasons else ""
         if status.state == "corrupt":
@@ -170,17 +170,17 @@ def _parts(status: "ArtifactStatus") -> str:
 
 
 def _refuse_live_workers(
-    status: "ArtifactStatus", config: PushConfig, log: Callable[[str], None]
+    path: Path, status: "ArtifactStatus", config: PushConfig, log: Callable[[str], None]
 ) -> None:
     workers = [
         f"{claim.worker} makes part {claim.part}"
         for claim in status.claims
         if not claim.is_left_behind
     ]
-    workers += [f"process {pid} writes {name}" for pid, name in _writers(status.path)]
+    workers += [f"process {pid} writes {name}" for pid, name in _writers(path)]
     if not workers:
         return
-    line = f"a worker writes to {status.path}: {'; '.join(workers[:SHOWN])}"
+    line = f"a worker writes to {path}: {'; '.join(workers[:SHOWN])}"
     if not config.force:
         raise UsageError(
             line,
@@ -314,6 +314,7 @@ def card_of(config: PushConfig, source: "Source", target: HubName) -> str:
     artifacts = {
         path.relative_to(source.folder).as_posix(): Artifact(path, read_run_record(path))
         for path in find_artifacts(source.folder)
+        if isinstance(path, Path)
     }
     return dataset_card(artifacts, recipe_of(list(artifacts.values())), request)
 

@@ -28,6 +28,7 @@ from prefpipe.execution.step_process import STEP_VARIABLE, SignalSource, run_ste
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import holds_config
 from prefpipe.wiring.extras import require_extras
+from prefpipe.wiring.plan_inputs import require_inputs
 from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
 from prefpipe.wiring.step_ends import environment_of_steps, error_of_step, settled_code
 
@@ -96,13 +97,15 @@ def run_rounds(
 
     Raises:
         MissingExtraError: a package that a step needs is not installed.
-        InputError: files that are not there, or a finished round that has no policy.
+        InputError: models, files or prompts that a step could not use, or a finished round that
+            has no policy.
         UsageError: another `prefpipe rounds` works in the folder.
     """
     plan, steps, config = rounds
     for step in steps:
         require_extras(step.config)
     _refuse_missing_files(rounds)
+    require_inputs(steps, config.output, config.plan)
     of_steps = environment_of_steps(environment)
 
     make_folder(config.output)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from prefpipe.artifacts.storage.local_copies import kept_local_copies
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.export import ANSWER_FORMATS, ExportConfig
@@ -38,7 +39,9 @@ def run_stage(config: StageConfig, runtime: Runtime) -> Summary:
         MissingExtraError: a package that the stage needs is not installed.
     """
     require_extras(config)
-    return _RUNNERS[config.stage](config, runtime)
+    # every reader of a user's file in a bucket reads the same bytes, downloaded once
+    with kept_local_copies():
+        return _RUNNERS[config.stage](config, runtime)
 
 
 def _generate(config: GenerateConfig, runtime: Runtime) -> Summary:

@@ -9,7 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from prefpipe.artifacts.ids import prompt_id_of
-from prefpipe.artifacts.prompts import Prompts, load_prompts, named_source
+from prefpipe.artifacts.prompts import Prompts, load_prompts
+from prefpipe.artifacts.storage.location import Url
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.errors import InputError, UsageError
 
 USER = [{"role": "user", "content": "q"}]
@@ -198,6 +200,7 @@ def test_all_problems_are_counted_and_the_first_eight_named(tmp_path: Path) -> N
     assert lines[9:] == ["  and 7 more"]
 
 
-def test_a_hub_reference_is_no_path() -> None:
-    assert named_source("hf:org/name") is None
-    assert named_source("a/b.jsonl") == Path("a/b.jsonl")
+def test_where_a_source_is() -> None:
+    assert place_of("hf:org/name") is None
+    assert place_of("a/b.jsonl") == Path("a/b.jsonl")
+    assert place_of("s3://b/p.jsonl") == Url("s3", "b/p.jsonl")

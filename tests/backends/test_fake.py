@@ -176,3 +176,8 @@ def test_answers_are_the_same_in_another_process():
     )
     request = ScoreRequest("p", 0, [{"role": "user", "content": "x"}], "y", {})
     assert float(result.stdout) == FakeScorer().score([request])[0].reward
+
+
+def test_a_bundled_model_names_a_fake_without_settings() -> None:
+    fake = FakeModel.parse("bundled:smollm2-135m")
+    assert fake == FakeModel("bundled:smollm2-135m", identity="bundled:smollm2-135m")

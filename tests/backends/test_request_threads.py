@@ -6,6 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
+from prefpipe.backends.open_calls import NONE_OPEN, Answered
 from prefpipe.backends.request_threads import GivenUpError, RequestThreads, RunControl
 from prefpipe.errors import ModelError, StoppedEarly
 
@@ -283,4 +284,21 @@ def test_a_system_that_allows_few_threads_is_used_with_as_many(monkeypatch, n_al
     else:
         with pytest.raises(ModelError, match="can't start new thread"):
             threads.ask(lambda place: place, 50)
+    threads.finish()
+
+
+def test_answers_of_open_calls_are_counted(callers):
+    server, threads = Server(), opened(4)
+    assert threads.answered() == NONE_OPEN
+    first = callers.submit(threads.ask, server.asking("first"), 6)
+    wait_until(lambda: len(server.asked) == 4)
+    assert threads.answered() == Answered(0, 6)
+    server.answer(2)
+    wait_until(lambda: threads.answered() == Answered(2, 6))
+    second = callers.submit(threads.ask, server.asking("second"), 10)
+    wait_until(lambda: threads.answered() == Answered(2, 16))
+    server.answer(14)
+    first.result()
+    second.result()
+    assert threads.answered() == NONE_OPEN
     threads.finish()

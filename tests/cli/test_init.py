@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import MISSING, fields
@@ -76,7 +77,25 @@ def test_a_file_has_every_field_once_the_common_ones_first(stage: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "value", [1, 0.8, 1e-6, True, None, "a: b", "#", "yes", "1e3", ("a", "b, c"), (), Path("a b/c")]
+    "value",
+    [
+        *(1, 0.8, 1e-6, True, None, "a: b", "#", "yes", "1e3", ("a", "b, c"), (), Path("a b/c")),
+        *(
+            "",
+            " a ",
+            "a\nb",
+            "a\n\n b\n",
+            "\t",
+            "- x",
+            "'",
+            '"',
+            "{a}",
+            "[",
+            "é 日本 \u2028\x85",
+            "~",
+        ),
+        *("0x1f", "1_0", "2026-01-01", "<<", "!x", "&a", "*a", "%", "@", "`", "|", ">", "?", "= a"),
+    ],
 )
 def test_a_value_is_written_as_it_is_read(value: Any) -> None:
     wanted = list(value) if isinstance(value, tuple) else value
@@ -117,7 +136,9 @@ def test_a_flag_without_a_place_is_refused(capsys) -> None:
     assert run(["init", "select", "--scorer", "checks"]) == 2
     assert "--scorer has no place in the settings of select" in capsys.readouterr().err
     assert run(["init", "selct"]) == 2
-    assert "did you mean `select`" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "error: STAGE must be one of generate, " in said
+    assert "did you mean `select`" in said
     assert not list(Path().iterdir())
 
 
@@ -130,12 +151,65 @@ def test_a_run_has_a_script_settings_and_a_plan(capsys) -> None:
     assert subprocess.run(["bash", "-n", "my-run/run.sh"], check=False).returncode == 0
 
 
+ODD_NAMES = (
+    *(
+        "-dash",
+        "sp ace",
+        "new\nline",
+        "q'u\"o",
+        "ünï-日本",
+        "$(touch harm)`touch harm`",
+        "#x",
+        "a}b",
+    ),
+    "a; touch harm; echo",
+)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_an_odd_name_reaches_the_plan_and_the_commands_as_it_is(
+    name: str, tmp_path: Path, capsys
+) -> None:
+    assert run(["init", "-o", name, "--prompts", name, "--heldout", name, "--model", name]) == 0
+    values = yaml.safe_load((tmp_path / name / "rounds.yaml").read_text())
+    assert (values["prompts"], values["model"], values["eval"]["prompts"]) == (name, name, name)
+
+    (tmp_path / "bin").mkdir()
+    stub = tmp_path / "bin" / "prefpipe"
+    stub.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    stub.chmod(0o755)
+    # as the command says it
+    script = capsys.readouterr().err.partition("then run: ")[2].rstrip("\n")
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env=os.environ | {"PATH": f"{stub.parent}{os.pathsep}{os.environ['PATH']}", "CDPATH": "."},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    words = done.stdout.split("\0")
+    place = f"./{name}" if name.startswith("-") else name
+    assert words[:6] == ["generate", place, "-o", f"{place}/run/candidates", "--model", place]
+    assert words[7] == f"{tmp_path}/{name}/settings/generate.yaml"
+    assert words[words.index("--prompts") + 1] == place
+    assert not (tmp_path / "harm").exists()
+
+
+def test_a_dry_run_without_a_model_to_train_is_refused(capsys) -> None:
+    assert run(["init", "--backend", "fake", "--model", "m"]) == 2
+    said = capsys.readouterr().err
+    assert "--backend fake samples without a model, but `train` needs one: no model at 'm'" in said
+    assert "hint: " in said
+    assert not list(Path().iterdir())
+
+
 @pytest.mark.slow
 def test_the_script_and_the_plan_run_as_they_are(tmp_path: Path) -> None:
     """On the sample data, with the fake engine and a tiny model; the places need quoting."""
-    make_tiny_causal_lm(tmp_path / "a model")
-    words = ["init", "-o", "my run", "--model", "a model", "--backend", "fake"]
-    words += ["--prompts", str(SAMPLE_DATA / "prompts.jsonl")]
+    make_tiny_causal_lm(tmp_path / "a möd\nel's")
+    shutil.copy(SAMPLE_DATA / "prompts.jsonl", '-p "1".jsonl')
+    words = ["init", "-o", "my run", "--model", "a möd\nel's", "--backend", "fake"]
+    words += ["--prompts", '-p "1".jsonl']
     words += ["--heldout", str(SAMPLE_DATA / "heldout.jsonl")]
     assert run(words) == 0
 
@@ -154,7 +228,7 @@ def test_the_script_and_the_plan_run_as_they_are(tmp_path: Path) -> None:
         ["prefpipe", *plan], capture_output=True, text=True, env=environment, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\nprefpipe train ") == 3
+    assert done.stdout.count("\nprefpipe train ") == 2
 
 
 def test_the_key_on_is_a_flag_and_no_truth_value() -> None:

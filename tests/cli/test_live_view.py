@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from support.model_shells import write_model_shell
 from support.pipelines import write_prompts
 from support.terminal import AtTerminal
 
@@ -32,6 +33,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     write_prompts(tmp_path / "prompts.jsonl", 8)
     write_prompts(tmp_path / "many.jsonl", 200)
     (tmp_path / "plan.yaml").write_text(PLAN)
+    for name in ("nowhere", "fake:delay_s=0.5"):
+        write_model_shell(tmp_path / name)
     started: list[AtTerminal] = []
 
     def start_one(*words: str, **settings: str) -> AtTerminal:

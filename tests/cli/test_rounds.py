@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.finished_run import command
+from support.model_shells import write_model_shell
 from support.pipelines import digests_of, identities_of, write_prompts
 from support.signalled import start
 
@@ -33,8 +34,11 @@ train: {max_steps: 1, report_to: none}
 
 @pytest.fixture
 def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a plan whose first step takes a quarter of a minute, and whose third has no model."""
+    """A folder with a plan whose first step takes a quarter of a minute, and whose third cannot load its model."""
     write_prompts(tmp_path / "prompts.jsonl", 40)
+    # models of these names: the fake engine reads its settings from them, and `train` is to find one
+    for name in ("nowhere", "fake", "fake:delay_s=0.1", "fake:error_rate=0.5"):
+        write_model_shell(tmp_path / name)
     (tmp_path / "plan.yaml").write_text(PLAN)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -180,6 +184,45 @@ def test_files_and_rewards_are_looked_at_before_the_first_step(
     (work / "plan.yaml").write_text(PLAN + more + "\n")
     assert prefpipe(["rounds", "plan.yaml", "-o", "run"]) in (1, 2)
     assert expected in capfd.readouterr().err
+    assert not (work / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (("fake:delay_s=0.1", "fake"), "round 1, train: no config.json in the model folder fake"),
+        (("fake:delay_s=0.1", "fak"), "round 1, train: no model at 'fak'"),
+        (("nowhere", "nowher"), "round 1, embed: no model at 'nowher'"),
+        (("nowhere", "bundled:minilmm"), "round 1, embed: unknown bundled model 'bundled:minilmm'"),
+        (("nowhere", "small.gguf"), "round 1, embed: no GGUF file at small.gguf"),
+        (("nowhere", "org/name"), "round 1, embed: the model org/name is not in the hub cache of this machine"),
+        (("scorer: fake", "scorer: reward-model:rm"), "round 1, score: no model at 'rm'"),
+        (("scorer: fake", "scorer: judge:transformers:jm"), "round 1, score: no model at 'jm'"),
+        (("scorer: fake", "scorer: 'judge:openai:m'"), "round 1, score: OPENAI_API_KEY is not set"),
+        (("scorer: fake", "scorer: 'ratings:r.jsonl'"), "round 1, score: "),
+        (("scorer: fake", "scorer: 'judge:openai:m', judge_prompt: jp.txt, base_url: 'http://localhost:1/v1'"), "round 1, score: --judge-prompt jp.txt cannot be read"),
+        (("max_steps: 1", "max_steps: 1, eval_groups: held"), "round 1, train: `eval_groups`: held does not exist"),
+        (("generate:", "eval: {prompts: broken.jsonl, backend: fake, scorer: fake}\ngenerate:"), "round 1, eval: broken.jsonl"),
+        (("generate:", "changes: {2: {embed: {model: later}}}\ngenerate:"), "round 2, embed: no model at 'later'"),
+    ],
+)  # fmt: skip
+def test_what_a_later_step_loads_is_looked_at_before_the_first_step(
+    work: Path,
+    change: tuple[str, str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    (work / "fake" / "config.json").unlink()
+    (work / "broken.jsonl").write_text('{"prompt": 3}\n')
+    (work / "plan.yaml").write_text(PLAN.replace(*change))
+    assert prefpipe(["rounds", "plan.yaml", "-o", "run"]) == 1
+    said = capfd.readouterr().err
+    assert f"error: {expected}" in said
+    assert "hint: " in said
+    assert "$ prefpipe" not in said
     assert not (work / "run").exists()
 
 

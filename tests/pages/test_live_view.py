@@ -3,13 +3,17 @@
 import io
 import re
 import sys
+import threading
+import time
 from contextlib import ExitStack
 
 import pytest
 from rich.console import Console
 from support.screen import Screen
 
+from prefpipe.backends.open_calls import Answered
 from prefpipe.execution.runtime import Task
+from prefpipe.pages import live_view
 from prefpipe.pages.live_view import LiveView, draws_over, duration
 
 GENERATE = Task("generate", "part", 16, "run/candidates")
@@ -241,3 +245,75 @@ def test_many_statuses_are_cut_short(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_durations(seconds: float, words: str) -> None:
     assert duration(seconds) == words
+
+
+SCORE = Task("score", "part", 16, "run/scores", answered=lambda: Answered(12, 1064))
+
+
+def test_rows_of_open_parts_are_shown_before_the_first_part_ends(on_terminal: Shown) -> None:
+    with on_terminal.view.progress(SCORE) as advance:
+        on_terminal.now_s += 75
+        on_terminal.view.refresh()
+        assert on_terminal.screen.lines[1].endswith(" 0 of 16 parts    0%")
+        assert on_terminal.screen.lines[2:] == [
+            "12 of 1,064 rows in open parts",
+            "1 min 15 s so far",
+        ]
+        advance(1, rows={"ok": 64})
+        on_terminal.view.refresh()
+        assert on_terminal.screen.lines[2] == "64 rows: 64 ok   12 of 1,064 rows in open parts"
+
+
+def test_a_log_has_lines_while_no_part_ends_fewer_as_time_passes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = Shown(monkeypatch, io.StringIO())
+    with shown.view.progress(SCORE) as advance:
+        for _ in range(3600):
+            shown.now_s += 1
+            shown.view.refresh()
+        lines = shown.file.getvalue().splitlines()
+        assert lines[0] == "score: 0 of 16 parts done, 12 of 1,064 rows in open parts, 10 s so far"
+        assert [line.split(", ")[-1] for line in lines[1:3]] == ["20 s so far", "30 s so far"]
+        assert 30 < len(lines) < 40
+        advance(1, rows={"ok": 64})
+        # as often as ever, behind a part that has ended
+        for _ in range(10):
+            shown.now_s += 1
+            shown.view.refresh()
+        assert len(shown.file.getvalue().splitlines()) == len(lines) + 2
+
+
+def test_a_log_says_that_a_model_is_loaded_and_how_long_a_stage_without_a_count_takes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shown = Shown(monkeypatch, io.StringIO())
+    with shown.view.progress(Task("select", "part", 1, "run/groups")) as advance:
+        with shown.view.loading():
+            shown.now_s += 12
+            shown.view.refresh()
+        shown.now_s += 12
+        shown.view.refresh()
+        advance(1)
+    assert shown.file.getvalue().splitlines() == [
+        "select: 0 of 1 part done, loading a model, 12 s so far",
+        "select: 0 of 1 part done, 24 s so far",
+        "select: 1 of 1 part done, 24 s",
+    ]
+
+
+def test_lines_come_while_nothing_is_counted_and_end_with_the_task(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A thread looks: the line is there before the first unit, however long that takes."""
+    shown = Shown(monkeypatch, io.StringIO())
+    monkeypatch.setattr(live_view, "LOOK_S", 0.001)
+    view = LiveView(shown.console, clock=lambda: shown.now_s)
+    with view.progress(SCORE):
+        shown.now_s += 10
+        gives_up_at = time.monotonic() + 60
+        while not shown.file.getvalue():
+            assert time.monotonic() < gives_up_at
+            time.sleep(0.001)
+    assert shown.file.getvalue().count("\n") == 1
+    assert "progress lines" not in [thread.name for thread in threading.enumerate()]

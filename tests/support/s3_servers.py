@@ -10,6 +10,10 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from prefpipe.artifacts.storage import files
+
 KEY, SECRET = "accesskey01", "canary-secret-0123"
 BUCKET = "runs"
 WAIT_S = 60.0
@@ -85,3 +89,18 @@ def environment_for(url: str) -> dict[str, str]:
         "AWS_CONFIG_FILE": "/dev/null",
         "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
     }
+
+
+def reach(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let this process find a server, as a user does: by the environment."""
+    for name, value in environment_for(url).items():
+        monkeypatch.setenv(name, value)
+    forget_clients()
+
+
+def forget_clients() -> None:
+    """Let the next request find its server by the environment of then."""
+    import s3fs
+
+    s3fs.S3FileSystem.clear_instance_cache()
+    files._opened.cache_clear()

@@ -12,6 +12,7 @@ from math import isnan, nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prefpipe.artifacts.file_hashes import hash_file
 from prefpipe.artifacts.fingerprint import canonical_json, fingerprint_of
 from prefpipe.artifacts.interchange.arena_judgments import is_judgment_file, of_category, read_games
 from prefpipe.artifacts.interchange.checked_values import checked_number
@@ -23,8 +24,10 @@ from prefpipe.artifacts.interchange.user_table import (
 )
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import EVALUATION, VERDICTS
+from prefpipe.artifacts.storage.local_copies import local_copy
 from prefpipe.artifacts.store import open_input
-from prefpipe.artifacts.tables.reading import SUFFIXES
+from prefpipe.artifacts.tables.locations import place_of
+from prefpipe.artifacts.tables.reading import SAVED_DATASET, SUFFIXES
 from prefpipe.artifacts.tables.values import shortened
 from prefpipe.errors import InputError, UsageError
 
@@ -264,9 +267,16 @@ def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
         return table, record, record.fingerprint
 
     table = read_user_table(source, text_columns=(*TEXT_KEYS, "uid", "question_id"), hint=HINT)
-    # a hub data set is no file of this machine
-    digest = hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
-    return table, None, digest
+    return table, None, _digest_of_file(source)
+
+
+def _digest_of_file(source: str) -> str:
+    """Return the sha256 of a file's bytes; "" for a data set of the hub, which is no file."""
+    place = place_of(source)
+    if place is None:
+        return ""
+    with local_copy(place, folder_marks=SAVED_DATASET) as file:
+        return hash_file(file.path) if file.path.is_file() else ""
 
 
 def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:

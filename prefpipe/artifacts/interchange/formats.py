@@ -26,11 +26,13 @@ from prefpipe.artifacts.interchange.response_lists import (
     read_simpo,
     read_ultrafeedback,
 )
-from prefpipe.artifacts.interchange.user_table import MissingColumnsError, file_of
+from prefpipe.artifacts.interchange.user_table import MissingColumnsError
 from prefpipe.artifacts.interchange.wide_rows import read_wide
+from prefpipe.artifacts.storage.local_copies import local_copy
 from prefpipe.artifacts.tables.bad_rows import BadRowsError
 from prefpipe.artifacts.tables.columns import column_values, python_rows
-from prefpipe.artifacts.tables.reading import read_table
+from prefpipe.artifacts.tables.locations import place_of
+from prefpipe.artifacts.tables.reading import SAVED_DATASET, read_table
 
 Columns = tuple[str, ...]
 
@@ -157,11 +159,13 @@ def _command_for(columns: Columns, source: str) -> str:
 
 def content_hash(source: str) -> str:
     """Return the sha256 of a file's bytes, a folder's files, or the rows of a hub data set."""
-    path = file_of(source)
-    if path is not None and path.is_dir():
-        return hash_files(path, (item for item in path.rglob("*") if item.is_file()))
-    if path is not None:
-        return hash_file(path)
+    place = place_of(source)
+    if place is not None:
+        with local_copy(place, folder_marks=SAVED_DATASET) as file:
+            if file.path.is_dir():
+                members = (item for item in file.path.rglob("*") if item.is_file())
+                return hash_files(file.path, members)
+            return hash_file(file.path)
 
     digest = hashlib.sha256()
     for row in python_rows(read_table(source).columns):

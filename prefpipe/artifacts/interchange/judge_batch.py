@@ -10,12 +10,13 @@ its request, and JSON that is not finite has none.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.answer_cache import request_key
-from prefpipe.artifacts.atomic import atomic_write, make_folder
 from prefpipe.artifacts.finite_json import parse_finite_json
+from prefpipe.artifacts.storage.local_copies import local_copy, written_whole
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.errors import InputError
 
 MOST_REQUESTS = 50_000
@@ -39,11 +40,11 @@ class _Line(NamedTuple):
     failure: str = ""
 
 
-def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]:
+def write_batch(place: Location, requests: Iterable[Mapping[str, Any]]) -> list[Location]:
     """Write requests as batch lines.
 
     Returns:
-        The files: ``path``, and ``NAME-2.jsonl``, ... where one is not enough.
+        The files: ``place``, and ``NAME-2.jsonl``, ... where one is not enough.
 
     Raises:
         PrefpipeError: a file cannot be written.
@@ -61,19 +62,19 @@ def write_batch(path: Path, requests: Iterable[Mapping[str, Any]]) -> list[Path]
         chunks[-1].append(data)
         size += len(data)
 
-    make_folder(path.parent)
-    written = []
+    name = PurePath(place.name)
+    written: list[Location] = []
     for number, chunk in enumerate(chunks, 1):
-        target = path
+        target = place
         if number > 1:
-            target = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        with atomic_write(target) as file:
+            target = place.parent / f"{name.stem}-{number}{name.suffix}"
+        with written_whole(target) as file:
             file.writelines(chunk)
         written.append(target)
     return written
 
 
-def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
+def read_batch_answers(places: Sequence[Location]) -> BatchAnswers:
     """Read the output and error files of batches.
 
     If a request has several lines, one with an answer counts.
@@ -84,11 +85,11 @@ def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
     """
     answers: dict[str, Mapping[str, Any]] = {}
     failures: dict[str, str] = {}
-    for path in paths:
-        for number, text in enumerate(_lines(path), 1):
+    for place in places:
+        for number, text in enumerate(_lines(place), 1):
             if not text.strip():
                 continue
-            line = _read_line(text, f"{path}, line {number}")
+            line = _read_line(text, f"{place}, line {number}")
             if line.answer is not None:
                 answers[line.custom_id] = line.answer
             else:
@@ -100,18 +101,19 @@ def read_batch_answers(paths: Sequence[Path]) -> BatchAnswers:
     return BatchAnswers(answers, failures)
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(place: Location) -> list[str]:
     try:
         # not splitlines, which would also cut at U+2028 inside a JSON text
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        with local_copy(place) as file:
+            return file.path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InputError(
-            f"{path} is not UTF-8 text (byte {error.start})",
+            f"{place} is not UTF-8 text (byte {error.start})",
             hint="pass the output file of the batch",
         ) from error
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read: {error.strerror or error}",
+            f"{place} cannot be read: {error.strerror or error}",
             hint="check the path given to --ingest-batch",
         ) from error
 

@@ -3,13 +3,14 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from prefpipe.artifacts.atomic import atomic_write
+from prefpipe.artifacts.storage.local_copies import written_whole
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.errors import InputError
 
 Row = dict[str, Any]
@@ -77,15 +78,15 @@ class ParquetRowsWriter:
 
 
 @contextmanager
-def row_writer(path: Path, schema: pa.Schema | None) -> Iterator[RowWriter]:
+def row_writer(place: Location, schema: pa.Schema | None) -> Iterator[RowWriter]:
     """Open a file for rows; it appears under its name when the block ends without an exception.
 
     Args:
-        path: ``.parquet``, ``.json`` for a list, or anything else, which is JSON lines.
+        place: ``.parquet``, ``.json`` for a list, or anything else, which is JSON lines.
         schema: of a Parquet file.
     """
-    suffix = path.suffix.lower()
-    with atomic_write(path) as file:
+    suffix = PurePath(place.name).suffix.lower()
+    with written_whole(place) as file:
         if suffix == ".json":
             writer = JsonListWriter(file)
             yield writer

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from prefpipe.artifacts.tables.columns import column_values
-from prefpipe.artifacts.tables.locations import refuse_scheme
 from prefpipe.artifacts.tables.reading import read_table
 from prefpipe.errors import InputError
 
@@ -91,13 +89,3 @@ def read_user_table(source: str, *, text_columns: Sequence[str] = (), hint: str)
     if table.num_rows == 0:
         raise InputError(f"{source} holds no rows", hint=hint)
     return UserTable(source, table, places)
-
-
-def file_of(source: str) -> Path | None:
-    """Return the path that a source names, or None for an ``hf:`` reference.
-
-    Raises:
-        UsageError: an address such as ``s3://``.
-    """
-    refuse_scheme(source, "input")
-    return None if source.startswith("hf:") else Path(source)

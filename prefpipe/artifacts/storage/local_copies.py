@@ -9,7 +9,6 @@ import errno
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,32 +17,30 @@ from threading import RLock
 from typing import BinaryIO
 
 from prefpipe.artifacts import atomic
-from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage import files, pieces
 from prefpipe.artifacts.storage.location import Location, Url
+from prefpipe.artifacts.storage.pieces import in_order
 from prefpipe.artifacts.storage.protocol import FileVersion
 from prefpipe.errors import InputError, PrefpipeError
 
 FOLDER_NAME = "prefpipe-copies"
 """In the name of the temporary folder, which says whose it is, see `atomic.temporary_path`."""
-RANGE_BYTES = 8 * 2**20
-N_STREAMS = 8
-"""Ranges on their way at once; twice as many are in memory."""
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 ROOM_HINT = "set TMPDIR to a folder on a disk with more room, and run the same command again"
 
 
 @dataclass(frozen=True)
 class LocalFile:
-    """A file or folder that the user named, and the one of this disk that holds its bytes.
+    """A file or folder as the user named it, and the one of this disk that holds its bytes.
 
-    As text it is the place, which is what messages name.
+    As text it is that name, which is what messages show.
     """
 
-    place: Location
+    name: str
     path: Path
 
     def __str__(self) -> str:
-        return str(self.place)
+        return self.name
 
 
 @contextmanager
@@ -61,12 +58,12 @@ def local_copy(place: Location, *, folder_marks: Sequence[str] = ()) -> Iterator
         PrefpipeError: this disk has no room for it.
     """
     if isinstance(place, Path):
-        yield LocalFile(place, place)
+        yield LocalFile(str(place), place)
         return
     with kept_local_copies():
         copies = _copies.get()
         assert copies is not None
-        yield LocalFile(place, copies.of(place, folder_marks))
+        yield LocalFile(str(place), copies.of(place, folder_marks))
 
 
 @contextmanager
@@ -97,6 +94,7 @@ def written_whole(place: Location) -> Iterator[BinaryIO]:
         PrefpipeError: it cannot be written; what was there still is.
     """
     if isinstance(place, Path):
+        atomic.make_folder(place.parent)
         with atomic.atomic_write(place) as file:
             yield file
         return
@@ -236,9 +234,14 @@ def _download(place: Url, version: FileVersion, target: Path) -> None:
         InputError: it was replaced meanwhile.
         PrefpipeError: the disk is full.
     """
+
+    def read(start: int) -> bytes:
+        return files.read_range(place, start, min(start + pieces.PIECE_BYTES, version.n_bytes))
+
     try:
         with target.open("wb") as file:
-            _copy_ranges(place, version.n_bytes, file)
+            # nobody's but this command's, and gone with it: no fsync, no other name first
+            file.writelines(in_order(read, range(0, version.n_bytes, pieces.PIECE_BYTES)))
     except OSError as error:
         if error.errno in NO_ROOM:
             raise PrefpipeError(
@@ -258,30 +261,6 @@ def _replaced(place: Url) -> InputError:
         f"{place} was replaced while it was read",
         hint="run the same command again when whoever writes it has finished",
     )
-
-
-def _copy_ranges(place: Url, n_bytes: int, file: BinaryIO) -> None:
-    """Write a file's bytes in order, with several ranges on their way."""
-    starts = range(0, n_bytes, RANGE_BYTES)
-
-    def read(start: int) -> bytes:
-        return files.read_range(place, start, min(start + RANGE_BYTES, n_bytes))
-
-    if len(starts) <= 1:
-        file.writelines(read(start) for start in starts)
-        return
-
-    # not waited for where the command is stopped: threads that only read end with the process
-    pool = ThreadPoolExecutor(N_STREAMS)
-    on_their_way: list[Future[bytes]] = []
-    try:
-        for start in starts:
-            if len(on_their_way) == 2 * N_STREAMS:
-                file.write(on_their_way.pop(0).result())
-            on_their_way.append(pool.submit(read, start))
-        file.writelines(future.result() for future in on_their_way)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _read_error(place: Url, error: OSError) -> InputError:

@@ -2,13 +2,13 @@
 
 import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from prefpipe.artifacts.storage.local_copies import LocalFile
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tables.columns import cast, column_of
 from prefpipe.artifacts.tables.strict_json import explained, parse_json
@@ -19,7 +19,7 @@ EXTENSION_NAME: Final = b"ARROW:extension:name"
 Decode = Callable[[Any], Any]
 
 
-def read_parquet(path: Path) -> pa.Table:
+def read_parquet(file: LocalFile) -> pa.Table:
     """Read a Parquet file.
 
     Raises:
@@ -27,10 +27,10 @@ def read_parquet(path: Path) -> pa.Table:
     """
     try:
         # not pq.read_table, which makes a column of a folder that is called key=value
-        return pq.ParquetFile(path).read()
+        return pq.ParquetFile(file.path).read()
     except (pa.ArrowException, OSError) as error:
         raise InputError(
-            f"{path} cannot be read as Parquet: {first_line(error)}",
+            f"{file} cannot be read as Parquet: {reason_in(error, file)}",
             hint="check that the file is Parquet and was written completely",
         ) from error
 
@@ -38,6 +38,11 @@ def read_parquet(path: Path) -> pa.Table:
 def first_line(error: Exception) -> str:
     """Return the first line of a library's message, or the error's name without a message."""
     return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def reason_in(error: Exception, file: LocalFile) -> str:
+    """Return the first line of a library's message, which may name the copy of a file."""
+    return first_line(error).replace(str(file.path), str(file))
 
 
 def plain_table(

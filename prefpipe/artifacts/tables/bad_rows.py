@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
+from prefpipe.artifacts.tables.locations import command_on
 from prefpipe.errors import InputError
 
 MAX_ROWS_SHOWN: Final = 8
@@ -181,13 +182,19 @@ def rows_to_keep(
 def _hint(rows: Sequence[BadRow]) -> str:
     reasons = [row.reason for row in rows]
     if any("not UTF-8" in reason for reason in reasons):
-        return f"save the file as UTF-8: iconv -f LATIN1 -t UTF-8 {rows[0].source} > converted"
+        return utf_8_hint(rows[0].source)
     if any("fields than the header" in reason for reason in reasons):
         return (
             'put a text with commas or line breaks into "double quotes", and write an empty field '
             "for a missing value"
         )
     return "correct or remove the line" if len(rows) == 1 else DEFAULT_HINT
+
+
+def utf_8_hint(source: str) -> str:
+    """Return what to do about a file that is not UTF-8."""
+    command = command_on(source, "iconv -f LATIN1 -t UTF-8 {} > converted")
+    return f"save the file as UTF-8: {command}"
 
 
 def count_by_reason(rows: Iterable[BadRow]) -> Mapping[str, int]:

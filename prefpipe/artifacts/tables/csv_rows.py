@@ -7,12 +7,13 @@ what is broken.
 
 import re
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import pyarrow as pa
 
+from prefpipe.artifacts.storage.local_copies import LocalFile
 from prefpipe.artifacts.tables.bad_rows import BadRow
+from prefpipe.artifacts.tables.locations import command_on
 from prefpipe.artifacts.tables.text_files import TextRows, damage_of, read_text
 from prefpipe.artifacts.tables.values import LARGEST_EXACT
 from prefpipe.errors import InputError
@@ -41,13 +42,13 @@ _BOOLEAN: Final = re.compile(r"true|false", re.IGNORECASE)
 Fields = list[str | None]
 
 
-def read_csv(path: Path, delimiter: str) -> TextRows:
+def read_csv(file: LocalFile, delimiter: str) -> TextRows:
     """Read a file with a header; blank lines are skipped, and count.
 
     Raises:
         InputError: it cannot be read, a quote is left open, a column's name stands twice.
     """
-    text = read_text(path)
+    text = read_text(file)
     rows = TextRows()
     header: list[str] | None = None
     position, line = 0, 1
@@ -56,7 +57,7 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
         fields, position, reason = _record(text, position, delimiter)
         if fields is None:
             raise InputError(
-                f"{path}, line {line}: {reason}",
+                f"{file}, line {line}: {reason}",
                 hint='close the quote; a quote inside a text is written ""',
             )
         place, raw = f"line {line}", text[begin:position].rstrip("\r\n")
@@ -68,20 +69,20 @@ def read_csv(path: Path, delimiter: str) -> TextRows:
         if header is None:
             if reason is not None:
                 raise InputError(
-                    f"{path}, {place}: {reason}",
+                    f"{file}, {place}: {reason}",
                     hint="the first line names the columns; save the file as UTF-8",
                 )
             # the dialect first: names that another delimiter cut say nothing
             header = [name or "" for name in fields]
-            _refuse_other_dialects(raw, header, delimiter, path)
-            _refuse_repeated_names(header, path, place)
+            _refuse_other_dialects(raw, header, delimiter, file)
+            _refuse_repeated_names(header, file, place)
             continue
 
         if reason is None and len(fields) != len(header):
             comparison = "fewer" if len(fields) < len(header) else "more"
             reason = f"{comparison} fields than the header, {len(fields)} and not {len(header)}"
         if reason is not None:
-            rows.bad.append(BadRow(str(path), place, reason, raw))
+            rows.bad.append(BadRow(str(file), place, reason, raw))
         else:
             rows.add(place, dict(zip(header, fields, strict=True)))
     rows.names = header
@@ -138,20 +139,22 @@ def _end_of_line(text: str, position: int) -> int:
     return len(text) if end < 0 else end
 
 
-def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path: Path) -> None:
+def _refuse_other_dialects(
+    raw: str, header: Sequence[str], delimiter: str, file: LocalFile
+) -> None:
     """Refuse a header as other programs write it.
 
     With another delimiter, Excel's first line, or an old Mac's ends of lines.
     """
     if re.fullmatch(r"sep=.", raw.strip(' "')):
         raise InputError(
-            f"{path}, line 1: `{raw}` is a separator line of Excel, not a header",
+            f"{file}, line 1: `{raw}` is a separator line of Excel, not a header",
             hint="remove the line, and save with commas",
         )
     if "\r" in raw:
         raise InputError(
-            f"{path}, line 1: lines end with a carriage return alone",
-            hint=f"tr '\\r' '\\n' < {path} > converted{path.suffix}",
+            f"{file}, line 1: lines end with a carriage return alone",
+            hint=command_on(str(file), f"tr '\\r' '\\n' < {{}} > converted{file.path.suffix}"),
         )
     # one column is a fair file, unless it holds what others separate fields with
     if len(header) > 1:
@@ -164,22 +167,22 @@ def _refuse_other_dialects(raw: str, header: Sequence[str], delimiter: str, path
         other_name = NAMES_OF_DELIMITERS.get(other, (repr(other), ""))[0]
         hints = {"\t": "name the file .tsv", ",": "name the file .csv"}
         raise InputError(
-            f"{path}, line 1: one column, `{raw[:60]}`: fields are separated by {other_name} and "
+            f"{file}, line 1: one column, `{raw[:60]}`: fields are separated by {other_name} and "
             f"not by {name}",
             hint=hints.get(other, f"save the file with {plural}"),
         )
 
 
-def _refuse_repeated_names(header: Sequence[str], path: Path, place: str) -> None:
+def _refuse_repeated_names(header: Sequence[str], file: LocalFile, place: str) -> None:
     if header.count("") > 1:
         raise InputError(
-            f"{path}, {place}: {header.count('')} columns have no name",
+            f"{file}, {place}: {header.count('')} columns have no name",
             hint="name them, or delete the empty columns of the sheet",
         )
     twice = next((name for name in header if header.count(name) > 1), None)
     if twice is not None:
         raise InputError(
-            f"{path}, {place}: two columns are called `{twice}`",
+            f"{file}, {place}: two columns are called `{twice}`",
             hint="give every column a different name",
         )
 

@@ -1,9 +1,9 @@
 """JSON and JSON lines: objects with their places."""
 
 import json
-from pathlib import Path
 from typing import Any
 
+from prefpipe.artifacts.storage.local_copies import LocalFile
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tables.strict_json import RepeatedKeyError, explained, parse_json
 from prefpipe.artifacts.tables.text_files import TextRows, damage_of, read_text, refuse_damaged_text
@@ -13,16 +13,16 @@ LISTS = ("instances",)
 """Keys under which tools wrap their rows: Online-RLHF and LMFlow."""
 
 
-def read_json_lines(path: Path) -> TextRows:
+def read_json_lines(file: LocalFile) -> TextRows:
     """Read one object a line; blank lines are skipped, and count.
 
     Raises:
         InputError: the file cannot be read.
     """
-    return _lines(read_text(path), path)
+    return _lines(read_text(file), file)
 
 
-def _lines(text: str, path: Path) -> TextRows:
+def _lines(text: str, file: LocalFile) -> TextRows:
     rows = TextRows()
     # split on newlines only: str.splitlines would also cut at U+2028 inside a JSON string
     for number, line in enumerate(text.split("\n"), 1):
@@ -42,11 +42,11 @@ def _lines(text: str, path: Path) -> TextRows:
         if reason is None:
             rows.add(place, row)
         else:
-            rows.bad.append(BadRow(str(path), place, reason, line))
+            rows.bad.append(BadRow(str(file), place, reason, line))
     return rows
 
 
-def read_json(path: Path) -> TextRows:
+def read_json(file: LocalFile) -> TextRows:
     """Read a list of objects.
 
     Also such a list under a key of ``LISTS``, or one object a line under the name of a JSON file.
@@ -54,52 +54,52 @@ def read_json(path: Path) -> TextRows:
     Raises:
         InputError: the file cannot be read, is broken, or holds something else.
     """
-    text = read_text(path)
+    text = read_text(file)
     if not text.strip():
         return TextRows()
     try:
         rows = parse_json(text)
     except RepeatedKeyError as error:
-        return _rows_around_repeated_keys(text, path, error)
+        return _rows_around_repeated_keys(text, file, error)
     except json.JSONDecodeError as error:
         # JSON lines under the name of a JSON file
         if error.msg == "Extra data" and text.lstrip().startswith("{"):
-            return _lines(text, path)
+            return _lines(text, file)
         # a damaged byte explains more than the parser's message
-        refuse_damaged_text(text, path)
-        raise _broken(path, error) from error
+        refuse_damaged_text(text, file)
+        raise _broken(file, error) from error
     except ValueError as error:
-        refuse_damaged_text(text, path)
-        raise InputError(f"{path}: {explained(error)}", hint="correct the file") from error
+        refuse_damaged_text(text, file)
+        raise InputError(f"{file}: {explained(error)}", hint="correct the file") from error
 
     # inside a text, a damaged byte is no fault to the parser
-    refuse_damaged_text(text, path)
+    refuse_damaged_text(text, file)
     if isinstance(rows, dict):
         wrapped = [rows[name] for name in LISTS if isinstance(rows.get(name), list)]
         rows = wrapped[0] if wrapped else rows
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise _no_list_of_objects(path)
+        raise _no_list_of_objects(file)
     return TextRows(rows, [f"row {number}" for number in range(1, len(rows) + 1)])
 
 
-def _broken(path: Path, error: json.JSONDecodeError) -> InputError:
-    place = f"{path}, line {error.lineno}"
+def _broken(file: LocalFile, error: json.JSONDecodeError) -> InputError:
+    place = f"{file}, line {error.lineno}"
     return InputError(f"{place}: {explained(error)}", hint="correct the file")
 
 
-def _no_list_of_objects(path: Path) -> InputError:
+def _no_list_of_objects(file: LocalFile) -> InputError:
     return InputError(
-        f"{path}: a JSON list of objects is needed",
+        f"{file}: a JSON list of objects is needed",
         hint="if the file has one object per line, name it .jsonl",
     )
 
 
-def _rows_around_repeated_keys(text: str, path: Path, error: RepeatedKeyError) -> TextRows:
+def _rows_around_repeated_keys(text: str, file: LocalFile, error: RepeatedKeyError) -> TextRows:
     """Read a list item by item, so that the rows with a key twice are known.
 
     Args:
         text: of the file, whose syntax is right up to the first such key.
-        path: of the file.
+        file: the file.
         error: of the first such key.
 
     Raises:
@@ -108,11 +108,11 @@ def _rows_around_repeated_keys(text: str, path: Path, error: RepeatedKeyError) -
     beginning = text.strip()
     if beginning.startswith("{") and "\n" in beginning:
         # one object a line, or an object around the list
-        rows = _lines(text, path)
+        rows = _lines(text, file)
         if rows.rows:
             return rows
     if not beginning.startswith("["):
-        raise InputError(f"{path}: {error}", hint="correct the file") from error
+        raise InputError(f"{file}: {error}", hint="correct the file") from error
 
     # Python's own decoder tells where an item ends, also one with a key twice
     rows = TextRows()
@@ -125,14 +125,14 @@ def _rows_around_repeated_keys(text: str, path: Path, error: RepeatedKeyError) -
         try:
             row, end = loose.raw_decode(text, position)
         except json.JSONDecodeError as fault:
-            raise _broken(path, fault) from fault
+            raise _broken(file, fault) from fault
         try:
             row = parse_json(text[position:end])
         except ValueError as fault:
-            rows.bad.append(BadRow(str(path), place, explained(fault), row))
+            rows.bad.append(BadRow(str(file), place, explained(fault), row))
         else:
             if not isinstance(row, dict):
-                raise _no_list_of_objects(path)
+                raise _no_list_of_objects(file)
             rows.add(place, row)
         position = _skip(text, end)
     return rows

@@ -1,10 +1,19 @@
-"""Where a user's path points to: this machine's disks, and nothing else yet."""
+"""Where a user's source is: on this machine's disks, in a bucket, or on the hub."""
 
 import re
 from pathlib import Path
 from typing import Final
 
+from prefpipe.artifacts.storage.location import Location, parse_location
 from prefpipe.errors import UsageError
+
+HUB: Final = "hf:"
+_NOT_READ: Final = {
+    "http": "download the file first: curl -LO {source}",
+    "https": "download the file first: curl -LO {source}",
+    "hf": "name a dataset of the hub as hf:org/name[@revision][:split]",
+}
+"""Addresses that are read from nowhere, each with what to do."""
 
 _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 """``s3://b`` or, after pathlib has had it, ``s3:/b``; a letter alone is a drive of Windows."""
@@ -40,3 +49,30 @@ def refuse_scheme(path: str | Path, what: str) -> None:
     problem = scheme_problem(path)
     if problem is not None:
         raise UsageError(f"{what} {problem}", hint=HINT)
+
+
+def place_of(source: str) -> Location | None:
+    """Return where a source is, a path or a URL of a bucket; None for a data set of the hub.
+
+    Raises:
+        UsageError: an address that nothing is read from, or a URL that names no place.
+    """
+    address = re.match(r"(https?|hf)://", source, re.IGNORECASE)
+    if address is not None:
+        hint = _NOT_READ[address[1].lower()]
+        raise UsageError(
+            f"{source} is no file and no place in a bucket", hint=hint.format(source=source)
+        )
+    return None if source.startswith(HUB) else parse_location(source)
+
+
+def command_on(source: str, command: str) -> str:
+    """Return a shell command for a hint: on a file, or on the download of one in a bucket.
+
+    Args:
+        source: the file.
+        command: with ``{}`` where the file's name goes.
+    """
+    if "://" not in source:
+        return command.replace("{}", source)
+    return f"download it, then {command.replace('{}', source.rpartition('/')[2])}"

@@ -1,22 +1,23 @@
 """The one reader of users' tables: every kind of source becomes one Arrow table with places.
 
-JSON, JSON lines, CSV, TSV and Parquet files, a folder written by ``datasets.save_to_disk``,
-``hf:org/name[@revision][:split]``. The strict readers are our own: pyarrow's and polars' take the
-schema from the first rows, lose what differs, and name no line.
+JSON, JSON lines, CSV, TSV and Parquet files and folders written by ``datasets.save_to_disk``, on a
+disk or in a bucket, and ``hf:org/name[@revision][:split]``. The strict readers are our own:
+pyarrow's and polars' take the schema from the first rows, lose what differs, and name no line.
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from prefpipe.artifacts.tables.arrow_tables import first_line, plain_table, read_parquet
+from prefpipe.artifacts.storage.local_copies import LocalFile, local_copy
+from prefpipe.artifacts.tables.arrow_tables import first_line, plain_table, read_parquet, reason_in
 from prefpipe.artifacts.tables.bad_rows import BadRowsError, rows_to_keep
 from prefpipe.artifacts.tables.columns import column_values, table_of
 from prefpipe.artifacts.tables.csv_rows import csv_table, read_csv
 from prefpipe.artifacts.tables.json_rows import read_json, read_json_lines
-from prefpipe.artifacts.tables.locations import refuse_scheme
+from prefpipe.artifacts.tables.locations import HUB, command_on, place_of
 from prefpipe.artifacts.tables.text_files import TextRows
 from prefpipe.errors import InputError, MissingExtraError, UsageError
 
@@ -28,6 +29,8 @@ COMPRESSED: Final = {
     ".zst": "unzstd",
     ".zip": "unzip",
 }
+SAVED_DATASET: Final = ("dataset_info.json", "dataset_dict.json")
+"""Files of a folder that `datasets.save_to_disk` wrote."""
 DELIMITERS: Final = {".csv": ",", ".tsv": "\t"}
 
 
@@ -42,7 +45,7 @@ def read_table(source: str, *, text_columns: Sequence[str] = ()) -> Table:
     """Read a file, a folder or a hub data set.
 
     Args:
-        source: path or ``hf:`` reference.
+        source: path, URL of a bucket or ``hf:`` reference.
         text_columns: columns that are text in a CSV file whatever they look like, beside those of
             prompts.
 
@@ -51,32 +54,42 @@ def read_table(source: str, *, text_columns: Sequence[str] = ()) -> Table:
         InputError: a missing file, a fault of the whole file, such as a truncated Parquet file.
         UsageError: a kind of file or an address that is not read.
     """
-    refuse_scheme(source, "input")
-    if source.startswith("hf:"):
-        return _from_arrow(_from_hub(source[3:]), source)
-    path = Path(source)
-    if not path.exists():
-        raise InputError(f"{path} does not exist", hint="check the path of the input file")
-    if path.is_dir():
-        return _from_arrow(_from_saved_dataset(path), source)
+    place = place_of(source)
+    if place is None:
+        return _from_arrow(_from_hub(source.removeprefix(HUB)), source)
+    try:
+        with local_copy(place, folder_marks=SAVED_DATASET) as file:
+            return _read_file(replace(file, name=source), text_columns)
+    except IsADirectoryError as error:
+        raise _no_saved_dataset(source) from error
 
-    suffix = path.suffix.lower()
+
+def _read_file(file: LocalFile, text_columns: Sequence[str]) -> Table:
+    # as it was typed: rows that are left out are known by it
+    source = file.name
+    if not file.path.exists():
+        raise InputError(f"{file} does not exist", hint="check the path of the input file")
+    if file.path.is_dir():
+        return _from_arrow(_from_saved_dataset(file), source)
+
+    suffix = file.path.suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
-        return _from_text(read_json_lines(path), source, _json_table)
+        return _from_text(read_json_lines(file), source, _json_table)
     if suffix == ".json":
-        return _from_text(read_json(path), source, _json_table)
+        return _from_text(read_json(file), source, _json_table)
     if suffix in DELIMITERS:
-        rows = read_csv(path, DELIMITERS[suffix])
+        rows = read_csv(file, DELIMITERS[suffix])
         return _from_text(rows, source, lambda kept, _: csv_table(kept, text_columns))
     if suffix == ".parquet":
-        return _from_arrow(read_parquet(path), source)
+        return _from_arrow(read_parquet(file), source)
 
     if suffix in COMPRESSED:
         raise UsageError(
-            f"{path}: compressed files are not read", hint=f"{COMPRESSED[suffix]} {path}"
+            f"{file}: compressed files are not read",
+            hint=command_on(source, f"{COMPRESSED[suffix]} {{}}"),
         )
     raise UsageError(
-        f"{path}: files that end in `{suffix}` are not read",
+        f"{file}: files that end in `{suffix}` are not read",
         hint=f"use one of {', '.join(SUFFIXES)}, a datasets folder, or hf:org/name",
     )
 
@@ -136,40 +149,45 @@ def _raw_row(table: pa.Table, row: int) -> dict[str, Any]:
     return values
 
 
-def _from_saved_dataset(path: Path) -> pa.Table:
-    if (path / "dataset_dict.json").exists():
-        return _from_saved_dataset(path / _only_split(path))
-    if not (path / "dataset_info.json").exists():
-        raise InputError(
-            f"{path} is a folder, and not one written by datasets.save_to_disk",
-            hint="pass the prompts file itself",
-        )
+def _from_saved_dataset(file: LocalFile) -> pa.Table:
+    if (file.path / "dataset_dict.json").exists():
+        split = _only_split(file)
+        return _from_saved_dataset(LocalFile(f"{file}/{split}", file.path / split))
+    if not (file.path / "dataset_info.json").exists():
+        raise _no_saved_dataset(str(file))
 
     library = _datasets()
     damaged = (pa.ArrowException, OSError, ValueError, KeyError, TypeError)
     try:
         # by rows, and not the table: which were chosen, and their order, are beside it
-        return library.load_from_disk(str(path)).with_format("arrow")[:]
+        return library.load_from_disk(str(file.path)).with_format("arrow")[:]
     except damaged as error:
         raise InputError(
-            f"{path} cannot be read as a folder of datasets.save_to_disk: {first_line(error)}",
+            f"{file} cannot be read as a folder of datasets.save_to_disk: {reason_in(error, file)}",
             hint="check that the folder was written or copied completely",
         ) from error
 
 
-def _only_split(path: Path) -> str:
+def _no_saved_dataset(source: str) -> InputError:
+    return InputError(
+        f"{source} is a folder, and not one written by datasets.save_to_disk",
+        hint="pass the prompts file itself",
+    )
+
+
+def _only_split(file: LocalFile) -> str:
     """Return the name of the one split that a folder holds.
 
     Raises:
         InputError: it holds several, or none.
     """
-    splits = sorted(item.name for item in path.iterdir() if item.is_dir())
+    splits = sorted(item.name for item in file.path.iterdir() if item.is_dir())
     if len(splits) == 1:
         return splits[0]
     hint = "check that the folder was copied completely"
     if splits:
-        hint = f"pass one of them, {path / splits[0]}"
-    raise InputError(f"{path} holds several splits: {', '.join(splits) or 'none'}", hint=hint)
+        hint = f"pass one of them, {file}/{splits[0]}"
+    raise InputError(f"{file} holds several splits: {', '.join(splits) or 'none'}", hint=hint)
 
 
 def _from_hub(reference: str) -> pa.Table:

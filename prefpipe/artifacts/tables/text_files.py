@@ -2,10 +2,11 @@
 
 import re
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
-from prefpipe.artifacts.tables.bad_rows import BadRow
+from prefpipe.artifacts.storage.local_copies import LocalFile
+from prefpipe.artifacts.tables.bad_rows import BadRow, utf_8_hint
+from prefpipe.artifacts.tables.locations import command_on
 from prefpipe.errors import InputError
 
 _UTF_16: Final = (b"\xff\xfe", b"\xfe\xff")
@@ -31,7 +32,7 @@ class TextRows:
         self.places.append(place)
 
 
-def read_text(path: Path) -> str:
+def read_text(file: LocalFile) -> str:
     """Return the text of a file without its byte order mark.
 
     Bytes that are no UTF-8 are escaped, see ``damage_of``.
@@ -40,15 +41,16 @@ def read_text(path: Path) -> str:
         InputError: it cannot be read, or is UTF-16.
     """
     try:
-        data = path.read_bytes()
+        data = file.path.read_bytes()
     except OSError as error:
         raise InputError(
-            f"{path} cannot be read: {error.strerror}", hint="check the path of the input file"
+            f"{file} cannot be read: {error.strerror}", hint="check the path of the input file"
         ) from error
     if data.startswith(_UTF_16):
+        command = f"iconv -f UTF-16 -t UTF-8 {{}} > converted{file.path.suffix}"
         raise InputError(
-            f"{path}, line 1: not UTF-8, but UTF-16 (byte order mark {data[:2].hex(' ')})",
-            hint=f"iconv -f UTF-16 -t UTF-8 {path} > converted{path.suffix}",
+            f"{file}, line 1: not UTF-8, but UTF-16 (byte order mark {data[:2].hex(' ')})",
+            hint=command_on(str(file), command),
         )
     # not strict: every damaged byte is to be named with its line
     return data.decode("utf-8-sig", errors="surrogateescape")
@@ -66,7 +68,7 @@ def damage_of(text: str) -> str | None:
     return None
 
 
-def refuse_damaged_text(text: str, path: Path) -> None:
+def refuse_damaged_text(text: str, file: LocalFile) -> None:
     """Refuse a damaged file without one row per line, naming the first damaged line.
 
     Raises:
@@ -77,7 +79,4 @@ def refuse_damaged_text(text: str, path: Path) -> None:
     for number, line in enumerate(text.split("\n"), 1):
         damage = damage_of(line)
         if damage is not None:
-            raise InputError(
-                f"{path}, line {number}: {damage}",
-                hint=f"save the file as UTF-8: iconv -f LATIN1 -t UTF-8 {path} > converted",
-            )
+            raise InputError(f"{file}, line {number}: {damage}", hint=utf_8_hint(str(file)))

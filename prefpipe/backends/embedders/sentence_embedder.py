@@ -12,6 +12,7 @@ from sentence_transformers.util import batch_to_device
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.backends.device import find_device, turns_on
+from prefpipe.backends.open_calls import Answered, OpenCalls
 from prefpipe.backends.protocol import Embeddings
 from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
 from prefpipe.models.files import ModelFiles
@@ -54,6 +55,7 @@ class SentenceEmbedder:
         # Its tokenizer is switched between counting and truncating.
         self._tokenizing = threading.Lock()
         self._turns = turns_on(self._device)
+        self._calls = OpenCalls()
         if not callable(self._model.tokenizer):
             raise ModelError(
                 f"{model.requested}: its tokenizer, a "
@@ -86,6 +88,10 @@ class SentenceEmbedder:
         vectors[n_tokens > 0] = self._encode(readable)
         return Embeddings(vectors[order], n_tokens[order], n_tokens[order] > self.max_length)
 
+    def answered(self) -> Answered:
+        """Return how many texts of the open calls are embedded; equal texts are one."""
+        return self._calls.answered()
+
     def close(self) -> None:
         """Release the model's memory."""
         del self._model
@@ -108,8 +114,12 @@ class SentenceEmbedder:
                 batch = [texts[place] for place in order[begin : begin + self._batch_size]]
                 batches.append(self._model.preprocess(batch, prompt=self._prompt))
 
-        with self._turns.turn():
-            by_length = torch.cat([self._forward(features) for features in batches])
+        vectors_by_batch = []
+        with self._calls.call(len(texts)) as count, self._turns.turn():
+            for features in batches:
+                vectors_by_batch.append(self._forward(features))
+                count(len(vectors_by_batch[-1]))
+            by_length = torch.cat(vectors_by_batch)
         vectors = np.empty(by_length.shape, dtype=np.float32)
         vectors[order] = by_length.cpu().numpy()
         return vectors

@@ -17,6 +17,7 @@ from prefpipe.backends.device import find_device
 from prefpipe.backends.generators.decoding import Sampled
 from prefpipe.backends.generators.kv_cache import is_supported
 from prefpipe.backends.generators.shared_decoder import Sample, SharedDecoder
+from prefpipe.backends.open_calls import Answered
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
     Generation,
@@ -116,6 +117,10 @@ class HfGenerator:
     def has_room(self) -> bool:
         """Return whether slots would be empty without another part's requests."""
         return self._decoder.has_room()
+
+    def answered(self) -> Answered:
+        """Return how many samples of the open calls are drawn."""
+        return self._decoder.answered()
 
     def close(self) -> None:
         """End waiting calls, and release the model's memory."""

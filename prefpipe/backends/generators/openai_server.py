@@ -23,6 +23,7 @@ from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.backends.chat_answers import TOO_LONG, ChatAnswer, read_generation
 from prefpipe.backends.chat_client import NEUTRAL, ChatClient, ServerSettings
 from prefpipe.backends.chat_endpoint import Body
+from prefpipe.backends.open_calls import Answered
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
     Generation,
@@ -218,6 +219,10 @@ class OpenAIGenerator:
         in_order = [generations[place] for place in range(len(bodies))]
         self._say_what_is_lost(in_order, params)
         return in_order
+
+    def answered(self) -> Answered:
+        """Return how many requests of the open calls are answered."""
+        return self._client.answered()
 
     def close(self) -> None:
         """Close the connections once pending answers have arrived or the grace is over."""

@@ -15,7 +15,8 @@ from weakref import WeakSet
 import torch
 
 from prefpipe.backends.generators.decoding import Decoder, Row, Sampled
-from prefpipe.backends.generators.waiting_call import WaitingCall
+from prefpipe.backends.generators.waiting_call import WaitingCall, answered_of
+from prefpipe.backends.open_calls import Answered
 from prefpipe.backends.protocol import SamplingParams
 from prefpipe.errors import EngineDeadError
 
@@ -116,6 +117,11 @@ class SharedDecoder:
         with self._lock:
             n_offered = sum(len(rows) for rows in self._offered)
             return n_offered + self._n_waiting < max(1, self._batch_size // 4)
+
+    def answered(self) -> Answered:
+        """Return how many rows of the waiting calls are sampled."""
+        with self._lock:
+            return answered_of(self._calls.values())
 
     def close(self) -> None:
         """End waiting calls and, after the current step, the thread."""

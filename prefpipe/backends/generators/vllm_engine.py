@@ -20,6 +20,7 @@ from prefpipe.backends.chat_tokenizer import ChatTokenizer
 from prefpipe.backends.generators.engine_processes import EngineProcesses
 from prefpipe.backends.generators.vllm_stream import EngineRequest, Refused, VllmStream
 from prefpipe.backends.generators.vllm_support import check_adapter, find_version, hidden_torchrun
+from prefpipe.backends.open_calls import Answered
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
     Generation,
@@ -171,6 +172,10 @@ class VllmGenerator:
     def has_room(self) -> bool:
         """Return whether more requests are needed to keep the engine's slots busy."""
         return self._stream.has_room()
+
+    def answered(self) -> Answered:
+        """Return how many samples of the open calls are drawn."""
+        return self._stream.answered()
 
     def close(self) -> None:
         """End waiting calls, stop the engine's processes and release its memory."""

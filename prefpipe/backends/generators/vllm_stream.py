@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from itertools import count
 from typing import Any, NamedTuple
 
-from prefpipe.backends.generators.waiting_call import WaitingCall
+from prefpipe.backends.generators.waiting_call import WaitingCall, answered_of
+from prefpipe.backends.open_calls import Answered
 from prefpipe.errors import EngineDeadError
 
 AHEAD = 2
@@ -59,6 +60,8 @@ class VllmStream:
         """Requests not yet added to vLLM, the oldest call's first."""
         self._inside: dict[str, _Place] = {}
         """Requests inside vLLM, waiting or running, by id."""
+        self._calls: list[WaitingCall[Any]] = []
+        """All waiting calls."""
         self._end: EngineDeadError | None = None
         """Why answering has ended."""
         self._ids = count()
@@ -76,15 +79,25 @@ class VllmStream:
         call = WaitingCall[Any](len(requests))
         with self._changed:
             self._raise_if_ended()
+            self._calls.append(call)
             for position, request in enumerate(requests):
                 self._line.append(_Place(request, call, position))
             self._changed.notify()
 
-        call.is_over.wait()
+        try:
+            call.is_over.wait()
+        finally:
+            with self._changed:
+                self._calls.remove(call)
         if not call.is_answered:
             with self._changed:
                 self._raise_if_ended()
         return call.answers
+
+    def answered(self) -> Answered:
+        """Return how many requests of the waiting calls are answered."""
+        with self._changed:
+            return answered_of(self._calls)
 
     def has_room(self) -> bool:
         """Return whether slots may be empty before the next call because few requests wait.

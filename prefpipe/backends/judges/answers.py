@@ -15,6 +15,7 @@ from prefpipe.artifacts.answer_cache import AnswerCache, request_key
 from prefpipe.artifacts.chat_messages import NoCompletionError
 from prefpipe.artifacts.interchange.judge_batch import BatchAnswers
 from prefpipe.backends.chat_answers import ERROR, NOT_ANSWERED, ChatAnswer, read_completion
+from prefpipe.backends.open_calls import Answered, answered_by
 from prefpipe.text.control_text import spells_control_token
 
 Body = Mapping[str, Any]
@@ -165,6 +166,10 @@ class JudgeAnswers:
         if self._source is None:
             return self._n_calls == 0
         return self._source.has_room()
+
+    def answered(self) -> Answered:
+        """Return how many of the questions that are being asked are answered."""
+        return answered_by(self._source)
 
     def close(self) -> None:
         """Close the source, if it was opened."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prefpipe.backends.chat_answers import ERROR, TOO_LONG, ChatAnswer, read_completion
+from prefpipe.backends.open_calls import Answered, answered_by
 from prefpipe.backends.protocol import (
     TOO_LONG_PREFIX,
     Generation,
@@ -66,6 +67,10 @@ class EngineAnswers:
     def has_room(self) -> bool:
         """Return whether the engine may soon have nothing to do."""
         return self._engine.has_room()
+
+    def answered(self) -> Answered:
+        """Return how many questions of the open calls are answered."""
+        return answered_by(self._engine)
 
     def close(self) -> None:
         """Release the engine's memory."""

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from prefpipe.artifacts.answer_cache import request_key
 from prefpipe.backends.chat_answers import REFUSED, ChatAnswer
 from prefpipe.backends.judges.answers import JudgeAnswers
+from prefpipe.backends.open_calls import Answered
 from prefpipe.backends.protocol import (
     NOTHING_COUNTED,
     PairRequest,
@@ -103,6 +104,10 @@ class _Judge:
     def has_room(self) -> bool:
         """Return whether the source of answers may soon be idle."""
         return self.answers.has_room()
+
+    def answered(self) -> Answered:
+        """Return how many of the questions that are being asked are answered."""
+        return self.answers.answered()
 
     def close(self) -> None:
         """Close the source of answers."""

@@ -1,8 +1,9 @@
 """Reads judge prompts: prefpipe's own, by name, or the user's files."""
 
 from importlib import resources
-from pathlib import Path
 
+from prefpipe.artifacts.storage.local_copies import local_copy
+from prefpipe.artifacts.storage.location import parse_location
 from prefpipe.errors import UsageError
 from prefpipe.text.judging.judge_prompt import SHIPPED, JudgePrompt, Kind, template_problems
 
@@ -27,7 +28,8 @@ def read_judge_prompt(reference: str, kind: Kind) -> JudgePrompt:
         return JudgePrompt(reference, file.read_text(encoding="utf-8"), kind)
 
     try:
-        text = Path(reference).read_text(encoding="utf-8-sig")
+        with local_copy(parse_location(reference)) as local:
+            text = local.path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"--judge-prompt {reference} cannot be read: {error}",

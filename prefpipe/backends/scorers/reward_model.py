@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 from transformers.utils import logging as transformers_logging
 
 from prefpipe.backends.device import find_device, turns_on
+from prefpipe.backends.open_calls import Answered, OpenCalls
 from prefpipe.backends.protocol import Message, Score, ScoreRequest
 from prefpipe.backends.scorers.padding_self_test import CONVERSATIONS, judge_padding
 from prefpipe.errors import ModelError, PrefpipeWarning
@@ -63,6 +64,7 @@ class RewardModelScorer:
         self._device = find_device(device)
         self._dtype = _find_dtype(dtype, self._device)
         self._batch_size = batch_size
+        self._calls = OpenCalls()
 
         _refuse_other_kinds(model, trust_remote_code)
         self._tokenizer = _load_tokenizer(model, trust_remote_code)
@@ -120,6 +122,10 @@ class RewardModelScorer:
                 scores[place] = Score(None, "not_finite", reason, tally=tally)
         return [scores[place] for place in range(len(requests))]
 
+    def answered(self) -> Answered:
+        """Return how many conversations of the open calls are rated."""
+        return self._calls.answered()
+
     def close(self) -> None:
         """Release the model's memory."""
         del self._model
@@ -141,8 +147,11 @@ class RewardModelScorer:
             self._padded(rows[begin : begin + batch_size])
             for begin in range(0, len(rows), batch_size)
         ]
-        with self._turns.turn():
-            logits = [self._forward(*batch) for batch in batches]
+        logits = []
+        with self._calls.call(len(rows)) as count, self._turns.turn():
+            for batch in batches:
+                logits.append(self._forward(*batch))
+                count(len(batch[0]))
         # Not earlier: a GPU computes asynchronously, and may already work on the next call's.
         rewards: list[float] = torch.cat(logits).cpu().tolist()
         return rewards

@@ -12,6 +12,7 @@ from prefpipe.configs.plan_sections import SECTIONS
 from prefpipe.configs.sampling import AUTO
 from prefpipe.configs.stages import STAGES
 from prefpipe.errors import UsageError
+from prefpipe.execution.script_lines import comment
 from prefpipe.stages.init.stage_yaml import stage_yaml, written
 
 SCRIPT, PLAN = "run.sh", "rounds.yaml"
@@ -22,7 +23,7 @@ SCRIPT_TEXT = """\
 # --overwrite=stale to each command: what depends on the change is made again.
 set -euo pipefail
 
-settings=$(cd "$(dirname "$0")" && pwd)/settings
+settings=$(CDPATH= cd -- "$(dirname -- "$0")" && pwd)/settings
 run=${{1:-{run}}}
 model={model}
 prompts={prompts}
@@ -46,9 +47,9 @@ prefpipe status "$run"
 """
 PLAN_TEXT = """\
 # Several rounds of the pipeline, each from the policy of the last one:
-#   prefpipe rounds {plan} -o {run} --dry-run   # print the commands
-#   prefpipe rounds {plan} -o {run}
-rounds: 3
+{dry_run}   # print the commands
+{command}
+rounds: {rounds}
 prompts: {prompts}
 model: {model}
 prompt_use: split       # each round has its own share of the prompts; reuse: all prompts
@@ -91,18 +92,20 @@ def write_run_folder(config: InitConfig) -> Path:
     }
     script, plan = folder / SCRIPT, folder / PLAN
     texts[script] = SCRIPT_TEXT.format(
-        run=quote(str(folder / "run")),
-        model=quote(config.model),
-        prompts=quote(config.prompts),
-        heldout=quote(config.heldout),
+        run=quote(no_flag(str(folder / "run"))),
+        model=quote(no_flag(config.model_or_default)),
+        prompts=quote(no_flag(config.prompts)),
+        heldout=quote(no_flag(config.heldout)),
         scorer=quote(config.scorer_or_default),
         embedder=quote(config.embedder_or_default),
     )
+    command = f"prefpipe rounds {quote(no_flag(str(plan)))} -o {quote(str(folder / 'rounds'))}"
     texts[plan] = PLAN_TEXT.format(
-        plan=quote(str(plan)),
-        run=quote(str(folder / "rounds")),
+        command=_comment(command),
+        dry_run=_comment(f"{command} --dry-run"),
+        rounds=2 if config.is_dry_run else 3,
         prompts=written(config.prompts),
-        model=written(config.model),
+        model=written(config.model_or_default),
         sections=_sections(config, of_run),
     )
     _write_new(texts)
@@ -112,6 +115,17 @@ def write_run_folder(config: InitConfig) -> Path:
 
 def run_values(config: InitConfig) -> dict[str, dict[str, Any]]:
     """Return by stage of the pipeline the settings that its file sets, places left out."""
+    if config.is_dry_run:
+        sampled = {"temperature": [0.8], "max_tokens": 64, "backend": config.backend}
+        return {
+            "generate": {"n": 4, **sampled},
+            "score": {},
+            "embed": {},
+            "select": {"strategy": "opt-select", "k": 2},
+            "train": {"objective": "ampo", "lora_r": 16, "max_steps": 2, "global_batch_size": 4},
+            "eval": {"n": 1, **sampled},
+        }
+
     engine = {} if config.backend == AUTO else {"backend": config.backend}
     return {
         "generate": {"n": 16, "temperature": [0.8], "max_tokens": 1024, **engine},
@@ -125,7 +139,7 @@ def run_values(config: InitConfig) -> dict[str, dict[str, Any]]:
 
 def stage_values(config: InitConfig) -> dict[str, dict[str, Any]]:
     """Return by stage what its file sets when it stands alone: places and models, too."""
-    model, scorer = config.model, [config.scorer_or_default]
+    model, scorer = config.model_or_default, [config.scorer_or_default]
     engine = {} if config.backend == AUTO else {"backend": config.backend}
     candidates, groups = "run/candidates", "run/groups"
     return {
@@ -176,6 +190,16 @@ def _sections(config: InitConfig, of_run: Mapping[str, Mapping[str, Any]]) -> st
     of_plan["embed"] = {"model": config.embedder_or_default}
     of_plan["eval"] = {"prompts": config.heldout, "scorer": scorer, **of_plan["eval"]}
     return "\n".join(f"{stage}: {written(values)}" for stage, values in of_plan.items()) + "\n"
+
+
+def no_flag(place: str) -> str:
+    """Return a path that no command reads as a flag: ``./-x`` for ``-x``."""
+    return f"./{place}" if place.startswith("-") else place
+
+
+def _comment(command: str) -> str:
+    """Return a command line as a comment; a name with a line end does not end it."""
+    return f"#   {command}" if command.isprintable() else comment(command)
 
 
 def _write_new(texts: Mapping[Path, str]) -> None:

@@ -68,10 +68,27 @@ def written(value: Any) -> str:
     if isinstance(value, tuple):
         value = list(value)
     # as an item of a list, so that no line `...` ends it
-    text = yaml.safe_dump(
-        [value], default_flow_style=True, sort_keys=False, width=10**6, allow_unicode=True
+    text = yaml.dump(
+        [value],
+        Dumper=_OneLineDumper,
+        default_flow_style=True,
+        sort_keys=False,
+        width=10**6,
+        allow_unicode=True,
     )
     return text.strip()[1:-1]
+
+
+class _OneLineDumper(yaml.SafeDumper):
+    """Writes a text with line ends between double quotes, on one line."""
+
+
+def _written_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = None if text.isprintable() else '"'
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_OneLineDumper.add_representer(str, _written_text)
 
 
 def _setting(item: "Field[Any]", values: Mapping[str, Any], passed_by: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ from prefpipe.artifacts.interchange.rewardbench_two_rows import (
     holds_completions,
     read_completions,
 )
-from prefpipe.artifacts.interchange.user_table import file_of, read_user_table
+from prefpipe.artifacts.interchange.user_table import read_user_table
 from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES
 from prefpipe.artifacts.store import (
@@ -38,6 +38,7 @@ from prefpipe.artifacts.store import (
 )
 from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.artifacts.tables.bad_rows import BadRow
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.configs.pairs import PairsConfig
 from prefpipe.errors import CorruptPartError, ErrorRateError, InputError, UsageError
 from prefpipe.execution.lazy_engine import MOST_OPEN, LazyEngine
@@ -131,9 +132,9 @@ class PairsOfFile:
             runtime: where to log, and whether to stop.
             stack: closes the model, where it was opened.
         """
-        path = file_of(config.pairs)
-        if path is not None and path.exists():
-            refuse_nesting(config.output, {FLAG: path})
+        place = place_of(config.pairs)
+        if isinstance(place, Path) and place.exists():
+            refuse_nesting(config.output, {FLAG: place})
         self.config, self.rater = config, rater
         self.file, self.skipped = read_users_rows(
             config, lambda: _read(config, needs_texts=rater is not None)
@@ -298,8 +299,8 @@ class PairMaker:
 def _source(
     config: PairsConfig, rater: PairRater | None, runtime: Runtime, stack: ExitStack
 ) -> PairsOfFile | PairsOfFolder:
-    is_on_disk = file_of(config.pairs) is not None
-    if is_on_disk and (Path(config.pairs) / FILE_NAME).exists():
+    place = place_of(config.pairs)
+    if isinstance(place, Path) and (place / FILE_NAME).exists():
         return PairsOfFolder(config, rater)
     return PairsOfFile(config, rater, runtime, stack)
 

@@ -1,10 +1,10 @@
 """What a run asked its judge and what that cost, for the summary."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.interchange.judge_batch import read_batch_answers, write_batch
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.backends.judges.answers import (
     N_ASKED,
     N_COMPLETION_TOKENS,
@@ -23,7 +23,7 @@ from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.control_text import note_on_server
 
 
-def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) -> None:
+def write_open_questions(judges: Iterable[Any], place: Location, summary: Summary) -> None:
     """Write the open questions as a batch, for all judges that are language models."""
     # By key: what two judges would ask alike is in the batch once.
     questions: dict[str, Body] = {}
@@ -32,7 +32,7 @@ def write_open_questions(judges: Iterable[Any], path: Path, summary: Summary) ->
         if isinstance(answers, JudgeAnswers):
             questions |= answers.open_questions
 
-    files = write_batch(path, questions.values())
+    files = write_batch(place, questions.values())
     names = ", ".join(map(str, files))
     summary.notes.append(
         f"{len(questions):,} requests are in {names}; all others already have answers"

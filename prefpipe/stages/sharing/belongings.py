@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts import claims, run_record, step_ledger, study_tables
-from prefpipe.artifacts.store import PART_PATTERN
+from prefpipe.artifacts.parts import PART_PATTERN
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.training_folders import CHECKPOINT_PREFIX, KEPT_STEP_NAME
 from prefpipe.configs import rounds_record, study_record

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts import atomic, parts, run_record
 from prefpipe.artifacts.file_hashes import hash_file
+from prefpipe.artifacts.parts import PART_PATTERN
 from prefpipe.artifacts.storage.protocol import CountBytes, OtherBytesError
 from prefpipe.artifacts.storage.retries import call_again
-from prefpipe.artifacts.store import PART_PATTERN
 from prefpipe.errors import (
     CorruptPartError,
     IncompleteInputError,

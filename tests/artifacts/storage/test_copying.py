@@ -16,6 +16,7 @@ from support.faulty_proxy import Proxy, Request, running_proxy
 from support.s3_servers import BUCKET, environment_for, running_moto, running_rclone
 
 from prefpipe.artifacts.storage import files, pieces, retries
+from prefpipe.artifacts.storage.bucket import BucketStorage
 from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.artifacts.storage.protocol import Copied, OtherBytesError
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly
@@ -331,6 +332,21 @@ def test_the_digest_of_an_upload_is_what_the_store_tells(moto: Url, tmp_path: Pa
         written(tmp_path / "source", n_bytes)
         copied = files.upload(tmp_path / "source", moto / "part")
         assert copied.md5 == files.list_tree(moto)["part"].md5
+
+
+def test_a_small_file_that_is_replaced_by_a_longer_one(
+    moto: Url, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files.write(moto / "part", b"before")
+    read = BucketStorage.read_range
+
+    def replace_and_read(storage: BucketStorage, place: Url, start: int, end: int) -> bytes:
+        files.write(place, b"before and more")
+        return read(storage, place, start, end)
+
+    monkeypatch.setattr(BucketStorage, "read_range", replace_and_read)
+    with pytest.raises(OSError, match="was replaced while it was read"):
+        files.download(moto / "part", tmp_path / "target")
 
 
 def test_a_target_that_cannot_be_written(moto: Url, tmp_path: Path) -> None:

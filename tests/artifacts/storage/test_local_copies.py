@@ -1,8 +1,8 @@
 """Users' files in buckets as files of this disk: the same bytes, one download, nothing left behind."""
 
+import contextlib
 import itertools
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import pytest
 from support.faulty_proxy import Proxy, Request, running_proxy
-from support.s3_servers import BUCKET, SECRET, environment_for, running_moto, running_rclone
+from support.s3_servers import BUCKET, SECRET, forget_clients, reach, running_moto, running_rclone
 
 from prefpipe.artifacts.storage import files, local_copies, pieces, retries
 from prefpipe.artifacts.storage.local_copies import (
@@ -48,38 +48,52 @@ class Usage(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    with running_moto() as moto, running_rclone(tmp_path_factory.mktemp("rclone")) as rclone:
-        yield {"moto": moto, "rclone": rclone}
+def moto() -> Iterator[str]:
+    with running_moto() as url:
+        yield url
 
 
-@pytest.fixture(params=["memory", "moto", "rclone"])
-def folder(
-    request: pytest.FixtureRequest, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> Url:
-    """A folder of a bucket with nothing in it."""
+@pytest.fixture(scope="module", params=["memory", "moto", "rclone"])
+def store(
+    request: pytest.FixtureRequest, moto: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The scheme of a store that this process reaches, for all tests of it: clients are slow to make."""
     if request.param == "memory":
-        return Url("memory", f"copies-{next(NUMBERS)}/folder")
-    reach(servers[request.param], monkeypatch)
-    return Url("s3", f"{BUCKET}/copies-{next(NUMBERS)}")
+        yield "memory"
+        return
+    with contextlib.ExitStack() as stack:
+        url = moto
+        if request.param == "rclone":
+            url = stack.enter_context(running_rclone(tmp_path_factory.mktemp("rclone")))
+        patch = stack.enter_context(pytest.MonkeyPatch.context())
+        reach(url, patch)
+        yield "s3"
 
 
 @pytest.fixture
-def proxy(servers: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
+def folder(store: str) -> Url:
+    """A folder of a bucket with nothing in it."""
+    number = next(NUMBERS)
+    if store == "memory":
+        return Url("memory", f"copies-{number}/folder")
+    return Url("s3", f"{BUCKET}/copies-{number}")
+
+
+@pytest.fixture
+def proxy(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
     monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
     monkeypatch.setattr(retries, "LONGEST_WAIT_S", 0.002)
-    with running_proxy(servers["moto"]) as proxy:
+    with running_proxy(moto) as proxy:
         reach(proxy.url, monkeypatch)
         yield proxy
+        forget_clients()
 
 
-def reach(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in environment_for(server).items():
-        monkeypatch.setenv(name, value)
-    import s3fs
-
-    s3fs.S3FileSystem.clear_instance_cache()
-    files._opened.cache_clear()
+@pytest.fixture
+def at_moto(moto: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    reach(moto, monkeypatch)
+    yield
+    forget_clients()
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +117,7 @@ def _nothing_is_left_behind(temporary: Path) -> Iterator[None]:
 def test_the_same_bytes(
     folder: Url, data: bytes, range_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_copies, "RANGE_BYTES", range_bytes)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", range_bytes)
     place = folder / "prompts of mine.jsonl"
     files.write(place, data)
     with local_copy(place) as file:
@@ -167,8 +181,8 @@ def test_what_is_not_there(folder: Url) -> None:
     assert "check the bucket's name" in str(raised.value.hint)
 
 
-def test_a_bucket_that_is_not_there(servers: dict[str, str], monkeypatch) -> None:
-    reach(servers["moto"], monkeypatch)
+@pytest.mark.usefixtures("at_moto")
+def test_a_bucket_that_is_not_there() -> None:
     with pytest.raises(InputError, match="s3://nobodys/a"):
         copied(Url("s3", "nobodys/a"))
 
@@ -184,7 +198,7 @@ def test_an_exception_of_the_block_is_no_fault_of_the_copy(folder: Url) -> None:
 @pytest.mark.parametrize("fault", ["slow-down", "cut-request", "cut-answer", "short-answer"])
 def test_failures_that_pass(proxy: Proxy, fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every other request fails, in the middle of a file of many ranges."""
-    monkeypatch.setattr(local_copies, "RANGE_BYTES", len(DATA) // 5)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", len(DATA) // 5)
     place = Url("s3", f"{BUCKET}/passing-{fault}.bin")
     files.write(place, DATA)
     seen = set()
@@ -207,7 +221,7 @@ def test_failures_that_pass(proxy: Proxy, fault: str, monkeypatch: pytest.Monkey
 def test_an_object_that_is_replaced_meanwhile(
     proxy: Proxy, after: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_copies, "RANGE_BYTES", len(DATA) // 3)
+    monkeypatch.setattr(pieces, "PIECE_BYTES", len(DATA) // 3)
     place = Url("s3", f"{BUCKET}/replaced.bin")
     files.write(place, DATA)
     reading = files.read_range
@@ -287,7 +301,6 @@ def test_a_disk_that_fills_up(folder: Url, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def _files_of_at_most(n_bytes: int):
-    import contextlib
     import resource
 
     @contextlib.contextmanager
@@ -325,64 +338,6 @@ def test_a_written_file_is_there_at_the_end_alone(folder: Url) -> None:
     assert files.read(place) == DATA
 
 
-MIB = 2**20
-
-
-@pytest.fixture
-def _small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    # S3 takes none below 5 MiB, but the last
-    monkeypatch.setattr(pieces, "PIECE_BYTES", 5 * MIB)
-
-
-def large_data() -> bytes:
-    return b"".join(number.to_bytes(8, "big") for number in range(12 * MIB // 8))
-
-
-@pytest.mark.usefixtures("_small_pieces")
-def test_a_large_file_in_pieces(folder: Url) -> None:
-    place = folder / "large.jsonl"
-    write(place, large_data())
-    assert files.read(place) == large_data()
-
-
-@pytest.mark.parametrize("fault", ["slow-down", "cut-request", "lost-answer"])
-@pytest.mark.usefixtures("_small_pieces")
-def test_every_request_of_an_upload_fails_once(proxy: Proxy, fault: str) -> None:
-    """Begin, three pieces, end; the answer to the end is lost as well."""
-    place = Url("s3", f"{BUCKET}/pieces-{fault}.jsonl")
-    seen = set()
-
-    def choose(request: Request) -> str | None:
-        step = request.method, re.sub("uploadId=[^&]*", "", request.target)
-        if step in seen:
-            return None
-        seen.add(step)
-        return fault
-
-    proxy.fault = choose
-    write(place, large_data())
-    assert proxy.n_faults >= 5
-    proxy.fault = lambda _request: None
-    assert files.read(place) == large_data()
-
-
-@pytest.mark.usefixtures("_small_pieces")
-def test_an_upload_that_fails_leaves_no_pieces_and_what_was_there(proxy: Proxy) -> None:
-    place = Url("s3", f"{BUCKET}/unfinished.jsonl")
-    files.write(place, b"before")
-
-    def choose(request: Request) -> str | None:
-        return "slow-down" if "partNumber=2" in request.target else None
-
-    proxy.fault = choose
-    with pytest.raises(PrefpipeError, match=f"cannot write {place}: .*8 times in a row"):
-        write(place, large_data())
-    assert files.read(place) == b"before"
-    store = files._opened("s3", BUCKET)._files
-    uploads = store.call_s3("list_multipart_uploads", Bucket=BUCKET).get("Uploads", [])
-    assert "unfinished.jsonl" not in [upload["Key"] for upload in uploads]
-
-
 PROGRAM = """
 import sys, time
 from prefpipe.artifacts.storage.local_copies import local_copy
@@ -398,15 +353,10 @@ StopRequest().install()
 """
 
 
+@pytest.mark.usefixtures("at_moto")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_process_that_is_ended(
-    servers: dict[str, str],
-    temporary: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    number: signal.Signals,
-) -> None:
+def test_a_process_that_is_ended(number: signal.Signals) -> None:
     """What SIGKILL leaves behind the next command sweeps; SIGTERM leaves nothing behind."""
-    reach(servers["moto"], monkeypatch)
     place = Url("s3", f"{BUCKET}/killed.jsonl")
     files.write(place, DATA)
     words = [sys.executable, "-c", PROGRAM.format(handler=STOPPING), str(place)]

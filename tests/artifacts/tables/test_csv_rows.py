@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from prefpipe.artifacts.storage.local_copies import LocalFile
 from prefpipe.artifacts.tables.bad_rows import BadRowsError
 from prefpipe.artifacts.tables.csv_rows import csv_table, read_csv
 from prefpipe.artifacts.tables.reading import read_table
@@ -94,7 +95,9 @@ def test_what_was_written_quoted_is_read(
     header = delimiter.join(("prompt", "b", "c"))
     text = header + end + "".join(delimiter.join(map(cell, row)) + end for row in rows)
     path = tmp_path_factory.mktemp("csv") / ("a.csv" if delimiter == "," else "a.tsv")
-    found = csv_table(read_csv(Path(write(path, text)), delimiter), ("b", "c"))
+    found = csv_table(
+        read_csv(LocalFile(str(path), Path(write(path, text))), delimiter), ("b", "c")
+    )
     assert [tuple(row.values()) for row in found.to_pylist()] == list(rows)
 
 
@@ -107,7 +110,9 @@ def test_what_pythons_own_writer_writes_is_read(
     buffer = io.StringIO(newline="")
     csv.writer(buffer).writerows([("prompt", "b"), *rows])
     path = tmp_path_factory.mktemp("csv") / "a.csv"
-    found = csv_table(read_csv(Path(write(path, buffer.getvalue())), ","), ("b",))
+    found = csv_table(
+        read_csv(LocalFile(str(path), Path(write(path, buffer.getvalue()))), ","), ("b",)
+    )
     assert [tuple(row.values()) for row in found.to_pylist()] == list(rows)
 
 

@@ -1,14 +1,10 @@
 """The same content reads the same, whatever kind of file holds it and whichever command reads it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import datasets
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
+from support.entrances import ENTRANCES, WRITERS, Write, as_dataset
 
 from prefpipe.artifacts.interchange.annotations import read_annotations
 from prefpipe.artifacts.interchange.formats import read_pool
@@ -19,86 +15,7 @@ from prefpipe.backends.protocol import ScoreRequest
 from prefpipe.backends.scorers.ratings import RatingsScorer
 from prefpipe.errors import InputError, PrefpipeError
 
-Row = dict[str, Any]
-
-
-def as_json_lines(folder: Path, rows: list[Row]) -> str:
-    (folder / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return str(folder / "t.jsonl")
-
-
-def as_json(folder: Path, rows: list[Row]) -> str:
-    (folder / "t.json").write_text(json.dumps(rows, indent=1))
-    return str(folder / "t.json")
-
-
-def _delimited(path: Path, rows: list[Row], delimiter: str) -> str:
-    cell = lambda value: "" if value is None else '"' + str(value).replace('"', '""') + '"'  # noqa: E731 - the writer in one line
-    lines = [
-        delimiter.join(rows[0]),
-        *(delimiter.join(cell(value) for value in row.values()) for row in rows),
-    ]
-    path.write_text("\ufeff" + "".join(line + "\r\n" for line in lines))
-    return str(path)
-
-
-def as_csv(folder: Path, rows: list[Row]) -> str:
-    return _delimited(folder / "t.csv", rows, ",")
-
-
-def as_tsv(folder: Path, rows: list[Row]) -> str:
-    return _delimited(folder / "t.tsv", rows, "\t")
-
-
-def as_parquet(folder: Path, rows: list[Row]) -> str:
-    pq.write_table(pa.Table.from_pylist(rows), folder / "t.parquet")
-    return str(folder / "t.parquet")
-
-
-def as_arrow_json(folder: Path, rows: list[Row]) -> str:
-    """Every column as the JSON type of Arrow, which `datasets` writes where the rows of a column differ."""
-    table = pa.table(
-        {
-            name: pa.array(
-                [None if row[name] is None else json.dumps(row[name]) for row in rows], pa.json_()
-            )
-            for name in rows[0]
-        }
-    )
-    pq.write_table(table, folder / "j.parquet")
-    return str(folder / "j.parquet")
-
-
-def as_categories(folder: Path, rows: list[Row]) -> str:
-    """Texts as pandas' categories, and large lists: what polars and pandas write."""
-    table = pa.Table.from_pylist(rows)
-    for number, field in enumerate(table.schema):
-        if field.type == pa.string():
-            table = table.set_column(
-                number, field.name, table.column(number).cast(pa.large_string()).dictionary_encode()
-            )
-    pq.write_table(table, folder / "c.parquet")
-    return str(folder / "c.parquet")
-
-
-def as_dataset(folder: Path, rows: list[Row]) -> str:
-    datasets.disable_progress_bars()
-    datasets.Dataset.from_list(rows).save_to_disk(str(folder / "dataset"))
-    return str(folder / "dataset")
-
-
-WRITERS = [
-    as_json_lines,
-    as_json,
-    as_csv,
-    as_tsv,
-    as_parquet,
-    as_arrow_json,
-    as_categories,
-    as_dataset,
-]
 each_kind = pytest.mark.parametrize("write", WRITERS)
-Write = Callable[[Path, list[Row]], str]
 
 TEXTS = ['say "hi",\nplease', "007", "true", " 2.5 ", "naïve 😀 \u2028 x", "[1]", "null"]
 
@@ -220,27 +137,6 @@ def test_annotations_read_the_same_from_every_kind_of_file(tmp_path: Path, write
     assert found.lengths == [float(len(text)) for text in TEXTS]
 
 
-ENTRANCES: dict[str, tuple[Callable[[str], Any], Row, str]] = {
-    "prompts": (load_prompts, {"prompt_id": "p", "prompt": "q"}, "prompt"),
-    "rows": (
-        lambda source: read_pool(source, "rows", ReadOptions(columns=(), names=ColumnNames(rewards={"r": "r"}))),
-        {"prompt": "q", "response": "a", "r": 1.0}, "r",
-    ),
-    "trl": (
-        lambda source: read_pool(source, "trl", ReadOptions(columns=())),
-        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1.0, "score_rejected": 0.0}, "score_chosen",
-    ),
-    "alpaca-eval": (
-        lambda source: read_pool(source, "alpaca-eval", ReadOptions(columns=())),
-        {"instruction": "q", "output": "a"}, "output",
-    ),
-    "pairs": (
-        lambda source: read_pairs(source, needs_texts=False),
-        {"prompt": "q", "chosen": "a", "rejected": "b", "score_chosen": 1.0, "score_rejected": 0.0}, "score_rejected",
-    ),
-    "ratings": (RatingsScorer, {"prompt_id": "p", "sample_idx": 0, "rating": 1.0}, "rating"),
-    "annotations": (read_annotations, {"prompt_id": "p", "preference": 0.5, "length_chars": 1.0, "baseline_length_chars": 1.0}, "preference"),
-}  # fmt: skip
 each_entrance = pytest.mark.parametrize("entrance", ENTRANCES)
 
 

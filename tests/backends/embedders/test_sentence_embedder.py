@@ -16,6 +16,7 @@ from support.tiny_models import VOCAB_SIZE, make_tiny_tokenizer
 from transformers import BertConfig, BertModel
 
 from prefpipe.backends.embedders.sentence_embedder import SentenceEmbedder
+from prefpipe.backends.open_calls import NONE_OPEN, Answered
 from prefpipe.errors import ModelError, PrefpipeWarning, UsageError
 from prefpipe.models.files import ModelFiles
 
@@ -257,3 +258,17 @@ def test_minilm_is_as_fast_as_a_stage_needs(minilm):
     began = time.perf_counter()
     minilm.embed(texts)
     assert len(texts) / (time.perf_counter() - began) > 1, "texts a second"
+
+
+def test_texts_are_counted_batch_by_batch(folder, monkeypatch):
+    embedder = SentenceEmbedder(model_files(folder), device="cpu", batch_size=2)
+    forward, seen = embedder._forward, []
+
+    def counted_forward(features):
+        seen.append(embedder.answered())
+        return forward(features)
+
+    monkeypatch.setattr(embedder, "_forward", counted_forward)
+    embedder.embed(["one", "two", "three", "one"])
+    assert seen == [Answered(0, 3), Answered(2, 3)], "equal texts are one"
+    assert embedder.answered() == NONE_OPEN

@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from prefpipe.backends.generators.decoding import Decoder, Row
 from prefpipe.backends.generators.shared_decoder import Sample, SharedDecoder
+from prefpipe.backends.open_calls import NONE_OPEN
 from prefpipe.backends.protocol import SamplingParams
 from prefpipe.errors import EngineDeadError
 
@@ -369,3 +370,23 @@ print(shared._is_running)
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=120
     )
     assert (result.returncode, result.stdout) == (0, "True\n"), result.stderr[-2000:]
+
+
+def test_rows_of_waiting_calls_are_counted_between_two_steps(model):
+    seen = []
+
+    def step(**inputs):
+        seen.append(decoder.answered())
+        return model(**inputs)
+
+    step.device = model.device
+    decoder = SharedDecoder(step, [END_ID], 2)
+    assert decoder.answered() == NONE_OPEN
+    decoder.sample(samples_of(0, n=6), PARAMS)
+    assert {each.n_asked for each in seen} == {6}
+    n_done = [each.n_done for each in seen]
+    assert n_done[0] == 0
+    assert n_done == sorted(n_done)
+    # two rows at a time: the last step has one or two left
+    assert n_done[-1] in (4, 5)
+    assert decoder.answered() == NONE_OPEN

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from prefpipe.backends.generators.vllm_stream import EngineRequest, Refused, VllmStream
+from prefpipe.backends.open_calls import NONE_OPEN, Answered
 from prefpipe.errors import EngineDeadError
 
 
@@ -239,3 +240,16 @@ def test_many_threads_with_many_calls_lose_nothing(stream, engine):
         assert not thread.is_alive()
     assert not wrong
     assert len(engine.added) == 10 * sum(number % 7 for number in range(40))
+
+
+def test_answers_of_waiting_calls_are_counted(stream, engine):
+    assert stream.answered() == NONE_OPEN
+    caller = Caller(stream, numbered("a", 10))
+    eventually(lambda: stream.answered() == Answered(0, 10))
+    engine.steps.release(1)
+    # how many requests were inside in that step depends on who was first
+    eventually(lambda: 1 <= stream.answered().n_done <= 4)
+    assert stream.answered().n_asked == 10
+    engine.steps.release(10_000)
+    assert len(caller.ended().answers) == 10
+    assert stream.answered() == NONE_OPEN

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from support.tiny_models import make_tiny_adapter, make_tiny_causal_lm, make_tiny_reward_model
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from prefpipe.backends.open_calls import NONE_OPEN, Answered
 from prefpipe.backends.protocol import ScoreRequest
 from prefpipe.backends.scorers.reward_model import RewardModelScorer
 from prefpipe.errors import ModelError, PrefpipeWarning
@@ -283,3 +284,17 @@ def test_a_small_disturbance_is_a_warning(folder, monkeypatch):
     monkeypatch.setattr(RewardModelScorer, "_rewards", drifts)
     with pytest.warns(PrefpipeWarning, match="my/reward: padding moves scores by up to 0.005"):
         RewardModelScorer(model_files(folder))
+
+
+def test_conversations_are_counted_batch_by_batch(folder, monkeypatch):
+    scorer = RewardModelScorer(model_files(folder), device="cpu", batch_size=2)
+    forward, seen = scorer._forward, []
+
+    def counted_forward(*batch):
+        seen.append(scorer.answered())
+        return forward(*batch)
+
+    monkeypatch.setattr(scorer, "_forward", counted_forward)
+    scorer.score([request(text) for text in ("a", "b c", "d", "e", "f g")])
+    assert seen == [Answered(0, 5), Answered(2, 5), Answered(4, 5)]
+    assert scorer.answered() == NONE_OPEN
