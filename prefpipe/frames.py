@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
 
 from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE
+from prefpipe.artifacts.storage.location import Location, parse_location
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import IncompleteInputError, InputError, PrefpipeWarning
 from prefpipe.status.checker import standing_of
@@ -15,7 +15,7 @@ from prefpipe.status.folders import open_artifact
 
 
 def read(
-    path: str | Path, *, columns: str | Sequence[str] | None = None, strict: bool = False
+    path: str | Location, *, columns: str | Sequence[str] | None = None, strict: bool = False
 ) -> pl.DataFrame:
     """Return the rows of an artifact, those of all its parts in their order.
 
@@ -34,7 +34,7 @@ def read(
     """
     if isinstance(columns, str):
         columns = [columns]
-    artifact = open_artifact(Path(path), verb="read")
+    artifact = open_artifact(parse_location(str(path)), verb="read")
     missing = artifact.missing()
     standing = standing_of(artifact.path)
 

@@ -7,6 +7,7 @@ from html import escape as html_escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.plan_sections import words_of
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.stages import EVALUATIONS, STAGES
@@ -32,7 +33,7 @@ class StageRun:
     """
 
     stage: str
-    path: Path
+    path: Location
     counts: Mapping[str, int]
     n_parts_made: int
     n_parts_kept: int

@@ -26,12 +26,25 @@ from prefpipe.artifacts.atomic import (
     sweep_temporary_files,
     write_and_settle,
 )
+from prefpipe.artifacts.file_hashes import cache_folder
 from prefpipe.artifacts.fingerprint import canonical_json
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.errors import PrefpipeError, UsageError
 
 FOLDER_NAME = "answers"
 """Where a stage keeps them inside its output, unless another folder is given."""
 Body = Mapping[str, Any]
+
+
+def answers_folder(output: Location) -> Path:
+    """Return where a stage keeps paid answers unless another folder is given.
+
+    That is inside its output; of one in a bucket on this machine, in the folder of cached files:
+    one small request each would take longer than asking.
+    """
+    if isinstance(output, Path):
+        return output / FOLDER_NAME
+    return cache_folder() / FOLDER_NAME / hashlib.sha256(str(output).encode()).hexdigest()[:16]
 
 
 def request_key(request: Body) -> str:

@@ -21,14 +21,17 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from prefpipe.artifacts import atomic
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location, Url
+from prefpipe.artifacts.storage.unreadable import unreadable
 from prefpipe.errors import InputError, PrefpipeError
 
 FOLDER_NAME = "claims"
@@ -41,12 +44,56 @@ RENEWALS_A_LEASE = 3
 """So that two in a row may fail, or be late, before the claim counts as left behind."""
 
 
-class ClaimFolder:
-    """The claims of one artifact: the five things that are done to their storage.
+class Claims(Protocol):
+    """The claims of one artifact: what is done to their storage.
 
-    A folder here; a bucket has the same five, with conditional writes. ``create`` and ``replace``
-    are conditional: they say whether this call wrote.
+    ``create`` and ``replace`` are conditional: they say whether this call wrote.
     """
+
+    def create(self, index: int, data: bytes) -> bool:
+        """Write the claim of a part that has none; return whether this call did.
+
+        Raises:
+            PrefpipeError: it cannot be written.
+        """
+        ...
+
+    def replace(self, index: int, data: bytes, *, expected: bytes) -> bool:
+        """Write the claim of a part over ``expected``; return False if that has changed.
+
+        Raises:
+            PrefpipeError: it cannot be written.
+        """
+        ...
+
+    def read(self, index: int) -> bytes | None:
+        """Return the bytes of a claim, None if there is none.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        ...
+
+    def list(self) -> set[int]:
+        """Return the parts that have a claim."""
+        ...
+
+    def delete(self, index: int) -> None:
+        """Remove a claim, if it exists."""
+        ...
+
+    def remove_if_empty(self) -> None:
+        """Remove what is left when no claim is there."""
+        ...
+
+
+def claims_of(artifact: Location) -> Claims:
+    """Return the claims of an artifact."""
+    return ClaimFolder(artifact) if isinstance(artifact, Path) else BucketClaims(artifact)
+
+
+class ClaimFolder:
+    """The claims of an artifact on a disk."""
 
     def __init__(self, artifact: Path) -> None:
         self.path = artifact / FOLDER_NAME
@@ -115,11 +162,9 @@ class ClaimFolder:
     def list(self) -> set[int]:
         """Return the parts that have a claim."""
         try:
-            names = [path.name for path in self.path.iterdir()]
+            return _parts_named(path.name for path in self.path.iterdir())
         except OSError:
             return set()
-        matches = map(NAME_PATTERN.fullmatch, names)
-        return {int(match[1]) for match in matches if match is not None}
 
     def delete(self, index: int) -> None:
         """Remove a claim, if it exists."""
@@ -127,17 +172,78 @@ class ClaimFolder:
             self._file(index).unlink(missing_ok=True)
 
     def remove_if_empty(self) -> None:
-        """Remove the folder when no claim is in it, with what killed processes left half written.
-
-        A bucket has nothing to remove.
-        """
+        """Remove the folder when no claim is in it, with what killed processes left there."""
         # others may be in it, or have removed it in the middle of this
         with suppress(OSError):
             atomic.sweep_temporary_files(self.path)
             self.path.rmdir()
 
     def _file(self, index: int) -> Path:
-        return self.path / f"part-{index:05d}.json"
+        return self.path / _claim_name(index)
+
+
+class BucketClaims:
+    """The claims of an artifact in a bucket, by conditional writes where it has them."""
+
+    def __init__(self, artifact: Url) -> None:
+        self.path = artifact / FOLDER_NAME
+
+    def create(self, index: int, data: bytes) -> bool:
+        """Write the claim of a part that has none; return whether this call did.
+
+        Raises:
+            PrefpipeError: it cannot be written.
+        """
+        return files.create(self._file(index), data)
+
+    def replace(self, index: int, data: bytes, *, expected: bytes) -> bool:
+        """Write the claim of a part over ``expected``; return False if that has changed.
+
+        Raises:
+            PrefpipeError: it cannot be written.
+        """
+        return files.replace(self._file(index), data, expected=expected)
+
+    def read(self, index: int) -> bytes | None:
+        """Return the bytes of a claim, None if there is none.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        place = self._file(index)
+        try:
+            return files.read(place)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise unreadable(place, error) from error
+
+    def list(self) -> set[int]:
+        """Return the parts that have a claim."""
+        try:
+            return _parts_named(files.names_in(self.path))
+        except OSError:
+            return set()
+
+    def delete(self, index: int) -> None:
+        """Remove a claim, if it exists."""
+        with suppress(PrefpipeError):
+            files.delete(self._file(index))
+
+    def remove_if_empty(self) -> None:
+        """Do nothing: a bucket has no folders."""
+
+    def _file(self, index: int) -> Url:
+        return self.path / _claim_name(index)
+
+
+def _claim_name(index: int) -> str:
+    return f"part-{index:05d}.json"
+
+
+def _parts_named(names: Iterable[str]) -> set[int]:
+    matches = map(NAME_PATTERN.fullmatch, names)
+    return {int(match[1]) for match in matches if match is not None}
 
 
 def _is_gone(error: PrefpipeError) -> bool:
@@ -306,7 +412,7 @@ class ClaimWatch:
     """
 
     def __init__(
-        self, storage: ClaimFolder, me: Claimant, clock: Callable[[], float] = time.monotonic
+        self, storage: Claims, me: Claimant, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._storage, self._me, self._clock = storage, me, clock
         self._since: dict[int, tuple[bytes, float]] = {}
@@ -358,7 +464,7 @@ class HeldClaims:
     """
 
     def __init__(
-        self, storage: ClaimFolder, me: Claimant, log: Callable[[str], None] = lambda _line: None
+        self, storage: Claims, me: Claimant, log: Callable[[str], None] = lambda _line: None
     ) -> None:
         self._storage, self._me, self._log = storage, me, log
         self._held: dict[int, Claim] = {}
@@ -462,9 +568,9 @@ class HeldClaims:
             self._log(f"warning: {line}")
 
 
-def read_claims(artifact: Path) -> list[Claim]:
+def read_claims(artifact: Location) -> list[Claim]:
     """Return the claims of an artifact, by part; damaged ones are left out."""
-    storage = ClaimFolder(artifact)
+    storage = claims_of(artifact)
     claims = []
     for index in sorted(storage.list()):
         with suppress(InputError):
@@ -474,18 +580,18 @@ def read_claims(artifact: Path) -> list[Claim]:
     return claims
 
 
-def has_worker(artifact: Path) -> bool:
+def has_worker(artifact: Location) -> bool:
     """Return whether a worker may be making a part: a claim's process is not known to be dead."""
     me = Claimant.this_process(run="", lease_s=0)
     return any(not me.knows_dead(claim) for claim in read_claims(artifact))
 
 
-def remove_claims(artifact: Path, run: str, made: Collection[int]) -> None:
+def remove_claims(artifact: Location, run: str, made: Collection[int]) -> None:
     """Remove claims without a purpose, and the folder when none is left.
 
     Those are claims of parts that are on disk, whoever held them, and of other runs.
     """
-    storage = ClaimFolder(artifact)
+    storage = claims_of(artifact)
     of_other_runs = {claim.part for claim in read_claims(artifact) if claim.run != run}
     for index in storage.list():
         if index in made or index in of_other_runs:

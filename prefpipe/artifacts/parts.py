@@ -15,10 +15,10 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,6 +27,10 @@ from prefpipe import __version__
 from prefpipe.artifacts.atomic import atomic_write
 from prefpipe.artifacts.fingerprint import canonical_json
 from prefpipe.artifacts.plain_vectors import read_plain_vectors
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.storage.protocol import FileVersion
+from prefpipe.artifacts.storage.unreadable import unreadable
 from prefpipe.errors import CorruptPartError, InputError
 
 SMALL_BYTES = 2**20
@@ -42,9 +46,12 @@ CHECKSUM_PATTERN = re.compile(
 
 The footer is in Thrift's compact encoding: field header 0x18, length 0x40 = 64.
 """
+PART_PATTERN = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 TAIL_BYTES = 8
 """The footer's length in four bytes, then `MAGIC`."""
 MAGIC = b"PAR1"
+FIRST_READ_BYTES = 2**16
+"""What one request to a bucket brings of a part's end. Most footers are a tenth as long."""
 HINT = "run the command that made it again: it rewrites only this part"
 
 
@@ -75,6 +82,16 @@ def part_name(index: int, n_parts: int) -> str:
     return f"part-{index:05d}-of-{n_parts:05d}.parquet"
 
 
+class WrittenPart(NamedTuple):
+    """A part that was just written.
+
+    ``version``: which file it is; None where a storage does not say.
+    """
+
+    footer: PartFooter
+    version: FileVersion | None
+
+
 class _HashingSink(io.RawIOBase):
     """A file that counts and hashes the bytes written to it, and holds back the footer."""
 
@@ -99,7 +116,7 @@ class _HashingSink(io.RawIOBase):
 
 
 def write_part(
-    path: Path,
+    path: Location,
     table: pa.Table,
     *,
     fingerprint: str,
@@ -108,67 +125,82 @@ def write_part(
     parents: Mapping[str, str],
     tally: Mapping[str, float] | None = None,
     engines: Collection[str] = (),
-) -> PartFooter:
-    """Write a part under its final name, completely or not at all, and return its footer."""
-    with atomic_write(path) as file:
-        sink = _HashingSink(file)
-        # a part is written in some ninety pieces, each of which would wait for Python's global lock
-        stream = pa.BufferedOutputStream(pa.PythonFile(sink, mode="w"), WRITTEN_AT_ONCE_BYTES)
-        writer = pq.ParquetWriter(
-            stream,
-            table.schema,
-            compression="zstd",
-            use_dictionary=_columns_with_dictionary(table.schema),
-            write_page_checksum=True,
-        )
-        try:
-            # one row group: NumPy reads it whole
-            writer.write_table(table, row_group_size=max(1, table.num_rows))
-            stream.flush()
+) -> WrittenPart:
+    """Write a part under its final name, completely or not at all."""
+    draft = PartFooter(
+        name=path.name,
+        fingerprint=fingerprint,
+        schema=schema,
+        n_rows=table.num_rows,
+        counts=dict(sorted(counts.items())),
+        parents=dict(sorted(parents.items())),
+        data_bytes=0,
+        data_sha256="",
+        tally=dict(sorted((tally or {}).items())),
+        engines=tuple(sorted(set(engines))),
+    )
+    if isinstance(path, Path):
+        with atomic_write(path) as file:
+            footer = _write_into(file, table, draft)
+        return WrittenPart(footer, files.version_of(path))
 
-            footer = PartFooter(
-                name=path.name,
-                fingerprint=fingerprint,
-                schema=schema,
-                n_rows=table.num_rows,
-                counts=dict(sorted(counts.items())),
-                parents=dict(sorted(parents.items())),
-                data_bytes=sink.n_bytes,
-                data_sha256=sink.sha256.hexdigest(),
-                tally=dict(sorted((tally or {}).items())),
-                engines=tuple(sorted(set(engines))),
-            )
-            # a blank as long as the checksum holds its place: nothing behind it moves when it comes
-            claims = canonical_json(_footer_values(footer))
-            writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: BLANK.decode()})
+    # a bucket has no rename: the part is made in memory and sent in one request
+    memory = io.BytesIO()
+    footer = _write_into(memory, table, draft)
+    return WrittenPart(footer, files.write(path, memory.getvalue()))
 
-            # the checksum is of the footer with a blank in its place, which it then takes
-            sink.footer = bytearray()
+
+def _write_into(file: BinaryIO, table: pa.Table, draft: PartFooter) -> PartFooter:
+    """Write the bytes of a part and return its footer: the draft with what its bytes are."""
+    sink = _HashingSink(file)
+    # a part is written in some ninety pieces, each of which would wait for Python's global lock
+    stream = pa.BufferedOutputStream(pa.PythonFile(sink, mode="w"), WRITTEN_AT_ONCE_BYTES)
+    writer = pq.ParquetWriter(
+        stream,
+        table.schema,
+        compression="zstd",
+        use_dictionary=_columns_with_dictionary(table.schema),
+        write_page_checksum=True,
+    )
+    try:
+        # one row group: NumPy reads it whole
+        writer.write_table(table, row_group_size=max(1, table.num_rows))
+        stream.flush()
+
+        n_bytes, sha256 = sink.n_bytes, sink.sha256.hexdigest()
+        footer = replace(draft, data_bytes=n_bytes, data_sha256=sha256)
+
+        # a blank as long as the checksum holds its place: nothing behind it moves when it comes
+        claims = footer_to_json(footer)
+        writer.add_key_value_metadata({FOOTER_KEY: claims, CHECKSUM_KEY: BLANK.decode()})
+
+        # the checksum is of the footer with a blank in its place, which it then takes
+        sink.footer = bytearray()
+        writer.close()
+        stream.flush()
+    except BaseException:
+        # closing writes a footer, and the first error is the one to report
+        sink.footer = bytearray()
+        with suppress(Exception):
             writer.close()
-            stream.flush()
-        except BaseException:
-            # closing writes a footer, and the first error is the one to report
-            sink.footer = bytearray()
-            with suppress(Exception):
-                writer.close()
-            raise
+        raise
 
-        place = _checksum_place(sink.footer)
-        assert place is not None
-        sink.footer[place : place + len(BLANK)] = hashlib.sha256(sink.footer).hexdigest().encode()
-        file.write(sink.footer)
+    place = _checksum_place(sink.footer)
+    assert place is not None
+    sink.footer[place : place + len(BLANK)] = hashlib.sha256(sink.footer).hexdigest().encode()
+    file.write(sink.footer)
     return footer
 
 
-def _footer_values(footer: PartFooter) -> dict[str, Any]:
-    """Return the stored values of a footer.
+def footer_to_json(footer: PartFooter) -> str:
+    """Return a footer as its part holds it.
 
     Engines only if any: without them the bytes equal those of earlier releases.
     """
     values = asdict(footer)
     if not footer.engines:
         del values["engines"]
-    return values
+    return canonical_json(values)
 
 
 def _columns_with_dictionary(schema: pa.Schema) -> list[str]:
@@ -202,7 +234,7 @@ def _checksum_place(footer: bytes | bytearray) -> int | None:
     return matches[-1].start(1) if matches else None
 
 
-def read_footer(path: Path) -> PartFooter:
+def read_footer(path: Location) -> PartFooter:
     """Return a part's footer, its bytes compared with its checksum.
 
     Raises:
@@ -211,18 +243,36 @@ def read_footer(path: Path) -> PartFooter:
         InputError: the file cannot be read, or a newer release of prefpipe wrote it.
     """
     try:
+        tail, size = _read_footer_bytes(path)
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return _parse_footer(tail, size, path)
+
+
+def _read_footer_bytes(path: Location) -> tuple[bytes, int]:
+    """Return a part's footer with the tail behind it, and how many bytes the file has.
+
+    Raises:
+        OSError: it cannot be read.
+        CorruptPartError: truncated, or not a Parquet file.
+    """
+    # the footer's length is behind it, at the end of the file
+    if isinstance(path, Path):
         with path.open("rb") as file:
-            # the footer's length is behind it, at the end of the file
             size = file.seek(0, io.SEEK_END)
             file.seek(max(0, size - TAIL_BYTES))
             footer_bytes = _footer_length(file.read(), path) + TAIL_BYTES
             file.seek(max(0, size - footer_bytes))
-            return _parse_footer(file.read(), size, path)
-    except OSError as error:
-        raise _unreadable(path, error) from error
+            return file.read(), size
+
+    tail, size = files.read_tail(path, FIRST_READ_BYTES)
+    footer_bytes = _footer_length(tail[-TAIL_BYTES:], path) + TAIL_BYTES
+    if footer_bytes > len(tail) < size:
+        tail, size = files.read_tail(path, footer_bytes)
+    return tail[-footer_bytes:], size
 
 
-def verify_part(path: Path) -> PartFooter:
+def verify_part(path: Location) -> PartFooter:
     """Read every byte of a part and compare it with its digest; return the footer.
 
     Raises:
@@ -232,14 +282,16 @@ def verify_part(path: Path) -> PartFooter:
     return _read_verified(path)[1]
 
 
-def read_columns(path: Path) -> pa.Schema:
+def read_columns(path: Location) -> pa.Schema:
     """Return the names and types of a part's columns; no byte of them is read.
 
     Raises:
         CorruptPartError: the file cannot be read as Parquet.
     """
     try:
-        return pq.read_schema(path)
+        if isinstance(path, Path):
+            return pq.read_schema(path)
+        return pq.read_schema(pa.BufferReader(_read_footer_bytes(path)[0]))
     except (pa.ArrowException, OSError) as error:
         raise CorruptPartError(
             f"{path} is corrupt: it cannot be read as Parquet ({_first_line(error)})", hint=HINT
@@ -247,7 +299,7 @@ def read_columns(path: Path) -> pa.Schema:
 
 
 def read_part(
-    path: Path, columns: Sequence[str] | None = None, *, if_there: Sequence[str] = ()
+    path: Location, columns: Sequence[str] | None = None, *, if_there: Sequence[str] = ()
 ) -> tuple[pa.Table, PartFooter]:
     """Return a part's table and footer, every byte verified.
 
@@ -299,9 +351,9 @@ def _decode(data: bytes, file: pq.ParquetFile, names: Sequence[str]) -> pa.Table
     return table.replace_schema_metadata(None)
 
 
-def _read_verified(path: Path) -> tuple[bytes, PartFooter]:
+def _read_verified(path: Location) -> tuple[bytes, PartFooter]:
     try:
-        data = path.read_bytes()
+        data = files.read(path)
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -316,7 +368,7 @@ def _read_verified(path: Path) -> tuple[bytes, PartFooter]:
     return data, footer
 
 
-def _footer_length(tail: bytes, path: Path) -> int:
+def _footer_length(tail: bytes, path: Location) -> int:
     if len(tail) < TAIL_BYTES or tail[-len(MAGIC) :] != MAGIC:
         raise CorruptPartError(
             f"{path} is corrupt: it is truncated or not a Parquet file", hint=HINT
@@ -324,7 +376,7 @@ def _footer_length(tail: bytes, path: Path) -> int:
     return int.from_bytes(tail[:4], "little")
 
 
-def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
+def _parse_footer(tail: bytes, file_size: int, path: Location) -> PartFooter:
     """Compare the footer with its checksum and read it.
 
     Args:
@@ -353,7 +405,7 @@ def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
             f"{path} is corrupt: its footer is not a Parquet footer", hint=HINT
         ) from error
 
-    footer = _footer_from_json(entries.get(FOOTER_KEY.encode()), path)
+    footer = footer_from_json(entries.get(FOOTER_KEY.encode()), path)
     # bytes between data and footer would be in neither digest
     expected_size = footer.data_bytes + len(tail)
     if expected_size != file_size:
@@ -363,7 +415,7 @@ def _parse_footer(tail: bytes, file_size: int, path: Path) -> PartFooter:
     return footer
 
 
-def _footer_from_json(text: bytes | None, path: Path) -> PartFooter:
+def footer_from_json(text: bytes | None, path: Location) -> PartFooter:
     """Return the footer that a part's JSON describes, every field of the type it should have.
 
     Raises:
@@ -456,10 +508,7 @@ OPTIONAL_FOOTER_FIELDS = ("tally", "engines")
 """Fields that early releases did not write, and that not every part has."""
 
 
-def _unreadable(path: Path, error: OSError) -> CorruptPartError | InputError:
+def _unreadable(path: Location, error: OSError) -> CorruptPartError | InputError:
     if isinstance(error, FileNotFoundError):
         return CorruptPartError(f"{path} is missing", hint="run the command that made it again")
-    return InputError(
-        f"{path} cannot be read: {error.strerror or error}",
-        hint="check the disk and the file's permissions",
-    )
+    return unreadable(path, error)

@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from prefpipe import __version__
-from prefpipe.artifacts.atomic import atomic_write, create_exclusively, locked_folder
+from prefpipe.artifacts.atomic import locked_folder
 from prefpipe.artifacts.fingerprint import fingerprint_of
-from prefpipe.errors import InputError
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location, Url
+from prefpipe.artifacts.storage.unreadable import unreadable
+from prefpipe.errors import InputError, PrefpipeError
 
 FILE_NAME = "run.json"
 HINT = "rerun the stage with --overwrite, or restore the file"
+MOST_STEPS_MEANWHILE = 100
+"""Steps of other workers that may come in between before adding one to a bucket is given up."""
 MAX_PARTS = 10_000_000
 """More than anybody makes: a number above it is damage, and would be counted through for hours."""
 FIELD_TYPES: dict[str, tuple[type, str]] = {
@@ -90,21 +95,20 @@ class RunRecord:
         values = {"fingerprint": self.fingerprint, **asdict(self)}
         return (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
 
-    def write_if_absent(self, folder: Path) -> bool:
+    def write_if_absent(self, folder: Location) -> bool:
         """Write ``run.json`` unless it exists; return whether this call wrote it."""
-        return create_exclusively(folder / FILE_NAME, self.to_bytes())
+        return files.create(folder / FILE_NAME, self.to_bytes())
 
-    def replace_in(self, folder: Path) -> None:
+    def replace_in(self, folder: Location) -> None:
         """Write ``run.json`` over an earlier one (``--overwrite``, ``--extend``)."""
-        with atomic_write(folder / FILE_NAME) as file:
-            file.write(self.to_bytes())
+        files.write(folder / FILE_NAME, self.to_bytes())
 
 
-def add_step(folder: Path, step: Mapping[str, Any], *, once: bool = False) -> RunRecord:
+def add_step(folder: Location, step: Mapping[str, Any], *, once: bool = False) -> RunRecord:
     """Add a step to the history on disk, and return the record.
 
     Any number of threads and processes may do so at once; on several machines, where the file
-    system locks folders.
+    system locks folders, or the bucket replaces a file on condition.
 
     Args:
         folder: the artifact.
@@ -115,6 +119,8 @@ def add_step(folder: Path, step: Mapping[str, Any], *, once: bool = False) -> Ru
         InputError: the record cannot be read.
         PrefpipeError: it cannot be written.
     """
+    if isinstance(folder, Url):
+        return _add_step_in_bucket(folder, step, once=once)
     with locked_folder(folder):
         # what others have added meanwhile stays
         record = read_run_record(folder)
@@ -122,6 +128,23 @@ def add_step(folder: Path, step: Mapping[str, Any], *, once: bool = False) -> Ru
             record = replace(record, history=[*record.history, dict(step)])
             record.replace_in(folder)
     return record
+
+
+def _add_step_in_bucket(folder: Url, step: Mapping[str, Any], *, once: bool) -> RunRecord:
+    """Add a step; a bucket has no locks, so the record is replaced if nobody else did meanwhile."""
+    path = folder / FILE_NAME
+    for _ in range(MOST_STEPS_MEANWHILE):
+        data = _read_bytes(path)
+        record = _parsed(data, path)
+        if once and step in record.history:
+            return record
+        record = replace(record, history=[*record.history, dict(step)])
+        if files.replace(path, record.to_bytes(), expected=data):
+            return record
+    raise PrefpipeError(
+        f"{path} is being changed by others all the time",
+        hint="run the same command again",
+    )
 
 
 def ingredient(role: str, reference: str, hashes: Mapping[str, Any]) -> dict[str, Any]:
@@ -154,30 +177,19 @@ def rater_digests(record: RunRecord) -> set[str]:
     return digests | {step[RATER_SCORES] for step in record.history if RATER_SCORES in step}
 
 
-def read_run_record(folder: Path) -> RunRecord:
+def read_run_record(folder: Location) -> RunRecord:
     """Return the record of an artifact.
 
     Raises:
         InputError: no folder, no ``run.json``, or one that cannot be read; the message says which.
     """
     path = folder / FILE_NAME
-    if not folder.exists():
-        raise InputError(
-            f"{folder} does not exist", hint="check the path, or run the stage that makes it"
-        )
-    if not path.exists():
-        raise InputError(
-            f"{folder} is not a prefpipe artifact: it has no {FILE_NAME}",
-            hint="pass the folder that a prefpipe stage wrote with -o",
-        )
+    return _parsed(_read_bytes(path), path)
 
+
+def _parsed(data: bytes, path: Location) -> RunRecord:
     try:
-        values = json.loads(path.read_bytes())
-    except OSError as error:
-        raise InputError(
-            f"{path} cannot be read: {error.strerror or error}",
-            hint="check the disk and the file's permissions",
-        ) from error
+        values = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} cannot be read: it is not JSON ({error})", hint=HINT) from error
 
@@ -192,7 +204,43 @@ def read_run_record(folder: Path) -> RunRecord:
     return record
 
 
-def _record_from_json(values: Any, path: Path) -> RunRecord:
+def _read_bytes(path: Location) -> bytes:
+    """Return what ``run.json`` holds.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    folder = path.parent
+    # on a disk the folder first; a request to a bucket is worth saving
+    if isinstance(folder, Path) and not folder.exists():
+        raise _no_folder(folder)
+    try:
+        return files.read(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if not _is_there(folder):
+            raise _no_folder(folder) from error
+        raise InputError(
+            f"{folder} is not a prefpipe artifact: it has no {FILE_NAME}",
+            hint="pass the folder that a prefpipe stage wrote with -o",
+        ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _is_there(folder: Location) -> bool:
+    try:
+        return files.exists(folder)
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
+def _no_folder(folder: Location) -> InputError:
+    return InputError(
+        f"{folder} does not exist", hint="check the path, or run the stage that makes it"
+    )
+
+
+def _record_from_json(values: Any, path: Location) -> RunRecord:
     """Return the record that a file's JSON describes, every field of the type it should have.
 
     Raises:

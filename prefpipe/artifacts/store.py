@@ -5,23 +5,28 @@ run and were made from the parent parts that are on disk now; everything else is
 """
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from shlex import quote
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import pyarrow as pa
 
-from prefpipe.artifacts import atomic, parts, run_record
+from prefpipe.artifacts import atomic, bucket_footers, claims, parts, run_record
+from prefpipe.artifacts.bucket_footers import BucketFooters, KeptFooters
 from prefpipe.artifacts.claims import has_worker
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.artifacts.parts import PartFooter, part_name
+from prefpipe.artifacts.parts import PART_PATTERN, PartFooter, part_name
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import READABLE, column_types, same_type
+from prefpipe.artifacts.storage import ahead, files
+from prefpipe.artifacts.storage.location import Location, Url, is_within, local_path
+from prefpipe.artifacts.storage.protocol import FileVersion
+from prefpipe.artifacts.storage.unreadable import unreadable
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.tool_calls import TEMPLATE_INPUT
 from prefpipe.artifacts.training_folders import CHECKPOINT_PREFIX, kept_step_folders
@@ -35,7 +40,6 @@ from prefpipe.errors import (
 
 MAX_SHOWN = 8
 """How many missing parts a message names."""
-PART_PATTERN = re.compile(r"part-(\d{5,})-of-(\d{5,})\.parquet")
 
 
 @dataclass(frozen=True)
@@ -50,23 +54,6 @@ class Shard:
         return list(range(self.index, n_parts, self.count))
 
 
-class FileVersion(NamedTuple):
-    """Distinguishes a part's file from one that replaced it."""
-
-    inode: int
-    changed_at_ns: int
-    n_bytes: int
-
-    @classmethod
-    def of(cls, path: Path) -> Self | None:
-        """Return the version of the file at a path; None if there is none."""
-        try:
-            status = path.stat()
-        except OSError:
-            return None
-        return cls(status.st_ino, status.st_mtime_ns, status.st_size)
-
-
 @dataclass(frozen=True)
 class Artifact:
     """An artifact that is read: its folder and its run record.
@@ -74,20 +61,41 @@ class Artifact:
     ``read_footer`` reads a part's footer, or has cached it (`SeenFooters`).
     """
 
-    path: Path
+    path: Location
     record: RunRecord
-    read_footer: Callable[[Path], PartFooter] = field(
+    read_footer: Callable[[Location], PartFooter] = field(
         default=parts.read_footer, kw_only=True, compare=False, repr=False
     )
+
+    @classmethod
+    def open(cls, path: Location) -> Self:
+        """Return the artifact of a folder.
+
+        Raises:
+            InputError: as `run_record.read_run_record`.
+        """
+        return cls(path, run_record.read_run_record(path), read_footer=footer_reader(path))
+
+    @property
+    def folder(self) -> Path:
+        """Its folder on a disk, for models and logs, which are read and written by libraries.
+
+        Raises:
+            UsageError: it is in a bucket.
+        """
+        return local_path(self.path, "the model in")
 
     @property
     def n_parts(self) -> int:
         """The number of parts of the whole artifact."""
         return self.record.n_parts
 
-    def part_path(self, index: int) -> Path:
+    def part_path(self, index: int) -> Location:
         """Return where a part is."""
-        return self.path / part_name(index, self.n_parts)
+        return self.path / self._name(index)
+
+    def _name(self, index: int) -> str:
+        return part_name(index, self.n_parts)
 
     def footer(self, index: int) -> PartFooter:
         """Return a part's footer, checked against the run.
@@ -98,6 +106,22 @@ class Artifact:
         footer = self.read_footer(self.part_path(index))
         self._check(footer, index)
         return footer
+
+    def footers(self, indices: Iterable[int]) -> list[PartFooter]:
+        """Return the footers of parts as they are now; in a bucket several are read at a time.
+
+        Raises:
+            CorruptPartError: as `footer`.
+        """
+        if isinstance(self.path, Path):
+            return [self.footer(index) for index in indices]
+        found = []
+        read = footer_reader(self.path)
+        for index in indices:
+            footer = read(self.part_path(index))
+            self._check(footer, index)
+            found.append(footer)
+        return found
 
     def footer_made_from(self, index: int, parent: "Artifact", digest: str) -> PartFooter:
         """Return a part's footer, after checking that it was made from the current parent part.
@@ -179,18 +203,45 @@ class Artifact:
 
         Over NFS a listing is fresh, while the lookup of a missing name may be a minute old.
         """
-        names = {path.name for path in self.path.iterdir()}
-        matches = filter(None, map(PART_PATTERN.fullmatch, names))
+        matches = filter(None, map(PART_PATTERN.fullmatch, _names_in(self.path)))
         return {int(match[1]) for match in matches if int(match[2]) == self.n_parts}
 
     def file_version(self, index: int) -> "FileVersion | None":
-        """Return which file a part is; None if it is not on disk."""
-        return FileVersion.of(self.part_path(index))
+        """Return which file a part is; None if it is not on disk.
+
+        Raises:
+            InputError: a bucket does not say.
+        """
+        path = self.part_path(index)
+        try:
+            return files.version_of(path)
+        except OSError as error:
+            raise unreadable(path, error) from error
+
+    def file_versions(self, indices: Iterable[int]) -> dict[int, FileVersion | None]:
+        """Return `file_version` of several parts; in a bucket from one listing.
+
+        Raises:
+            InputError: a bucket cannot be listed.
+        """
+        if isinstance(self.path, Path):
+            return {index: self.file_version(index) for index in indices}
+        try:
+            listing = files.list_folder(self.path)
+        except FileNotFoundError:
+            listing = {}
+        except OSError as error:
+            raise unreadable(self.path, error) from error
+        return {index: listing.get(self._name(index)) for index in indices}
 
     def missing(self, indices: Sequence[int] | None = None) -> list[int]:
         """Return the parts (of ``indices``, or of all) that are not on disk."""
         wanted = range(self.n_parts) if indices is None else indices
-        return [index for index in wanted if not self.part_path(index).exists()]
+        if isinstance(self.path, Path):
+            return [index for index in wanted if not (self.path / self._name(index)).exists()]
+        # one listing, and not a request for each part
+        on_disk = self.on_disk()
+        return [index for index in wanted if index not in on_disk]
 
     def read_all(
         self, columns: Sequence[str] | None = None, *, allow_partial: bool = False
@@ -273,7 +324,12 @@ def add_tallies(tallies: Iterable[Mapping[str, float]]) -> dict[str, float]:
     return total
 
 
-def open_input(path: Path, *, schema: str, name: str) -> Artifact:
+def footer_reader(path: Location) -> Callable[[Location], PartFooter]:
+    """Return what reads the footers of a folder's parts: in a bucket several at a time."""
+    return parts.read_footer if isinstance(path, Path) else BucketFooters(path).read
+
+
+def open_input(path: Location, *, schema: str, name: str) -> Artifact:
     """Open an artifact to read.
 
     Args:
@@ -302,7 +358,7 @@ def open_input(path: Path, *, schema: str, name: str) -> Artifact:
             hint="use the release of prefpipe that made it, or run `prefpipe "
             f"{record.stage}` again",
         )
-    return Artifact(path, record)
+    return Artifact(path, record, read_footer=footer_reader(path))
 
 
 @dataclass(frozen=True)
@@ -314,6 +370,8 @@ class Output(Artifact):
         default_factory=dict, compare=False, repr=False
     )
     """Footers of the parts that this process wrote, each with its file."""
+    kept: KeptFooters | None = field(default=None, kw_only=True, compare=False, repr=False)
+    """Where those of a bucket are listed for its readers."""
 
     def footer(self, index: int) -> PartFooter:
         """Return a part's footer; one written here is not read again while its file is unchanged.
@@ -326,13 +384,27 @@ class Output(Artifact):
             return footer
         return super().footer(index)
 
-    def is_done(self, index: int, parents: Mapping[str, str]) -> bool:
+    def part_verifier(self) -> Callable[[Location], PartFooter]:
+        """Return what proves the parts that are there now; in a bucket it has listed them once."""
+        return parts.verify_part if isinstance(self.path, Path) else BucketFooters(self.path).verify
+
+    def is_done(
+        self,
+        index: int,
+        parents: Mapping[str, str],
+        verify: Callable[[Location], PartFooter] = parts.verify_part,
+    ) -> bool:
         """Return whether a part is finished.
 
         That is, every byte is intact, and it was made by this run from the parents on disk now.
+
+        Args:
+            index: of the part.
+            parents: digests of the parent parts that it should be made from.
+            verify: proves its bytes, see `part_verifier`.
         """
         try:
-            footer = parts.verify_part(self.part_path(index))
+            footer = verify(self.part_path(index))
             self._check(footer, index)
         except CorruptPartError:
             # an InputError passes: a part that a newer release wrote must not be made again
@@ -369,7 +441,7 @@ class Output(Artifact):
         engines: Collection[str] = (),
     ) -> PartFooter:
         """Write one part atomically."""
-        footer = parts.write_part(
+        footer, version = parts.write_part(
             self.part_path(index),
             table,
             fingerprint=self.record.fingerprint,
@@ -379,16 +451,25 @@ class Output(Artifact):
             tally=tally or {},
             engines=engines,
         )
-        self._written[index] = self.file_version(index), footer
+        if self.kept is not None and version is not None:
+            self.kept.add(version, footer)
+        self._written[index] = version or self.file_version(index), footer
         return footer
+
+    def keep_footers(self) -> None:
+        """List the footers of the parts that were written here for readers of the bucket."""
+        if self.kept is not None:
+            self.kept.save()
 
     def sweep(self) -> None:
         """Remove half-written files of dead processes from the folder."""
-        atomic.sweep_temporary_files(self.path)
+        # a bucket shows no file that is half written
+        if isinstance(self.path, Path):
+            atomic.sweep_temporary_files(self.path)
 
 
 def open_output(
-    path: Path,
+    path: Location,
     record: RunRecord,
     *,
     shard: Shard,
@@ -412,15 +493,16 @@ def open_output(
     """
     overwrite = Overwrite.of(overwrite)
     has_lost_others = _refuse_foreign_folder(path, record, is_replaced=bool(overwrite))
-    atomic.make_folder(path)
-    atomic.sweep_temporary_files(path)
+    if isinstance(path, Path):
+        atomic.make_folder(path)
+        atomic.sweep_temporary_files(path)
 
     # of several workers that start at once, one writes the record, and the others find it
     if record.write_if_absent(path):
         # parts without their record may lie here: those of this run are kept
         if overwrite.replaces_this_run or has_lost_others:
             _remove_parts(path, record.n_parts, shard)
-        return Output(path, record, shard)
+        return _output(path, record, shard)
 
     # a damaged record stops a run, unless it is to be thrown away
     on_disk = _read_or_none(path) if overwrite else run_record.read_run_record(path)
@@ -429,7 +511,7 @@ def open_output(
             _remove_parts(path, record.n_parts, shard)
         # the command that made the parts stays on record, and not the one that came back to them
         record = replace(record, history=on_disk.history, context=on_disk.context)
-        return Output(path, record, shard)
+        return _output(path, record, shard)
 
     if on_disk is not None and not extends and not overwrite:
         # an attempt that failed before its first part must not block the corrected one; of several
@@ -440,10 +522,15 @@ def open_output(
     record.replace_in(path)
     if overwrite and not extends:
         _remove_parts(path, record.n_parts, shard)
-    return Output(path, record, shard)
+    return _output(path, record, shard)
 
 
-def join_output(path: Path, record: RunRecord) -> Output:
+def _output(path: Location, record: RunRecord, shard: Shard) -> Output:
+    kept = None if isinstance(path, Path) else KeptFooters(path, record.n_parts)
+    return Output(path, record, shard, kept=kept)
+
+
+def join_output(path: Location, record: RunRecord) -> Output:
     """Open the output of a run that another process, its driver, has opened.
 
     Raises:
@@ -454,35 +541,65 @@ def join_output(path: Path, record: RunRecord) -> Output:
     on_disk = run_record.read_run_record(path)
     if on_disk.fingerprint != record.fingerprint:
         _refuse_difference(path, on_disk, record)
-    return Output(path, on_disk, Shard())
+    return _output(path, on_disk, Shard())
 
 
-def _read_or_none(path: Path) -> RunRecord | None:
+def _read_or_none(path: Location) -> RunRecord | None:
     try:
         return run_record.read_run_record(path)
     except InputError:
         return None
 
 
-def parts_without_record(path: Path) -> dict[Path, PartFooter]:
+def parts_without_record(path: Location) -> dict[Location, PartFooter]:
     """Return the parts of a prefpipe run in a folder whose ``run.json`` was lost.
 
     {} if it is there. What other tools wrote under such names is none.
     """
-    if not path.is_dir() or (path / run_record.FILE_NAME).exists():
+    if has_record(path):
         return {}
-    proven: dict[Path, PartFooter] = {}
-    for file in sorted(path.iterdir()):
-        if not PART_PATTERN.fullmatch(file.name) or not file.is_file():
-            continue
+    proven: dict[Location, PartFooter] = {}
+    read_footer = footer_reader(path)
+    for name in filter(PART_PATTERN.fullmatch, sorted(_files_in(path))):
         try:
-            proven[file] = parts.read_footer(file)
+            proven[path / name] = read_footer(path / name)
         except (CorruptPartError, InputError):
             continue
     return proven
 
 
-def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) -> bool:
+def _files_in(path: Location) -> set[str]:
+    """Return the files of a folder, hidden ones left out; none if it is not there."""
+    if isinstance(path, Path):
+        if not path.is_dir():
+            return set()
+        return {
+            file.name for file in path.iterdir() if not file.name.startswith(".") and file.is_file()
+        }
+    try:
+        listing = files.list_folder(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise unreadable(path, error) from error
+    return {name for name, version in listing.items() if version is not None and name[:1] != "."}
+
+
+def _names_in(path: Location) -> set[str]:
+    """Return the names in a folder.
+
+    Raises:
+        InputError: a bucket cannot be listed.
+    """
+    try:
+        return files.names_in(path)
+    except OSError as error:
+        if isinstance(path, Path):
+            raise
+        raise unreadable(path, error) from error
+
+
+def _refuse_foreign_folder(path: Location, record: RunRecord, *, is_replaced: bool) -> bool:
     """Refuse files of the user's.
 
     Parts whose ``run.json`` was lost are kept if they are this run's, and replaced on request.
@@ -491,29 +608,25 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
         Whether there are such parts of another configuration, which ``is_replaced`` allows to be
         thrown away.
     """
-    if path.is_file():
+    if _is_file(path):
         raise UsageError(
             f"output {path} is a file, and an artifact is a folder",
             hint="choose another name with -o",
         )
-    if not path.exists() or (path / run_record.FILE_NAME).exists():
+    if has_record(path):
         return False
 
     lost = parts_without_record(path)
-    others = [file for file, footer in lost.items() if footer.fingerprint != record.fingerprint]
-    known = {file.name for file in lost}
+    others = [place for place, footer in lost.items() if footer.fingerprint != record.fingerprint]
+    known = {place.name for place in lost}
     # beside parts it is a stage's, alone it may be anybody's
     if lost:
         known.add(SUMMARY_FILE)
 
-    strangers = []
-    for file in path.iterdir():
-        is_hidden = file.name.startswith(".")
-        if file.is_file() and not is_hidden and file.name not in known:
-            strangers.append(file.name)
+    strangers = _files_in(path) - known
 
     # another worker may have started meanwhile
-    if (path / run_record.FILE_NAME).exists():
+    if has_record(path):
         return False
     if strangers:
         raise UsageError(
@@ -530,7 +643,7 @@ def _refuse_foreign_folder(path: Path, record: RunRecord, *, is_replaced: bool) 
     return bool(others)
 
 
-def _refuse_difference(path: Path, on_disk: RunRecord, wanted: RunRecord) -> None:
+def _refuse_difference(path: Location, on_disk: RunRecord, wanted: RunRecord) -> None:
     differences = field_differences(on_disk.identity, wanted.identity)
     lines = [difference.worded("on disk", "requested") for difference in differences]
     raise FingerprintError(
@@ -541,29 +654,64 @@ def _refuse_difference(path: Path, on_disk: RunRecord, wanted: RunRecord) -> Non
     )
 
 
-def _holds_nothing(path: Path) -> bool:
+def has_record(path: Location) -> bool:
+    """Return whether a folder has a ``run.json``.
+
+    Raises:
+        InputError: a bucket does not say.
+    """
+    return _is_file(path / run_record.FILE_NAME)
+
+
+def _is_file(path: Location) -> bool:
+    try:
+        return files.is_file(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _is_folder(path: Location) -> bool:
+    try:
+        return files.is_folder(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def _holds_nothing(path: Location) -> bool:
     """Return whether a run left only its record: no part, no model, no worker."""
+    if isinstance(path, Url):
+        of_run = {run_record.FILE_NAME, bucket_footers.FILE_NAME, claims.FOLDER_NAME}
+        return _names_in(path) <= of_run and not has_worker(path)
     has_parts = any(PART_PATTERN.fullmatch(file.name) for file in path.iterdir())
     has_models = any(path.glob(f"**/{CHECKPOINT_PREFIX}*")) or bool(kept_step_folders(path))
     return not (has_parts or has_models or has_worker(path))
 
 
-def _remove_parts(path: Path, n_parts: int, shard: Shard) -> None:
+def _remove_parts(path: Location, n_parts: int, shard: Shard) -> None:
     """Remove this shard's parts, and those of a run with another number of parts.
 
     Parts of another run under the names of other shards stay until those shards replace them: new
     ones may already be there.
     """
-    for file in path.iterdir():
-        match = PART_PATTERN.fullmatch(file.name)
+    places: list[Location] = []
+    for name in _names_in(path):
+        match = PART_PATTERN.fullmatch(name)
         if match is None:
             continue
         index, n_parts_then = int(match[1]), int(match[2])
         if n_parts_then != n_parts or index % shard.count == shard.index:
-            file.unlink(missing_ok=True)
+            places.append(path / name)
+
+    if isinstance(path, Path):
+        for place in places:
+            files.delete(place)
+    else:
+        removed = [ahead.begin(partial(files.delete, place)) for place in places]
+        for each in removed:
+            each.result()
 
 
-def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:
+def refuse_nesting(output: Location, inputs: Mapping[str, Location]) -> None:
     """Refuse an output that is, contains or lies inside one of its inputs' folders.
 
     Raises:
@@ -573,8 +721,8 @@ def refuse_nesting(output: Path, inputs: Mapping[str, Path]) -> None:
     for name, path in inputs.items():
         source = path.resolve()
         # a file beside which the output's parts are written is not in their way
-        holds_source = source.is_relative_to(target) and source.is_dir()
-        if target.is_relative_to(source) or holds_source:
+        holds_source = is_within(source, target) and _is_folder(source)
+        if is_within(target, source) or holds_source:
             raise UsageError(
                 f"output {output} and input {name} {path} lie inside each other",
                 hint="choose a folder for -o outside the input",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.errors import PrefpipeError
 
 FIELD = "template_args"
@@ -35,7 +36,7 @@ def recorded_args(identity: Mapping[str, Any]) -> dict[str, Any] | None:
     return args
 
 
-def args_of_parent(folder: Path) -> dict[str, Any] | None:
+def args_of_parent(folder: Location) -> dict[str, Any] | None:
     """Return `recorded_args` of an artifact; None if none can be read, which its reader reports."""
     try:
         return recorded_args(read_run_record(folder).identity)

@@ -8,10 +8,10 @@ stages take it from there.
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.errors import PrefpipeError
 
 CLOCK = "strftime_now"
@@ -27,7 +27,7 @@ def recorded_date(identity: Any) -> str | None:
     return next(_dates_in(identity), None)
 
 
-def date_for_run(given: str | None, output: Path | None, parents: Sequence[Path]) -> str:
+def date_for_run(given: str | None, output: Location | None, parents: Sequence[Location]) -> str:
     """Return the date that the chat templates of a run use, ``YYYY-MM-DD``.
 
     Args:

@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 from prefpipe.artifacts.run_record import FILE_NAME
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location
 
 CHECKPOINT_PREFIX = "checkpoint-"
 
@@ -25,9 +27,9 @@ def kept_step_folders(output: Path) -> list[Path]:
     return [path for path in sorted(output.iterdir()) if KEPT_STEP_NAME.fullmatch(path.name)]
 
 
-def is_within_training(folder: Path) -> bool:
+def is_within_training(folder: Location) -> bool:
     """Return whether a folder is a checkpoint or an intermediate step of its training."""
     if folder.name.startswith(CHECKPOINT_PREFIX):
         return True
     is_named = KEPT_STEP_NAME.fullmatch(folder.name) is not None
-    return is_named and (folder.parent / FILE_NAME).exists()
+    return is_named and files.can_be_found(folder.parent / FILE_NAME)

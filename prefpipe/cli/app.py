@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import typer
 
+from prefpipe.artifacts.storage.location import local_path
 from prefpipe.cli.check import check
 from prefpipe.cli.completion import install_option, show_option
 from prefpipe.cli.dataclass_commands import add_command, add_stage
@@ -139,7 +140,7 @@ def _naming_the_output(error: Exception, config: StageConfig) -> PrefpipeError |
     failure = disk_failure(error)
     if failure is None or failure.filename is not None:
         return None
-    return disk_error(config.output, failure)
+    return disk_error(local_path(config.output, "-o"), failure)
 
 
 def _reference(config: ReferenceConfig) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.artifacts.tables.locations import refuse_scheme
+from prefpipe.artifacts.storage.location import Url, url_in
 from prefpipe.cli.completion import completions_of
 from prefpipe.cli.help_commands import documented_command, help_all_parameter
 from prefpipe.cli.launched_processes import speaks_for_the_run
@@ -18,6 +18,7 @@ from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import (
     flag_of,
     is_list,
+    problem_of_url,
     resolved_types,
     scalar_type,
     short_flag_of,
@@ -25,6 +26,7 @@ from prefpipe.configs.options import (
 )
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.trust import trust_warnings_of_config
+from prefpipe.errors import UsageError
 
 Config = TypeVar("Config", bound=CommandConfig)
 Stage = TypeVar("Stage", bound=StageConfig)
@@ -204,6 +206,8 @@ def _annotation(kind: Any) -> Any:
     scalar: Any = scalar_type(kind)
     if scalar is Overwrite:
         return str  # bare or with a value: `spelled_out` gives it one before the flags are read
+    if scalar is Url:
+        scalar = str  # `Path("s3://bucket")` is `s3:/bucket`
     if is_list(kind):
         # `0.7,1.0` is split before it is read
         return list[str] if scalar is float else list[scalar]
@@ -223,6 +227,8 @@ def _metavar(item: "Field[Any]", kind: Any) -> str | None:
         return str(item.metadata["metavar"])
     if scalar_type(kind) is Overwrite:
         return "[=stale]"
+    if scalar_type(kind) is Url:
+        return "PATH"
     return "|".join(item.metadata["choices"]) or None
 
 
@@ -244,7 +250,7 @@ def _given(config_class: type[CommandConfig], values: Mapping[str, Any]) -> dict
 
 
 def _refuse_addresses(config_class: type[CommandConfig], values: Mapping[str, Any]) -> None:
-    """Refuse ``s3://bucket/x`` where a path is taken, before anything else is said.
+    """Refuse ``s3://bucket/x`` where only a path is taken, before anything else is said.
 
     pathlib reads it as ``s3:/bucket/x``, a folder ``s3:`` in the current one.
 
@@ -254,8 +260,16 @@ def _refuse_addresses(config_class: type[CommandConfig], values: Mapping[str, An
     items = {item.name: item for item in fields(config_class)}
     for name, value in values.items():
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path):
-                refuse_scheme(path, shown_name(items[name]) if name in items else f"--{name}")
+            url = url_in(path) if isinstance(path, Path) else None
+            if url is None:
+                continue
+            if name not in items:
+                raise UsageError(
+                    f"--{name} {url}: this file is read from a disk",
+                    hint="copy it here, and pass its path",
+                )
+            problem, advice = problem_of_url(config_class, items[name], url)
+            raise UsageError(f"{shown_name(items[name])} {problem}", hint=advice)
 
 
 def _keyword(name: str, annotation: Any, default: Any) -> inspect.Parameter:

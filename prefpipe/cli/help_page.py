@@ -14,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prefpipe.artifacts.storage.location import Url
 from prefpipe.configs.command import OUTPUT_HEADING, CommandConfig
 from prefpipe.configs.options import resolved_types, scalar_type
 from prefpipe.configs.stage import StageConfig
@@ -32,7 +33,7 @@ LONGEST_CHOICES = 24
 ONE_OF_MANY = "NAME"
 BRACKET = re.compile(r"\[default: [^\]]{1,30}\]")
 NO_BREAK = "\x00"
-WORDS_BY_TYPE = {int: "N", float: "X", Path: "PATH"}
+WORDS_BY_TYPE = {int: "N", float: "X", Path: "PATH", Url: "PATH"}
 
 
 class Entry(NamedTuple):

@@ -1,11 +1,12 @@
 """Artifacts that a command reads and that are not done: warned of, handed on, or refused."""
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
+from prefpipe.artifacts.storage.location import Location
 
-def not_done(paths: Iterable[Path | None], *, strict: bool = False) -> list[dict[str, Any]]:
+
+def not_done(paths: Iterable[Location | None], *, strict: bool = False) -> list[dict[str, Any]]:
     """Warn of artifacts that are not done, and return each as ``{"path", "state", "reasons"}``.
 
     Args:
@@ -17,11 +18,12 @@ def not_done(paths: Iterable[Path | None], *, strict: bool = False) -> list[dict
         InputError: with ``strict``, naming the first that is partial, stale or corrupt.
     """
     from prefpipe.artifacts.run_record import FILE_NAME
+    from prefpipe.artifacts.storage.files import can_be_found
     from prefpipe.cli import stderr
     from prefpipe.errors import InputError
     from prefpipe.status.checker import StatusChecker, standing_of
 
-    folders = [path for path in paths if path is not None and (path / FILE_NAME).exists()]
+    folders = [path for path in paths if path is not None and can_be_found(path / FILE_NAME)]
     checker = StatusChecker()
     unfinished = []
     for folder in dict.fromkeys(folders):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.storage.location import Url
 from prefpipe.cli.help_page import ALL_FLAGS, usage
 from prefpipe.configs.options import is_list, resolved_types, scalar_type
 from prefpipe.configs.reference import ReferenceConfig
@@ -136,7 +137,9 @@ def _value(parameter: Any, kinds: Mapping[str, Any]) -> str:
     if parameter.param_type_name == "argument" or getattr(parameter, "is_flag", False):
         return ""
     scalar = scalar_type(kinds[parameter.name]) if parameter.name in kinds else str
-    metavar = parameter.metavar or {int: "N", float: "X", Path: "PATH"}.get(scalar, "TEXT")
+    metavar = parameter.metavar or {int: "N", float: "X", Path: "PATH", Url: "PATH"}.get(
+        scalar, "TEXT"
+    )
     return ", ".join(f"`{word}`" for word in metavar.split("|"))
 
 
@@ -168,6 +171,7 @@ def _type_words(item: "Field[Any]", kind: Any) -> str:
     if item.metadata["choices"]:
         return ", ".join(f"`{choice}`" for choice in item.metadata["choices"])
     names = {int: "whole number", float: "number", bool: "true, false", str: "text", Path: "path"}
+    names[Url] = "path or URL"
     return f"list of {names[scalar]}s" if is_list(kind) else names[scalar]
 
 

@@ -1,9 +1,11 @@
 """``prefpipe report``: the story of a run, or of two, as one HTML file."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Any
 
+from prefpipe.artifacts.storage.location import local_path
 from prefpipe.configs.report import ReportConfig
 
 if TYPE_CHECKING:
@@ -23,7 +25,7 @@ def report(config: ReportConfig) -> None:
 
     # before the work, not after it
     refuse_other_file(config.place, overwrite=config.overwrite)
-    records = [read_study_record(path) for path in config.runs]
+    records = [read_study_record(path) if isinstance(path, Path) else None for path in config.runs]
     if len(config.runs) > 1:
         story, page = _of_two_runs(config, records)
     else:
@@ -105,7 +107,7 @@ def _of_study(config: ReportConfig, record: "StudyRecord") -> tuple[dict[str, An
     from prefpipe.wiring.report import open_study
 
     _refuse_flags_of_runs(config)
-    study = open_study(config.workdir, record)
+    study = open_study(local_path(config.workdir, "RUN"), record)
     story = tell_study(config.workdir.resolve().name, study.figures, study.runs, study.record)
     for line in story["unfinished"]:
         if config.strict:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from prefpipe.artifacts.storage.location import Location, is_within
 from prefpipe.configs.status import StatusConfig
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def status(config: StatusConfig) -> None:
     from prefpipe.status.folders import find_artifacts, studies_in
     from prefpipe.status.run_rounds import rounds_of_run, runs_in
 
-    paths: list[Path] = []
+    paths: list[Location] = []
     studies: list[StudyStatus] = []
     rounds: list[RunRounds] = []
     checker = StatusChecker()
@@ -89,7 +90,7 @@ def _statuses_of_studies(folders: "Sequence[Path]") -> "Iterator[StudyStatus]":
 
 
 def _is_done_in(status: "ArtifactStatus", folder: "Path") -> bool:
-    return status.state == "done" and status.path.is_relative_to(folder)
+    return status.state == "done" and is_within(status.path, folder)
 
 
 def _done_in(folder: "Path", n_artifacts: int) -> "Text":

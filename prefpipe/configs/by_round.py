@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.answers import json_option, strict_option
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import option
@@ -24,7 +24,7 @@ class ByRoundConfig(CommandConfig):
         "Intervals": ("confidence", "bootstrap_draws", "bootstrap_seed"),
     }
 
-    runs: tuple[Path, ...] = option(
+    runs: tuple[Location, ...] = option(
         positional=True,
         metavar="RUN...",
         help="folders of runs whose policies were evaluated after each round, one per seed",

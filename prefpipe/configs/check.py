@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.answers import json_option, strict_option
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.gpus import GPU_HELP, MFU_HELP, TFLOPS_HELP, gpu_problems
@@ -50,7 +50,7 @@ class CheckConfig(CommandConfig):
         "On what, for the time of a step": ("gpu", "tflops", "mfu"),
     }
 
-    groups: Path = option(positional=True, metavar="GROUPS", help="folder written by select")
+    groups: Location = option(positional=True, metavar="GROUPS", help="folder written by select")
     model: str = option(
         metavar="MODEL",
         common=True,
@@ -79,7 +79,7 @@ class CheckConfig(CommandConfig):
         "--point-wins or --rater-scores; default: the objective's",
     )
     point_wins: float | None = option(None, above=0.5, below=1, metavar="P", help=POINT_WINS_HELP)
-    rater_scores: Path | None = option(None, metavar="DIR", help=RATER_SCORES_HELP)
+    rater_scores: Location | None = option(None, metavar="DIR", help=RATER_SCORES_HELP)
     weight_by: str | None = option(None, metavar="EXPRESSION", help=WEIGHT_BY_HELP)
     global_batch_size: int | None = option(
         None,

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.options import option
 from prefpipe.configs.stage import ENGINE_HEADING, ErrorRateConfig, PartwiseConfig
@@ -31,7 +31,7 @@ class EmbedConfig(PartwiseConfig, WorkersConfig, ErrorRateConfig):
         ),
     )
 
-    candidates: Path = option(
+    candidates: Location = option(
         positional=True,
         identity=False,
         metavar="CANDIDATES",

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.options import option
 from prefpipe.configs.sampling import MOST_SAMPLES, SamplingConfig
@@ -80,25 +80,25 @@ class EvalConfig(SamplingConfig, WorkersConfig, GraceConfig):
         help="address of the server of --scorer judge:openai:MODEL; default: --base-url unless "
         "--backend is openai, then OPENAI_BASE_URL",
     )
-    policy_scores: Path | None = option(
+    policy_scores: Location | None = option(
         None,
         identity=False,
         metavar="DIR",
         help="existing scores of the policy's candidates folder",
     )
-    baseline_scores: Path | None = option(
+    baseline_scores: Location | None = option(
         None,
         identity=False,
         metavar="DIR",
         help="existing scores of the baseline's candidates folder",
     )
-    policy_embeddings: Path | None = option(
+    policy_embeddings: Location | None = option(
         None,
         identity=False,
         metavar="DIR",
         help="embeddings of the policy's candidates, to measure their diversity",
     )
-    baseline_embeddings: Path | None = option(
+    baseline_embeddings: Location | None = option(
         None,
         identity=False,
         metavar="DIR",

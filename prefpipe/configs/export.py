@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.options import option
 from prefpipe.configs.stage import StageConfig
@@ -75,7 +76,7 @@ class ExportConfig(StageConfig):
         help="replace what OUT holds; `=stale` does the same, as a file does not record what "
         "it was made from",
     )
-    groups: Path = option(
+    groups: Location = option(
         positional=True,
         identity=False,
         metavar="GROUPS",

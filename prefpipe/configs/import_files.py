@@ -4,10 +4,10 @@ import keyword
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from prefpipe.artifacts.conversations import ReadingRules
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.conversations import ON_DUPLICATE, ConversationsConfig, split_columns
 from prefpipe.configs.options import flag_named, option
@@ -73,7 +73,7 @@ class ImportConfig(SizedParts, GraceConfig, ConversationsConfig):
     # 2: arrow.json as what it holds; system columns, templated prompts, ratings joined
     VERSION: ClassVar[int] = 2
 
-    output: Path = option(
+    output: Location = option(
         common=True,
         help="folder to write `candidates` and `scores` into",
         identity=False,

@@ -1,9 +1,9 @@
 """The flags of ``prefpipe inspect``."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.answers import json_option, strict_option
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import option
@@ -23,7 +23,7 @@ class InspectConfig(CommandConfig):
         "prefpipe inspect run/groups --prompt-id 4be0a1 --map",
     )
 
-    path: Path = option(positional=True, metavar="PATH", help="folder of an artifact")
+    path: Location = option(positional=True, metavar="PATH", help="folder of an artifact")
     gamma: float | None = option(
         None,
         minimum=0,
@@ -38,10 +38,10 @@ class InspectConfig(CommandConfig):
         metavar="ID",
         help="show this prompt with all its candidates; the first characters of the id are enough",
     )
-    scores: Path | None = option(
+    scores: Location | None = option(
         None, metavar="DIR", help="scores to rank by; default: those of the groups"
     )
-    groups: Path | None = option(None, metavar="DIR", help="groups to read the roles from")
+    groups: Location | None = option(None, metavar="DIR", help="groups to read the roles from")
     reward: str | None = option(
         None,
         metavar="EXPRESSION",
@@ -54,7 +54,7 @@ class InspectConfig(CommandConfig):
         help="draw the prompt's candidates by their embeddings, in two dimensions, with their "
         "roles",
     )
-    embeddings: Path | None = option(
+    embeddings: Location | None = option(
         None, metavar="DIR", help="embeddings to draw with --map; default: those of the groups"
     )
     strict: bool = strict_option()

@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems, parse_judge
 from prefpipe.configs.options import Dtype, option
@@ -53,14 +53,14 @@ class JudgeConfig(JudgingConfig, PartwiseConfig, WorkersConfig, ErrorRateConfig)
         ),
     )
 
-    a: Path = option(
+    a: Location = option(
         positional=True,
         identity=False,
         metavar="A",
         common=True,
         help="candidates whose win rate is reported",
     )
-    b: Path = option(
+    b: Location = option(
         positional=True,
         identity=False,
         metavar="B",

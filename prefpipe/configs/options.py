@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict, Unpack
 
 from prefpipe.artifacts.overwriting import Overwrite
-from prefpipe.artifacts.tables.locations import scheme_problem
+from prefpipe.artifacts.storage.location import Url, parse_location, url_in
+from prefpipe.errors import UsageError
 from prefpipe.spelling import did_you_mean
 from prefpipe.text.server_address import address_with_secret
 
@@ -146,11 +147,16 @@ def is_list(kind: Any) -> bool:
 
 
 def scalar_type(kind: Any) -> type:
-    """Return the type of one value: ``int`` for ``int | None`` and ``tuple[int, ...]``."""
-    if isinstance(kind, types.UnionType):
-        kind = next(part for part in typing.get_args(kind) if part is not type(None))
+    """Return the type of one value: ``int`` for ``int | None`` and ``tuple[int, ...]``.
+
+    `Url` stands for a `Location`: a field that takes a URL takes a path, too.
+    """
     if is_list(kind):
         kind = typing.get_args(kind)[0]
+    if isinstance(kind, types.UnionType) and Url in typing.get_args(kind):
+        return Url
+    if isinstance(kind, types.UnionType):
+        kind = next(part for part in typing.get_args(kind) if part is not type(None))
     if typing.get_origin(kind) is Literal:
         return str
     assert isinstance(kind, type)
@@ -167,13 +173,16 @@ def convert_fields(config: Any) -> list[str]:
     kinds = resolved_types(type(config))
     for item in fields(config):
         value, kind = getattr(config, item.name), kinds[item.name]
-        is_optional = isinstance(kind, types.UnionType)
+        is_optional = type(None) in typing.get_args(kind)
         if value is None and is_optional:
             continue
         try:
             converted = _converted(value, kind)
         except (TypeError, ValueError):
             problems.append(f"{shown_name(item)} takes {_type_words(kind)}, not {value!r}")
+            continue
+        except UsageError as error:
+            problems.append(f"{shown_name(item)} {error.message}: {error.hint}")
             continue
         # the dataclass is frozen, and still being made
         object.__setattr__(config, item.name, converted)
@@ -197,14 +206,27 @@ def _values(config: Any) -> Iterator[tuple["Field[Any]", tuple[Any, ...]]]:
 
 
 def _address_problems(config: Any) -> Iterator[str]:
-    """Yield the paths that are addresses, ``s3://b/x``, of which pathlib makes folders here."""
+    """Yield the URLs of fields that take paths of this machine alone."""
     for item, values in _values(config):
         if item.name.endswith("base_url"):
             yield from _secret_problems(item, values)
         for path in values:
-            problem = scheme_problem(path) if isinstance(path, Path) else None
-            if problem is not None:
-                yield f"{flag_of(item)} {problem}"
+            url = url_in(path) if isinstance(path, Path) else None
+            if url is not None:
+                problem, advice = problem_of_url(config, item, url)
+                yield f"{shown_name(item)} {problem}: {advice}"
+
+
+def problem_of_url(config: Any, item: "Field[Any]", url: str) -> tuple[str, str]:
+    """Return what is wrong with a URL where only this machine's disks are taken, and what to do."""
+    command = config.command_name()
+    if item.name == "output":
+        push = "pass a path of this machine"
+        if item.metadata["metavar"] in ("DIR", "OUT"):
+            push = f"use -o FOLDER, then `prefpipe push FOLDER {url}`"
+        return f"{url}: {command} writes to a disk", push
+    pull = f"copy it with `prefpipe pull {url} FOLDER`, and pass FOLDER"
+    return f"{url}: {command} reads this from a disk", pull
 
 
 def _secret_problems(item: "Field[Any]", values: Sequence[str]) -> Iterator[str]:
@@ -239,6 +261,7 @@ def _bounds_problems(config: Any) -> Iterator[str]:
 
 _WRITTEN_AS: dict[type, tuple[type, ...]] = {
     Path: (str, Path),
+    Url: (str, Path, Url),
     str: (str, int, float),
     int: (int, str),
     float: (int, float, str),
@@ -270,6 +293,9 @@ def _converted(value: Any, kind: Any) -> Any:
         raise TypeError
     if target is Path:
         return _at_home(Path(str(value)))
+    if target is Url:
+        place = parse_location(str(value))
+        return _at_home(place) if isinstance(place, Path) else place
     converted = target(value)
     if target is float and not isfinite(converted):
         raise ValueError
@@ -291,5 +317,5 @@ def _type_words(kind: Any) -> str:
         return "no, stale or all"
     if scalar is bool:
         return "true or false"
-    names = {int: "whole number", float: "finite number", str: "text", Path: "path"}
+    names = {int: "whole number", float: "finite number", str: "text", Path: "path", Url: "path"}
     return f"{names[scalar]}s" if is_list(kind) else f"a {names[scalar]}"

@@ -5,6 +5,7 @@ once, in one folder, for one shard, perhaps with ``--overwrite``. Its words are 
 line reads them, so that a value that looks like a flag is taken for what it was.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
@@ -13,6 +14,15 @@ from typing import Any, NamedTuple
 import yaml
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import (
+    Location,
+    Url,
+    is_within,
+    pieces_below,
+    place_below,
+    seen_from,
+)
 from prefpipe.configs.options import (
     flag_of,
     is_list,
@@ -31,6 +41,7 @@ OF_ONE_WORKER = ("shard_index", "num_shards", "shards", "no_shards")
 NAMED_TARGETS = ("scorer", "judge")
 """Flags whose value is ``KIND:TARGET``, where the target may be a path."""
 CONFIG_FLAG = "config"
+URL_AT_END = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://.*$")
 
 
 class Word(NamedTuple):
@@ -62,7 +73,7 @@ class Surroundings(NamedTuple):
     """
 
     folder: Path
-    output: Path | None
+    output: Location | None
     now: Path
 
 
@@ -105,10 +116,10 @@ class RecordedCommand:
         """Whether the parts can be divided among workers."""
         return issubclass(self.config_class, ShardedConfig)
 
-    def output(self, folder: Path) -> Path | None:
+    def output(self, folder: Path) -> Location | None:
         """Return where the output was, given the folder that the command was run in."""
         text = self.value("output") or self._of_config_file(folder).get("output")
-        return None if text is None else folder / Path(str(text)).expanduser()
+        return None if text is None else seen_from(folder, str(text))
 
     def config(self, folder: Path) -> StageConfig:
         """Return what the command made of its words, given the folder that it was run in.
@@ -233,7 +244,7 @@ class RecordedCommand:
                 return word  # a kind without a target, `checks`
 
         then = self.output(surroundings.folder)
-        moves: list[tuple[Path, Path]] = []
+        moves: list[tuple[Location, Location]] = []
         if then is not None and surroundings.output is not None:
             moves += moved_folders(then.absolute(), surroundings.output.absolute())
         placed = _place_of_now(path, surroundings, moves, is_output=word.field == "output")
@@ -301,7 +312,7 @@ def names_place(field: str, config_class: type[StageConfig]) -> bool:
     item = _fields(config_class).get(field)
     if item is None:
         return False
-    if scalar_type(resolved_types(config_class)[field]) is Path:
+    if scalar_type(resolved_types(config_class)[field]) in (Path, Url):
         return True
     # a text that stands for something with a content: a model, a scorer, a source
     return bool(item.metadata["metavar"]) and not item.metadata["identity"]
@@ -309,11 +320,15 @@ def names_place(field: str, config_class: type[StageConfig]) -> bool:
 
 def split_target(text: str) -> tuple[str, str]:
     """Return ``name=judge:transformers:`` and ``run/model``: of a target the path stands last."""
+    # the colon of a URL belongs to the target
+    url = URL_AT_END.search(text)
+    if url is not None:
+        return text[: url.start()], url[0]
     head, colon, target = text.rpartition(":")
     return head + colon, target
 
 
-def moved_folders(then: Path, now: Path) -> Iterator[tuple[Path, Path]]:
+def moved_folders(then: Location, now: Location) -> Iterator[tuple[Location, Location]]:
     """Yield which folders are others now, the largest first.
 
     An output may have been moved alone, or with all around it. A copy is moved, too, while the
@@ -322,28 +337,31 @@ def moved_folders(then: Path, now: Path) -> Iterator[tuple[Path, Path]]:
     if then.resolve() == now.resolve():
         return
 
-    n_same = 0
-    for one, other in zip(reversed(then.parts), reversed(now.parts), strict=False):
-        if one != other:
+    # the names at the end that both have are those of the run
+    root_then, root_now = then, now
+    while root_then.name == root_now.name and root_then.name:
+        if root_then.parent == root_then or root_now.parent == root_now:
             break
-        n_same += 1
-    if n_same:
-        root_then = then.parts[: len(then.parts) - n_same]
-        root_now = now.parts[: len(now.parts) - n_same]
-        yield Path(*root_then), Path(*root_now)
+        root_then, root_now = root_then.parent, root_now.parent
+    if root_then != then:
+        yield root_then, root_now
 
     yield then.parent, now.parent
     yield then, now
 
 
 def _place_of_now(
-    text: str, surroundings: Surroundings, moves: Sequence[tuple[Path, Path]], *, is_output: bool
+    text: str,
+    surroundings: Surroundings,
+    moves: Sequence[tuple[Location, Location]],
+    *,
+    is_output: bool,
 ) -> str:
     """Return a path so that it is right in the folder of now.
 
     What names nothing on this disk stays as it is.
     """
-    then = (surroundings.folder / Path(text).expanduser()).absolute()
+    then = seen_from(surroundings.folder, text).absolute()
     place = then
     if is_output and moves:
         # the smallest move is that of the output itself
@@ -351,20 +369,20 @@ def _place_of_now(
     else:
         # what did not move along stays where it was
         for from_, to in moves:
-            if not then.is_relative_to(from_):
+            if not is_within(then, from_):
                 continue
-            moved = to / then.relative_to(from_)
-            if moved.exists():
+            moved = place_below(to, pieces_below(then, from_))
+            if files.can_be_found(moved):
                 place = moved
                 break
 
     # as it was typed, where that is still right
     same_folder = surroundings.folder.absolute() == surroundings.now.absolute()
-    if place == then and (Path(text).is_absolute() or same_folder):
+    if place == then and (isinstance(then, Url) or Path(text).is_absolute() or same_folder):
         return text
     # a name of the hub, or something that is gone
-    if not is_output and not place.exists():
+    if not is_output and not files.can_be_found(place):
         return text
-    if place.is_relative_to(surroundings.now):
+    if isinstance(place, Path) and place.is_relative_to(surroundings.now):
         return str(place.relative_to(surroundings.now))
     return str(place)

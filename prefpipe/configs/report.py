@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Location, Url, local_path
 from prefpipe.configs.answers import json_option, strict_option
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import option
@@ -32,7 +33,7 @@ class ReportConfig(CommandConfig):
         "prefpipe report run-a run-b -o both.html",
     )
 
-    runs: tuple[Path, ...] = option(
+    runs: tuple[Location, ...] = option(
         positional=True,
         metavar="RUN...",
         help="folder of a run's artifacts; or of a study, or of its study.json, "
@@ -72,16 +73,20 @@ class ReportConfig(CommandConfig):
             problems.append("a run is given twice: it would be compared with itself")
         if len(self.runs) == MOST_RUNS and self.output is None:
             problems.append("-o FILE is needed for two runs: the page belongs to neither folder")
+        if self.output is None and any(isinstance(path, Url) for path in self.runs):
+            problems.append("-o FILE is needed for a run in a bucket: the page is a file of a disk")
         if len(self.runs) == MOST_RUNS and self.prompts != DEFAULT_MAPS:
             problems.append("--prompts is for the report of one run: two have no maps")
         return problems
 
     @property
-    def workdir(self) -> Path:
+    def workdir(self) -> Location:
         """The folder of the run, or of the first of two."""
         return self.runs[0]
 
     @property
     def place(self) -> Path:
         """Where the file is written."""
-        return self.workdir / DEFAULT_NAME if self.output is None else self.output
+        if self.output is not None:
+            return self.output
+        return local_path(self.workdir, "RUN") / DEFAULT_NAME

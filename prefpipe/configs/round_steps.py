@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.storage.location import local_path
 from prefpipe.configs.plan_sections import SECTIONS, words_of
 from prefpipe.configs.recorded_commands import Word
 from prefpipe.configs.round_plan import (
@@ -61,7 +62,7 @@ class Step:
     @property
     def output(self) -> Path:
         """The folder that it writes."""
-        return self.config.output
+        return local_path(self.config.output, "--output")
 
     @property
     def words(self) -> list[str]:

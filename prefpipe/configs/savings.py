@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.answers import json_option, strict_option
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.gpus import GPU_HELP, MFU_HELP, TFLOPS_HELP, gpu_problems
@@ -46,7 +46,7 @@ class SavingsConfig(CommandConfig):
         "Before any run, instead of GROUPS": PLAN,
     }
 
-    groups: Path | None = option(
+    groups: Location | None = option(
         None,
         positional=True,
         metavar="[GROUPS]",

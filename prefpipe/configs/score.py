@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar, NamedTuple, get_args
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.conversations import ON_DUPLICATE
 from prefpipe.configs.judging import ENGINES, JudgingConfig, judge_problems
@@ -60,7 +60,7 @@ class ScoreConfig(JudgingConfig, PartwiseConfig, WorkersConfig, ErrorRateConfig,
         "prefpipe score run/candidates -o run/scores --scorer checks --scorer judge:openai:gpt-4.1",
     )
 
-    candidates: Path = option(
+    candidates: Location = option(
         positional=True,
         identity=False,
         metavar="CANDIDATES",

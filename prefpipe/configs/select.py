@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.options import flag_named, option
 from prefpipe.configs.stage import MACHINES_HEADING, PartwiseConfig
@@ -89,17 +89,17 @@ class SelectConfig(PartwiseConfig):
         "prefpipe select run/candidates --scores run/scores -o run/groups --strategy best-worst",
     )
 
-    candidates: Path = option(
+    candidates: Location = option(
         positional=True,
         identity=False,
         metavar="CANDIDATES",
         common=True,
         help="folder written by generate or import",
     )
-    scores: Path = option(
+    scores: Location = option(
         identity=False, metavar="DIR", common=True, help="folder written by score or import"
     )
-    embeddings: Path | None = option(
+    embeddings: Location | None = option(
         None,
         identity=False,
         metavar="DIR",
@@ -107,7 +107,7 @@ class SelectConfig(PartwiseConfig):
         help="folder written by embed; coreset and opt-select need it, other strategies use it "
         "to report coverage",
     )
-    earlier: tuple[Path, ...] = option(
+    earlier: tuple[Location, ...] = option(
         (),
         identity=False,
         metavar="DIR",

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import yaml
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.configs.command import OUTPUT_HEADING, CommandConfig
 from prefpipe.configs.options import option
 from prefpipe.configs.yaml_keys import UniqueKeyLoader
@@ -36,7 +37,7 @@ class StageConfig(CommandConfig):
     """Grows when an unchanged configuration gives other rows."""
     panels: ClassVar[Mapping[str, Sequence[str]]] = {OUTPUT_HEADING: ("output", "overwrite")}
 
-    output: Path = option(
+    output: Location = option(
         common=True,
         help="folder of the artifact to write",
         identity=False,
@@ -248,7 +249,7 @@ def _is_day(text: str) -> bool:
 
 
 def _json_value(value: Any) -> Any:
-    if isinstance(value, Path):
+    if isinstance(value, Path | Url):
         return str(value)
     return list(value) if isinstance(value, tuple) else value
 

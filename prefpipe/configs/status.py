@@ -1,9 +1,9 @@
 """The flags of ``prefpipe status``."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.answers import json_option
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import option
@@ -20,7 +20,7 @@ class StatusConfig(CommandConfig):
     command: ClassVar[str] = "status"
     examples: ClassVar[tuple[str, ...]] = ("prefpipe status run",)
 
-    paths: tuple[Path, ...] = option(
+    paths: tuple[Location, ...] = option(
         positional=True, metavar="PATH...", help="artifacts, or folders that hold several"
     )
     num_shards: int | None = option(

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.storage.location import local_path
 from prefpipe.artifacts.training_folders import kept_step_folder
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
@@ -126,7 +127,7 @@ class StepDraft(NamedTuple):
             self.name,
             self.stage,
             arguments,
-            config.output,
+            local_path(config.output, "--output"),
             config,
             self.arm,
             self.seed,

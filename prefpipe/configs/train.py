@@ -11,6 +11,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.command import OUTPUT_HEADING
 from prefpipe.configs.options import option
 from prefpipe.configs.stage import TEMPLATE_HEADING
@@ -110,7 +111,10 @@ def _owner_words(owners: list[str]) -> str:
 
 
 def gamma_problems(
-    objective: str | None, gamma: str | None, point_wins: float | None, rater_scores: Path | None
+    objective: str | None,
+    gamma: str | None,
+    point_wins: float | None,
+    rater_scores: Location | None,
 ) -> list[str]:
     """Return what is wrong with gamma, as text, and with what it is chosen by."""
     choosers = {"--point-wins": point_wins, "--rater-scores": rater_scores}
@@ -221,7 +225,14 @@ class TrainConfig(PolicyTemplateConfig):
         ),
     )
 
-    groups: Path = option(
+    output: Path = option(
+        common=True,
+        help="folder of the artifact to write",
+        identity=False,
+        flag="-o",
+        metavar="DIR",
+    )
+    groups: Location = option(
         positional=True,
         identity=False,
         metavar="GROUPS",
@@ -257,7 +268,9 @@ class TrainConfig(PolicyTemplateConfig):
     point_wins: float | None = option(
         None, identity=False, above=0.5, below=1, help=POINT_WINS_HELP
     )
-    rater_scores: Path | None = option(None, identity=False, metavar="DIR", help=RATER_SCORES_HELP)
+    rater_scores: Location | None = option(
+        None, identity=False, metavar="DIR", help=RATER_SCORES_HELP
+    )
     alpha: float | None = knob_option("alpha")
     deviation: str | None = knob_option("deviation")
     comparison: str | None = knob_option("comparison")
@@ -275,7 +288,7 @@ class TrainConfig(PolicyTemplateConfig):
         "positives; 0 is off",
     )
     weight_by: str | None = option(None, metavar="EXPRESSION", help=WEIGHT_BY_HELP)
-    reference: Path | None = option(
+    reference: Location | None = option(
         None,
         identity=False,
         metavar="DIR",
@@ -380,13 +393,13 @@ class TrainConfig(PolicyTemplateConfig):
         help="share of the prompts to hold out for evaluation, drawn by --seed and prompt_id; "
         "0: none",
     )
-    eval_groups: Path | None = option(
+    eval_groups: Location | None = option(
         None,
         identity=False,
         metavar="DIR",
         help="groups of other prompts to evaluate on, instead of --eval-fraction",
     )
-    eval_reference: Path | None = option(
+    eval_reference: Location | None = option(
         None,
         identity=False,
         metavar="DIR",

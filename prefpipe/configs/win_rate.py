@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.answers import json_option
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import option
@@ -28,7 +28,7 @@ class WinRateConfig(CommandConfig):
         "Intervals": ("confidence", "bootstrap_draws", "bootstrap_fits", "bootstrap_seed"),
     }
 
-    annotations: tuple[Path, ...] = option(
+    annotations: tuple[Location, ...] = option(
         positional=True,
         metavar="ANNOTATIONS",
         common=True,
@@ -36,18 +36,18 @@ class WinRateConfig(CommandConfig):
         "or Parquet file, or a folder of `prefpipe eval` or `judge`; several: each "
         "against the first",
     )
-    difficulty: Path | None = option(
+    difficulty: Location | None = option(
         None,
         metavar="FILE",
         common=True,
         help="difficulty of each instruction; default: leave the term out",
     )
-    regularising_rows: Path | None = option(
+    regularising_rows: Location | None = option(
         None,
         metavar="FILE",
         help="rows that constrain the fit's coefficients: AlpacaEval's df_gamed.csv",
     )
-    baseline_outputs: Path | None = option(
+    baseline_outputs: Location | None = option(
         None,
         metavar="FILE",
         common=True,

@@ -27,6 +27,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from prefpipe.artifacts.storage.location import Url
 from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import EngineDeadError, EngineNotOpenedError, PrefpipeError
 
@@ -152,4 +153,4 @@ def _json_value(value: Any) -> Any:
         return [_json_value(each) for each in value]
     if isinstance(value, Enum):
         return value.value
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path | Url) else value

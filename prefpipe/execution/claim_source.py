@@ -8,7 +8,7 @@ are on disk.
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-from prefpipe.artifacts.claims import Claimant, ClaimFolder, ClaimWatch, HeldClaims, SeenClaim
+from prefpipe.artifacts.claims import Claimant, ClaimWatch, HeldClaims, SeenClaim, claims_of
 from prefpipe.execution.part_maker import PartMade
 from prefpipe.execution.runtime import Job
 from prefpipe.execution.this_process import OpenSource
@@ -46,7 +46,7 @@ class ClaimSource:
         self._output, self._is_made, self._log = job.output, job.is_done, job.runtime.log
         self._tell_of_others = job.made_by_others
         self._lease_s = me.lease_s
-        self._storage = ClaimFolder(job.output.path)
+        self._storage = claims_of(job.output.path)
         self._held = HeldClaims(self._storage, me, job.runtime.log)
         self._watch = ClaimWatch(self._storage, me)
         # Workers that start together begin at different parts, so that they do not all try one.

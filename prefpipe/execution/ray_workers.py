@@ -150,7 +150,7 @@ class RayWorkers:
             PrefpipeError: there is no cluster, or some nodes cannot make parts.
         """
         token = uuid.uuid4().hex
-        token_path = temporary_path(job.output.path / "shared-folder")
+        token_path = temporary_path(job.output.folder / "shared-folder")
         token_path.write_text(token, encoding="utf-8")
         try:
             probe = probe_for(Path.cwd(), token_path, _paths_read(job.config))

@@ -119,7 +119,10 @@ class Worker:
         self._channel.send({"type": "ready"})
         parts = DrivenParts(self._channel, self._incoming)
         # `DrivenParts` has reported each one: there is nothing left to do here.
-        deque(PartLoop(parts, job.maker, job.runtime).run(), maxlen=0)
+        try:
+            deque(PartLoop(parts, job.maker, job.runtime).run(), maxlen=0)
+        finally:
+            job.output.keep_footers()
         raise WorkerIsDone
 
     def _listen(self) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.errors import PrefpipeError
@@ -80,6 +81,6 @@ def _trouble(artifact: Artifact) -> list[str]:
     if metrics is not None:
         problems.append(metrics)
     summary = artifact.path / SUMMARY_FILE
-    if summary.exists() and read_summary(artifact) is None:
+    if files.is_file(summary) and read_summary(artifact) is None:
         problems.append(f"{summary} cannot be read: it is not a JSON object")
     return problems

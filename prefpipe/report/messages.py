@@ -69,7 +69,7 @@ def _names_by_spelling(artifacts: Sequence[ReportedArtifact]) -> dict[str, str]:
         path = item.artifact.path
         resolved = path.resolve()
         spellings = [str(path), str(resolved)]
-        if resolved.is_relative_to(here):
+        if isinstance(resolved, Path) and resolved.is_relative_to(here):
             spellings.append(str(resolved.relative_to(here)))
         names |= {spelling: item.name for spelling in spellings if spelling != "."}
     return names

@@ -7,7 +7,6 @@ held-out prompts, sampling and scorers. Where they have not, the page says in wh
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +15,7 @@ import polars as pl
 from prefpipe import __version__
 from prefpipe.artifacts.fingerprint import canonical_json, field_differences, shorten
 from prefpipe.artifacts.finite_json import finite_values
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import paired_difference
@@ -55,9 +55,9 @@ class ReportedRun(NamedTuple):
     unreadable: Sequence[Mapping[str, Any]] = ()
 
 
-def run_names(paths: Sequence[Path]) -> list[str]:
+def run_names(paths: Sequence[Location]) -> list[str]:
     """Return the names of two runs: of their folders, with as many parents as tell them apart."""
-    parts = [path.resolve().parts for path in paths]
+    parts = [str(path.resolve()).split("/") for path in paths]
     for length in range(1, max(len(each) for each in parts) + 1):
         names = ["/".join(each[-length:]) for each in parts]
         if len(set(names)) == len(names):

@@ -12,12 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
-from pathlib import Path
 from shlex import quote
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts import parts, run_record
-from prefpipe.artifacts.answer_cache import FOLDER_NAME
+from prefpipe.artifacts.answer_cache import answers_folder
 from prefpipe.artifacts.answer_log import AnswerLog
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.ids import seed_for
@@ -103,7 +102,7 @@ class Sampler(NamedTuple):
 def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -> Summary:
     """Generate the parts of this shard that are missing."""
     source = place_of(config.prompts)
-    if isinstance(source, Path):
+    if source is not None:
         refuse_nesting(config.output, {"PROMPTS": source})
     columns = _column_names(config, samplers)
     prompts, skipped = _read_prompts(config, columns)
@@ -178,7 +177,7 @@ def run(config: GenerateConfig, samplers: Sequence[Sampler], runtime: Runtime) -
     for index in indices:
         _kept_answers(output, index).remove()
     with suppress(OSError):  # another worker's answers are in it
-        (output.path / FOLDER_NAME).rmdir()
+        answers_folder(output.path).rmdir()
 
     if summary.n_parts_made:
         maker.describe(summary, elapsed_s)
@@ -259,7 +258,7 @@ def _column_names(config: GenerateConfig, samplers: Sequence[Sampler]) -> list[s
 
 def _kept_answers(output: Output, index: int) -> AnswerLog:
     """Return the folder for a server's answers until their part is written."""
-    return AnswerLog(output.path / FOLDER_NAME / output.part_path(index).stem)
+    return AnswerLog(answers_folder(output.path) / output.part_path(index).stem)
 
 
 def _refuse_no_text_at_all(

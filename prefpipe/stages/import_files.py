@@ -24,6 +24,8 @@ from prefpipe.artifacts.interchange.pool import ImportedResponse, Pool
 from prefpipe.artifacts.interchange.read_options import ColumnNames, ReadOptions, WideColumns
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Output, Shard, open_output, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tables.locations import place_of
@@ -53,8 +55,7 @@ def run(config: ImportConfig, runtime: Runtime) -> Summary:
     if config.requests is not None:
         sources["--requests"] = config.requests
     places = {name: place_of(text) for name, text in sources.items()}
-    on_disk = {name: place for name, place in places.items() if isinstance(place, Path)}
-    refuse_nesting(config.output, on_disk)
+    refuse_nesting(config.output, {name: place for name, place in places.items() if place})
     pool, skipped = _read(config)
     # Both records, of candidates and of scores, say what was left out.
     runtime = replace(runtime, context={**runtime.context, **context_of_skipped_rows(skipped)})
@@ -192,15 +193,20 @@ def _record_of_scores(
     )
 
 
-def _remove_imported(folder: Path) -> None:
+def _remove_imported(folder: Location) -> None:
     """Remove the scores of an earlier import, which belong to other candidates.
 
     Files of other commands stay.
     """
-    if not (folder / run_record.FILE_NAME).exists():
+    if not files.is_file(folder / run_record.FILE_NAME):
         return
-    if run_record.read_run_record(folder).stage == ImportConfig.stage:
+    if run_record.read_run_record(folder).stage != ImportConfig.stage:
+        return
+    if isinstance(folder, Path):
         shutil.rmtree(folder)
+    else:
+        for name in files.names_in(folder):
+            files.delete(folder / name)
 
 
 def _make_candidates(config: ImportConfig, pool: Pool, output: Output, index: int) -> None:

@@ -14,13 +14,13 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import LOGPROBS
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
 from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD
@@ -130,7 +130,7 @@ def run(
     return summary
 
 
-def open_responses(path: Path) -> Artifact:
+def open_responses(path: Location) -> Artifact:
     """Open what to measure: groups or candidates.
 
     Raises:

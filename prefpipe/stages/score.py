@@ -189,9 +189,8 @@ def _have_judge(raters: Sequence[Rater]) -> bool:
 
 def _user_columns_of(candidates: Artifact) -> list[str]:
     """Return the names of the user's columns; none where no part is there yet."""
-    for index in range(candidates.n_parts):
-        if candidates.part_path(index).exists():
-            return list(user_columns(candidates.read(index)[0]).column_names)
+    for index in candidates.present(range(candidates.n_parts), allow_partial=True)[:1]:
+        return list(user_columns(candidates.read(index)[0]).column_names)
     return []
 
 

@@ -7,6 +7,7 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings
 from prefpipe.status.claimed_parts import ClaimedPart
 
@@ -46,7 +47,7 @@ class ArtifactStatus:
     command of a run of several rounds, where its plan wants the artifact otherwise.
     """
 
-    path: Path
+    path: Location
     stage: str = "?"
     fingerprint: str = ""
     n_parts: int = 0
@@ -115,7 +116,7 @@ class ArtifactStatus:
             shards = [(index, count) for index in self.shards(count)] or shards
 
         is_replaced = Effect.OTHER_RUN in self.effects or Effect.BEHIND in self.effects
-        has_checkpoints = any(output.glob("checkpoint-*"))
+        has_checkpoints = isinstance(output, Path) and any(output.glob("checkpoint-*"))
         return [
             recorded.to_go_on(
                 surroundings,
@@ -167,7 +168,7 @@ class Standing(NamedTuple):
     That command prints it, marks its figures, or refuses.
     """
 
-    path: Path
+    path: Location
     state: State
     reasons: tuple[str, ...] = ()
 
@@ -196,7 +197,7 @@ class Standing(NamedTuple):
         return {"path": str(self.path), "state": self.state, "reasons": list(self.reasons)}
 
 
-def output_of(command_stage: str, stage: str, path: Path) -> Path:
+def output_of(command_stage: str, stage: str, path: Location) -> Location:
     """Return the output of the command that made an artifact.
 
     Some commands write several artifacts, in folders of their output: an import, the sides of an

@@ -1,6 +1,7 @@
 """Compare artifacts with what they were made from, each once."""
 
 from collections.abc import Iterator, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.rounds import round_of
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.seen_footers import SeenFooters
+from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.local_copies import kept_local_copies, local_copy
 from prefpipe.artifacts.storage.location import Location
-from prefpipe.artifacts.store import Artifact, parts_without_record
+from prefpipe.artifacts.store import Artifact, has_record, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.tables.locations import HUB, place_of
 from prefpipe.artifacts.tables.reading import SAVED_DATASET
@@ -59,11 +61,11 @@ class StatusChecker:
     """
 
     def __init__(self, footers: SeenFooters | None = None) -> None:
-        self._known: dict[tuple[Path, bool], ArtifactStatus] = {}
+        self._known: dict[tuple[Location, bool], ArtifactStatus] = {}
         self._footers = footers or SeenFooters()
         self._plans: dict[Path, RunPlan | None] = {}
 
-    def check(self, path: Path, *, quick: bool = False) -> ArtifactStatus:
+    def check(self, path: Location, *, quick: bool = False) -> ArtifactStatus:
         """Return the status of the artifact in a folder.
 
         Every byte of every part is verified, unless ``quick``: then only the footers. Parents are
@@ -75,7 +77,7 @@ class StatusChecker:
         key = (path.resolve(), quick)
         if key in self._known:
             return self._known[key]
-        if not (path / run_record.FILE_NAME).exists() and not parts_without_record(path):
+        if not has_record(path) and not parts_without_record(path):
             run_record.read_run_record(path)  # raises the error that names what is wrong
 
         # an artifact that is requested while it is being checked counts as done: no endless loop
@@ -83,7 +85,7 @@ class StatusChecker:
         self._known[key] = self._status(path, quick=quick)
         return self._known[key]
 
-    def _status(self, path: Path, *, quick: bool) -> ArtifactStatus:
+    def _status(self, path: Location, *, quick: bool) -> ArtifactStatus:
         lost = parts_without_record(path)
         if lost:
             reason = (
@@ -121,7 +123,7 @@ class StatusChecker:
         # not those of another configuration: one line says of all parts that they differ
         states = part_states(artifact, parents, self._footers, quick=quick)
         unfinished = []
-        if record.stage in SUMMARY_STAGES and not (path / SUMMARY_FILE).exists():
+        if record.stage in SUMMARY_STAGES and not files.can_be_found(path / SUMMARY_FILE):
             unfinished.append(StatusFinding(Effect.UNFINISHED, _unfinished(path)))
 
         reasons = [finding.text for finding in findings if finding.effect is not Effect.NOTE]
@@ -158,7 +160,7 @@ class StatusChecker:
             self._plans[place] = open_run_plan(run)
         return self._plans[place]
 
-    def _plan_of(self, path: Path) -> RunPlan | None:
+    def _plan_of(self, path: Location) -> RunPlan | None:
         """Return the plan of the rounds that an artifact belongs to, None if that says nothing.
 
         Problems of ``rounds.json`` itself are reported for the run, not for each artifact.
@@ -180,7 +182,7 @@ class StatusChecker:
         if place is not None and parts_without_record(place):
             text = f"its {name}, {place}, have lost their {run_record.FILE_NAME}"
             return None, [StatusFinding(Effect.NOTE, text)]
-        if place is None or not (place / run_record.FILE_NAME).exists():
+        if place is None or not has_record(place):
             gone = absence(_host(artifact), are=True)
             text = f"its {name}, {artifact.record.parents[name]}, {gone}"
             return None, [StatusFinding(Effect.NOTE, text)]
@@ -220,9 +222,9 @@ class StatusChecker:
             yield from self._reference_findings(name, place, ingredient.hashes)
         elif ingredient.role == run_record.RATER_SCORES:
             yield from self._rater_findings(name, place, artifact.record)
-        elif place.is_dir():
+        elif isinstance(place, Path) and place.is_dir():
             yield from self._model_findings(name, place, ingredient.hashes)
-        elif "sha256" in ingredient.hashes and hash_file(place) != ingredient.hashes["sha256"]:
+        elif "sha256" in ingredient.hashes and _hash_of(place) != ingredient.hashes["sha256"]:
             yield StatusFinding(Effect.OTHER_RUN, f"{name}, has changed since")
 
     def _model_findings(
@@ -303,7 +305,9 @@ class StatusChecker:
                 f"{name}, needs to be merged again first: its {part.role}, {part.reference}, {why}",
             )
 
-    def _rater_findings(self, name: str, place: Path, record: RunRecord) -> Iterator[StatusFinding]:
+    def _rater_findings(
+        self, name: str, place: Location, record: RunRecord
+    ) -> Iterator[StatusFinding]:
         """Compare the scores from which a training chose gamma with the recorded ones."""
         try:
             scores = Artifact(
@@ -324,7 +328,7 @@ class StatusChecker:
             yield StatusFinding(Effect.BEHIND, f"{name}, are stale themselves")
 
     def _reference_findings(
-        self, name: str, place: Path, hashes: Mapping[str, Any]
+        self, name: str, place: Location, hashes: Mapping[str, Any]
     ) -> Iterator[StatusFinding]:
         """Compare the log-probabilities of a training's reference with the recorded ones."""
         try:
@@ -344,7 +348,7 @@ class StatusChecker:
 
 
 def standing_of(
-    path: Path, checker: StatusChecker | None = None, *, quick: bool = True
+    path: Location, checker: StatusChecker | None = None, *, quick: bool = True
 ) -> Standing:
     """Return the status of an artifact; one that cannot be read is ``corrupt``.
 
@@ -434,14 +438,20 @@ def _difference_lines(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[s
     return [*lines[:MAX_DIFFERENCES], f"  and {n_more} more"]
 
 
+def _hash_of(place: Location) -> str:
+    """Return the sha256 of a file."""
+    return hash_file(place) if isinstance(place, Path) else sha256(files.read(place)).hexdigest()
+
+
 def _host(artifact: Artifact) -> Any:
     """Return the machine on which the artifact was made."""
     return artifact.record.context.get("host")
 
 
-def _unfinished(path: Path) -> str:
+def _unfinished(path: Location) -> str:
     prefix = "checkpoint-"
-    steps = [item.name.removeprefix(prefix) for item in path.glob(f"{prefix}*")]
+    found = path.glob(f"{prefix}*") if isinstance(path, Path) else ()
+    steps = [item.name.removeprefix(prefix) for item in found]
     numbers = [int(step) for step in steps if step.isdigit()]
     reason = f"it has no {SUMMARY_FILE}, which is written last"
     return f"{reason}; training resumes from {prefix}{max(numbers)}" if numbers else reason

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.claims import Claimant, read_claims
+from prefpipe.artifacts.storage.location import Location
 
 
 class ClaimedPart(NamedTuple):
@@ -36,7 +36,7 @@ class ClaimedPart(NamedTuple):
         }
 
 
-def claimed_parts(path: Path, fingerprint: str, to_make: Collection[int]) -> list[ClaimedPart]:
+def claimed_parts(path: Location, fingerprint: str, to_make: Collection[int]) -> list[ClaimedPart]:
     """Return the parts of ``to_make`` that workers of the run have claimed."""
     me = Claimant.this_process(fingerprint, lease_s=0)
     now = time.time()

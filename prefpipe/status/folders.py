@@ -4,7 +4,12 @@ import os
 from pathlib import Path
 
 from prefpipe.artifacts import run_record
-from prefpipe.artifacts.store import PART_PATTERN, Artifact, parts_without_record
+from prefpipe.artifacts.claims import FOLDER_NAME as CLAIMS
+from prefpipe.artifacts.parts import PART_PATTERN
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location, Url
+from prefpipe.artifacts.storage.unreadable import unreadable
+from prefpipe.artifacts.store import Artifact, parts_without_record
 from prefpipe.artifacts.training_folders import is_within_training
 from prefpipe.configs.study_record import FILE_NAME as STUDY_RECORD
 from prefpipe.errors import InputError, PrefpipeError
@@ -24,7 +29,7 @@ STAGE_ORDER = (
 )
 
 
-def find_artifacts(path: Path) -> list[Path]:
+def find_artifacts(path: Location) -> list[Location]:
     """Return the artifacts in a folder in the order of the pipeline; [] when there is none.
 
     The folder itself and linked artifacts are among them.
@@ -32,6 +37,8 @@ def find_artifacts(path: Path) -> list[Path]:
     Raises:
         InputError: the path does not exist, or is a file.
     """
+    if isinstance(path, Url):
+        return _in_order(path, _artifacts_in_bucket(path))
     if not path.exists():
         raise InputError(
             f"{path} does not exist", hint="check the path, or run the stage that makes it"
@@ -41,21 +48,63 @@ def find_artifacts(path: Path) -> list[Path]:
         meant = path.parent if holds_run else "the folder that a prefpipe stage wrote with -o"
         raise InputError(f"{path} is a file, and an artifact is a folder", hint=f"pass {meant}")
 
-    artifacts, seen = [], {path.resolve()}
-    for folder_name, names, files in os.walk(path, followlinks=True):
+    artifacts: list[Location] = []
+    seen = {path.resolve()}
+    for folder_name, names, file_names in os.walk(path, followlinks=True):
         folder = Path(folder_name)
         # `walk` goes on into the names that are left here
         names[:] = [name for name in sorted(names) if _is_looked_into(folder / name, seen)]
-        has_parts = any(PART_PATTERN.fullmatch(name) for name in files)
-        if run_record.FILE_NAME in files or (has_parts and parts_without_record(folder)):
+        has_parts = any(PART_PATTERN.fullmatch(name) for name in file_names)
+        if run_record.FILE_NAME in file_names or (has_parts and parts_without_record(folder)):
             artifacts.append(folder)
+    return _in_order(path, artifacts)
+
+
+def _artifacts_in_bucket(path: Url) -> list[Location]:
+    """Return the artifacts under a prefix, each of its folders listed once.
+
+    Raises:
+        InputError: nothing is there, or it cannot be listed.
+    """
+    try:
+        listing = files.list_folder(path)
+    except NotADirectoryError as error:
+        raise InputError(
+            f"{path} is a file, and an artifact is a folder", hint=f"pass {path.parent}"
+        ) from error
+    except FileNotFoundError as error:
+        raise InputError(
+            f"{path} does not exist", hint="check the URL, or run the stage that makes it"
+        ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+    artifacts: list[Location] = []
+    has_parts = any(PART_PATTERN.fullmatch(name) for name in listing)
+    if run_record.FILE_NAME in listing or (has_parts and parts_without_record(path)):
+        artifacts.append(path)
+    for name in sorted(listing):
+        is_folder = listing[name] is None
+        is_hidden = name.startswith(".") or name == CLAIMS
+        if is_folder and not is_hidden and not is_within_training(path / name):
+            artifacts += _artifacts_in_bucket(path / name)
+    return artifacts
+
+
+def _in_order(path: Location, artifacts: list[Location]) -> list[Location]:
     # parents before what is made of them, so that commands can be pasted from the top
     return sorted(
-        artifacts, key=lambda item: (item != path, item.parent, _stage_number(item), item.name)
+        artifacts,
+        key=lambda item: (
+            item != path,
+            str(item.parent).split("/"),
+            _stage_number(item),
+            item.name,
+        ),
     )
 
 
-def open_artifact(path: Path, *, verb: str) -> Artifact:
+def open_artifact(path: Location, *, verb: str) -> Artifact:
     """Return the artifact of a folder.
 
     Args:
@@ -71,7 +120,7 @@ def open_artifact(path: Path, *, verb: str) -> Artifact:
             f"{path} is not an artifact, it holds {len(inside)}",
             hint=f"{verb} one of them: {', '.join(map(str, inside[:6]))}",
         )
-    return Artifact(path, run_record.read_run_record(path))
+    return Artifact.open(path)
 
 
 def _is_looked_into(folder: Path, seen: set[Path]) -> bool:
@@ -87,21 +136,21 @@ def _is_looked_into(folder: Path, seen: set[Path]) -> bool:
     return is_new
 
 
-def _stage_number(folder: Path) -> int:
+def _stage_number(folder: Location) -> int:
     try:
         return STAGE_ORDER.index(run_record.read_run_record(folder).stage)
     except (PrefpipeError, ValueError):
         return len(STAGE_ORDER)
 
 
-def studies_in(path: Path) -> list[Path]:
+def studies_in(path: Location) -> list[Path]:
     """Return the folders that hold a study: ``path`` itself, or folders in it."""
-    if not path.is_dir():
+    if isinstance(path, Url) or not path.is_dir():
         return []
     studies = []
-    for name, folders, files in os.walk(path):
+    for name, folders, file_names in os.walk(path):
         # the artifacts of a study hold no other
-        if STUDY_RECORD in files:
+        if STUDY_RECORD in file_names:
             studies.append(Path(name))
             folders.clear()
         folders[:] = [each for each in sorted(folders) if not each.startswith(".")]

@@ -12,7 +12,16 @@ from typing import Any, NamedTuple
 
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.storage.location import Location, Url
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import (
+    Location,
+    Url,
+    is_within,
+    pieces_below,
+    place_below,
+    seen_from,
+    url_in,
+)
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.artifacts.training_folders import KEPT_STEP
@@ -78,7 +87,7 @@ def _measured_models(
     return [*models, Ingredient("model", tokenizer_of, of_tokenizer)]
 
 
-def locate_parent(artifact: Artifact, name: str) -> Path | None:
+def locate_parent(artifact: Artifact, name: str) -> Location | None:
     """Return where a parent is now, or None.
 
     It is searched at the recorded path, from the recorded folder, from here, and beside the
@@ -99,9 +108,10 @@ def locate_parent(artifact: Artifact, name: str) -> Path | None:
     # a partial path below another folder may be the artifact itself
     itself = artifact.path.resolve()
     for place in places:
-        if place.exists() and place.resolve() != itself:
+        if files.can_be_found(place) and place.resolve() != itself:
             here = Path.cwd()
-            return place.relative_to(here) if place.is_relative_to(here) else place
+            is_here = isinstance(place, Path) and place.is_relative_to(here)
+            return Path(*pieces_below(place, here)) if is_here else place
     return None
 
 
@@ -112,19 +122,18 @@ def locate_file(artifact: Artifact, name: str) -> Location | None:
     return place if isinstance(place, Url) else locate_parent(artifact, name)
 
 
-def locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
+def locate_ingredient(artifact: Artifact, reference: str) -> Location | None:
     """Return where a model or file is now, or None.
 
     It is searched at the recorded path, from here, and beside or above the artifact. The last is
     for moved runs: for ``run/eval/policy/candidates`` the model ``run/policy`` is three folders up.
     """
-    recorded = Path(reference).expanduser()
     places = [
-        *_places_moved_along(artifact, str(recorded)),
-        *_places_of_then(artifact, str(recorded)),
+        *_places_moved_along(artifact, reference),
+        *_places_of_then(artifact, reference),
     ]
     for place in places:
-        if place.exists():
+        if files.can_be_found(place):
             return place
     if "/" not in reference:
         return None
@@ -132,10 +141,11 @@ def locate_ingredient(artifact: Artifact, reference: str) -> Path | None:
     # a folder of that name may be anything
     places = [
         *_places_in_moved_run(artifact, reference),
-        *(folder / recorded.name for folder in _folders_above(artifact)),
+        *(folder / Path(reference).name for folder in _folders_above(artifact)),
     ]
     for place in places:
-        if place.is_file() or any((place / mark).exists() for mark in MARKS):
+        is_marked = any(files.can_be_found(place / mark) for mark in MARKS)
+        if is_marked or files.is_file(place):
             return place
     return None
 
@@ -146,24 +156,26 @@ def locate_merged_part(record: MergeRecord, part: MergedPart, place: Path) -> Pa
     It may have moved along with the model, or still be at its old place.
     """
     then = Path(part.path)
-    moves = moved_folders(Path(record.output), place.absolute())
-    moved = [to / then.relative_to(from_) for from_, to in moves if then.is_relative_to(from_)]
+    moved = []
+    for from_, to in moved_folders(Path(record.output), place.absolute()):
+        if isinstance(from_, Path) and isinstance(to, Path) and then.is_relative_to(from_):
+            moved.append(to / then.relative_to(from_))
     return next((folder for folder in [*moved, then] if folder.is_dir()), None)
 
 
-def _folders_above(artifact: Artifact) -> list[Path]:
+def _folders_above(artifact: Artifact) -> list[Location]:
     """Return the folders in which other artifacts of the same run may be, the nearest first."""
     return list(artifact.path.absolute().parents[:4])
 
 
-def _places_of_then(artifact: Artifact, recorded: str) -> list[Path]:
+def _places_of_then(artifact: Artifact, recorded: str) -> list[Location]:
     """Return a recorded path seen from the recorded folder, and seen from here."""
     made_in = artifact.record.folder
-    from_then = [Path(made_in) / recorded] if made_in else []
-    return [*from_then, Path(recorded)]
+    from_then = [seen_from(Path(made_in), recorded)] if made_in else []
+    return [*from_then, seen_from(Path(), recorded)]
 
 
-def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Path]:
+def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Location]:
     """Yield where a recorded path is if it was moved or copied with the artifact.
 
     Yields nothing if the artifact was not moved.
@@ -181,14 +193,14 @@ def _places_moved_along(artifact: Artifact, recorded: str) -> Iterator[Path]:
         return
     output_now = output_of(command.stage, artifact.record.stage, artifact.path.absolute())
     if KEPT_STEP in artifact.record.context:
-        output_then /= artifact.path.name
-    place_then = Path(folder) / recorded
+        output_then = output_then / artifact.path.name
+    place_then = seen_from(Path(folder), recorded)
     for from_, to in moved_folders(output_then.absolute(), output_now):
-        if place_then.is_relative_to(from_):
-            yield to / place_then.relative_to(from_)
+        if is_within(place_then, from_):
+            yield place_below(to, pieces_below(place_then, from_))
 
 
-def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Path]:
+def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Location]:
     """Yield places of a recorded path in a moved run: below one of the folders above.
 
     Of its last folders, two or more, the longest first: of ``eval`` the parent
@@ -197,13 +209,15 @@ def _places_in_moved_run(artifact: Artifact, recorded: str) -> Iterator[Path]:
     pieces = [piece for piece in Path(recorded).parts if piece not in ("/", "..")]
     for start in range(len(pieces) - 1):
         for folder in _folders_above(artifact):
-            yield folder.joinpath(*pieces[start:])
+            yield place_below(folder, pieces[start:])
 
 
 def is_path(artifact: Artifact, reference: str) -> bool:
     """Return whether a name that is not on disk means a file or folder, not a hub name."""
     if reference.startswith(("bundled:", "hf:")):
         return False
+    if url_in(reference) is not None:
+        return True
     place = Path(artifact.record.folder) / reference
     is_spelled_out = reference.startswith((".", "~", "/")) or reference.count("/") > 1
     return is_spelled_out or ("/" in reference and place.parent.is_dir())

@@ -44,9 +44,10 @@ def part_states(
     n_rows = 0
     missing, of_other_run, outdated, corrupt = [], [], [], []
     reasons = []
+    absent = set(artifact.missing())
     for index in range(artifact.n_parts):
         part = artifact.part_path(index)
-        if not part.exists():
+        if index in absent:
             missing.append(index)
             continue
 

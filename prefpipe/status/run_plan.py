@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.prompt_changes import changes_of_prompts
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord
+from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import RecordedCommand
 from prefpipe.configs.round_plan import RoundPlan
@@ -78,7 +79,7 @@ class RunPlan:
     steps: tuple[Step, ...]
     note: str | None
 
-    def step_of(self, path: Path) -> Step | None:
+    def step_of(self, path: Location) -> Step | None:
         """Return the step that writes a folder, None if none does."""
         place = path.resolve()
         return next((step for step in self.steps if step.output == place), None)
@@ -198,8 +199,11 @@ def as_seen_from_here(path: Path) -> Path:
     return place.relative_to(here) if place.is_relative_to(here) else place
 
 
-def run_of(path: Path) -> Path | None:
+def run_of(path: Location) -> Path | None:
     """Return the rounds folder that an artifact belongs to, None if there is none."""
+    # rounds are run on a disk
+    if isinstance(path, Url):
+        return None
     place = path.resolve()
     return None if number_of_folder(place.parent.name) is None else place.parent.parent
 
@@ -217,7 +221,7 @@ def _config_then(record: RunRecord) -> StageConfig:
 def _run_folder(record: RunRecord) -> Path | None:
     """Return where the folder of the rounds was when an artifact was made."""
     output = RecordedCommand(record.command).output(Path(record.folder))
-    return None if output is None else output.absolute().parent.parent
+    return output.absolute().parent.parent if isinstance(output, Path) else None
 
 
 def _identity_of(config: StageConfig, record: RunRecord) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.rounds import round_of, sampler_round_of
 from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.plan_sections import SECTIONS
 from prefpipe.configs.recorded_commands import RecordedCommand
@@ -115,15 +116,18 @@ class RunRounds:
         }
 
 
-def runs_in(path: Path, artifacts: Sequence[Path]) -> list[Path]:
+def runs_in(path: Location, artifacts: Sequence[Location]) -> list[Path]:
     """Return the folders that hold rounds: ``path`` itself, or folders in it.
 
     Args:
         path: a folder.
         artifacts: that are in it.
     """
+    # rounds are run on a disk
+    if isinstance(path, Url):
+        return []
     runs = [path] if (path / RECORD_NAME).exists() else []
-    for artifact in artifacts:
+    for artifact in filter(_is_on_disk, artifacts):
         run = artifact.parent.parent
         if run_of(artifact) is not None and (run == path or run.is_relative_to(path)):
             runs.append(run)
@@ -131,7 +135,7 @@ def runs_in(path: Path, artifacts: Sequence[Path]) -> list[Path]:
 
 
 def rounds_of_run(
-    run: Path, artifacts: Sequence[Path], checker: StatusChecker, *, quick: bool
+    run: Path, artifacts: Sequence[Location], checker: StatusChecker, *, quick: bool
 ) -> RunRounds:
     """Return the rounds of a folder.
 
@@ -188,14 +192,14 @@ def rounds_of_run(
 
 
 def _placed(
-    run: Path, artifacts: Sequence[Path], *, has_plan: bool
+    run: Path, artifacts: Sequence[Location], *, has_plan: bool
 ) -> Iterator[tuple[int, str, Path]]:
     """Yield the round and the stage of each artifact that is a step of a round."""
-    for path in artifacts:
+    for path in filter(_is_on_disk, artifacts):
         if not path.is_relative_to(run):
             continue
         try:
-            artifact = Artifact(path, run_record.read_run_record(path))
+            artifact = Artifact.open(path)
         except PrefpipeError:
             # a record that cannot be read: its folder says what it is
             number = _round_by_folder(run, path)
@@ -212,6 +216,10 @@ def _placed(
             number = _round_by_folder(run, path)
         if number is not None:
             yield number, record.stage, path
+
+
+def _is_on_disk(place: Location) -> TypeGuard[Path]:
+    return isinstance(place, Path)
 
 
 def _is_output(record: RunRecord) -> bool:

@@ -2,9 +2,9 @@
 
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Shard
 from prefpipe.configs.stage import ShardedConfig
 from prefpipe.errors import UsageError
@@ -22,7 +22,7 @@ class Worker(NamedTuple):
     source: str = ""
     task_id: str = ""
 
-    def describe(self, output: Path) -> list[str]:
+    def describe(self, output: Location) -> list[str]:
         """Return the first line of the log."""
         if self.shard.count == 1:
             return []
@@ -146,9 +146,9 @@ def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     return int(text)
 
 
-def _component_with(task_id: str, output: Path) -> str | None:
+def _component_with(task_id: str, output: Location) -> str | None:
     """Return the piece of a path that holds the task's number, leading zeros or not."""
-    for piece in output.parts:
+    for piece in str(output).split("/"):
         if any(int(digits) == int(task_id) for digits in re.findall(r"[0-9]+", piece)):
             return piece
     return None

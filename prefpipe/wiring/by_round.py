@@ -1,13 +1,14 @@
 """The evaluations of runs by round, for ``prefpipe eval by-round``."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
+
+from prefpipe.artifacts.storage.location import Location
 
 if TYPE_CHECKING:
     from prefpipe.stages.evaluate.by_round import RunEvaluations
 
 
-def open_evaluations(run: Path) -> "RunEvaluations":
+def open_evaluations(run: Location) -> "RunEvaluations":
     """Return the evaluations in a folder by the round of their policy.
 
     Raises:
@@ -16,13 +17,12 @@ def open_evaluations(run: Path) -> "RunEvaluations":
     """
     from shlex import quote
 
-    from prefpipe.artifacts.run_record import read_run_record
     from prefpipe.artifacts.store import Artifact
     from prefpipe.errors import InputError
     from prefpipe.stages.evaluate.by_round import RunEvaluations, evaluations_by_round
     from prefpipe.status.folders import find_artifacts
 
-    artifacts = [Artifact(path, read_run_record(path)) for path in find_artifacts(run)]
+    artifacts = [Artifact.open(path) for path in find_artifacts(run)]
     by_round = evaluations_by_round(each for each in artifacts if each.record.kind == "evaluation")
     if not by_round:
         raise InputError(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from prefpipe.artifacts.run_record import FILE_NAME as RUN_RECORD
 from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.artifacts.storage.files import is_file
 from prefpipe.configs.check import CheckConfig
 from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.embed import EmbedConfig
@@ -75,7 +76,7 @@ def require_extras(config: StageConfig | CommandConfig) -> None:
     if isinstance(config, WorkersConfig):
         # a cluster's nodes have the engines: this process only deals out parts
         is_elsewhere = config.on is not None
-        goes_on = (config.output / RUN_RECORD).exists() and not config.overwrite
+        goes_on = is_file(config.output / RUN_RECORD) and not config.overwrite
         if (is_elsewhere or goes_on) and not isinstance(config, LogprobsConfig | EvalConfig):
             return
     for need in _needs(config):

@@ -138,7 +138,7 @@ def _language_judge(
     verdict: "VerdictBy",
     default_prompt: str,
 ) -> _LanguageJudge:
-    from prefpipe.artifacts.answer_cache import AnswerCache
+    from prefpipe.artifacts.answer_cache import AnswerCache, answers_folder
     from prefpipe.artifacts.interchange.judge_batch import read_batch_answers
     from prefpipe.backends.judges.answers import JudgeAnswers
     from prefpipe.backends.judges.llm_judge import JudgeSettings, default_max_tokens
@@ -163,7 +163,7 @@ def _language_judge(
     answers = JudgeAnswers(
         # the first part that has a question to ask finds out that it is needed
         lambda: runtime.main_thread.do(open_source),
-        AnswerCache(config.cache or config.output / "answers"),
+        AnswerCache(config.cache or answers_folder(config.output)),
         mode=config.answers_mode,
         batch=read_batch_answers(config.ingest_batch),
         ask_again=config.asks_again,

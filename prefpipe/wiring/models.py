@@ -1,10 +1,10 @@
 """The files of a model that a configuration names, and the settings of its chat template."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.template_args import args_of_parent, args_of_policy
 from prefpipe.artifacts.template_dates import date_for_run
 from prefpipe.configs.init import InitConfig
@@ -49,7 +49,7 @@ def require_model_of_dry_run(config: InitConfig) -> None:
         ) from error
 
 
-def template_date(config: TemplatedConfig, parents: Sequence[Path] = ()) -> str:
+def template_date(config: TemplatedConfig, parents: Sequence[Location] = ()) -> str:
     """Return the date that a run's chat templates use; a resumed run has it on record.
 
     A run that may be out of date uses its parents' date first: if they were made again on another
@@ -83,7 +83,7 @@ def sampled_with_args(
 
 
 def trained_with_args(
-    model: "ModelFiles", config: PolicyTemplateConfig, candidates: Path, runtime: "Runtime"
+    model: "ModelFiles", config: PolicyTemplateConfig, candidates: Location, runtime: "Runtime"
 ) -> "ModelFiles":
     """Return a model with the arguments that its chat template was given at sampling.
 

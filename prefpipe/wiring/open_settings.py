@@ -8,11 +8,11 @@ on this machine or another, keeps the values it was made with.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import CANDIDATES
+from prefpipe.artifacts.storage.location import Location, parse_location
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
 from prefpipe.configs.import_files import ImportConfig
@@ -29,7 +29,7 @@ Log = Callable[[str], None]
 class RunOnDisk(NamedTuple):
     """A run whose settings a command may reuse: its folder and its identity."""
 
-    folder: Path
+    folder: Location
     identity: Mapping[str, Any]
 
 
@@ -56,7 +56,7 @@ def settled(config: StageConfig, log: Log) -> StageConfig:
 
         # Both sides are of one engine, so a given one decides. It never chooses a server: prompts
         # go to a server only if the user names one.
-        given = _runs([Path(config.policy), Path(config.baseline)])
+        given = _runs([parse_location(config.policy), parse_location(config.baseline)])
         local = [run for run in given if run.identity.get("backend") in RUN_HERE]
         samples_nothing = len(given) == len(SIDES)
         backend = _backend(config, [*runs, *local], _silent if samples_nothing else log)
@@ -64,12 +64,12 @@ def settled(config: StageConfig, log: Log) -> StageConfig:
     return config
 
 
-def _runs_on_disk(config: StageConfig, folders: Sequence[Path]) -> list[RunOnDisk]:
+def _runs_on_disk(config: StageConfig, folders: Sequence[Location]) -> list[RunOnDisk]:
     """Return the runs that the command continues; none if it starts again."""
     return [] if config.overwrite.replaces_this_run else _runs(folders)
 
 
-def _runs(folders: Sequence[Path]) -> list[RunOnDisk]:
+def _runs(folders: Sequence[Location]) -> list[RunOnDisk]:
     """Return the existing candidates."""
     runs = []
     for folder in folders:
@@ -79,7 +79,7 @@ def _runs(folders: Sequence[Path]) -> list[RunOnDisk]:
     return runs
 
 
-def _record_or_none(folder: Path) -> RunRecord | None:
+def _record_or_none(folder: Location) -> RunRecord | None:
     try:
         return read_run_record(folder)
     except PrefpipeError:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts.run_record import FILE_NAME as RUN_RECORD
+from prefpipe.artifacts.storage.files import exists, is_file
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
@@ -135,8 +137,8 @@ def _require_model(reference: str) -> None:
     require_model(reference)
 
 
-def _require_path(flag: str, path: Path) -> None:
-    if not path.expanduser().exists():
+def _require_path(flag: str, path: Location) -> None:
+    if not exists(path):
         raise InputError(f"`{flag}`: {path} does not exist")
 
 
@@ -166,7 +168,7 @@ def _read_judge_prompt(reference: str) -> None:
 def _require_server(config: ScoreConfig) -> None:
     """Refuse to ask OpenAI's own server without a key."""
     # a step that goes on may have all its answers
-    if (config.output / RUN_RECORD).exists():
+    if is_file(config.output / RUN_RECORD):
         return
     has_address = config.base_url or os.environ.get("OPENAI_BASE_URL")
     if not has_address and not os.environ.get("OPENAI_API_KEY"):

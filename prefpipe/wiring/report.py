@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from prefpipe.artifacts.storage.location import Location, pieces_below
 from prefpipe.configs.report import DEFAULT_SIZE
 from prefpipe.wiring.extras import TRAIN, is_installed
 
@@ -43,7 +44,7 @@ def open_study(workdir: Path, record: "StudyRecord") -> ReportedStudy:
     return ReportedStudy(record, figures_of(workdir), runs)
 
 
-def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
+def open_folder(workdir: Location, *, strict: bool) -> ReportedFolder:
     """Return the artifacts of a folder by their names in it, with their states and parents.
 
     Args:
@@ -64,7 +65,7 @@ def open_folder(workdir: Path, *, strict: bool) -> ReportedFolder:
     unreadable = []
     footers = SeenFooters()
     for path in find_artifacts(workdir):
-        name = workdir.resolve().name if path == workdir else str(path.relative_to(workdir))
+        name = "/".join(pieces_below(path, workdir)) or workdir.resolve().name
         try:
             artifact = Artifact(path, read_run_record(path), read_footer=footers.read)
             opened.append((name, artifact))

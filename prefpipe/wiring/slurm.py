@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.overwriting import Overwrite
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, Shard
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.generate import GenerateConfig
@@ -140,13 +142,16 @@ def _parts_to_make(stage: ShardedConfig, log: Callable[[str], None], *, quick: b
         FingerprintError: the output is of another configuration, and is not to be replaced.
         InputError: it cannot be read.
     """
-    if not (stage.output / run_record.FILE_NAME).exists():
+    if not files.is_file(stage.output / run_record.FILE_NAME):
         n_parts = _count_parts(stage, log)
         return PartsToMake(n_parts, range(n_parts))
 
     status = StatusChecker().check(stage.output, quick=quick)
     if Effect.CORRUPT in status.effects:
-        raise InputError(status.reasons[0], hint=f"to see why, run: {_status_of(stage.output)}")
+        raise InputError(
+            status.reasons[0],
+            hint=f"to see why, run: {_status_of(stage.output)}",
+        )
     if _is_replaced(stage, status):
         n_parts = _count_parts(stage, log)
         return PartsToMake(n_parts, range(n_parts))
@@ -358,5 +363,5 @@ def gpus_needed(stage: ShardedConfig) -> int:
     return n_each * (stage.n_workers or 1)
 
 
-def _status_of(path: Path) -> str:
+def _status_of(path: Location) -> str:
     return f"prefpipe status {shlex.quote(str(path))}"

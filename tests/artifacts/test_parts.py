@@ -41,7 +41,7 @@ def write(path: Path, table: pa.Table = TABLE) -> parts.PartFooter:
         schema="candidates/1",
         counts={"ok": 58, "empty": 2},
         parents={"scores": "5", "candidates": "c"},
-    )
+    ).footer
 
 
 @pytest.fixture
@@ -253,7 +253,7 @@ def test_a_part_without_rows_keeps_its_schema(tmp_path: Path, schema: object) ->
     empty = schema.arrow(extra).empty_table()  # type: ignore[attr-defined]
     footer = write_part(
         tmp_path / NAME, empty, fingerprint="f", schema=schema.tag, counts={}, parents={}
-    )  # type: ignore[attr-defined]
+    ).footer  # type: ignore[attr-defined]
     table, _ = read_part(tmp_path / NAME)
     assert footer.n_rows == table.num_rows == 0
     assert [field.remove_metadata() for field in table.schema] == [
@@ -346,7 +346,7 @@ def test_engines_are_in_the_footer_and_a_part_without_is_as_it_was_before_them(
         counts={"ok": 58, "empty": 2},
         parents={"scores": "5", "candidates": "c"},
         engines=["vllm 0.33.0", "vllm 0.32.0", "vllm 0.33.0"],
-    )
+    ).footer
     assert claims_of(with_engines)["engines"] == ["vllm 0.32.0", "vllm 0.33.0"]
     assert verify_part(with_engines) == written
     # what parts of other stages are made from is the data alone

@@ -1,4 +1,7 @@
-"""An address is refused wherever a path is taken; pathlib would make a folder ``s3:`` of it."""
+"""A URL is refused where only a path is taken; pathlib would make a folder ``s3:`` of it.
+
+Artifacts take URLs: `test_locations.py`.
+"""
 
 import inspect
 import json
@@ -43,29 +46,25 @@ PARAMETERS = list(path_parameters(app))
 
 
 def test_all_commands_are_looked_at() -> None:
-    commands = {str(parameter.id).split()[0] for parameter in PARAMETERS}
+    parameters = {str(parameter.id) for parameter in PARAMETERS}
     assert {
-        "generate",
-        "score",
-        "select",
-        "train",
-        "import",
-        "export",
-        "status",
-        "inspect",
-        "report",
-        "check",
-        "merge",
-    } <= commands
+        "train output",
+        "train resume_from",
+        "generate config",
+        "score cache",
+        "report output",
+        "merge output",
+        "rounds output",
+        "study plan",
+    } <= parameters
+    assert not {"generate output", "score candidates", "status paths"} & parameters
 
 
 @pytest.mark.parametrize(("callback", "name"), PARAMETERS)
 def test_every_path_of_every_command_is_of_this_machine(callback: Any, name: str) -> None:
-    with pytest.raises(
-        UsageError,
-        match="gs://bucket/x: this command reads and writes only local paths, not gs://",
-    ):
+    with pytest.raises(UsageError, match=r"gs://bucket/x: .* a disk") as caught:
         callback(**{name: Path("gs://bucket/x")})
+    assert caught.value.hint
     with pytest.raises(UsageError, match="s3://b"):
         callback(**{name: [Path("here"), Path("s3://b")]})
 
@@ -75,11 +74,10 @@ def test_nothing_is_made_and_the_message_names_the_option(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("p.jsonl").write_text('{"prompt": "a"}\n')
-    assert (
-        run(["generate", "p.jsonl", "-o", "s3://b/x", "--model", "fake", "--backend", "fake"]) == 2
-    )
+    assert run(["train", "groups", "--model", "m", "-o", "s3://b/x"]) == 2
     assert capsys.readouterr().err.startswith(
-        "error: --output s3://b/x: this command reads and writes only local paths"
+        "error: --output s3://b/x: train writes to a disk\n\n"
+        "hint: use -o FOLDER, then `prefpipe push FOLDER s3://b/x`"
     )
     assert (
         run(
@@ -88,8 +86,10 @@ def test_nothing_is_made_and_the_message_names_the_option(
         == 2
     )
     assert "https://a.org/p.jsonl" in capsys.readouterr().err
-    assert run(["status", "hdfs://a/b"]) == 2
-    assert capsys.readouterr().err.startswith("error: PATH hdfs://a/b: ")
+    assert run(["train", "groups", "--model", "m", "-o", "x", "--resume-from", "gs://a/b"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: --resume-from gs://a/b: train reads this from a disk")
+    assert "prefpipe pull gs://a/b FOLDER" in error
     assert [path.name for path in tmp_path.iterdir()] == ["p.jsonl"]
 
 
@@ -98,12 +98,11 @@ def test_an_address_in_yaml_is_refused_too(tmp_path: Path, config_class: Any) ->
     kinds = typing.get_type_hints(config_class)
     names = [item.name for item in fields(config_class) if scalar_type(kinds[item.name]) is Path]
     needed = {item.name: "x" for item in fields(config_class) if item.default is MISSING}
-    assert "output" in names
     for name in names:
         (tmp_path / "c.yaml").write_text(json.dumps({name: "s3://b/x"}))
         others = {item: value for item, value in needed.items() if item != name}
         with pytest.raises(
-            UsageError, match=f"--{name.replace('_', '-')} s3://b/x: this command reads and writes"
+            UsageError, match=f"--{name.replace('_', '-')} s3://b/x: {config_class.stage} .* a disk"
         ):
             config_class.from_sources(others, tmp_path / "c.yaml")
 

@@ -69,7 +69,7 @@ def test_limits_that_are_allowed_hold_and_those_that_are_not_do_not(
         ({"count": True}, "--count takes a whole number, not True"),
         (
             {"source": "s3://b/x"},
-            "--source s3://b/x: this command reads and writes only local paths",
+            "SOURCE s3://b/x: example reads this from a disk: copy it with `prefpipe pull",
         ),
     ],
 )

@@ -59,6 +59,8 @@ ONE_PUT_BYTES = 2 * 2**30
 """S3 takes 5 GiB in one request, and a part has some 50 MB. A larger file is sent in pieces."""
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 PRECONDITION_FAILED = 412
+NO_ETAG = '"00000000000000000000000000000000"'
+"""No file's."""
 GONE = "the bucket does not exist"
 BUSY = "the storage did not answer as it should, {tries} times in a row: "
 
@@ -76,6 +78,8 @@ class BucketStorage:
         self._lock = Lock()
         self._creates_exclusively: bool | None = None
         """Whether the store obeys the condition of `create`; None before the first one."""
+        self._replaces_conditionally: bool | None = None
+        """Likewise that of `replace`, ``If-Match``."""
 
     def read(self, place: Url, n_bytes: int | None = None) -> bytes:
         """Return all bytes of a file; ``n_bytes``, where a listing told them, saves a request."""
@@ -132,16 +136,27 @@ class BucketStorage:
             raise FileNotFoundError(str(folder))
         return found
 
-    def write(self, place: Url, data: bytes) -> None:
+    def version_of(self, place: Url) -> FileVersion | None:
+        """Return which file is there now; None for a folder, and for what is not there."""
+        try:
+            entry = self._reading(place, lambda: self._files.info(self._key(place)))
+        except FileNotFoundError:
+            return None
+        return None if entry["type"] == "directory" else _version_of(entry)
+
+    def write(self, place: Url, data: bytes) -> FileVersion | None:
         """Write a file, over one that is there.
 
         Raises:
             PrefpipeError: no bucket, no permission, or a storage that stays busy.
         """
         try:
-            call_again(lambda: self._put(place, data))
+            answer = call_again(lambda: self._put(place, data))
         except Exception as error:
             raise self._write_error(place, error) from error
+        # of S3: a look afterwards could find what another worker has put in its place
+        etag = answer.get("ETag") if isinstance(answer, dict) else None
+        return FileVersion(len(data), str(etag)) if etag else None
 
     def create(self, place: Url, data: bytes) -> bool:
         """Write a file if there is none.
@@ -163,6 +178,31 @@ class BucketStorage:
             # somebody may have come between look and write: whose bytes are there has won
             return self._read_back(place) == data
         return is_created
+
+    def replace(self, place: Url, data: bytes, *, expected: bytes) -> bool:
+        """Write a file over one that holds ``expected``, unless it holds something else.
+
+        Raises:
+            PrefpipeError: as `write`.
+        """
+        try:
+            # the version first: bytes that are those of a later file fail the condition
+            version = self.version_of(place)
+            if version is None or self._read_back(place) != expected:
+                return False
+            if not _is_s3(place.scheme):
+                self._put_again(place, data)
+                return self._read_back(place) == data
+
+            is_replaced = self._replace(place, data, version.stamp)
+            if is_replaced and self._replaces_conditionally is None:
+                self._learn_replacing(place, data)
+        except Exception as error:
+            raise self._write_error(place, error) from error
+
+        if is_replaced and not self._replaces_conditionally:
+            return self._read_back(place) == data
+        return is_replaced
 
     def delete(self, place: Url) -> None:
         """Remove a file.
@@ -317,16 +357,32 @@ class BucketStorage:
             raise ShortReadError(f"{len(data):,} of {end - start:,} bytes arrived")
         return data
 
+    def _put_again(self, place: Url, data: bytes) -> None:
+        call_again(lambda: self._put(place, data))
+
     def _put(
-        self, place: Url, data: bytes, *, is_new: bool = False, is_checked: bool = False
-    ) -> None:
+        self,
+        place: Url,
+        data: bytes,
+        *,
+        is_new: bool = False,
+        is_checked: bool = False,
+        over: str = "",
+    ) -> Any:
+        """Send a file, on a condition if one is named, and return the store's answer.
+
+        Raises:
+            FileExistsError: the condition does not hold.
+        """
         options: dict[str, Any] = {"mode": "create"} if is_new else {}
+        if over:
+            options["IfMatch"] = over
         if _is_s3(place.scheme):
             options["chunksize"] = ONE_PUT_BYTES
             if is_checked:
                 options["ContentMD5"] = content_md5(data)
         try:
-            self._files.pipe_file(self._key(place), data, **options)
+            return self._files.pipe_file(self._key(place), data, **options)
         except OSError as error:
             # s3fs knows the answer of AWS alone
             if any(status_of(cause) == PRECONDITION_FAILED for cause in chain_of(error)):
@@ -346,6 +402,34 @@ class BucketStorage:
             return True
 
         return call_again(create_once)
+
+    def _replace(self, place: Url, data: bytes, etag: str) -> bool:
+        """Write a file on the condition that its ETag is still this one."""
+
+        def replace_once() -> bool:
+            try:
+                self._put(place, data, over=etag)
+            except FileExistsError:
+                # as in `_create`: the answer of a try that wrote may have been lost
+                return self._read_back(place) == data
+            except FileNotFoundError:
+                # the file was removed meanwhile
+                return False
+            return True
+
+        return call_again(replace_once)
+
+    def _learn_replacing(self, place: Url, data: bytes) -> None:
+        """Find out, on a file just written, whether the store refuses a wrong ETag."""
+        with self._lock:
+            if self._replaces_conditionally is not None:
+                return
+            try:
+                call_again(lambda: self._put(place, data, over=NO_ETAG))
+            except FileExistsError:
+                self._replaces_conditionally = True
+            else:
+                self._replaces_conditionally = False
 
     def _read_back(self, place: Url) -> bytes:
         """Return what a file holds that this process and others have just written."""

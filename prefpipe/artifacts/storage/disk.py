@@ -2,6 +2,7 @@
 
 import io
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -46,7 +47,15 @@ class DiskStorage:
                 found[entry.name] = None if is_folder else _version_of(status)
         return found
 
-    def write(self, place: Path, data: bytes) -> None:
+    def version_of(self, place: Path) -> FileVersion | None:
+        """Return which file is there now; None for a folder, and for what is not there."""
+        try:
+            status = place.stat()
+        except OSError:
+            return None
+        return None if stat.S_ISDIR(status.st_mode) else _version_of(status)
+
+    def write(self, place: Path, data: bytes) -> FileVersion | None:
         """Write a file, over one that is there.
 
         Raises:
@@ -55,6 +64,7 @@ class DiskStorage:
         atomic.make_folder(place.parent)
         with atomic.atomic_write(place) as file:
             file.write(data)
+        return self.version_of(place)
 
     def create(self, place: Path, data: bytes) -> bool:
         """Write a file if there is none.
@@ -64,6 +74,21 @@ class DiskStorage:
         """
         atomic.make_folder(place.parent)
         return atomic.create_exclusively(place, data)
+
+    def replace(self, place: Path, data: bytes, *, expected: bytes) -> bool:
+        """Write a file over one that holds ``expected``, unless it holds something else.
+
+        Raises:
+            PrefpipeError: the disk is full, the folder is read-only.
+        """
+        try:
+            if place.read_bytes() != expected:
+                return False
+        except FileNotFoundError:
+            return False
+        with atomic.atomic_write(place) as file:
+            file.write(data)
+        return True
 
     def delete(self, place: Path) -> None:
         """Remove a file.

@@ -1,8 +1,9 @@
 """The name of a place: a path on a disk, or the URL of something in a bucket."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Self
 
 from prefpipe.errors import UsageError
@@ -10,6 +11,8 @@ from prefpipe.errors import UsageError
 URL_PATTERN = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*)://(?P<key>.*)", re.DOTALL)
 EATEN_SLASH = re.compile(r"(?:s3|s3a|gs|gcs|az|abfs|abfss|memory):/[^/]")
 """What `pathlib` makes of a URL."""
+ANY_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
+"""A letter alone is a drive of Windows."""
 NO_STORAGE = {
     "http": "download the files first: a web server cannot be written to",
     "https": "download the files first: a web server cannot be written to",
@@ -43,15 +46,38 @@ class Url:
         return self.key.rpartition("/")[2]
 
     @property
+    def stem(self) -> str:
+        """The last part of the key without what follows its last dot."""
+        return PurePosixPath(self.name).stem
+
+    @property
     def parent(self) -> Self:
         """The place that holds this one; that of a bucket is the bucket."""
         folder = self.key.rpartition("/")[0]
         return type(self)(self.scheme, folder) if folder else self
 
     @property
+    def parents(self) -> list[Self]:
+        """The places that hold this one, the nearest first."""
+        found: list[Self] = []
+        place = self
+        while place.parent != place:
+            place = place.parent
+            found.append(place)
+        return found
+
+    @property
     def bucket(self) -> str:
         """The first part of the key."""
         return self.key.partition("/")[0]
+
+    def absolute(self) -> Self:
+        """Return this place: a URL has no folder that it is seen from."""
+        return self
+
+    def resolve(self) -> Self:
+        """Return this place: a bucket has no links."""
+        return self
 
     def is_relative_to(self, other: "Location") -> bool:
         """Return whether this place is ``other`` or lies inside it."""
@@ -62,6 +88,70 @@ class Url:
 
 Location = Path | Url
 """Where an artifact or one of its files is."""
+
+
+def url_in(path: str | Path) -> str | None:
+    """Return the URL that a text is, or that pathlib has made a path of; None for a path."""
+    text = str(path)
+    match = ANY_URL.match(text)
+    # both spellings become one: pathlib keeps one slash of two
+    return None if match is None else f"{match[1]}://{text[match.end() :].lstrip('/')}"
+
+
+def local_path(place: Location, what: str) -> Path:
+    """Return a place that has to be on a disk.
+
+    Args:
+        place: as it was given.
+        what: the flag or argument, for the message.
+
+    Raises:
+        UsageError: it is in a bucket.
+    """
+    if isinstance(place, Url):
+        raise UsageError(
+            f"{what} {place}: this is read from a disk",
+            hint=f"copy it with `prefpipe pull {place} FOLDER`, and pass FOLDER",
+        )
+    return place
+
+
+def recorded_location(text: str) -> Location:
+    """Return the place that a file of ours names, which anybody may have edited."""
+    try:
+        return parse_location(text)
+    except UsageError:
+        return Path(text)
+
+
+def seen_from(folder: Location, text: str) -> Location:
+    """Return the place that a text names for whoever stands in a folder."""
+    place = recorded_location(text)
+    if isinstance(place, Url):
+        return place
+    return folder / str(place) if isinstance(folder, Url) else folder / place.expanduser()
+
+
+def pieces_below(place: Location, folder: Location) -> tuple[str, ...]:
+    """Return the names that lead from a folder to what lies inside it."""
+    if isinstance(place, Path) and isinstance(folder, Path):
+        return place.relative_to(folder).parts
+    n_of_folder = len(str(folder).split("/"))
+    return tuple(str(place).split("/")[n_of_folder:])
+
+
+def place_below(folder: Location, pieces: Iterable[str]) -> Location:
+    """Return what lies at some names below a folder."""
+    for piece in pieces:
+        folder = folder / piece
+    return folder
+
+
+def is_within(place: Location, folder: Location) -> bool:
+    """Return whether a place is ``folder`` or lies inside it, by their names."""
+    if isinstance(place, Url):
+        return place.is_relative_to(folder)
+    return isinstance(folder, Path) and place.is_relative_to(folder)
 
 
 def parse_location(text: str) -> Location:

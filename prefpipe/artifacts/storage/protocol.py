@@ -71,14 +71,30 @@ class Storage(Protocol[PlaceT_contra]):
         """
         ...
 
-    def write(self, place: PlaceT_contra, data: bytes) -> None:
-        """Write a file, over one that is there."""
+    def version_of(self, place: PlaceT_contra) -> FileVersion | None:
+        """Return which file is there now; None for a folder, and for what is not there."""
+        ...
+
+    def write(self, place: PlaceT_contra, data: bytes) -> FileVersion | None:
+        """Write a file, over one that is there.
+
+        Returns:
+            The version of these bytes; None where the storage does not say which it is.
+        """
         ...
 
     def create(self, place: PlaceT_contra, data: bytes) -> bool:
         """Write a file if there is none; return whether it is this call's.
 
         Of several callers at once exactly one gets True, or those whose bytes are the same.
+        """
+        ...
+
+    def replace(self, place: PlaceT_contra, data: bytes, *, expected: bytes) -> bool:
+        """Write a file over one that holds ``expected``; return False if it holds something else.
+
+        Of several callers at once one gets True where the storage compares and writes in one step:
+        S3 and its like. Elsewhere another may come between the look and the write.
         """
         ...
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from prefpipe.artifacts.storage.location import is_within
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.sampling import SERVED
@@ -61,7 +62,7 @@ def why_no_kl(config: EvalConfig, policy: RatedCandidates, baseline: RatedCandid
 
     if config.kl_reference is None:
         # Of a baseline that was sampled here, into the output, the model is known: `--baseline`.
-        if not baseline.candidates.path.is_relative_to(config.output):
+        if not is_within(baseline.candidates.path, config.output):
             return "the baseline is a candidates folder; name its model with --kl-reference"
         if config.backend in SERVED:
             return "the baseline is not a model on this disk"

@@ -18,6 +18,7 @@ from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.rounds import ROUND, context_of_round, sampler_round_of
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import EVALUATION
+from prefpipe.artifacts.storage.location import is_within
 from prefpipe.artifacts.store import Artifact, Output, open_output, refuse_nesting
 from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.configs.eval import EvalConfig
@@ -70,7 +71,7 @@ def run(
     outside = {
         f"--{name}": artifact.path
         for name, artifact in inputs.items()
-        if not artifact.path.is_relative_to(config.output)
+        if not is_within(artifact.path, config.output)
     }
     refuse_nesting(config.output, outside)
     differences = check_recipes(policy, baseline, force=config.force)

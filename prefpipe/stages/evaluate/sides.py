@@ -5,10 +5,10 @@ Errors are raised before an hour of sampling, not after it.
 
 from collections.abc import Callable
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.artifacts.storage.location import Location, parse_location
 from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.artifacts.template_args import recorded_args
 from prefpipe.artifacts.template_dates import date_for_run
@@ -112,7 +112,7 @@ def check_reward(config: EvalConfig) -> None:
 def check_side(config: EvalConfig, name: str, locate: LocateModel) -> None:
     """Refuse a side that cannot be sampled or rated."""
     reference = getattr(config, name)
-    is_model = not _is_candidates(Path(reference))
+    is_model = not _is_candidates(parse_location(reference))
     if is_model and config.prompts is None:
         raise UsageError(
             f"--{name} {reference} is not a candidates folder, so it is read as a model, which "
@@ -134,7 +134,7 @@ def open_side(
     config: EvalConfig, name: str, stages: SideStages, runtime: Runtime
 ) -> RatedCandidates:
     """Return a side with its candidates and scores, given or made now, and its embeddings."""
-    candidates = Path(getattr(config, name))
+    candidates = parse_location(getattr(config, name))
     if not _is_candidates(candidates):
         runtime.log(f"{name}: {getattr(config, name)}")
         candidates = config.output / name / "candidates"
@@ -158,14 +158,14 @@ def open_side(
     )
 
 
-def sampling_of_side(config: EvalConfig, name: str, output: Path) -> GenerateConfig:
+def sampling_of_side(config: EvalConfig, name: str, output: Location) -> GenerateConfig:
     """Return how a side that is a model is sampled."""
     sampling = {item.name: getattr(config, item.name) for item in fields(SamplingConfig)}
     sampling |= {"prompts": str(config.prompts), "model": (getattr(config, name),)}
     return GenerateConfig(**{**sampling, "output": output})
 
 
-def rating_of_side(config: EvalConfig, candidates: Path, output: Path) -> ScoreConfig:
+def rating_of_side(config: EvalConfig, candidates: Location, output: Location) -> ScoreConfig:
     """Return how the responses of a side are rated."""
     shared = (
         "scorer",
@@ -184,13 +184,13 @@ def rating_of_side(config: EvalConfig, candidates: Path, output: Path) -> ScoreC
 
 def _template_date(config: EvalConfig) -> str:
     """Return the date for the chat templates of both sides: that of a sampled side, if any."""
-    sampled = [Path(getattr(config, name)) for name in SIDES]
+    sampled = [parse_location(getattr(config, name)) for name in SIDES]
     if not config.overwrite.replaces_this_run:
         sampled += [config.output / name / "candidates" for name in SIDES]
     return date_for_run(config.template_date, None, sampled)
 
 
-def _is_candidates(path: Path) -> bool:
+def _is_candidates(path: Location) -> bool:
     try:
         return read_run_record(path).kind == "candidates"
     except InputError:

@@ -1,13 +1,15 @@
 """The measures that a stage logged in ``metrics.parquet``: first, last, and in between."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location
 
 METRICS_FILE = "metrics.parquet"
 NOT_MEASURES = ("step", "epoch", "split")
@@ -23,7 +25,7 @@ class LoggedMeasure(NamedTuple):
     values: np.ndarray
 
 
-def read_curves(folder: Path) -> list[dict[str, Any]]:
+def read_curves(folder: Location) -> list[dict[str, Any]]:
     """Return each measure of ``metrics.parquet`` by split; [] if a stage left none.
 
     Keys: ``name``, ``split``, ``n``, ``first``, ``last``, ``min``, ``max``, ``last_step`` and
@@ -54,7 +56,7 @@ def read_curves(folder: Path) -> list[dict[str, Any]]:
     return curves
 
 
-def read_points(folder: Path, max_points: int) -> list[dict[str, Any]]:
+def read_points(folder: Location, max_points: int) -> list[dict[str, Any]]:
     """Return each measure of ``metrics.parquet`` by split as points that can be drawn.
 
     Keys: ``name``, ``split``, ``first``, ``last`` and ``last_step`` of what was logged, and ``n``
@@ -101,7 +103,7 @@ class LoggedTotals(NamedTuple):
     least_s: float
 
 
-def read_totals(folder: Path) -> LoggedTotals:
+def read_totals(folder: Location) -> LoggedTotals:
     """Return the sums over all training steps of ``metrics.parquet``; 0 where nothing is logged."""
     logged = {
         measure.name: measure for measure in _logged_measures(folder) if measure.split == "train"
@@ -122,7 +124,7 @@ def read_totals(folder: Path) -> LoggedTotals:
     return LoggedTotals(float(tokens.values.sum()), seconds)
 
 
-def metrics_problem(folder: Path) -> str | None:
+def metrics_problem(folder: Location) -> str | None:
     """Return why ``metrics.parquet`` cannot be read, None if it can or is not there."""
     try:
         list(_read_measures(folder))
@@ -133,7 +135,7 @@ def metrics_problem(folder: Path) -> str | None:
     return None
 
 
-def _logged_measures(folder: Path) -> list[LoggedMeasure]:
+def _logged_measures(folder: Location) -> list[LoggedMeasure]:
     """Return every measure that was logged; [] if nothing can be read."""
     try:
         return list(_read_measures(folder))
@@ -141,8 +143,8 @@ def _logged_measures(folder: Path) -> list[LoggedMeasure]:
         return []
 
 
-def _read_measures(folder: Path) -> Iterator[LoggedMeasure]:
-    table = pq.read_table(folder / METRICS_FILE)
+def _read_measures(folder: Location) -> Iterator[LoggedMeasure]:
+    table = pq.read_table(pa.BufferReader(files.read(folder / METRICS_FILE)))
     for split in pc.unique(table["split"]).to_pylist():
         rows = table.filter(pc.equal(table["split"], split))
         steps = rows["step"].to_numpy()

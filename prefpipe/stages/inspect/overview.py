@@ -8,6 +8,7 @@ import polars as pl
 import pyarrow as pa
 
 from prefpipe.artifacts.schemas import ALIKE_EVERYWHERE, EARLIER_COLUMNS, Schema, embeddings_schema
+from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.store import Artifact
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.errors import UsageError
@@ -61,7 +62,8 @@ def overview(
     for index in present:
         table, footer = artifact.read(index)
         n_rows += table.num_rows
-        n_bytes += artifact.part_path(index).stat().st_size
+        version = artifact.file_version(index)
+        n_bytes += 0 if version is None else version.n_bytes
         statuses.update(footer.counts)
         engines.update(footer.engines)
         _add_columns(columns, table, kind)
@@ -110,7 +112,7 @@ def read_summary(artifact: Artifact) -> dict[str, Any] | None:
     """Return the ``summary.json`` that some stages leave, None if there is none to read."""
     path = artifact.path / SUMMARY_FILE
     try:
-        summary = json.loads(path.read_bytes())
+        summary = json.loads(files.read(path))
     except (OSError, ValueError):
         return None
     return summary if isinstance(summary, dict) else None

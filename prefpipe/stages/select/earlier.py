@@ -6,14 +6,15 @@ the same model. Sampling settings and policy may differ: that is the purpose of 
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
 import numpy as np
 
 from prefpipe.artifacts.fingerprint import canonical_json, field_differences
-from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
+from prefpipe.artifacts.run_record import FILE_NAME
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.errors import InputError
@@ -29,7 +30,7 @@ responses; both are the same rater.
 
 
 def open_earlier(
-    folders: Sequence[Path],
+    folders: Sequence[Location],
     inputs: Mapping[str, Artifact],
     scorers: Sequence[str],
     *,
@@ -74,7 +75,7 @@ def open_earlier(
 
 
 def _artifacts_in(
-    folder: Path, inputs: Mapping[str, Artifact], scorers: Sequence[str]
+    folder: Location, inputs: Mapping[str, Artifact], scorers: Sequence[str]
 ) -> dict[str, Artifact]:
     """Return the candidates of a round's folder, with the scores and embeddings that fit.
 
@@ -82,8 +83,8 @@ def _artifacts_in(
     """
     by_kind: dict[str, list[Artifact]] = {}
     for path in _folders_in(folder):
-        record = read_run_record(path)
-        by_kind.setdefault(record.kind, []).append(Artifact(path, record))
+        artifact = Artifact.open(path)
+        by_kind.setdefault(artifact.record.kind, []).append(artifact)
 
     pools = by_kind.get("candidates", [])
     if not pools:
@@ -138,27 +139,29 @@ _WHY = {
 }
 
 
-def _folders_in(folder: Path) -> list[Path]:
+def _folders_in(folder: Location) -> list[Location]:
     """Return the artifacts in a folder.
 
     Raises:
         InputError: it is none, or an artifact itself.
     """
-    if not folder.is_dir():
+    if not files.is_folder(folder):
+        is_there = files.exists(folder)
         raise InputError(
-            f"--earlier {folder} does not exist" if not folder.exists() else f"{folder} is a file",
+            f"{folder} is a file" if is_there else f"--earlier {folder} does not exist",
             hint="pass the folder of an earlier round, which holds its candidates and scores",
         )
-    if (folder / FILE_NAME).exists():
+    if files.is_file(folder / FILE_NAME):
         raise InputError(
             f"--earlier {folder} is one artifact, and --earlier takes the folder of a round, "
             "which holds several",
             hint=f"pass its parent folder, {folder.parent}",
         )
-    return sorted(path for path in folder.iterdir() if (path / FILE_NAME).exists())
+    folders = [folder / name for name in sorted(files.names_in(folder))]
+    return [path for path in folders if files.is_file(path / FILE_NAME)]
 
 
-def _the_only(artifacts: Sequence[Artifact], kind: str, folder: Path) -> Artifact:
+def _the_only(artifacts: Sequence[Artifact], kind: str, folder: Location) -> Artifact:
     if len(artifacts) > 1:
         names = ", ".join(str(artifact.path) for artifact in artifacts)
         raise InputError(
@@ -223,7 +226,7 @@ class _PartsByPrompt:
         self,
         artifacts: Mapping[str, Artifact],
         candidates: Artifact,
-        folder: Path,
+        folder: Location,
         *,
         allow_partial: bool,
     ) -> None:

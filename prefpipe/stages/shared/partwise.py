@@ -5,15 +5,15 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from prefpipe.artifacts.claims import remove_claims
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import RunRecord
+from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.storage.protocol import FileVersion
 from prefpipe.artifacts.store import (
-    FileVersion,
     Output,
     Shard,
     add_tallies,
@@ -37,7 +37,7 @@ class Summary:
     """
 
     stage: str
-    path: Path
+    path: Location
     counts: Counter[str] = field(default_factory=Counter)
     n_parts_made: int = 0
     n_parts_kept: int = 0
@@ -163,7 +163,8 @@ def loop_over_parts(
     remove_claims(output.path, output.record.fingerprint, indices)
 
     # Rows are counted from the footers, so that parts of earlier runs count as those made now.
-    footers = [output.footer(index) for index in indices]
+    output.keep_footers()
+    footers = output.footers(indices)
     summary.tally = add_tallies(footer.tally for footer in footers)
     summary.engines = sorted({engine for footer in footers for engine in footer.engines})
     for footer in footers:
@@ -196,14 +197,15 @@ class _PartFiles:
 
     def left_to_make(self, indices: Sequence[int], redo: Callable[[int], bool]) -> list[int]:
         """Return the parts that are not finished, or must be made again."""
-        left = []
-        for index in indices:
-            # before the part itself, which another worker may write between the two
-            self._before[index] = self._output.file_version(index)
-            # A part of an earlier run counts only where its parents are the ones on disk now.
-            if not self._output.is_done(index, self._parents_of(index)) or redo(index):
-                left.append(index)
-        return left
+        # before the parts themselves, which another worker may write between the two
+        self._before = self._output.file_versions(indices)
+        verify = self._output.part_verifier()
+        # A part of an earlier run counts only where its parents are the ones on disk now.
+        return [
+            index
+            for index in indices
+            if not self._output.is_done(index, self._parents_of(index), verify) or redo(index)
+        ]
 
     def is_made(self, index: int) -> bool:
         """Return whether a part was made since `left_to_make` looked."""

@@ -5,10 +5,10 @@ They are counted by reason, and kept in a file.
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, TypeVar
 
-from prefpipe.artifacts.atomic import atomic_write, make_folder
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.tables.bad_rows import (
     BadRow,
     BadRowsError,
@@ -47,12 +47,12 @@ def read_users_rows(config: TablesConfig, read: Callable[[], Read]) -> tuple[Rea
         raise
 
 
-def file_of_skipped_rows(output: Path) -> Path:
+def file_of_skipped_rows(output: Location) -> Location:
     """Return the file that lists the rows that a run left out.
 
     It is beside the output, which holds only parts.
     """
-    return output.with_name(f"{output.name}.skipped-rows.jsonl")
+    return output.parent / f"{output.name}.skipped-rows.jsonl"
 
 
 def report_skipped_rows(config: TablesConfig, rows: Sequence[BadRow], summary: Summary) -> None:
@@ -72,19 +72,19 @@ def report_skipped_rows(config: TablesConfig, rows: Sequence[BadRow], summary: S
         "by_reason": dict(count_by_reason(rows)),
     }
     if not rows:
-        path.unlink(missing_ok=True)  # of an earlier run under this name
+        files.delete(path)  # of an earlier run under this name
         return
 
-    make_folder(path.parent)
-    with atomic_write(path) as file:
-        for row in rows:
-            line = {
-                "file": row.source,
-                "place": row.place,
-                "reason": row.reason,
-                "row": row.content,
-            }
-            file.write(f"{json.dumps(line, default=repr)}\n".encode())
+    lines = []
+    for row in rows:
+        line = {
+            "file": row.source,
+            "place": row.place,
+            "reason": row.reason,
+            "row": row.content,
+        }
+        lines.append(f"{json.dumps(line, default=repr)}\n".encode())
+    files.write(path, b"".join(lines))
 
     number = f"{len(rows):,} rows cannot be used and are"
     if len(rows) == 1:

@@ -228,7 +228,7 @@ def _rewards_by_prompt(evaluation: Artifact, side: str, expression: str) -> dict
         InputError: the scores are gone, or other ones than the evaluation was made from.
     """
     parent = f"{side}_scores"
-    folder = evaluation.path / side / "scores"
+    folder = evaluation.folder / side / "scores"
     if not folder.exists():
         folder = Path(evaluation.record.parents[parent])
     scores = open_input(folder, schema="scores", name=f"scores of the {side}")

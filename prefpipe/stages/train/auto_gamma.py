@@ -1,11 +1,11 @@
 """``--gamma auto``: how MMPO's gamma is chosen."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.configs.train import AUTO
 from prefpipe.errors import UsageError
@@ -22,7 +22,7 @@ def gamma_of(
     gamma: str | None,
     *,
     point_wins: float | None,
-    rater_scores: Path | None,
+    rater_scores: Location | None,
     say: Callable[[str], None],
 ) -> float | None:
     """Return gamma as it was given, or chosen as ``--gamma auto`` asks; None if none was given.
@@ -60,7 +60,7 @@ def gamma_of(
     return agreed.gamma
 
 
-def open_rater_scores(folder: Path) -> Artifact:
+def open_rater_scores(folder: Location) -> Artifact:
     """Return the scores of ``--rater-scores``.
 
     Raises:
@@ -69,7 +69,7 @@ def open_rater_scores(folder: Path) -> Artifact:
     return open_input(folder, schema="scores", name="--rater-scores")
 
 
-def _fit(scores: Artifact, path: Path) -> tuple[list[str], AgreedGamma]:
+def _fit(scores: Artifact, path: Location) -> tuple[list[str], AgreedGamma]:
     """Return the raters, and the gamma that fits their agreement."""
     columns = ["prompt_id", "sample_idx", "scorer", "reward"]
     rows = pl.DataFrame(scores.read_all(columns)).drop_nulls("reward")

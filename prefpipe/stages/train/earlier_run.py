@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from prefpipe.artifacts.atomic import atomic_write
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.training_folders import is_within_training
 from prefpipe.errors import UsageError
@@ -69,7 +70,7 @@ def start_again_if_changed(
     folder: Path,
     made_from: Mapping[str, str],
     *,
-    places: Mapping[str, Path | None],
+    places: Mapping[str, Location | None],
     is_asked: bool,
     log: Callable[[str], None],
 ) -> None:

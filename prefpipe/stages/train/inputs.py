@@ -17,6 +17,7 @@ from prefpipe.artifacts.run_record import (
     ingredient,
     rater_digests,
 )
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import (
     Artifact,
     Output,
@@ -154,7 +155,7 @@ def open_training(
     objective = find_objective(settings.objective)
 
     artifact = open_input(config.groups, schema="groups", name="GROUPS")
-    read_from = {"GROUPS": config.groups, "--model": model.path}
+    read_from: dict[str, Location] = {"GROUPS": config.groups, "--model": model.path}
     eval_artifact = None
     if config.eval_groups is not None:
         eval_artifact = open_input(config.eval_groups, schema="groups", name=EVAL_FLAG)
@@ -454,7 +455,7 @@ def _reference_to_measure(
     return MeasuredReference(model, measurement)
 
 
-def _check_same_reference(trained: Reference, evaluated: Reference, eval_groups: Path) -> None:
+def _check_same_reference(trained: Reference, evaluated: Reference, eval_groups: Location) -> None:
     """Refuse an evaluation under another reference than the training's.
 
     Raises:

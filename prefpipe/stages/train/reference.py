@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.artifacts.run_record import FILE_NAME, read_run_record
+from prefpipe.artifacts.storage.location import Location, local_path
 from prefpipe.artifacts.store import Artifact, Shard, open_input, open_output
 from prefpipe.artifacts.template_args import FIELD as TEMPLATE_ARGS
 from prefpipe.artifacts.template_dates import FIELD
@@ -84,7 +85,7 @@ class MeasuredReference:
         """The model that is measured, and how."""
         return _identity(self.model.identity(), self.config.dtype)
 
-    def of(self, groups: Path, folder: Path) -> "MeasuredReference":
+    def of(self, groups: Location, folder: Path) -> "MeasuredReference":
         """Return the same reference for other groups, which must be complete, in another folder."""
         config = replace(self.config, groups=groups, output=folder, allow_partial=False)
         return replace(self, config=config)
@@ -96,7 +97,7 @@ class MeasuredReference:
             StoppedEarly: a stop was requested, of this process or another.
         """
         state = processes()
-        folder = self.config.output
+        folder = local_path(self.config.output, "-o")
         record = logprobs.record_of(self.config, self.model, groups, runtime, encode_as=policy)
 
         # One process at a time: whoever starts again must not throw away what others have made
@@ -160,7 +161,7 @@ def measure_reference(
 
 
 def open_given_reference(
-    path: Path,
+    path: Location,
     groups: Artifact,
     policy: ModelFiles,
     *,

@@ -37,7 +37,7 @@ def find_result(inputs: TrainInputs, runtime: Runtime) -> Summary | None:
     Raises:
         UsageError: it is finished without the model of a step to keep.
     """
-    folder = inputs.output.path
+    folder = inputs.output.folder
     is_done = (
         inputs.output.is_done(0, inputs.parents)
         and (folder / SUMMARY_FILE).exists()
@@ -63,7 +63,7 @@ def write_result(inputs: TrainInputs, result: TrainResult) -> Summary:
 
     Other processes than the first wait until it has written.
     """
-    folder, figures = inputs.output.path, result.figures
+    folder, figures = inputs.output.folder, result.figures
     summary = Summary(inputs.output.record.stage, folder, n_parts_made=1, facts=figures)
     if processes().is_main_process:
         summary.counts.update(_write(inputs.output, inputs.parents, result))
@@ -83,7 +83,7 @@ def keep_step(inputs: TrainInputs, result: TrainResult) -> None:
     if not processes().is_main_process:
         return
     step = result.figures["n_steps"]
-    with atomic_folder(kept_step_folder(inputs.output.path, step), overwrite=True) as folder:
+    with atomic_folder(kept_step_folder(inputs.output.folder, step), overwrite=True) as folder:
         record = inputs.output.record
         record = replace(record, context={**record.context, KEPT_STEP: step})
         record.replace_in(folder)
@@ -98,7 +98,7 @@ def _write(
     card = {name: result.figures[name] for name in CARD_FIGURES}
     if result.best_step is not None:
         card["saved_step"] = result.best_step
-    result.trainable.save(result.policy, output.path, card, result.weights, trains_on=trains_on)
+    result.trainable.save(result.policy, output.folder, card, result.weights, trains_on=trains_on)
 
     rows = policy_rows(result.data)
     counts = count_by_status(rows)

@@ -7,13 +7,13 @@ study knows at which step one training has seen as many tokens as another, witho
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, open_input
 from prefpipe.artifacts.template_args import recorded_args
 from prefpipe.artifacts.template_dates import CLOCK, date_for_run
@@ -47,7 +47,7 @@ class PromptTokens(NamedTuple):
 
 
 def tokens_by_step(
-    groups: Path,
+    groups: Location,
     *,
     seed: int,
     global_batch_size: int,
@@ -119,7 +119,7 @@ def sum_by_step(
     return np.cumsum(np.concatenate(steps)[:n_steps])
 
 
-def groups_prompts(groups: Path) -> list[str]:
+def groups_prompts(groups: Location) -> list[str]:
     """Return the prompts that select kept responses of, in their order on disk.
 
     Raises:
@@ -133,7 +133,7 @@ def groups_prompts(groups: Path) -> list[str]:
     return prompt_ids
 
 
-def trained_prompts(groups: Path, training: TrainConfig | None = None) -> list[PromptTokens]:
+def trained_prompts(groups: Location, training: TrainConfig | None = None) -> list[PromptTokens]:
     """Return the prompts that are trained or evaluated on, in the order of the groups.
 
     Stored token ids are counted in place. They are made as in training only if the model would

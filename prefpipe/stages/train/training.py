@@ -109,7 +109,7 @@ def train(
     budget = None
     if settings.max_hours is not None:
         budget = TimeBudget(settings.max_hours, runtime.started, keep_steps=settings.keep_steps)
-    arguments = training_arguments(settings, inputs.output.path)
+    arguments = training_arguments(settings, inputs.output.folder)
     data = read_training_data(inputs, trainable, runtime, budget)
 
     # Only now: the reference was measured and released, and is not in memory beside the policy.
@@ -203,7 +203,7 @@ def _checkpoint_to_go_on_from(inputs: TrainInputs, runtime: Runtime) -> Path | N
     Raises:
         UsageError: the one that was requested is none, or a step to keep has already passed.
     """
-    output = inputs.output.path
+    output = inputs.output.folder
     checkpoint: Path | None
     if inputs.resume_from is not None:
         checkpoint = require_checkpoint(inputs.resume_from)
@@ -254,7 +254,7 @@ def _prepare_prompts(
 
 def _shown_steps(inputs: TrainInputs, runtime: Runtime) -> ShownSteps:
     """Return what shows how many steps are taken."""
-    folder = str(inputs.output.path)
+    folder = str(inputs.output.folder)
 
     def progress(n_left: int, n_taken: int) -> AbstractContextManager[Advance]:
         # before its first step a run may evaluate
@@ -274,7 +274,7 @@ def _callbacks(
     early: EarlyStopping | None,
 ) -> list[TrainerCallback]:
     """Return the callbacks of the steps, in the order in which they must run."""
-    folder = inputs.output.path
+    folder = inputs.output.folder
     callbacks = [MetricsFile(folder), CollapseWarning()]
     if budget is not None:
         callbacks.append(budget)  # before `stop`: it measures a step before it is asked

@@ -1,0 +1,20 @@
+"""The error of a file that is there and cannot be read."""
+
+from pathlib import Path
+
+from prefpipe.artifacts.storage.location import Location
+from prefpipe.errors import InputError
+
+
+def unreadable(place: Location, error: OSError) -> InputError:
+    """Return the user's error for a file of an artifact that cannot be read."""
+    if isinstance(place, Path):
+        return InputError(
+            f"{place} cannot be read: {error.strerror or error}",
+            hint="check the disk and the file's permissions",
+        )
+    return InputError(
+        f"{place} cannot be read: {error.strerror or error}",
+        hint="check the bucket's name, your credentials and their permissions, and the endpoint "
+        "(AWS_ENDPOINT_URL), then run the same command again",
+    )

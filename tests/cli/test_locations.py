@@ -1,0 +1,130 @@
+"""Every artifact's place may be a URL: as a flag, an argument, in YAML and on the way to workers."""
+
+import json
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from prefpipe.artifacts.storage.location import Url
+from prefpipe.configs.options import is_list, resolved_types, scalar_type, shown_name
+from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, split_target
+from prefpipe.configs.stages import EVALUATIONS, STAGES
+from prefpipe.errors import UsageError
+from prefpipe.execution.channel import json_values
+
+URL = Url("s3", "bucket/runs/a")
+PLACES = [
+    pytest.param(config_class, item.name, id=f"{config_class.stage} {item.name}")
+    for config_class in (*STAGES, *EVALUATIONS)
+    for item in fields(config_class)
+    if scalar_type(resolved_types(config_class)[item.name]) is Url
+]
+
+
+BESIDE: dict[str, dict[str, Any]] = {
+    "generate": {"backend": "fake"},
+    "eval": {"backend": "fake"},
+    "judge": {"judge": "fake"},
+    "import": {"format": "rows"},
+    "select": {"strategy": "bottom-k"},
+}
+"""Without these a command is refused, or settles something before it is run."""
+TOGETHER: dict[str, dict[str, Any]] = {
+    "rater_scores": {"objective": "mmpo", "gamma": "auto"},
+    "eval_reference": {"eval_groups": "g"},
+    "policy_embeddings": {"baseline_embeddings": "e"},
+    "baseline_embeddings": {"policy_embeddings": "e"},
+}
+"""Fields that go with another one."""
+
+
+def needed(config_class: Any) -> dict[str, Any]:
+    """What a command cannot do without, in words that every kind of field takes."""
+    of_class = {"difficulty": None, "scorer": ("checks",), "objective": "dpo"}
+    values = {}
+    for item in fields(config_class):
+        if item.default is MISSING:
+            values[item.name] = of_class.get(item.name, f"{item.name}.jsonl")
+    if config_class.stage == "export":
+        values |= {"format": "jsonl", "output": "o.jsonl"}
+    return values | BESIDE.get(config_class.stage, {})
+
+
+def test_inputs_and_outputs_of_all_stages_are_among_them() -> None:
+    names = {str(parameter.id) for parameter in PLACES}
+    assert {
+        "generate output",
+        "score candidates",
+        "select earlier",
+        "train groups",
+        "train reference",
+        "judge a",
+        "logprobs output",
+        "eval policy_scores",
+        "import output",
+        "export groups",
+    } <= names
+    assert "train output" not in names
+
+
+@pytest.mark.parametrize(("config_class", "name"), PLACES)
+def test_a_url_is_kept_whole_on_every_way(config_class: Any, name: str, tmp_path: Path) -> None:
+    """From a flag and from YAML; to a worker and back; in the recorded identity."""
+    value: Any = str(URL)
+    kind = resolved_types(config_class)[name]
+    beside = needed(config_class) | TOGETHER.get(name, {})
+    of_flag = config_class.from_sources({**beside, name: value}, None)
+    expected = (URL,) if is_list(kind) else URL
+    assert getattr(of_flag, name) == expected
+
+    (tmp_path / "c.yaml").write_text(json.dumps({name: value}))
+    others = {key: each for key, each in beside.items() if key != name}
+    of_yaml = config_class.from_sources(others, tmp_path / "c.yaml")
+    assert of_yaml == of_flag
+
+    on_the_wire = json.loads(json.dumps(json_values(of_flag)))
+    assert config_class.from_values(on_the_wire) == of_flag
+    json.dumps(of_flag.identity())
+
+
+@pytest.mark.parametrize(("config_class", "name"), PLACES)
+def test_a_secret_in_a_url_is_refused_and_not_shown(config_class: Any, name: str) -> None:
+    values = {**needed(config_class), name: "s3://key:canary@bucket/x"}
+    with pytest.raises(UsageError) as caught:
+        config_class.from_values(values)
+    assert "canary" not in f"{caught.value.message} {caught.value.hint}"
+    shown = shown_name(next(item for item in fields(config_class) if item.name == name))
+    assert caught.value.message.startswith(shown)
+
+
+def test_a_command_in_a_bucket_is_pasted_as_it_was_typed() -> None:
+    words = ["prefpipe", "score", "s3://b/run/candidates", "-o", "s3://b/run/scores"]
+    words += ["--scorer", "r=ratings:s3://b/ratings.jsonl"]
+    recorded = RecordedCommand(words)
+    now = Surroundings(Path("/then"), Url("s3", "b/run/scores"), Path("/now"))
+    again = recorded.to_go_on(now, replaces_other_runs=False, shard=None, has_checkpoints=False)
+    assert again == words
+
+
+def test_a_run_that_was_pushed_goes_on_in_the_bucket() -> None:
+    words = ["prefpipe", "embed", "run/candidates", "-o", "run/embeddings", "--model", "fake"]
+    now = Surroundings(Path("/then"), Url("memory", "b/run/embeddings"), Path("/then"))
+    again = RecordedCommand(words).to_go_on(
+        now, replaces_other_runs=False, shard=None, has_checkpoints=False
+    )
+    assert again[again.index("-o") + 1] == "memory://b/run/embeddings"
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("ratings:s3://b/x", ("ratings:", "s3://b/x")),
+        ("r=ratings:gs://b/x", ("r=ratings:", "gs://b/x")),
+        ("r=judge:transformers:a/b", ("r=judge:transformers:", "a/b")),
+        ("checks", ("", "checks")),
+    ],
+)
+def test_a_target_that_is_a_url_keeps_its_colon(text: str, parts: tuple[str, str]) -> None:
+    assert split_target(text) == parts
