@@ -139,10 +139,9 @@ class BucketStorage:
     def version_of(self, place: Url) -> FileVersion | None:
         """Return which file is there now; None for a folder, and for what is not there."""
         try:
-            entry = self._reading(place, lambda: self._files.info(self._key(place)))
-        except FileNotFoundError:
+            return self.version(place)
+        except (FileNotFoundError, IsADirectoryError):
             return None
-        return None if entry["type"] == "directory" else _version_of(entry)
 
     def write(self, place: Url, data: bytes) -> FileVersion | None:
         """Write a file, over one that is there.
