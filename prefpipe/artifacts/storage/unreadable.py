@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.errors import InputError
 
 
@@ -15,6 +15,11 @@ def unreadable(place: Location, error: OSError) -> InputError:
         )
     return InputError(
         f"{place} cannot be read: {error.strerror or error}",
-        hint="check the bucket's name, your credentials and their permissions, and the endpoint "
-        "(AWS_ENDPOINT_URL), then run the same command again",
+        hint=f"{check_of_bucket(place)}, then run the same command again",
     )
+
+
+def check_of_bucket(place: Url) -> str:
+    """Return what a user can look at where a bucket does not do what it should."""
+    check = "check the bucket's name, your credentials and their permissions"
+    return f"{check}, and the endpoint (AWS_ENDPOINT_URL)" if place.scheme == "s3" else check
