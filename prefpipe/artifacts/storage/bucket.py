@@ -15,14 +15,15 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
+from prefpipe.artifacts.storage.google import NO_GENERATION, open_google, put_over
 from prefpipe.artifacts.storage.location import Url
 from prefpipe.artifacts.storage.pieces import (
     SourceFile,
     in_order,
+    md5,
     md5_of,
     md5_of_pieces,
     piece_bytes_of,
-    write_pieces,
 )
 from prefpipe.artifacts.storage.protocol import (
     Copied,
@@ -41,7 +42,7 @@ from prefpipe.artifacts.storage.retries import (
     status_of,
 )
 from prefpipe.artifacts.storage.s3_upload import content_md5, upload_in_pieces
-from prefpipe.artifacts.storage.unreadable import BucketReadError
+from prefpipe.artifacts.storage.unreadable import BucketReadError, check_of_bucket
 from prefpipe.errors import MissingExtraError, PrefpipeError, PrefpipeWarning, UsageError
 
 Result = TypeVar("Result")
@@ -53,7 +54,7 @@ EXTRAS = {
     "gcs": ("gcs", "gcsfs"),
 }
 """The extra of prefpipe that brings what reads a scheme, and its package."""
-STAMPS = ("ETag", "etag", "generation", "md5Hash", "crc32c", "mtime", "LastModified", "created")
+STAMPS = ("ETag", "generation", "etag", "md5Hash", "crc32c", "mtime", "LastModified", "created")
 """Entries of a listing that change when a file is replaced, the surest first."""
 ONE_PUT_BYTES = 2 * 2**30
 """S3 takes 5 GiB in one request, and a part has some 50 MB. A larger file is sent in pieces."""
@@ -85,16 +86,22 @@ class BucketStorage:
         """Return all bytes of a file; ``n_bytes``, where a listing told them, saves a request."""
 
         def read_once() -> bytes:
+            if n_bytes is None and _is_s3(place.scheme):
+                return self._get(place)
             size = self._size_of(place) if n_bytes is None else n_bytes
             return self._read_range(place, 0, size)
 
         return self._reading(place, read_once)
 
-    def read_tail(self, place: Url, n_bytes: int) -> tuple[bytes, int]:
-        """Return the last bytes of a file, and how many it has."""
+    def read_tail(self, place: Url, n_bytes: int, n_in_all: int | None = None) -> tuple[bytes, int]:
+        """Return the last bytes of a file, and how many it has.
+
+        ``n_in_all``, where a listing told it, saves a request.
+        """
 
         def read_once() -> tuple[bytes, int]:
-            size = self._size_of(place)
+            # not by a header `Range: bytes=-n`: rclone answers it wrongly of shorter files
+            size = self._size_of(place) if n_in_all is None else n_in_all
             return self._read_range(place, max(0, size - n_bytes), size), size
 
         return self._reading(place, read_once)
@@ -139,10 +146,9 @@ class BucketStorage:
     def version_of(self, place: Url) -> FileVersion | None:
         """Return which file is there now; None for a folder, and for what is not there."""
         try:
-            entry = self._reading(place, lambda: self._files.info(self._key(place)))
-        except FileNotFoundError:
+            return self.version(place)
+        except (FileNotFoundError, IsADirectoryError):
             return None
-        return None if entry["type"] == "directory" else _version_of(entry)
 
     def write(self, place: Url, data: bytes) -> FileVersion | None:
         """Write a file, over one that is there.
@@ -190,7 +196,7 @@ class BucketStorage:
             version = self.version_of(place)
             if version is None or self._read_back(place) != expected:
                 return False
-            if not _is_s3(place.scheme):
+            if not _is_s3(place.scheme) and not _is_google(place.scheme):
                 self._put_again(place, data)
                 return self._read_back(place) == data
 
@@ -247,21 +253,30 @@ class BucketStorage:
         """
         with SourceFile(source) as file:
             try:
-                self._send(source, file, place, count)
+                sent_md5 = self._send(source, file, place, count)
             except PrefpipeError:
                 raise
             except Exception as error:
                 raise self._write_error(place, error) from error
-            return file.copied()
+            return file.copied()._replace(md5=sent_md5)
 
-    def download(self, place: Url, target: Path, count: CountBytes = count_nothing) -> Copied:
-        """Write a file on this disk with the bytes of a stored one.
+    def read_pieces(self, place: Url) -> Iterator[bytes]:
+        """Yield all bytes of a file, by several range requests at once.
 
         Raises:
-            OSError: it cannot be read, or was replaced meanwhile.
-            PrefpipeError: the target cannot be written.
+            OSError: they cannot be read, or the file was replaced meanwhile.
         """
-        return write_pieces(target, self._read_pieces(place), count)
+        before = self.version(place)
+        n_bytes = piece_bytes_of(before.n_bytes)
+        starts = range(0, before.n_bytes, n_bytes)
+
+        def read(start: int) -> bytes:
+            return self.read_range(place, start, min(start + n_bytes, before.n_bytes))
+
+        yield from in_order(read, starts)
+        # pieces of two files are none, nor is the beginning of a longer one
+        if starts and self.version(place) != before:
+            raise OSError(f"{place} was replaced while it was read")
 
     def has_bytes_of(self, source: Path, stored: StoredFile) -> bool | None:
         """Compare a file with what the store says of its own."""
@@ -275,22 +290,25 @@ class BucketStorage:
             return md5_of(source) == stored.md5 or None
         return md5_of_pieces(source) == stored.md5 or None
 
-    def _send(self, source: Path, file: SourceFile, place: Url, count: CountBytes) -> None:
+    def _send(self, source: Path, file: SourceFile, place: Url, count: CountBytes) -> str:
+        """Send a file, and return the MD5 that the store will tell of it, "" if none is known."""
         n_bytes = piece_bytes_of(file.n_bytes)
         if file.n_bytes <= n_bytes:
             data = b"".join(file.pieces(n_bytes))
             call_again(lambda: self._put(place, data, is_checked=True))
             count(len(data))
-        elif _is_s3(place.scheme):
-            upload_in_pieces(self._files, self._key(place), file, count)
-        else:
-            # the hash first: fsspec reads the file itself
-            for _ in file.pieces(n_bytes):
-                pass
-            call_again(lambda: self._put_whole(source, place, count))
-            file.copied()
-            if self._size_of(place) != file.n_bytes:
-                raise ShortReadError(f"{self._size_of(place):,} of {file.n_bytes:,} bytes arrived")
+            return md5(data).hexdigest()
+        if _is_s3(place.scheme):
+            return upload_in_pieces(self._files, self._key(place), file, count)
+
+        # the hash first: fsspec reads the file itself
+        for _ in file.pieces(n_bytes):
+            pass
+        call_again(lambda: self._put_whole(source, place, count))
+        file.copied()
+        if self._size_of(place) != file.n_bytes:
+            raise ShortReadError(f"{self._size_of(place):,} of {file.n_bytes:,} bytes arrived")
+        return ""
 
     def _put_whole(self, source: Path, place: Url, count: CountBytes) -> None:
         from fsspec.callbacks import Callback
@@ -310,24 +328,6 @@ class BucketStorage:
             # all of it is sent again
             count(-n_sent)
             raise
-
-    def _read_pieces(self, place: Url) -> Iterator[bytes]:
-        """Yield all bytes of a file, by several range requests at once.
-
-        Raises:
-            OSError: as `_reading`; the file was replaced meanwhile.
-        """
-        before = self.version(place)
-        n_bytes = piece_bytes_of(before.n_bytes)
-        starts = range(0, before.n_bytes, n_bytes)
-
-        def read(start: int) -> bytes:
-            return self.read_range(place, start, min(start + n_bytes, before.n_bytes))
-
-        yield from in_order(read, starts)
-        # pieces of two files are none, nor is the beginning of a longer one
-        if starts and self.version(place) != before:
-            raise OSError(f"{place} was replaced while it was read")
 
     def _key(self, place: Url) -> str:
         return str(self._files._strip_protocol(str(place)))  # noqa: SLF001 - fsspec's own name for it
@@ -357,6 +357,37 @@ class BucketStorage:
             raise ShortReadError(f"{len(data):,} of {end - start:,} bytes arrived")
         return data
 
+    def _get(self, place: Url) -> bytes:
+        """Return all bytes of a file on S3 in one request, where fsspec makes two.
+
+        They are requested as a range: an answer to that says how many the whole file has.
+        """
+        from fsspec.asyn import sync
+
+        bucket, key, _ = self._files.split_path(self._key(place))
+
+        async def get() -> tuple[str, bytes]:
+            answer = await self._files._call_s3(  # noqa: SLF001 - its synchronous twin cannot read
+                "get_object", Bucket=bucket, Key=key, Range="bytes=0-"
+            )
+            try:
+                return answer.get("ContentRange", ""), await answer["Body"].read()
+            finally:
+                answer["Body"].close()
+
+        try:
+            span, data = sync(self._files.loop, get)
+            n_bytes = int(span.rpartition("/")[2])
+        except (OSError, ValueError) as error:
+            # a file of no bytes has no range, and some stores do not know them
+            is_lost = isinstance(error, FileNotFoundError | PermissionError) or may_pass(error)
+            if is_lost:
+                raise
+            return self._read_range(place, 0, self._size_of(place))
+        if len(data) != n_bytes:
+            raise ShortReadError(f"{len(data):,} of {n_bytes:,} bytes arrived")
+        return bytes(data)
+
     def _put_again(self, place: Url, data: bytes) -> None:
         call_again(lambda: self._put(place, data))
 
@@ -374,6 +405,8 @@ class BucketStorage:
         Raises:
             FileExistsError: the condition does not hold.
         """
+        if over and _is_google(place.scheme):
+            return put_over(self._files, self._key(place), data, over)
         options: dict[str, Any] = {"mode": "create"} if is_new else {}
         if over:
             options["IfMatch"] = over
@@ -404,7 +437,7 @@ class BucketStorage:
         return call_again(create_once)
 
     def _replace(self, place: Url, data: bytes, etag: str) -> bool:
-        """Write a file on the condition that its ETag is still this one."""
+        """Write a file on the condition that its stamp, the ETag, is still this one."""
 
         def replace_once() -> bool:
             try:
@@ -420,12 +453,13 @@ class BucketStorage:
         return call_again(replace_once)
 
     def _learn_replacing(self, place: Url, data: bytes) -> None:
-        """Find out, on a file just written, whether the store refuses a wrong ETag."""
+        """Find out, on a file just written, whether the store refuses a wrong stamp."""
         with self._lock:
             if self._replaces_conditionally is not None:
                 return
             try:
-                call_again(lambda: self._put(place, data, over=NO_ETAG))
+                wrong = NO_GENERATION if _is_google(place.scheme) else NO_ETAG
+                call_again(lambda: self._put(place, data, over=wrong))
             except FileExistsError:
                 self._replaces_conditionally = True
             else:
@@ -480,10 +514,14 @@ class BucketStorage:
             raise BucketReadError(place, self._reason(error)) from error
 
     def _write_error(self, place: Url, error: BaseException) -> PrefpipeError:
+        reason = self._reason(error)
+        # gcsfs says of both alike that they are not there, and what is written need not be
+        if _is_google(place.scheme) and isinstance(error, FileNotFoundError):
+            reason = GONE
         return PrefpipeError(
-            f"cannot write {place}: {self._reason(error)}",
-            hint="check the bucket's name, your credentials and their permissions, and the "
-            "endpoint (AWS_ENDPOINT_URL), then run the same command again; finished parts are kept",
+            f"cannot write {place}: {reason}",
+            hint=f"{check_of_bucket(place)}, then run the same command again; finished parts are "
+            "kept",
         )
 
     def _reason(self, error: BaseException) -> str:
@@ -512,6 +550,8 @@ def _open_file_system(scheme: str) -> Any:
     if _is_s3(scheme):
         options["config_kwargs"] = _s3_config(fsspec.config.conf.get("s3", {}))
     try:
+        if _is_google(scheme):
+            return open_google(options)
         files = fsspec.filesystem(scheme, **options)
     except ImportError as error:
         if scheme in EXTRAS:
@@ -532,6 +572,10 @@ def _open_file_system(scheme: str) -> Any:
 
 def _is_s3(scheme: str) -> bool:
     return scheme in {"s3", "s3a"}
+
+
+def _is_google(scheme: str) -> bool:
+    return scheme in {"gs", "gcs"}
 
 
 def _s3_config(user: Mapping[str, Any]) -> dict[str, Any]:

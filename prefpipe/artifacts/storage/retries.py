@@ -40,6 +40,12 @@ PASSING_ERRORS = {
     "ClientConnectionError",
     # fsspec
     "FSTimeoutError",
+    # gcsfs: status 502, an answer that ends early, bytes that are not those that were stored, a
+    # token that was not renewed
+    "ProxyError",
+    "JSONDecodeError",
+    "ChecksumError",
+    "RefreshError",
 }
 """Classes by name: their libraries are loaded for a URL of theirs alone."""
 
@@ -58,18 +64,29 @@ class _LastGivenUp:
     at_s = -math.inf
 
 
-def call_again(call: Callable[[], Result]) -> Result:
+def call_again(
+    call: Callable[[], Result],
+    passes: Callable[[BaseException], bool] | None = None,
+    *,
+    tries: int | None = None,
+) -> Result:
     """Return what a call returns, which is made again while its failure is one that passes.
+
+    Args:
+        call: what is done.
+        passes: whether a failure may pass, `may_pass` by default.
+        tries: how often it is done at most, `MAX_TRIES` by default.
 
     Raises:
         Exception: the last try's.
     """
+    passes = may_pass if passes is None else passes
     wait_s = FIRST_WAIT_S
-    for tries_left in reversed(range(MAX_TRIES)):
+    for tries_left in reversed(range(MAX_TRIES if tries is None else tries)):
         try:
             result = call()
         except Exception as error:
-            if not may_pass(error):
+            if not passes(error):
                 raise
             if tries_left == 0:
                 _LastGivenUp.at_s = time.monotonic()
@@ -119,6 +136,6 @@ def status_of(error: BaseException) -> int | None:
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        # gcsfs calls it code, aiohttp status
-        status = getattr(error, "code", None) or getattr(error, "status", None)
+        # aiohttp calls it status, gcsfs code
+        status = getattr(error, "status", None) or getattr(error, "code", None)
     return status if isinstance(status, int) else None

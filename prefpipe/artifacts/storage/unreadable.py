@@ -23,11 +23,16 @@ def unreadable(place: Location, error: OSError) -> InputError:
         )
     return InputError(
         f"{place} cannot be read: {error.strerror or error}",
-        hint="check the bucket's name, your credentials and their permissions, and the endpoint "
-        "(AWS_ENDPOINT_URL), then run the same command again",
+        hint=f"{check_of_bucket(place)}, then run the same command again",
     )
 
 
 def is_of_bucket(error: BaseException) -> bool:
     """Return whether an error says that a bucket does not answer, and nothing of what is in it."""
     return isinstance(error.__cause__, BucketReadError)
+
+
+def check_of_bucket(place: Url) -> str:
+    """Return what a user can look at where a bucket does not do what it should."""
+    check = "check the bucket's name, your credentials and their permissions"
+    return f"{check}, and the endpoint (AWS_ENDPOINT_URL)" if place.scheme == "s3" else check
