@@ -12,8 +12,7 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 20.0
 MAX_TRIES = 8
 """With waits that double, each shortened at random by up to a half: 26 to 51 s in all."""
 DOWN_S = 60.0
-"""So long after a call was given up, others are made once: a command that looks at a hundred files
-of a store that is down would wait an hour for its error."""
+"""So long after a call was given up the store counts as down, unless another call succeeds."""
 BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509}
 BUSY_CODES = {
     "SlowDown",
@@ -54,16 +53,6 @@ class ShortReadError(OSError):
     """Fewer bytes arrived than the file has, or it was replaced meanwhile."""
 
 
-class _LastGivenUp:
-    """When a call of this process was last given up, unless one has succeeded since.
-
-    Of which store is not asked: one that is down beside one that is not costs the other's calls
-    their tries until the next that succeeds, the first as a rule.
-    """
-
-    at_s = -math.inf
-
-
 def call_again(
     call: Callable[[], Result],
     passes: Callable[[BaseException], bool] | None = None,
@@ -84,21 +73,43 @@ def call_again(
     wait_s = FIRST_WAIT_S
     for tries_left in reversed(range(MAX_TRIES if tries is None else tries)):
         try:
-            result = call()
+            return call()
         except Exception as error:
-            if not passes(error):
+            if tries_left == 0 or not passes(error):
                 raise
-            if tries_left == 0:
-                _LastGivenUp.at_s = time.monotonic()
-            if tries_left == 0 or time.monotonic() - _LastGivenUp.at_s < DOWN_S:
-                raise
-        else:
-            _LastGivenUp.at_s = -math.inf
-            return result
         # many workers that were refused together do not come back together
         time.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
     raise AssertionError
+
+
+class Patience:
+    """How often calls to one store are made: less often when it is known to be down.
+
+    A command may look at a hundred files. Each with its tries would have it wait an hour for the
+    error that the first one had after a minute.
+    """
+
+    def __init__(self) -> None:
+        self._gave_up_at_s = -math.inf
+
+    def call_again(
+        self, call: Callable[[], Result], passes: Callable[[BaseException], bool] | None = None
+    ) -> Result:
+        """Return what a call returns, see `call_again`; made once if another was just given up.
+
+        Raises:
+            Exception: the last try's.
+        """
+        is_down = time.monotonic() - self._gave_up_at_s < DOWN_S
+        try:
+            result = call_again(call, passes, tries=1 if is_down else None)
+        except Exception as error:
+            has_answered = not (may_pass if passes is None else passes)(error)
+            self._gave_up_at_s = -math.inf if has_answered else time.monotonic()
+            raise
+        self._gave_up_at_s = -math.inf
+        return result
 
 
 def may_pass(error: BaseException) -> bool:
