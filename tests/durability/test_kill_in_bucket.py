@@ -10,6 +10,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +30,7 @@ from support.bucket_chain import (
 )
 from support.faulty_proxy import Proxy, Request, running_proxy
 from support.s3_servers import BUCKET, environment_for, reach, running_moto, running_rclone
-from support.stage_server import Outcome, StageServer
+from support.stage_server import Command, Outcome, StageServer
 
 from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.location import Url
@@ -54,6 +55,7 @@ class Store(NamedTuple):
 
     def run(self, words: Words, fault: KillAt | None = None) -> Outcome:
         """Run a command; the proxy kills it where ``fault`` says so."""
+        self.proxy.heal()
         self.proxy.fault = fault or (lambda _request: None)
         outcome = self.commands.run(*words)
         self.proxy.fault = lambda _request: None
@@ -132,7 +134,12 @@ def test_a_chain_that_is_killed_forty_times(
         for words in chain(straight.prompts, root):
             stage, has_ended = words[0], False
             while not has_ended:
-                fault = KillAt(lots.randrange(usual.get(stage, 100)), lots.choice(KILLS))
+                how = lots.choice(KILLS)
+                # most requests only look
+                if lots.random() < 0.5:
+                    fault = KillAt(lots.randrange(N_PARTS + 2), how, is_writing)
+                else:
+                    fault = KillAt(lots.randrange(usual.get(stage, 40)), how)
                 outcome = store.run(words, fault)
                 n_runs += 1
                 has_ended = outcome.code == 0
@@ -141,8 +148,7 @@ def test_a_chain_that_is_killed_forty_times(
                 assert outcome.code == -signal.SIGKILL, outcome.stderr
                 assert fault.request is not None
                 killed[f"{stage} {fault.request.method}"] += 1
-            # as many as a run has that nothing was done before: or most would come through at once
-            usual[stage] = max(usual.get(stage, 40), fault.n_seen)
+            usual[stage] = len(store.proxy.requests)
         assert_same_as_local(root, straight.folder)
         n_chains += 1
     with capsys.disabled():
@@ -166,8 +172,29 @@ def test_a_worker_killed_in_the_request_that_writes_its_part(
     assert (killed in before) == (how == "kill-after")
 
     again = store.finish([*words, "--json"])
-    assert json.loads(again.stdout)["n_parts_made"] == N_PARTS - len(before)
+    # what was on its way from other threads may have arrived since
+    assert json.loads(again.stdout)["n_parts_made"] <= N_PARTS - len(before)
     assert before.items() <= versions_of_parts(root / "candidates").items()
+    assert_same_as_local(root, straight.folder, ("candidates",))
+
+
+def test_three_workers_of_which_two_are_killed(store: Store, straight: Straight) -> None:
+    """Whoever writes part 1 first dies before it, whoever writes part 2 first behind it; both come back."""
+    root = store.root()
+    command = Command(generate(straight.prompts, root, "--claim"), limit_s=300)
+    fates = {"part-00001": "kill-before", "part-00002": "kill-after"}
+
+    def choose(request: Request) -> str | None:
+        name = request.target.rpartition("/")[2].partition("-of-")[0]
+        return fates.pop(name, None) if is_part(request) else None
+
+    store.proxy.heal()
+    store.proxy.fault = choose
+    workers = [replace(command, starts_again=2) for _ in range(3)]
+    outcomes = store.commands.run_at_once(workers)
+    store.proxy.heal()
+    assert [outcome.code for outcome in outcomes] == [0, 0, 0], outcomes
+    assert fates == {}
     assert_same_as_local(root, straight.folder, ("candidates",))
 
 
@@ -201,7 +228,7 @@ def test_a_worker_killed_at_every_request_of_its_part(
             n_killed[how] += 1
             before = versions_of_parts(root / stage)
             again = store.finish([*words, "--json"])
-            assert json.loads(again.stdout)["n_parts_made"] == 1 - len(before)
+            assert json.loads(again.stdout)["n_parts_made"] <= 1 - len(before)
             assert_same_as_local(root, local, ("candidates", "scores")[: 1 + (stage == "scores")])
     with capsys.disabled():
         print(f"\n{store.name}, {stage}: killed at {dict(n_killed)} requests")

@@ -25,8 +25,7 @@ from support.bucket_chain import (
 )
 from support.faulty_proxy import Fault, Proxy, Request, running_proxy
 from support.late_listings import LateListings
-from support.s3_servers import BUCKET, SECRET, reach, running_moto
-from support.tiny_models import make_tiny_causal_lm
+from support.s3_servers import BUCKET, KEY, SECRET, reach, running_moto
 
 from prefpipe.artifacts.storage import retries
 from prefpipe.artifacts.storage.location import Url
@@ -38,10 +37,21 @@ pytest.importorskip("s3fs")
 PASSING = ("slow-down", "cut-request", "half-request", "lost-answer", "cut-answer", "short-answer")
 WRITERS = {"generate": "candidates", "score": "scores", "select": "groups"}
 """Commands that write, and what."""
-READERS = ("status", "inspect")
-COMMANDS = (*WRITERS, *READERS)
+COMMANDS = (*WRITERS, "status", "inspect")
 NUMBERS = itertools.count()
+
+
+def commands(*quick: str) -> pytest.MarkDecorator:
+    """Parametrize by the commands; those that are not named are slow ones."""
+    cases = [
+        pytest.param(name, marks=[] if name in quick else pytest.mark.slow) for name in COMMANDS
+    ]
+    return pytest.mark.parametrize("command", cases)
+
+
 HINT = "then run the same command again"
+TOKEN = "canary-token-4567"
+SECRETS = (KEY, SECRET, TOKEN)
 
 
 class Place(NamedTuple):
@@ -65,7 +75,7 @@ class Place(NamedTuple):
             words = words_of("select", base / "candidates", "--scores", base / "scores")
             words += words_of("--embeddings", base / "embeddings", "-o", root / "groups")
             return [*words, "--k", "2"]
-        return words_of(command, base if command == "status" else base / "groups")
+        return words_of(command, base / "groups")
 
 
 class Ended(NamedTuple):
@@ -90,6 +100,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         patch.chdir(folder)
         patch.setenv("PREFPIPE_CACHE", str(folder / "cache"))
         patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_SESSION_TOKEN", TOKEN)
         patch.setattr(retries, "FIRST_WAIT_S", 0.001)
         patch.setattr(retries, "LONGEST_WAIT_S", 0.002)
         reach(url, patch)
@@ -151,7 +162,7 @@ def assert_refused(outcome: Ended, *sentences: str, code: int = 1) -> None:
     assert outcome.code == code, outcome.stderr
     assert outcome.stderr.count("error:") == 1, outcome.stderr
     assert "Traceback" not in outcome.stderr
-    assert SECRET not in outcome.stderr + outcome.stdout
+    assert not [each for each in SECRETS if each in outcome.stderr + outcome.stdout]
     for sentence in sentences:
         assert sentence in outcome.stderr, outcome.stderr
 
@@ -169,7 +180,7 @@ def what_is_shown(outcome: Ended) -> list[str]:
     return [line.rstrip() for line in outcome.stdout.splitlines()]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@commands("generate", "select", "status")
 def test_failures_that_pass_leave_no_trace(
     place: Place, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,7 +222,7 @@ def test_each_failure_that_passes(
         assert_made_after_all(place, command, root / str(n))
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@commands("select", "status")
 def test_a_store_that_stops_answering(
     place: Place, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -224,7 +235,7 @@ def test_a_store_that_stops_answering(
     assert_made_after_all(place, command, root)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@commands("generate", "status")
 def test_no_permission_at_all(
     place: Place, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -236,7 +247,7 @@ def test_no_permission_at_all(
     assert_made_after_all(place, command, root)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@commands("score", "status")
 def test_no_permission_to_write(
     place: Place, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,7 +266,7 @@ def test_no_permission_to_write(
     assert_made_after_all(place, command, root)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@commands("select")
 def test_credentials_that_expire_on_the_way(
     place: Place, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -269,7 +280,10 @@ def test_credentials_that_expire_on_the_way(
     assert_made_after_all(place, command, root)
 
 
-@pytest.mark.parametrize("command", WRITERS)
+@pytest.mark.parametrize(
+    "command",
+    ["generate", *(pytest.param(name, marks=pytest.mark.slow) for name in ("score", "select"))],
+)
 def test_a_bucket_that_vanishes_between_two_parts(
     place: Place, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -293,7 +307,7 @@ def test_a_bucket_that_vanishes_between_two_parts(
     assert_made_after_all(place, command, root)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@commands("generate", "status")
 def test_nobody_at_the_endpoint(
     place: Place,
     command: str,
@@ -306,7 +320,7 @@ def test_nobody_at_the_endpoint(
     assert_refused(outcome, "http://127.0.0.1:9", "AWS_ENDPOINT_URL", HINT)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@commands("generate", "status")
 def test_no_credentials(
     place: Place,
     command: str,
@@ -322,6 +336,7 @@ def test_no_credentials(
     assert place.proxy.requests == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n_late", [7, 10_000])
 def test_listings_that_are_late(
     place: Place, n_late: int, capsys: pytest.CaptureFixture[str]
@@ -368,6 +383,8 @@ def test_an_upload_that_was_left_open_is_no_part(
 def test_training_on_groups_in_a_bucket(
     place: Place, fault: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    from support.tiny_models import make_tiny_causal_lm
+
     model = make_tiny_causal_lm(tmp_path / "model")
     if fault == "stops answering":
         place.proxy.fault = from_on(9, "slow-down")
@@ -387,3 +404,41 @@ def test_training_on_groups_in_a_bucket(
     do(train(place.local / "groups", tmp_path / "local"))
     name = "model.safetensors"
     assert (tmp_path / "policy" / name).read_bytes() == (tmp_path / "local" / name).read_bytes()
+
+
+@pytest.mark.slow
+def test_no_secret_is_written_or_said(
+    place: Place,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By commands that succeed, that are refused, that say all they can, and by a store that repeats what it was sent."""
+    monkeypatch.setenv("PREFPIPE_LIBRARY_OUTPUT", "1")
+    root = new_root()
+    for words in chain(place.prompts, root):
+        assert run([*words, "--json"]) == 0
+    assert run(generate(place.prompts, root, "--seed", 3)) == 2
+    for words in (
+        words_of("status", root, "--json"),
+        words_of("inspect", root / "groups"),
+        words_of("inspect", root / "groups", "--json"),
+        words_of("report", root, "-o", tmp_path / "report.html"),
+        words_of("slurm", *generate(place.prompts, root / "other")),
+    ):
+        assert run(words) == 0, words
+    place.proxy.refuse("InvalidAccessKeyId", f"{KEY} is unknown, its secret {SECRET}, {TOKEN}")
+    for command in COMMANDS:
+        assert run(place.words(command, root / "other")) == 1
+    place.proxy.heal()
+    said = capfd.readouterr()
+
+    # all tests of this module have written here
+    written = {f"s3: {path}": data for path, data in tree(Url("s3", BUCKET)).items()}
+    for folder in (Path.cwd(), tmp_path):
+        found = [path for path in folder.rglob("*") if path.is_file()]
+        written |= {str(path): path.read_bytes() for path in found}
+    assert len(written) > 50
+    for secret in SECRETS:
+        assert not [text for text in said if secret in text]
+        assert not [path for path, data in written.items() if secret.encode() in data]
