@@ -25,7 +25,7 @@ from support.bucket_chain import (
 )
 from support.faulty_proxy import Fault, Proxy, Request, running_proxy
 from support.late_listings import LateListings
-from support.s3_servers import BUCKET, KEY, SECRET, reach, running_moto
+from support.s3_servers import BUCKET, KEY, SECRET, forget_clients, reach, running_moto
 
 from prefpipe.artifacts.storage import retries
 from prefpipe.artifacts.storage.location import Url
@@ -307,6 +307,14 @@ def test_a_bucket_that_vanishes_between_two_parts(
     assert_made_after_all(place, command, root)
 
 
+@pytest.fixture
+def _other_clients() -> Iterator[None]:
+    """The test's clients are nobody else's."""
+    yield
+    forget_clients()
+
+
+@pytest.mark.usefixtures("_other_clients")
 @commands("generate", "status")
 def test_nobody_at_the_endpoint(
     place: Place,
@@ -316,10 +324,10 @@ def test_nobody_at_the_endpoint(
 ) -> None:
     reach("http://127.0.0.1:9", monkeypatch)
     outcome = ended(place.words(command, new_root()), capsys)
-    monkeypatch.undo()
     assert_refused(outcome, "http://127.0.0.1:9", "AWS_ENDPOINT_URL", HINT)
 
 
+@pytest.mark.usefixtures("_other_clients")
 @commands("generate", "status")
 def test_no_credentials(
     place: Place,
