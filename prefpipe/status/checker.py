@@ -359,10 +359,15 @@ def standing_of(
         path: the artifact's folder.
         checker: one that has looked at others of the run, so that none is checked twice.
         quick: look at the footers of parts alone, and not at every byte.
+
+    Raises:
+        InputError: a bucket does not answer.
     """
     try:
         status = (checker or StatusChecker()).check(path, quick=quick)
     except PrefpipeError as error:
+        if is_of_bucket(error):
+            raise
         return Standing(path, "corrupt", (error.message,))
     return Standing(path, status.state, tuple(line.strip() for line in status.reasons))
 
