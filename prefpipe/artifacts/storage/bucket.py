@@ -20,10 +20,10 @@ from prefpipe.artifacts.storage.location import Url
 from prefpipe.artifacts.storage.pieces import (
     SourceFile,
     in_order,
+    md5,
     md5_of,
     md5_of_pieces,
     piece_bytes_of,
-    write_pieces,
 )
 from prefpipe.artifacts.storage.protocol import (
     Copied,
@@ -86,16 +86,22 @@ class BucketStorage:
         """Return all bytes of a file; ``n_bytes``, where a listing told them, saves a request."""
 
         def read_once() -> bytes:
+            if n_bytes is None and _is_s3(place.scheme):
+                return self._get(place)
             size = self._size_of(place) if n_bytes is None else n_bytes
             return self._read_range(place, 0, size)
 
         return self._reading(place, read_once)
 
-    def read_tail(self, place: Url, n_bytes: int) -> tuple[bytes, int]:
-        """Return the last bytes of a file, and how many it has."""
+    def read_tail(self, place: Url, n_bytes: int, n_in_all: int | None = None) -> tuple[bytes, int]:
+        """Return the last bytes of a file, and how many it has.
+
+        ``n_in_all``, where a listing told it, saves a request.
+        """
 
         def read_once() -> tuple[bytes, int]:
-            size = self._size_of(place)
+            # not by a header `Range: bytes=-n`: rclone answers it wrongly of shorter files
+            size = self._size_of(place) if n_in_all is None else n_in_all
             return self._read_range(place, max(0, size - n_bytes), size), size
 
         return self._reading(place, read_once)
@@ -247,21 +253,30 @@ class BucketStorage:
         """
         with SourceFile(source) as file:
             try:
-                self._send(source, file, place, count)
+                sent_md5 = self._send(source, file, place, count)
             except PrefpipeError:
                 raise
             except Exception as error:
                 raise self._write_error(place, error) from error
-            return file.copied()
+            return file.copied()._replace(md5=sent_md5)
 
-    def download(self, place: Url, target: Path, count: CountBytes = count_nothing) -> Copied:
-        """Write a file on this disk with the bytes of a stored one.
+    def read_pieces(self, place: Url) -> Iterator[bytes]:
+        """Yield all bytes of a file, by several range requests at once.
 
         Raises:
-            OSError: it cannot be read, or was replaced meanwhile.
-            PrefpipeError: the target cannot be written.
+            OSError: they cannot be read, or the file was replaced meanwhile.
         """
-        return write_pieces(target, self._read_pieces(place), count)
+        before = self.version(place)
+        n_bytes = piece_bytes_of(before.n_bytes)
+        starts = range(0, before.n_bytes, n_bytes)
+
+        def read(start: int) -> bytes:
+            return self.read_range(place, start, min(start + n_bytes, before.n_bytes))
+
+        yield from in_order(read, starts)
+        # pieces of two files are none, nor is the beginning of a longer one
+        if starts and self.version(place) != before:
+            raise OSError(f"{place} was replaced while it was read")
 
     def has_bytes_of(self, source: Path, stored: StoredFile) -> bool | None:
         """Compare a file with what the store says of its own."""
@@ -275,22 +290,25 @@ class BucketStorage:
             return md5_of(source) == stored.md5 or None
         return md5_of_pieces(source) == stored.md5 or None
 
-    def _send(self, source: Path, file: SourceFile, place: Url, count: CountBytes) -> None:
+    def _send(self, source: Path, file: SourceFile, place: Url, count: CountBytes) -> str:
+        """Send a file, and return the MD5 that the store will tell of it, "" if none is known."""
         n_bytes = piece_bytes_of(file.n_bytes)
         if file.n_bytes <= n_bytes:
             data = b"".join(file.pieces(n_bytes))
             call_again(lambda: self._put(place, data, is_checked=True))
             count(len(data))
-        elif _is_s3(place.scheme):
-            upload_in_pieces(self._files, self._key(place), file, count)
-        else:
-            # the hash first: fsspec reads the file itself
-            for _ in file.pieces(n_bytes):
-                pass
-            call_again(lambda: self._put_whole(source, place, count))
-            file.copied()
-            if self._size_of(place) != file.n_bytes:
-                raise ShortReadError(f"{self._size_of(place):,} of {file.n_bytes:,} bytes arrived")
+            return md5(data).hexdigest()
+        if _is_s3(place.scheme):
+            return upload_in_pieces(self._files, self._key(place), file, count)
+
+        # the hash first: fsspec reads the file itself
+        for _ in file.pieces(n_bytes):
+            pass
+        call_again(lambda: self._put_whole(source, place, count))
+        file.copied()
+        if self._size_of(place) != file.n_bytes:
+            raise ShortReadError(f"{self._size_of(place):,} of {file.n_bytes:,} bytes arrived")
+        return ""
 
     def _put_whole(self, source: Path, place: Url, count: CountBytes) -> None:
         from fsspec.callbacks import Callback
@@ -310,24 +328,6 @@ class BucketStorage:
             # all of it is sent again
             count(-n_sent)
             raise
-
-    def _read_pieces(self, place: Url) -> Iterator[bytes]:
-        """Yield all bytes of a file, by several range requests at once.
-
-        Raises:
-            OSError: as `_reading`; the file was replaced meanwhile.
-        """
-        before = self.version(place)
-        n_bytes = piece_bytes_of(before.n_bytes)
-        starts = range(0, before.n_bytes, n_bytes)
-
-        def read(start: int) -> bytes:
-            return self.read_range(place, start, min(start + n_bytes, before.n_bytes))
-
-        yield from in_order(read, starts)
-        # pieces of two files are none, nor is the beginning of a longer one
-        if starts and self.version(place) != before:
-            raise OSError(f"{place} was replaced while it was read")
 
     def _key(self, place: Url) -> str:
         return str(self._files._strip_protocol(str(place)))  # noqa: SLF001 - fsspec's own name for it
@@ -356,6 +356,37 @@ class BucketStorage:
         if len(data) != end - start:
             raise ShortReadError(f"{len(data):,} of {end - start:,} bytes arrived")
         return data
+
+    def _get(self, place: Url) -> bytes:
+        """Return all bytes of a file on S3 in one request, where fsspec makes two.
+
+        They are requested as a range: an answer to that says how many the whole file has.
+        """
+        from fsspec.asyn import sync
+
+        bucket, key, _ = self._files.split_path(self._key(place))
+
+        async def get() -> tuple[str, bytes]:
+            answer = await self._files._call_s3(  # noqa: SLF001 - its synchronous twin cannot read
+                "get_object", Bucket=bucket, Key=key, Range="bytes=0-"
+            )
+            try:
+                return answer.get("ContentRange", ""), await answer["Body"].read()
+            finally:
+                answer["Body"].close()
+
+        try:
+            span, data = sync(self._files.loop, get)
+            n_bytes = int(span.rpartition("/")[2])
+        except (OSError, ValueError) as error:
+            # a file of no bytes has no range, and some stores do not know them
+            is_lost = isinstance(error, FileNotFoundError | PermissionError) or may_pass(error)
+            if is_lost:
+                raise
+            return self._read_range(place, 0, self._size_of(place))
+        if len(data) != n_bytes:
+            raise ShortReadError(f"{len(data):,} of {n_bytes:,} bytes arrived")
+        return bytes(data)
 
     def _put_again(self, place: Url, data: bytes) -> None:
         call_again(lambda: self._put(place, data))

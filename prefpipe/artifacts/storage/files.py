@@ -1,12 +1,13 @@
 """Reading and writing files of artifacts, wherever they are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from prefpipe.artifacts.storage.bucket import BucketStorage
 from prefpipe.artifacts.storage.disk import DiskStorage
 from prefpipe.artifacts.storage.location import Location, Url
+from prefpipe.artifacts.storage.pieces import hash_pieces, write_pieces
 from prefpipe.artifacts.storage.protocol import (
     Copied,
     CountBytes,
@@ -15,6 +16,7 @@ from prefpipe.artifacts.storage.protocol import (
     StoredFile,
     count_nothing,
 )
+from prefpipe.artifacts.storage.read_ahead import ReadAhead
 
 _DISK: Storage[Path] = DiskStorage()
 
@@ -26,11 +28,30 @@ def read(place: Location) -> bytes:
         FileNotFoundError: it is not there.
         OSError: it cannot be read.
     """
-    return _DISK.read(place) if isinstance(place, Path) else _bucket_of(place).read(place)
+    if isinstance(place, Path):
+        return _DISK.read(place)
+    coming = _AHEAD.take(place)
+    return _bucket_of(place).read(place) if coming is None else coming.result()
 
 
-def read_tail(place: Location, n_bytes: int) -> tuple[bytes, int]:
+def read_ahead(place: Location) -> None:
+    """Begin to read a file of a bucket that `read` will be asked for soon; on a disk do nothing."""
+    if isinstance(place, Url):
+        _AHEAD.begin(place)
+
+
+def forget_ahead() -> None:
+    """Drop the files that were read ahead and not asked for."""
+    _AHEAD.clear()
+
+
+def read_tail(place: Location, n_bytes: int, n_in_all: int | None = None) -> tuple[bytes, int]:
     """Return the last bytes of a file, all where it has fewer, and how many it has.
+
+    Args:
+        place: the file.
+        n_bytes: how many of its bytes.
+        n_in_all: how many it has by a listing, which saves a request to a bucket.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -38,7 +59,7 @@ def read_tail(place: Location, n_bytes: int) -> tuple[bytes, int]:
     """
     if isinstance(place, Path):
         return _DISK.read_tail(place, n_bytes)
-    return _bucket_of(place).read_tail(place, n_bytes)
+    return _bucket_of(place).read_tail(place, n_bytes, n_in_all)
 
 
 def list_folder(folder: Location) -> Mapping[str, FileVersion | None]:
@@ -195,19 +216,47 @@ def upload(source: Path, place: Location, count: CountBytes = count_nothing) -> 
     return _bucket_of(place).upload(source, place, count)
 
 
-def download(place: Location, target: Path, count: CountBytes = count_nothing) -> Copied:
+def download(
+    place: Location,
+    target: Path,
+    count: CountBytes = count_nothing,
+    *,
+    sha256: str | None = None,
+) -> Copied:
     """Write a file on this disk, over one that is there, with the bytes of another.
 
     It is never in memory as a whole. The folder of ``target`` is made.
 
+    Args:
+        place: the file to read.
+        target: the file to write.
+        count: see `CountBytes`.
+        sha256: the digest that the bytes must have, None where nobody knows it.
+
     Raises:
         FileNotFoundError: there is nothing to read.
+        OtherBytesError: the bytes have another digest.
         OSError: it cannot be read, or was replaced meanwhile.
-        PrefpipeError: the target cannot be written; what was there still is.
+        PrefpipeError: the target cannot be written.
+    In all cases, what was at the target still is.
     """
+    return write_pieces(target, _pieces_of(place), count, sha256=sha256)
+
+
+def digest(place: Location, count: CountBytes = count_nothing) -> Copied:
+    """Read a file piece by piece, and return its digest.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: it cannot be read, or was replaced meanwhile.
+    """
+    return hash_pieces(_pieces_of(place), count)
+
+
+def _pieces_of(place: Location) -> Iterator[bytes]:
     if isinstance(place, Path):
-        return _DISK.download(place, target, count)
-    return _bucket_of(place).download(place, target, count)
+        return _DISK.read_pieces(place)
+    return _bucket_of(place).read_pieces(place)
 
 
 def has_bytes_of(source: Path, folder: Location, stored: StoredFile) -> bool | None:
@@ -244,10 +293,13 @@ def read_range(place: Url, start: int, end: int) -> bytes:
     return _opened(place.scheme, place.bucket).read_range(place, start, end)
 
 
-def _bucket_of(place: Url) -> Storage[Url]:
+def _bucket_of(place: Url) -> BucketStorage:
     return _opened(place.scheme, place.bucket)
 
 
 @cache
 def _opened(scheme: str, bucket: str) -> BucketStorage:
     return BucketStorage(Url(scheme, bucket))
+
+
+_AHEAD = ReadAhead(lambda place: _bucket_of(place).read(place))
