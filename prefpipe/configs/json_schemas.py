@@ -4,6 +4,7 @@ import hashlib
 import json
 from typing import NamedTuple
 
+from prefpipe.artifacts.storage.local_copies import local_copy
 from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.tables.strict_json import explained, parse_json
 from prefpipe.errors import InputError
@@ -26,9 +27,6 @@ def read_json_schema(place: Location) -> JsonSchema:
     Raises:
         InputError: there is no such file, it is no JSON, or no JSON schema.
     """
-    # not for `--help`, which loads this module
-    from prefpipe.artifacts.storage.local_copies import local_copy
-
     try:
         with local_copy(place) as file:
             content = file.path.read_bytes()
