@@ -399,3 +399,40 @@ def test_no_secret_is_written_or_said(bucket: Url, capsys: pytest.CaptureFixture
     for name in files.names_in(root / "candidates"):
         if files.is_file(root / "candidates" / name):
             assert SECRET.encode() not in files.read(root / "candidates" / name)
+
+
+def test_a_bucket_that_is_not_there_is_named_by_every_command(
+    work: Path,
+    servers: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reach(servers["moto"], monkeypatch)
+    nowhere, somewhere = Url("s3", "nowhere/run"), Url("s3", f"{BUCKET}/somewhere")
+    commands: list[tuple[object, ...]] = [
+        ("score", somewhere / "candidates", "-o", nowhere / "scores", "--scorer", "fake"),
+        ("score", nowhere / "candidates", "-o", somewhere / "scores", "--scorer", "fake"),
+        ("status", nowhere),
+        ("inspect", nowhere / "candidates"),
+    ]
+    assert generate(somewhere) == 0
+    capsys.readouterr()
+    for words in (*commands, None):
+        assert (do(*words) if words else generate(nowhere)) == 1, words
+        error = capsys.readouterr().err
+        assert error.startswith("error: s3://nowhere/run"), error
+        assert "the bucket does not exist" in error
+        assert "hint: check the bucket's name" in error
+        assert "disk" not in error
+
+
+def test_python_raises_the_error_of_the_command(
+    work: Path, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import prefpipe
+    from prefpipe.errors import InputError
+
+    reach(servers["moto"], monkeypatch)
+    values = {"output": "s3://nowhere/run/candidates", "model": "fake", "backend": "fake"}
+    with pytest.raises(InputError, match="the bucket does not exist"):
+        prefpipe.run("generate", "p.jsonl", quiet=True, **values)

@@ -265,7 +265,7 @@ def _replaced(place: Url) -> InputError:
 
 def _read_error(place: Url, error: OSError) -> InputError:
     return InputError(
-        f"{place} cannot be read: {error}",
+        f"{place} cannot be read: {error.strerror or error}",
         hint="check the bucket's name, your credentials and their permissions, and the endpoint "
         "(AWS_ENDPOINT_URL)",
     )

@@ -1,5 +1,6 @@
 """Which failures of a bucket pass, and how long they are waited for."""
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -38,6 +39,10 @@ PASSING_ERRORS = {
     "FSTimeoutError",
 }
 """Classes by name: their libraries are loaded for a URL of theirs alone."""
+QUIET_TRIES = 3
+"""So many in vain take a second or so; from then on the user hears why the command stands still."""
+
+log = logging.getLogger("prefpipe")
 
 
 class ShortReadError(OSError):
@@ -57,6 +62,14 @@ def call_again(call: Callable[[], Result]) -> Result:
         except Exception as error:
             if tries_left == 0 or not may_pass(error):
                 raise
+            if tries_left == MAX_TRIES - QUIET_TRIES:
+                log.warning(
+                    "the bucket's server did not answer as it should, %d times in a row (%s); a "
+                    "request is tried %d times, over up to a minute",
+                    QUIET_TRIES,
+                    _kind_of(error),
+                    MAX_TRIES,
+                )
         # many workers that were refused together do not come back together
         time.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -73,6 +86,16 @@ def may_pass(error: BaseException) -> bool:
         if status_of(cause) in BUSY_STATUSES or code_of(cause) in BUSY_CODES:
             return True
     return False
+
+
+def _kind_of(error: BaseException) -> str:
+    """Return the kind of a failure; its text may hold a credential."""
+    for cause in chain_of(error):
+        if code_of(cause):
+            return code_of(cause)
+        if status_of(cause):
+            return f"status {status_of(cause)}"
+    return type(error).__name__
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:
