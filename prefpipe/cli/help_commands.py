@@ -7,7 +7,15 @@ from typing import Annotated, Any, ClassVar
 import typer
 import typer.core
 
-from prefpipe.cli.help_page import ALL_FLAGS, Page, command_page, group_page, render
+from prefpipe.cli.help_page import (
+    ALL_FLAGS,
+    Page,
+    Summary,
+    command_page,
+    first_sentence,
+    group_page,
+    render,
+)
 from prefpipe.configs.command import CommandConfig
 
 
@@ -44,6 +52,16 @@ class DocumentedGroup(typer.core.TyperGroup):
         if self.config_class is not None:
             own = command_page(ctx.command_path, self, self.config_class, is_all=is_all)
         return group_page(ctx, self, self.headings, self.examples, own)
+
+    def summaries(self, ctx: Any) -> list[Summary]:
+        """Return what the page says of each command that it shows."""
+        summaries = []
+        for name in self.list_commands(ctx):
+            command: Any = self.get_command(ctx, name)
+            if not command.hidden:
+                names = tuple(getattr(command, "commands", ()))
+                summaries.append(Summary(name, first_sentence(command.help), names))
+        return summaries
 
 
 def documented_command(config_class: type[CommandConfig]) -> type[DocumentedCommand]:

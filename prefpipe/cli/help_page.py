@@ -43,6 +43,14 @@ class Entry(NamedTuple):
     meaning: str
 
 
+class Summary(NamedTuple):
+    """What a group's page says of a command: a sentence, and the names of its own commands."""
+
+    name: str
+    sentence: str
+    commands: Sequence[str]
+
+
 class Section(NamedTuple):
     """Entries under a heading."""
 
@@ -135,7 +143,8 @@ def group_page(
         own: the page of what the group runs without a command, if anything.
     """
     path = context.command_path
-    commands = commands_of(context, group, headings)
+    summaries = group.summaries(context)
+    commands = commands_of(summaries, headings)
     if own is not None:
         return own._replace(sections=[*own.sections, *commands])
 
@@ -148,28 +157,23 @@ def group_page(
         sections=sections,
         last_lines=[
             f"{path} COMMAND --help explains a command; {ALL_FLAGS} lists all its flags.",
-            *_lines_of_groups(context, group),
+            *_lines_of_groups(path, summaries),
         ],
     )
 
 
-def _lines_of_groups(context: Any, group: Any) -> Iterator[str]:
+def _lines_of_groups(path: str, summaries: Sequence[Summary]) -> Iterator[str]:
     """Yield a line for each command that has commands too: ``prefpipe eval`` has ``win-rate``."""
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        names = getattr(command, "commands", {})
-        if names and not command.hidden:
-            yield f"{context.command_path} {name} has commands too: {', '.join(names)}."
+    for summary in summaries:
+        if summary.commands:
+            yield f"{path} {summary.name} has commands too: {', '.join(summary.commands)}."
 
 
-def commands_of(context: Any, group: Any, headings: Mapping[str, Sequence[str]]) -> list[Section]:
+def commands_of(
+    summaries: Sequence[Summary], headings: Mapping[str, Sequence[str]]
+) -> list[Section]:
     """Return a group's commands under their headings, each with the first sentence of its help."""
-    visible = {}
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        if not command.hidden:
-            visible[name] = Entry(name, first_sentence(command.help))
-
+    visible = {each.name: Entry(each.name, each.sentence) for each in summaries}
     sections = []
     for heading, names in headings.items():
         entries = [visible.pop(name) for name in names if name in visible]

@@ -8,16 +8,11 @@ import os
 import sys
 from collections.abc import Iterator
 
-import typer
-
 from prefpipe.cli import completion
-from prefpipe.cli.app import app
+from prefpipe.cli.app import ALL_COMMANDS, app
 from prefpipe.cli.launched_processes import prints_the_error
 from prefpipe.cli.overwrite_flag import spelled_out, without_stale
 from prefpipe.cli.signals import stop_request
-from prefpipe.configs.rounds import RoundsConfig
-from prefpipe.configs.stages import STAGES
-from prefpipe.configs.study import StudyConfig
 from prefpipe.errors import PrefpipeError, UsageError
 from prefpipe.surrogates import has_lone_surrogates
 
@@ -48,8 +43,11 @@ def run(arguments: list[str]) -> int:
         completion.prepare()
 
     # `rounds` and `study` hand the flag on to stages
-    plans = [RoundsConfig.command, StudyConfig.command]
-    takes_overwrite = [*plans, *(config_class.stage for config_class in STAGES)]
+    takes_overwrite = [
+        "rounds",
+        "study",
+        *(name for name in ALL_COMMANDS if ALL_COMMANDS[name].is_stage),
+    ]
     is_stage = bool(arguments) and arguments[0] in takes_overwrite
     words = spelled_out(arguments) if is_stage else without_stale(arguments)
     words = completion.with_shell(words)
@@ -113,17 +111,16 @@ def _end_of_wrong_usage(message: str, exit_code: int, arguments: list[str]) -> i
 
 def _command_named(arguments: list[str]) -> Iterator[str]:
     """Yield the words of the command that was meant: ``eval win-rate`` and not ``eval`` alone."""
-    command = typer.main.get_command(app)
-    for word in arguments:
-        children = getattr(command, "commands", {})
-        if word in children:
-            yield word
-            command = children[word]
-            continue
-
-        # `prefpipe win-rate` is one of eval's
-        for name, child in children.items():
-            if word in getattr(child, "commands", {}):
-                yield from (name, word)
-                break
+    if not arguments:
         return
+    first, *rest = arguments
+    if first in ALL_COMMANDS:
+        yield first
+        yield from (word for word in rest[:1] if word in ALL_COMMANDS[first].commands)
+        return
+
+    # `prefpipe win-rate` is one of eval's
+    for name, listed in ALL_COMMANDS.items():
+        if first in listed.commands:
+            yield from (name, first)
+            return

@@ -172,7 +172,9 @@ def _type_words(item: "Field[Any]", kind: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in item.metadata["choices"])
     names = {int: "whole number", float: "number", bool: "true, false", str: "text", Path: "path"}
     names[Url] = "path or URL"
-    return f"list of {names[scalar]}s" if is_list(kind) else names[scalar]
+    if not is_list(kind):
+        return names[scalar]
+    return f"list of {names[scalar].replace('path or', 'paths or')}s"
 
 
 def _default_words(item: "Field[Any]") -> str:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 from prefpipe.artifacts.overwriting import Overwrite
@@ -60,7 +59,7 @@ class ExportConfig(StageConfig):
         "prefpipe export run/groups -o pairs.parquet --format trl",
     )
 
-    output: Path = option(
+    output: Location = option(
         common=True,
         help="file to write, .jsonl or .parquet (alpaca-eval: .json); llama-factory and "
         "axolotl write a folder",

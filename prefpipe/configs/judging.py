@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.options import option
 from prefpipe.configs.stage import TemplatedConfig
 
@@ -112,13 +113,13 @@ class JudgingConfig(TemplatedConfig):
         metavar="DIR",
         help="folder of paid answers, to share among runs; default: OUTPUT/answers",
     )
-    emit_batch: Path | None = option(
+    emit_batch: Location | None = option(
         None,
         identity=False,
         metavar="FILE",
         help="send no requests: write the open ones as an OpenAI batch file",
     )
-    ingest_batch: tuple[Path, ...] = option(
+    ingest_batch: tuple[Location, ...] = option(
         (),
         identity=False,
         metavar="FILE",

@@ -2,10 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 from prefpipe.artifacts.conversations import ReadingRules
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.configs.conversations import ConversationsConfig
 from prefpipe.configs.json_schemas import JsonSchema, read_json_schema
 from prefpipe.configs.options import Dtype, flag_named, option
@@ -157,7 +157,7 @@ class SamplingConfig(SizedParts, PolicyTemplateConfig, ErrorRateConfig, Conversa
         False,
         help="keep sampling after an end of sequence, up to --max-tokens or --stop; for benchmarks",
     )
-    json_schema: Path | None = option(
+    json_schema: Location | None = option(
         None,
         identity=False,
         metavar="FILE",

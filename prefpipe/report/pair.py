@@ -3,7 +3,8 @@
 Reads: what `prefpipe.report.answers` says of each, and the tables of their evaluations.
 
 Promises: a difference is paired by prompt, and is there only where both evaluations have the same
-held-out prompts, sampling and scorers. Where they have not, the page says in what they differ.
+held-out prompts, in any order, sampling and scorers. Where they have not, the page says in what
+they differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from prefpipe import __version__
 from prefpipe.artifacts.fingerprint import canonical_json, field_differences, shorten
 from prefpipe.artifacts.finite_json import finite_values
 from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import InputError, PrefpipeError
 from prefpipe.maths.statistics.bootstrap import Bootstrap
 from prefpipe.maths.statistics.intervals import paired_difference
@@ -31,8 +33,11 @@ from prefpipe.report.sources import ReportedArtifact, TrainedShape, pools_of
 from prefpipe.report.story import not_done
 from prefpipe.stages.evaluate.by_round import recipe_of_figures
 from prefpipe.stages.evaluate.health import HEALTH, SHARED
+from prefpipe.stages.shared.candidate_rows import REASONING, further_columns
 
 NOT_PAIRED = "not paired"
+PROMPTS = "candidates.prompts"
+"""End of the keys of a recipe that hold the digest of a prompts file."""
 SECOND = "_of_second"
 """Behind the columns of the second run."""
 WORSE_DIRECTION = {
@@ -97,7 +102,7 @@ def tell_pair(first: ReportedRun, second: ReportedRun) -> dict[str, Any]:
         _named(run.artifacts, entry["answers"]["evaluation"])
         for run, entry in zip((first, second), runs, strict=True)
     ]
-    reasons = _reasons(evaluations, (first.name, second.name))
+    reasons = _reasons((first, second), evaluations)
     pairs = None
     if not reasons:
         assert evaluations[0] is not None
@@ -126,8 +131,11 @@ def _named(artifacts: Sequence[ReportedArtifact], name: str | None) -> ReportedA
     return next((each for each in artifacts if each.name == name), None)
 
 
-def _reasons(evaluations: Sequence[ReportedArtifact | None], names: tuple[str, str]) -> list[str]:
+def _reasons(
+    runs: Sequence[ReportedRun], evaluations: Sequence[ReportedArtifact | None]
+) -> list[str]:
     """Return why the two evaluations do not compare, [] where they do."""
+    names = [run.name for run in runs]
     reasons = [
         f"{name} has no evaluation"
         for name, evaluation in zip(names, evaluations, strict=True)
@@ -141,12 +149,44 @@ def _reasons(evaluations: Sequence[ReportedArtifact | None], names: tuple[str, s
     differences = field_differences(
         recipe_of_figures(first.artifact), recipe_of_figures(second.artifact)
     )
+    of_prompts = [each for each in differences if each.key.endswith(PROMPTS)]
+    # the digests are of files: the same prompts in another order have another one
+    if of_prompts and _have_the_same_prompts(runs, (first, second)):
+        differences = [each for each in differences if each not in of_prompts]
     for difference in differences:
         line = difference.worded(f"in {names[0]}", f"in {names[1]}")
-        if difference.key.endswith("candidates.prompts"):
+        if difference in of_prompts:
             line = f"the held-out prompts differ: {line}"
         reasons.append(line)
     return reasons
+
+
+def _have_the_same_prompts(
+    runs: Sequence[ReportedRun], evaluations: Sequence[ReportedArtifact]
+) -> bool:
+    """Return whether the sampled prompts are the same, in whatever order.
+
+    Ids, messages and the user's columns count, `checks` among them.
+    """
+    prompts = []
+    for run, evaluation in zip(runs, evaluations, strict=True):
+        candidates = _named(run.artifacts, evaluation.parents.get("policy_candidates"))
+        # candidates that are not in the folder cannot be read
+        if candidates is None:
+            return False
+        prompts.append(_prompts_of(candidates.artifact))
+    return prompts[0] == prompts[1]
+
+
+def _prompts_of(candidates: Artifact) -> dict[str, dict[str, Any]]:
+    """Return what belongs to each prompt of candidates, by id."""
+    prompts = {}
+    for index in candidates.present(range(candidates.n_parts), allow_partial=True):
+        table, _ = candidates.read(index)
+        of_prompts = [name for name in further_columns(table).column_names if name != REASONING]
+        for row in table.select(["prompt_id", "messages", *of_prompts]).to_pylist():
+            prompts[row["prompt_id"]] = row
+    return prompts
 
 
 class PairedEvaluations:
@@ -163,7 +203,12 @@ class PairedEvaluations:
         )
         self._bootstrap = bootstrap_of(first)
         identities = (first.identity, second.identity)
-        self._same_baseline = _alike(identities, "baseline_candidates")
+        # the joined prompts are the same, whatever the digests of their files
+        baselines = []
+        for identity in identities:
+            baseline = identity["baseline_candidates"]
+            baselines.append({key: baseline[key] for key in baseline if key != "prompts"})
+        self._same_baseline = canonical_json(baselines[0]) == canonical_json(baselines[1])
         self._same_reference = _alike(identities, "reference_logprobs", "model")
 
     def difference(self, key: str) -> tuple[dict[str, Any] | None, str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.location import Url
 from prefpipe.configs.options import is_list, resolved_types, scalar_type, shown_name
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, split_target
@@ -36,8 +37,28 @@ TOGETHER: dict[str, dict[str, Any]] = {
     "eval_reference": {"eval_groups": "g"},
     "policy_embeddings": {"baseline_embeddings": "e"},
     "baseline_embeddings": {"policy_embeddings": "e"},
+    "emit_batch": {"judge": "openai:m", "scorer": ("judge:openai:m",)},
+    "ingest_batch": {"judge": "openai:m", "scorer": ("judge:openai:m",)},
+    "json_schema": {"backend": "vllm"},
 }
 """Fields that go with another one."""
+
+
+def url_for(config_class: Any, name: str) -> Url:
+    """Return a URL that a field takes: some files are looked at, some names have a suffix."""
+    if name == "json_schema":
+        place = Url("memory", "bucket/schema.json")
+        files.write(place, b"{}")
+        return place
+    is_file = (config_class.stage, name) == ("export", "output")
+    return URL / "o.jsonl" if is_file else URL
+
+
+def beside_of(config_class: Any, name: str) -> dict[str, Any]:
+    """Return what a command needs beside a field."""
+    names = [item.name for item in fields(config_class)]
+    together = {key: value for key, value in TOGETHER.get(name, {}).items() if key in names}
+    return needed(config_class) | together
 
 
 def needed(config_class: Any) -> dict[str, Any]:
@@ -72,11 +93,12 @@ def test_inputs_and_outputs_of_all_stages_are_among_them() -> None:
 @pytest.mark.parametrize(("config_class", "name"), PLACES)
 def test_a_url_is_kept_whole_on_every_way(config_class: Any, name: str, tmp_path: Path) -> None:
     """From a flag and from YAML; to a worker and back; in the recorded identity."""
-    value: Any = str(URL)
+    url = url_for(config_class, name)
+    value: Any = str(url)
     kind = resolved_types(config_class)[name]
-    beside = needed(config_class) | TOGETHER.get(name, {})
+    beside = beside_of(config_class, name)
     of_flag = config_class.from_sources({**beside, name: value}, None)
-    expected = (URL,) if is_list(kind) else URL
+    expected = (url,) if is_list(kind) else url
     assert getattr(of_flag, name) == expected
 
     (tmp_path / "c.yaml").write_text(json.dumps({name: value}))

@@ -99,6 +99,30 @@ def test_evaluations_of_other_prompts_or_sampling_have_no_differences(
     assert all(row["first"] and row["second"] for row in story["rows"] if row["key"] == "reward")
 
 
+def test_the_same_prompts_in_another_order_compare(
+    runs: tuple[Path, Path], tmp_path: Path, capsys: Any
+) -> None:
+    """A file's digest is of its order, and no figure is."""
+    reversed_run = evaluated_run(tmp_path / "reversed", seed=2, is_reversed=True)
+    expected, _, _ = tell(*runs, tmp_path, capsys)
+    story, _, err = tell(runs[0], reversed_run, tmp_path, capsys)
+    assert story["reasons"] == []
+    assert "no paired differences" not in err
+    assert [row["difference"] for row in story["rows"]] == [
+        row["difference"] for row in expected["rows"]
+    ]
+    assert any(row["key"] == "win_rate" and row["difference"] for row in story["rows"])
+
+
+def test_the_same_prompts_with_other_columns_do_not_compare(tmp_path: Path, capsys: Any) -> None:
+    """`checks` is such a column: rewards may be of other checks."""
+    pair = [
+        evaluated_run(tmp_path / topic / topic, seed=1, topic=topic) for topic in ("one", "other")
+    ]
+    story, _, _ = tell(pair[0], pair[1], tmp_path, capsys)
+    assert any("the held-out prompts differ" in reason for reason in story["reasons"])
+
+
 def test_win_rates_against_different_baselines_are_not_subtracted(
     runs: tuple[Path, Path], tmp_path: Path, capsys: Any
 ) -> None:

@@ -30,7 +30,7 @@ def running_moto() -> Iterator[str]:
     """Yield the address of a moto server, in a process of its own, with an empty `BUCKET`."""
     port = free_port()
     words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    with _running(words, port) as url:
+    with running_server(words, port) as url:
         request = urllib.request.Request(f"{url}/{BUCKET}", method="PUT")
         urllib.request.urlopen(request).close()
         yield url
@@ -47,12 +47,12 @@ def running_rclone(folder: Path) -> Iterator[str]:
     rclone = Path(sys.executable).with_name("rclone")
     words = [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}"]
     words += ["--auth-key", f"{KEY},{SECRET}", "--config", "/dev/null", folder]
-    with _running(words, port) as url:
+    with running_server(words, port) as url:
         yield url
 
 
 @contextlib.contextmanager
-def _running(words: list, port: int) -> Iterator[str]:
+def running_server(words: list, port: int) -> Iterator[str]:
     process = subprocess.Popen(
         list(map(str, words)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

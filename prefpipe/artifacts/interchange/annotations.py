@@ -9,7 +9,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import isnan, nan
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.file_hashes import hash_file
@@ -24,10 +23,13 @@ from prefpipe.artifacts.interchange.user_table import (
 )
 from prefpipe.artifacts.run_record import RunRecord, read_run_record
 from prefpipe.artifacts.schemas import EVALUATION, VERDICTS
+from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.local_copies import local_copy
-from prefpipe.artifacts.store import open_input
+from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.storage.unreadable import unreadable
+from prefpipe.artifacts.store import has_record, open_input
 from prefpipe.artifacts.tables.locations import place_of
-from prefpipe.artifacts.tables.reading import SAVED_DATASET, SUFFIXES
+from prefpipe.artifacts.tables.reading import SUFFIXES
 from prefpipe.artifacts.tables.values import shortened
 from prefpipe.errors import InputError, UsageError
 
@@ -261,42 +263,47 @@ def _arena_annotations(table: UserTable, sha256: str, scale: str | None) -> Anno
 
 def _opened(source: str) -> tuple[UserTable, RunRecord | None, str]:
     """Return the rows, the record of a folder, and a hash of the content."""
-    path = Path(source)
-    if path.is_dir():
-        table, record = _opened_folder(path, source)
+    place = place_of(source)
+    if place is not None and _is_folder(place):
+        table, record = _opened_folder(place, source)
         return table, record, record.fingerprint
 
     table = read_user_table(source, text_columns=(*TEXT_KEYS, "uid", "question_id"), hint=HINT)
-    return table, None, _digest_of_file(source)
+    # a data set of the hub is no file
+    return table, None, "" if place is None else _digest_of(place)
 
 
-def _digest_of_file(source: str) -> str:
-    """Return the sha256 of a file's bytes; "" for a data set of the hub, which is no file."""
-    place = place_of(source)
-    if place is None:
-        return ""
-    with local_copy(place, folder_marks=SAVED_DATASET) as file:
-        return hash_file(file.path) if file.path.is_file() else ""
+def _is_folder(place: Location) -> bool:
+    try:
+        return files.is_folder(place)
+    except OSError as error:
+        raise unreadable(place, error) from error
 
 
-def _opened_folder(path: Path, source: str) -> tuple[UserTable, RunRecord]:
-    if not (path / "run.json").exists():
+def _digest_of(place: Location) -> str:
+    """Return the sha256 of a file's bytes."""
+    with local_copy(place) as file:
+        return hash_file(file.path)
+
+
+def _opened_folder(place: Location, source: str) -> tuple[UserTable, RunRecord]:
+    if not has_record(place):
         raise InputError(
             f"{source} is not a folder that a prefpipe stage wrote",
             hint=f"pass a file ({', '.join(SUFFIXES)}) or such a folder",
         )
 
-    record = read_run_record(path)
+    record = read_run_record(place)
     artifact = record.kind
     if artifact not in OF_PREFERENCES:
         raise InputError(
-            f"ANNOTATIONS: {path} holds {artifact} (made by `prefpipe {record.stage}`), not "
+            f"ANNOTATIONS: {place} holds {artifact} (made by `prefpipe {record.stage}`), not "
             "preferences",
             hint="pass a folder that `prefpipe eval` or `prefpipe judge` wrote",
         )
 
     # the evaluation's own fingerprint says what the rows are: the parts are not hashed again
-    rows = open_input(path, schema=artifact, name="ANNOTATIONS").read_all()
+    rows = open_input(place, schema=artifact, name="ANNOTATIONS").read_all()
     places = [f"row {number}" for number in range(1, rows.num_rows + 1)]
     return UserTable(source, rows, places), record
 

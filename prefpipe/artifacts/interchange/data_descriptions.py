@@ -6,6 +6,8 @@
 import json
 from pathlib import Path
 
+from prefpipe.artifacts.storage.location import Location
+
 DATA_FILE = "preferences.jsonl"
 DATASET_NAME = "prefpipe"
 DESCRIPTIONS = {"llama-factory": "dataset_info.json", "axolotl": "axolotl.yaml"}
@@ -49,7 +51,7 @@ def is_lost_in_template(response: str) -> bool:
     return any((head + response).find(response) < len(head) for head in AXOLOTL_HEADS)
 
 
-def description(kind: str, folder: Path) -> bytes:
+def description(kind: str, folder: Location) -> bytes:
     """Return the text that describes ``DATA_FILE`` in a folder to the tool."""
     return _dataset_info() if kind == "llama-factory" else _axolotl(folder)
 
@@ -85,9 +87,11 @@ def _dataset_info() -> bytes:
     return (json.dumps({DATASET_NAME: entry}, indent=2) + "\n").encode()
 
 
-def _axolotl(folder: Path) -> bytes:
+def _axolotl(folder: Location) -> bytes:
     # quoted as JSON, which YAML reads: a path may hold any sign
-    path = json.dumps((folder / DATA_FILE).as_posix(), ensure_ascii=False)
+    place = folder / DATA_FILE
+    name = place.as_posix() if isinstance(place, Path) else str(place)
+    path = json.dumps(name, ensure_ascii=False)
     first_comment = (
         "# A piece of an axolotl config; base_model, chat_template, the learning settings and the "
         "rest stand beside it."

@@ -10,7 +10,6 @@ its request, and JSON that is not finite has none.
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.answer_cache import request_key
@@ -62,12 +61,11 @@ def write_batch(place: Location, requests: Iterable[Mapping[str, Any]]) -> list[
         chunks[-1].append(data)
         size += len(data)
 
-    name = PurePath(place.name)
     written: list[Location] = []
     for number, chunk in enumerate(chunks, 1):
         target = place
         if number > 1:
-            target = place.parent / f"{name.stem}-{number}{name.suffix}"
+            target = place.parent / f"{place.stem}-{number}{place.suffix}"
         with written_whole(target) as file:
             file.writelines(chunk)
         written.append(target)

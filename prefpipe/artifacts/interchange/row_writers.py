@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import PurePath
 from typing import Any, BinaryIO, Protocol
 
 import pyarrow as pa
@@ -85,7 +84,7 @@ def row_writer(place: Location, schema: pa.Schema | None) -> Iterator[RowWriter]
         place: ``.parquet``, ``.json`` for a list, or anything else, which is JSON lines.
         schema: of a Parquet file.
     """
-    suffix = PurePath(place.name).suffix.lower()
+    suffix = place.suffix.lower()
     with written_whole(place) as file:
         if suffix == ".json":
             writer = JsonListWriter(file)

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
+from prefpipe.artifacts.storage.google import open_google
 from prefpipe.artifacts.storage.location import Url
 from prefpipe.artifacts.storage.pieces import (
     SourceFile,
@@ -141,10 +142,9 @@ class BucketStorage:
     def version_of(self, place: Url) -> FileVersion | None:
         """Return which file is there now; None for a folder, and for what is not there."""
         try:
-            entry = self._reading(place, lambda: self._files.info(self._key(place)))
-        except FileNotFoundError:
+            return self.version(place)
+        except (FileNotFoundError, IsADirectoryError):
             return None
-        return None if entry["type"] == "directory" else _version_of(entry)
 
     def write(self, place: Url, data: bytes) -> FileVersion | None:
         """Write a file, over one that is there.
@@ -483,8 +483,12 @@ class BucketStorage:
             raise OSError(errno.EIO, self._reason(error), str(place)) from error
 
     def _write_error(self, place: Url, error: BaseException) -> PrefpipeError:
+        reason = self._reason(error)
+        # gcsfs says of both alike that they are not there, and what is written need not be
+        if _is_google(place.scheme) and isinstance(error, FileNotFoundError):
+            reason = GONE
         return PrefpipeError(
-            f"cannot write {place}: {self._reason(error)}",
+            f"cannot write {place}: {reason}",
             hint="check the bucket's name, your credentials and their permissions, and the "
             "endpoint (AWS_ENDPOINT_URL), then run the same command again; finished parts are kept",
         )
@@ -517,6 +521,8 @@ def _open_file_system(scheme: str) -> Any:
     if _is_s3(scheme):
         options["config_kwargs"] = _s3_config(fsspec.config.conf.get("s3", {}))
     try:
+        if _is_google(scheme):
+            return open_google(options)
         files = fsspec.filesystem(scheme, **options)
     except ImportError as error:
         if scheme in EXTRAS:
@@ -537,6 +543,10 @@ def _open_file_system(scheme: str) -> Any:
 
 def _is_s3(scheme: str) -> bool:
     return scheme in {"s3", "s3a"}
+
+
+def _is_google(scheme: str) -> bool:
+    return scheme in {"gs", "gcs"}
 
 
 def _s3_config(user: Mapping[str, Any]) -> dict[str, Any]:

@@ -51,6 +51,11 @@ class Url:
         return PurePosixPath(self.name).stem
 
     @property
+    def suffix(self) -> str:
+        """The last dot of the last part of the key, and what follows it."""
+        return PurePosixPath(self.name).suffix
+
+    @property
     def parent(self) -> Self:
         """The place that holds this one; that of a bucket is the bucket."""
         folder = self.key.rpartition("/")[0]

@@ -37,6 +37,12 @@ PASSING_ERRORS = {
     "ClientConnectionError",
     # fsspec
     "FSTimeoutError",
+    # gcsfs: status 502, an answer that ends early, bytes that are not those that were stored, a
+    # token that was not renewed
+    "ProxyError",
+    "JSONDecodeError",
+    "ChecksumError",
+    "RefreshError",
 }
 """Classes by name: their libraries are loaded for a URL of theirs alone."""
 QUIET_TRIES = 3
@@ -121,6 +127,6 @@ def status_of(error: BaseException) -> int | None:
     if isinstance(response, dict):
         status = response.get("ResponseMetadata", {}).get("HTTPStatusCode")
     else:
-        # gcsfs calls it code, aiohttp status
-        status = getattr(error, "code", None) or getattr(error, "status", None)
+        # aiohttp calls it status, gcsfs code
+        status = getattr(error, "status", None) or getattr(error, "code", None)
     return status if isinstance(status, int) else None

@@ -7,12 +7,13 @@ import json
 import unicodedata
 from collections.abc import Mapping
 from importlib import metadata
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe import __version__
 from prefpipe.artifacts.fingerprint import field_differences
 from prefpipe.artifacts.interchange.annotations import Annotations
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import parse_location
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 
 COMPARED = ("baseline", "judges", "judged_by")
@@ -74,9 +75,9 @@ def notes_of_folder(annotations: Annotations) -> list[str]:
     """
     if annotations.record is None:
         return []
-    path = Path(annotations.source) / SUMMARY_FILE
+    folder = parse_location(annotations.source)
     try:
-        recipe = json.loads(path.read_bytes()).get("recipe") or {}
+        recipe = json.loads(files.read(folder / SUMMARY_FILE)).get("recipe") or {}
         differences = recipe.get("differences") or ()
         return [
             f"its sides were compared with --force although their recipes differ: {line}"

@@ -8,7 +8,6 @@ counted; the file appears whole or not at all, and memory does not grow with the
 
 from collections import Counter
 
-from prefpipe.artifacts.atomic import make_folder, sweep_temporary_files
 from prefpipe.artifacts.interchange.benchmark_answers import ANSWER_ROWS
 from prefpipe.artifacts.interchange.row_writers import row_writer
 from prefpipe.artifacts.schemas import CANDIDATES
@@ -17,7 +16,12 @@ from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
 from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import InputError
 from prefpipe.execution.runtime import Runtime
-from prefpipe.stages.export.output_file import refuse_existing_file, refuse_no_rows, write_parts
+from prefpipe.stages.export.output_file import (
+    refuse_existing_file,
+    refuse_no_rows,
+    sweep_beside,
+    write_parts,
+)
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.begun_turns import with_whole_answer
@@ -31,8 +35,7 @@ def run(config: ExportConfig, runtime: Runtime) -> Summary:
     refuse_nesting(config.output, {"CANDIDATES": config.groups})
     indices = candidates.present(range(candidates.n_parts), allow_partial=config.allow_partial)
     refuse_existing_file(config)
-    make_folder(config.output.parent)
-    sweep_temporary_files(config.output.parent, config.output.name)
+    sweep_beside(config.output)
 
     answers = AnswerRows(config, candidates)
     with (

@@ -11,9 +11,10 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from statistics import median
 
-from prefpipe.artifacts.atomic import atomic_write, make_folder, sweep_temporary_files
+from prefpipe.artifacts.atomic import make_folder, sweep_temporary_files
 from prefpipe.artifacts.interchange.data_descriptions import (
     DATA_FILE,
     DESCRIPTIONS,
@@ -32,13 +33,21 @@ from prefpipe.artifacts.interchange.group_exports import (
 )
 from prefpipe.artifacts.interchange.row_writers import RowWriter, row_writer
 from prefpipe.artifacts.schemas import GROUPS
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.local_copies import written_whole
 from prefpipe.artifacts.store import Artifact, open_input, refuse_nesting
 from prefpipe.artifacts.tool_calls import refuse_tools, rows_of
 from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import InputError, UsageError
 from prefpipe.execution.runtime import Runtime
 from prefpipe.maths.selection.registry import STRATEGIES
-from prefpipe.stages.export.output_file import refuse_existing_file, refuse_no_rows, write_parts
+from prefpipe.stages.export.output_file import (
+    look,
+    refuse_existing_file,
+    refuse_no_rows,
+    sweep_beside,
+    write_parts,
+)
 from prefpipe.stages.shared.candidate_rows import Row
 from prefpipe.stages.shared.partwise import Summary
 from prefpipe.text.begun_turns import is_begun, with_whole_answer
@@ -77,15 +86,15 @@ def _refuse_existing(config: ExportConfig) -> None:
         return
 
     path = config.output
-    if path.is_file():
+    if look(files.is_file, path):
         raise UsageError(
             f"output {path} is a file, and {config.format} writes a folder",
             hint="choose another name with -o",
         )
 
     label = path / DESCRIPTIONS[config.format]
-    names = sorted(item.name for item in path.iterdir()) if path.is_dir() else []
-    for name in names:
+    names = look(files.names_in, path)
+    for name in sorted(names):
         if not name.startswith(".") and name not in (DATA_FILE, label.name):
             raise UsageError(
                 f"output {path} holds {name}, which was not written by an export",
@@ -93,14 +102,14 @@ def _refuse_existing(config: ExportConfig) -> None:
             )
 
     # The description is written last: without it an earlier attempt did not end.
-    if not label.exists():
+    if label.name not in names:
         return
     if not config.overwrite:
         raise UsageError(
             f"output {path} already holds an export",
             hint="choose another folder with -o, or replace it with --overwrite",
         )
-    others = other_names(label.read_bytes()) if config.format == "llama-factory" else []
+    others = other_names(look(files.read, label)) if config.format == "llama-factory" else []
     if others:
         raise UsageError(
             f"{label} describes {others[0]} as well, and --overwrite would lose that",
@@ -113,18 +122,18 @@ def _opened(config: ExportConfig) -> Iterator[RowWriter]:
     """Open the data file; a folder's description is written when the data are whole."""
     schema = SCHEMAS.get(config.format)
     if config.format not in DESCRIPTIONS:
-        make_folder(config.output.parent)
-        sweep_temporary_files(config.output.parent, config.output.name)
+        sweep_beside(config.output)
         with row_writer(config.output, schema) as writer:
             yield writer
         return
 
     folder = config.output
-    make_folder(folder)
-    sweep_temporary_files(folder, None)
+    if isinstance(folder, Path):
+        make_folder(folder)
+        sweep_temporary_files(folder, None)
     with row_writer(folder / DATA_FILE, schema) as writer:
         yield writer
-    with atomic_write(folder / DESCRIPTIONS[config.format]) as file:
+    with written_whole(folder / DESCRIPTIONS[config.format]) as file:
         file.write(description(config.format, folder))
 
 

@@ -5,13 +5,21 @@ It never replaces a file unasked, is written part by part, and is never empty.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from shlex import quote
+from typing import TypeVar
 
+from prefpipe.artifacts.atomic import make_folder, sweep_temporary_files
 from prefpipe.artifacts.interchange.row_writers import RowWriter
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.storage.unreadable import unreadable
 from prefpipe.configs.export import ExportConfig
 from prefpipe.errors import InputError, StoppedEarly, UsageError
 from prefpipe.execution.runtime import Runtime, Task
 from prefpipe.stages.shared.candidate_rows import Row
+
+Answer = TypeVar("Answer")
 
 
 def refuse_existing_file(config: ExportConfig) -> None:
@@ -20,17 +28,36 @@ def refuse_existing_file(config: ExportConfig) -> None:
     Raises:
         UsageError: naming it.
     """
-    path = config.output
-    if path.is_dir():
+    place = config.output
+    if look(files.is_folder, place):
         raise UsageError(
-            f"output {path} is a folder, and {config.format} writes a file",
+            f"output {place} is a folder, and {config.format} writes a file",
             hint="choose another name with -o",
         )
-    if path.exists() and not config.overwrite:
+    if look(files.is_file, place) and not config.overwrite:
         raise UsageError(
-            f"output {path} exists",
+            f"output {place} exists",
             hint="choose another name with -o, or replace it with --overwrite",
         )
+
+
+def look(ask: Callable[[Location], Answer], place: Location) -> Answer:
+    """Return what there is at a place, as a function of `files` tells.
+
+    Raises:
+        InputError: a bucket does not say.
+    """
+    try:
+        return ask(place)
+    except OSError as error:
+        raise unreadable(place, error) from error
+
+
+def sweep_beside(place: Location) -> None:
+    """Remove what an export that was killed has left beside its file; a bucket has nothing."""
+    if isinstance(place, Path):
+        make_folder(place.parent)
+        sweep_temporary_files(place.parent, place.name)
 
 
 def write_parts(

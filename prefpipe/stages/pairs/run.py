@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -26,12 +25,15 @@ from prefpipe.artifacts.interchange.rewardbench_two_rows import (
     read_completions,
 )
 from prefpipe.artifacts.interchange.user_table import read_user_table
-from prefpipe.artifacts.run_record import FILE_NAME, RunRecord
+from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.schemas import PAIR_SCORES
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import (
     Artifact,
     Output,
     add_tallies,
+    has_record,
     open_input,
     open_output,
     refuse_nesting,
@@ -133,7 +135,7 @@ class PairsOfFile:
             stack: closes the model, where it was opened.
         """
         place = place_of(config.pairs)
-        if isinstance(place, Path) and place.exists():
+        if place is not None and files.can_be_found(place):
             refuse_nesting(config.output, {FLAG: place})
         self.config, self.rater = config, rater
         self.file, self.skipped = read_users_rows(
@@ -226,15 +228,14 @@ class PairsOfFolder:
 
     skipped: Sequence[BadRow] = ()
 
-    def __init__(self, config: PairsConfig, rater: PairRater | None) -> None:
-        path = Path(config.pairs)
+    def __init__(self, config: PairsConfig, place: Location, rater: PairRater | None) -> None:
         if rater is not None:
             raise UsageError(
-                f"{FLAG} {path} already holds scores, and --model would score the pairs again",
+                f"{FLAG} {place} already holds scores, and --model would score the pairs again",
                 hint="leave out --model, or pass the file of pairs",
             )
-        refuse_nesting(config.output, {FLAG: path})
-        self.config, self.earlier = config, open_input(path, schema=PAIR_SCORES.name, name=FLAG)
+        refuse_nesting(config.output, {FLAG: place})
+        self.config, self.earlier = config, open_input(place, schema=PAIR_SCORES.name, name=FLAG)
 
     def record(self, context: Mapping[str, Any]) -> RunRecord:
         """Return what is written into ``run.json``."""
@@ -300,8 +301,8 @@ def _source(
     config: PairsConfig, rater: PairRater | None, runtime: Runtime, stack: ExitStack
 ) -> PairsOfFile | PairsOfFolder:
     place = place_of(config.pairs)
-    if isinstance(place, Path) and (place / FILE_NAME).exists():
-        return PairsOfFolder(config, rater)
+    if place is not None and has_record(place):
+        return PairsOfFolder(config, place, rater)
     return PairsOfFile(config, rater, runtime, stack)
 
 
