@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
 
-from prefpipe.artifacts.storage.google import open_google
+from prefpipe.artifacts.storage.google import NO_GENERATION, open_google, put_over
 from prefpipe.artifacts.storage.location import Url
 from prefpipe.artifacts.storage.pieces import (
     SourceFile,
@@ -43,6 +43,7 @@ from prefpipe.artifacts.storage.retries import (
     status_of,
 )
 from prefpipe.artifacts.storage.s3_upload import content_md5, upload_in_pieces
+from prefpipe.artifacts.storage.unreadable import check_of_bucket
 from prefpipe.errors import MissingExtraError, PrefpipeError, PrefpipeWarning, UsageError
 
 Result = TypeVar("Result")
@@ -54,7 +55,7 @@ EXTRAS = {
     "gcs": ("gcs", "gcsfs"),
 }
 """The extra of prefpipe that brings what reads a scheme, and its package."""
-STAMPS = ("ETag", "etag", "generation", "md5Hash", "crc32c", "mtime", "LastModified", "created")
+STAMPS = ("ETag", "generation", "etag", "md5Hash", "crc32c", "mtime", "LastModified", "created")
 """Entries of a listing that change when a file is replaced, the surest first."""
 ONE_PUT_BYTES = 2 * 2**30
 """S3 takes 5 GiB in one request, and a part has some 50 MB. A larger file is sent in pieces."""
@@ -192,7 +193,7 @@ class BucketStorage:
             version = self.version_of(place)
             if version is None or self._read_back(place) != expected:
                 return False
-            if not _is_s3(place.scheme):
+            if not _is_s3(place.scheme) and not _is_google(place.scheme):
                 self._put_again(place, data)
                 return self._read_back(place) == data
 
@@ -376,6 +377,8 @@ class BucketStorage:
         Raises:
             FileExistsError: the condition does not hold.
         """
+        if over and _is_google(place.scheme):
+            return put_over(self._files, self._key(place), data, over)
         options: dict[str, Any] = {"mode": "create"} if is_new else {}
         if over:
             options["IfMatch"] = over
@@ -406,7 +409,7 @@ class BucketStorage:
         return call_again(create_once)
 
     def _replace(self, place: Url, data: bytes, etag: str) -> bool:
-        """Write a file on the condition that its ETag is still this one."""
+        """Write a file on the condition that its stamp, the ETag, is still this one."""
 
         def replace_once() -> bool:
             try:
@@ -422,12 +425,13 @@ class BucketStorage:
         return call_again(replace_once)
 
     def _learn_replacing(self, place: Url, data: bytes) -> None:
-        """Find out, on a file just written, whether the store refuses a wrong ETag."""
+        """Find out, on a file just written, whether the store refuses a wrong stamp."""
         with self._lock:
             if self._replaces_conditionally is not None:
                 return
             try:
-                call_again(lambda: self._put(place, data, over=NO_ETAG))
+                wrong = NO_GENERATION if _is_google(place.scheme) else NO_ETAG
+                call_again(lambda: self._put(place, data, over=wrong))
             except FileExistsError:
                 self._replaces_conditionally = True
             else:
@@ -489,8 +493,8 @@ class BucketStorage:
             reason = GONE
         return PrefpipeError(
             f"cannot write {place}: {reason}",
-            hint="check the bucket's name, your credentials and their permissions, and the "
-            "endpoint (AWS_ENDPOINT_URL), then run the same command again; finished parts are kept",
+            hint=f"{check_of_bucket(place)}, then run the same command again; finished parts are "
+            "kept",
         )
 
     def _reason(self, error: BaseException) -> str:

@@ -21,6 +21,7 @@ from prefpipe.artifacts.storage import files, pieces
 from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.artifacts.storage.pieces import in_order
 from prefpipe.artifacts.storage.protocol import FileVersion
+from prefpipe.artifacts.storage.unreadable import unreadable
 from prefpipe.errors import InputError, PrefpipeError
 
 FOLDER_NAME = "prefpipe-copies"
@@ -142,7 +143,7 @@ class _Copies:
                         hint="check the bucket's name and the key, with its upper and lower case",
                     ) from error
                 except OSError as error:
-                    raise _read_error(place, error) from error
+                    raise unreadable(place, error) from error
             return self._by_place[place]
 
     def new_path(self, name: str) -> Path:
@@ -260,12 +261,4 @@ def _replaced(place: Url) -> InputError:
     return InputError(
         f"{place} was replaced while it was read",
         hint="run the same command again when whoever writes it has finished",
-    )
-
-
-def _read_error(place: Url, error: OSError) -> InputError:
-    return InputError(
-        f"{place} cannot be read: {error.strerror or error}",
-        hint="check the bucket's name, your credentials and their permissions, and the endpoint "
-        "(AWS_ENDPOINT_URL)",
     )

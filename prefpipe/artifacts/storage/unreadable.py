@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prefpipe.artifacts.storage.location import Location, recorded_location, url_in
+from prefpipe.artifacts.storage.location import Location, Url, recorded_location, url_in
 from prefpipe.errors import InputError
 
 
@@ -15,8 +15,7 @@ def unreadable(place: Location, error: OSError) -> InputError:
         )
     return InputError(
         f"{place} cannot be read: {error.strerror or error}",
-        hint="check the bucket's name, your credentials and their permissions, and the endpoint "
-        "(AWS_ENDPOINT_URL), then run the same command again",
+        hint=f"{check_of_bucket(place)}, then run the same command again",
     )
 
 
@@ -30,3 +29,9 @@ def failure_of_bucket(error: BaseException) -> InputError | None:
     if url_in(error.filename) is None:
         return None
     return unreadable(recorded_location(error.filename), error)
+
+
+def check_of_bucket(place: Url) -> str:
+    """Return what a user can look at where a bucket does not do what it should."""
+    check = "check the bucket's name, your credentials and their permissions"
+    return f"{check}, and the endpoint (AWS_ENDPOINT_URL)" if place.scheme == "s3" else check

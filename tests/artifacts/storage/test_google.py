@@ -113,6 +113,31 @@ def test_of_many_creators_one_wins_by_the_condition(folder: Url) -> None:
     assert files.read(folder / "claim") == f"worker {won.index(True)}".encode()
 
 
+def test_a_file_is_replaced_if_it_is_still_the_one_that_was_read(folder: Url) -> None:
+    """ifGenerationMatch: of several that read the same, one writes."""
+    place = folder / "run.json"
+    files.create(place, b"first")
+    assert files.replace(place, b"second", expected=b"first")
+    assert not files.replace(place, b"third", expected=b"first")
+    assert files.read(place) == b"second"
+    assert files._opened("gs", BUCKET)._replaces_conditionally is True
+    assert not files.replace(folder / "none", b"1", expected=b"")
+
+    version = files.version(place)
+    n_workers = 8
+    barrier = threading.Barrier(n_workers)
+    storage = files._opened("gs", BUCKET)
+
+    def replace(number: int) -> bool:
+        barrier.wait(timeout=60)
+        return storage._replace(place, f"worker {number}".encode(), version.stamp)
+
+    with ThreadPoolExecutor(n_workers) as pool:
+        won = list(pool.map(replace, range(n_workers)))
+    assert won.count(True) == 1
+    assert files.read(place) == f"worker {won.index(True)}".encode()
+
+
 @pytest.mark.parametrize("times", [1, 3])
 @pytest.mark.parametrize(
     "fault", ["slow-down", "cut-request", "lost-answer", "cut-answer", "short-answer"]
