@@ -10,7 +10,7 @@ Result = TypeVar("Result")
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 20.0
 MAX_TRIES = 8
-"""With waits that double, each shortened at random by up to a half: 26 to 51 s in all."""
+"""With waits that double, each shortened at random by up to a half: 13 to 25 s in all."""
 BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509}
 BUSY_CODES = {
     "SlowDown",
@@ -71,7 +71,7 @@ def call_again(call: Callable[[], Result]) -> Result:
             if tries_left == MAX_TRIES - QUIET_TRIES:
                 log.warning(
                     "the bucket's server did not answer as it should, %d times in a row (%s); a "
-                    "request is tried %d times, over up to a minute",
+                    "request is tried %d times",
                     QUIET_TRIES,
                     _kind_of(error),
                     MAX_TRIES,
