@@ -18,6 +18,7 @@ HEADINGS = {
     "Look at a run": ("status", "inspect", "report"),
     "Several rounds, and studies": ("rounds", "study"),
     "Machines": ("slurm", "launch-config"),
+    "Buckets and the hub": ("push", "pull"),
     "Models and objectives": ("models", "merge", "objectives"),
 }
 """Commands by task, as `--help` shows them."""

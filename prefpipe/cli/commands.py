@@ -215,6 +215,22 @@ def _merge(app: typer.Typer) -> None:
     add_command(app, MergeConfig, merge)
 
 
+def _push(app: typer.Typer) -> None:
+    from prefpipe.cli.dataclass_commands import add_command
+    from prefpipe.cli.push import push
+    from prefpipe.configs.push import PushConfig
+
+    add_command(app, PushConfig, push)
+
+
+def _pull(app: typer.Typer) -> None:
+    from prefpipe.cli.dataclass_commands import add_command
+    from prefpipe.cli.push import pull
+    from prefpipe.configs.push import PullConfig
+
+    add_command(app, PullConfig, pull)
+
+
 def _objectives(app: typer.Typer) -> None:
     from prefpipe.cli.dataclass_commands import add_command
     from prefpipe.cli.objectives import objectives
@@ -286,6 +302,8 @@ COMMANDS: dict[str, Listed] = {
     "savings": Listed("Estimate the training compute that selection saves", _savings),
     "check": Listed("Find problems in groups before training on them", _check),
     "merge": Listed("Merge a LoRA adapter into its base model", _merge),
+    "push": Listed("Copy an artifact, a model or a whole run to a bucket or the hub", _push),
+    "pull": Listed("Copy what was pushed to a bucket or the hub into a folder", _pull),
     "objectives": Listed("List the training objectives, or explain one", _objectives),
     "launch-config": Listed(
         "Print the path of a config for training on several GPUs", _launch_config

@@ -76,6 +76,11 @@ HARMLESS = (
         "public models need no token, and one that does is refused with its name",
     ),
     Harmless(
+        "huggingface_hub",
+        r"you are about to commit a data file",
+        "a policy's folder has a table of what it was trained on, and keeps it",
+    ),
+    Harmless(
         "tqdm",
         r"IProgress not found",
         "it asks for a package that draws bars in notebooks, and bars are off",

@@ -27,9 +27,10 @@ NO_FIGURES: Mapping[str, str] = {}
 class Task:
     """What a command shows the progress of.
 
-    ``stage`` writes ``output``. ``unit`` is what is counted, ``part`` or ``step``: ``total`` of
-    them are left to do, and ``n_kept`` were finished before. ``in_bunches``: many units end
-    together after a long time without one, so that their pace says nothing about the time left.
+    ``stage`` writes ``output``. ``unit`` is what is counted, ``part``, ``step`` or ``byte``:
+    ``total`` of them are left to do, and ``n_kept`` were finished before. ``in_bunches``: many
+    units end together after a long time without one, so that their pace says nothing about the time
+    left.
     ``first_is_slow``: the first unit takes the time of what comes once, too, such as models that
     workers load. ``last_share``: the size of the last unit in units, below 1 where the last part
     holds the prompts that were left. ``answered``: how far the units under way are, in rows.

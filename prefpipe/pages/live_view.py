@@ -18,7 +18,7 @@ from rich.text import Text
 from prefpipe.execution.part_maker import Tally
 from prefpipe.execution.runtime import NO_FIGURES, NO_ROWS, NO_TALLY, Advance, Task
 from prefpipe.pages.pace import Pace
-from prefpipe.text.numbers import counted, per_second
+from prefpipe.text.numbers import byte_size, counted, per_second
 
 SECONDS_BETWEEN_LINES = 10.0
 """Between two lines of progress where there is no terminal: a log should be readable."""
@@ -167,8 +167,7 @@ def _bar(pace: Pace, width: int) -> RenderableType:
     task = pace.task
     # 100% is said when nothing is left
     percent = f"{100 * pace.n_done // max(1, task.total)}%"
-    kept = f" ({task.n_kept:,} more kept)" if task.n_kept else ""
-    done = Text(f"{_done(pace)}{kept}  {percent:>4}")
+    done = Text(f"{_done(pace)}{_kept(pace)}  {percent:>4}")
     bar_width = width - done.cell_len - 1
     if bar_width < NARROWEST_BAR:
         return _line(done, width)
@@ -237,15 +236,23 @@ class _Lines:
 def log_line(pace: Pace) -> str:
     """Return a task's progress as a line of a log."""
     task = pace.task
-    done = f"{task.stage}: {_done(pace)} done"
-    if task.n_kept:
-        done += f" ({task.n_kept:,} more kept)"
+    done = f"{task.stage}: {_done(pace)} done{_kept(pace)}"
     line = ", ".join([done, *facts(pace), *times(pace)])
     return line.replace(" so far", "") if pace.is_done else line
 
 
 def _done(pace: Pace) -> str:
+    if pace.task.unit == "byte":
+        return f"{byte_size(pace.n_done)} of {byte_size(pace.task.total)}"
     return f"{pace.n_done:,} of {counted(pace.task.total, pace.task.unit)}"
+
+
+def _kept(pace: Pace) -> str:
+    n_kept = pace.task.n_kept
+    if n_kept == 0:
+        return ""
+    shown = byte_size(n_kept) if pace.task.unit == "byte" else f"{n_kept:,}"
+    return f" ({shown} more kept)"
 
 
 def facts(pace: Pace) -> list[str]:

@@ -173,7 +173,7 @@ def refuse_other_file(path: Path, *, overwrite: bool) -> None:
             f"-o {path}: there is no folder {path.parent}",
             hint=f"make it first: mkdir -p {path.parent}",
         )
-    if path.exists() and not overwrite and not _is_report(path):
+    if path.exists() and not overwrite and not is_report(path):
         raise UsageError(
             f"-o {path} exists and is not a prefpipe report",
             hint="choose another name, or replace it with --overwrite",
@@ -195,7 +195,8 @@ def write_report(path: Path, page: str, *, overwrite: bool) -> None:
         file.write(page.encode())
 
 
-def _is_report(path: Path) -> bool:
+def is_report(path: Path) -> bool:
+    """Return whether a file is a report that prefpipe wrote."""
     if not path.is_file():
         return False
     try:

@@ -47,6 +47,7 @@ from prefpipe.stages.shared.skipped_rows import (
     read_users_rows,
     report_skipped_rows,
 )
+from prefpipe.text.numbers import counted
 
 
 def run(config: ImportConfig, runtime: Runtime) -> Summary:
@@ -291,7 +292,10 @@ def _describe(summary: Summary, pool: Pool) -> None:
     """Add the range of each scorer, and the counts without a score."""
     summary.facts |= {"n_prompts": len(pool.prompts), "n_responses": pool.n_responses}
     sizes = [len(responses) for responses in pool.responses]
-    summary.notes.append(f"{len(sizes):,} prompts with {min(sizes):,} to {max(sizes):,} responses")
+    least, most = min(sizes), max(sizes)
+    of_each = counted(most, "response") if least == most else f"{least:,} to {most:,} responses"
+    each = " each" if least == most and len(sizes) > 1 else ""
+    summary.notes.append(f"{counted(len(sizes), 'prompt')} with {of_each}{each}")
 
     rewards: dict[str, Any] = {}
     for scorer in pool.scorers:

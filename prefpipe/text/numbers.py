@@ -13,6 +13,18 @@ def counted(n: int, noun: str) -> str:
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
 
 
+def byte_size(n: int) -> str:
+    """Return a number of bytes as storages show it: ``812 bytes``, ``3.4 MB``, ``120 GB``."""
+    if n < 1000:
+        return counted(n, "byte")
+    size, unit = n / 1000, "kB"
+    for larger in ("MB", "GB", "TB"):
+        if size < 999.5:
+            break
+        size, unit = size / 1000, larger
+    return f"{size:.1f} {unit}" if size < 99.95 else f"{size:,.0f} {unit}"
+
+
 def per_second(value: float) -> str:
     """Return a number a second: ``1,234``, and ``0.5`` of slow ones."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.1f}"

@@ -21,10 +21,10 @@ from prefpipe.artifacts.storage.location import Url
 from prefpipe.artifacts.storage.pieces import (
     SourceFile,
     in_order,
+    md5,
     md5_of,
     md5_of_pieces,
     piece_bytes_of,
-    write_pieces,
 )
 from prefpipe.artifacts.storage.protocol import (
     Copied,
@@ -250,21 +250,30 @@ class BucketStorage:
         """
         with SourceFile(source) as file:
             try:
-                self._send(source, file, place, count)
+                sent_md5 = self._send(source, file, place, count)
             except PrefpipeError:
                 raise
             except Exception as error:
                 raise self._write_error(place, error) from error
-            return file.copied()
+            return file.copied()._replace(md5=sent_md5)
 
-    def download(self, place: Url, target: Path, count: CountBytes = count_nothing) -> Copied:
-        """Write a file on this disk with the bytes of a stored one.
+    def read_pieces(self, place: Url) -> Iterator[bytes]:
+        """Yield all bytes of a file, by several range requests at once.
 
         Raises:
-            OSError: it cannot be read, or was replaced meanwhile.
-            PrefpipeError: the target cannot be written.
+            OSError: they cannot be read, or the file was replaced meanwhile.
         """
-        return write_pieces(target, self._read_pieces(place), count)
+        before = self.version(place)
+        n_bytes = piece_bytes_of(before.n_bytes)
+        starts = range(0, before.n_bytes, n_bytes)
+
+        def read(start: int) -> bytes:
+            return self.read_range(place, start, min(start + n_bytes, before.n_bytes))
+
+        yield from in_order(read, starts)
+        # pieces of two files are none, nor is the beginning of a longer one
+        if starts and self.version(place) != before:
+            raise OSError(f"{place} was replaced while it was read")
 
     def has_bytes_of(self, source: Path, stored: StoredFile) -> bool | None:
         """Compare a file with what the store says of its own."""
@@ -278,22 +287,25 @@ class BucketStorage:
             return md5_of(source) == stored.md5 or None
         return md5_of_pieces(source) == stored.md5 or None
 
-    def _send(self, source: Path, file: SourceFile, place: Url, count: CountBytes) -> None:
+    def _send(self, source: Path, file: SourceFile, place: Url, count: CountBytes) -> str:
+        """Send a file, and return the MD5 that the store will tell of it, "" if none is known."""
         n_bytes = piece_bytes_of(file.n_bytes)
         if file.n_bytes <= n_bytes:
             data = b"".join(file.pieces(n_bytes))
             call_again(lambda: self._put(place, data, is_checked=True))
             count(len(data))
-        elif _is_s3(place.scheme):
-            upload_in_pieces(self._files, self._key(place), file, count)
-        else:
-            # the hash first: fsspec reads the file itself
-            for _ in file.pieces(n_bytes):
-                pass
-            call_again(lambda: self._put_whole(source, place, count))
-            file.copied()
-            if self._size_of(place) != file.n_bytes:
-                raise ShortReadError(f"{self._size_of(place):,} of {file.n_bytes:,} bytes arrived")
+            return md5(data).hexdigest()
+        if _is_s3(place.scheme):
+            return upload_in_pieces(self._files, self._key(place), file, count)
+
+        # the hash first: fsspec reads the file itself
+        for _ in file.pieces(n_bytes):
+            pass
+        call_again(lambda: self._put_whole(source, place, count))
+        file.copied()
+        if self._size_of(place) != file.n_bytes:
+            raise ShortReadError(f"{self._size_of(place):,} of {file.n_bytes:,} bytes arrived")
+        return ""
 
     def _put_whole(self, source: Path, place: Url, count: CountBytes) -> None:
         from fsspec.callbacks import Callback
@@ -313,24 +325,6 @@ class BucketStorage:
             # all of it is sent again
             count(-n_sent)
             raise
-
-    def _read_pieces(self, place: Url) -> Iterator[bytes]:
-        """Yield all bytes of a file, by several range requests at once.
-
-        Raises:
-            OSError: as `_reading`; the file was replaced meanwhile.
-        """
-        before = self.version(place)
-        n_bytes = piece_bytes_of(before.n_bytes)
-        starts = range(0, before.n_bytes, n_bytes)
-
-        def read(start: int) -> bytes:
-            return self.read_range(place, start, min(start + n_bytes, before.n_bytes))
-
-        yield from in_order(read, starts)
-        # pieces of two files are none, nor is the beginning of a longer one
-        if starts and self.version(place) != before:
-            raise OSError(f"{place} was replaced while it was read")
 
     def _key(self, place: Url) -> str:
         return str(self._files._strip_protocol(str(place)))  # noqa: SLF001 - fsspec's own name for it

@@ -132,14 +132,12 @@ class DiskStorage:
         with SourceFile(source) as file:
             return write_pieces(place, _whole(file), count)
 
-    def download(self, place: Path, target: Path, count: CountBytes = count_nothing) -> Copied:
-        """Copy a file of this disk.
-
-        Raises:
-            OSError: it cannot be read.
-            PrefpipeError: the disk is full, the folder is read-only.
-        """
-        return write_pieces(target, _pieces_of(place), count)
+    def read_pieces(self, place: Path) -> Iterator[bytes]:
+        """Yield all bytes of a file."""
+        with place.open("rb") as file:
+            n_bytes = piece_bytes_of(os.fstat(file.fileno()).st_size)
+            while piece := file.read(n_bytes):
+                yield piece
 
     def has_bytes_of(self, source: Path, stored: StoredFile) -> bool | None:  # noqa: ARG002
         """Return None: a disk keeps no digests."""
@@ -150,13 +148,6 @@ def _whole(file: SourceFile) -> Iterator[bytes]:
     """Yield the pieces of a file, and an error in place of their end if it has changed."""
     yield from file.pieces(piece_bytes_of(file.n_bytes))
     file.copied()
-
-
-def _pieces_of(place: Path) -> Iterator[bytes]:
-    with place.open("rb") as file:
-        n_bytes = piece_bytes_of(os.fstat(file.fileno()).st_size)
-        while piece := file.read(n_bytes):
-            yield piece
 
 
 def _version_of(status: os.stat_result) -> FileVersion:

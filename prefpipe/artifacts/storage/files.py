@@ -1,12 +1,13 @@
 """Reading and writing files of artifacts, wherever they are."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from prefpipe.artifacts.storage.bucket import BucketStorage
 from prefpipe.artifacts.storage.disk import DiskStorage
 from prefpipe.artifacts.storage.location import Location, Url
+from prefpipe.artifacts.storage.pieces import hash_pieces, write_pieces
 from prefpipe.artifacts.storage.protocol import (
     Copied,
     CountBytes,
@@ -195,19 +196,47 @@ def upload(source: Path, place: Location, count: CountBytes = count_nothing) -> 
     return _bucket_of(place).upload(source, place, count)
 
 
-def download(place: Location, target: Path, count: CountBytes = count_nothing) -> Copied:
+def download(
+    place: Location,
+    target: Path,
+    count: CountBytes = count_nothing,
+    *,
+    sha256: str | None = None,
+) -> Copied:
     """Write a file on this disk, over one that is there, with the bytes of another.
 
     It is never in memory as a whole. The folder of ``target`` is made.
 
+    Args:
+        place: the file to read.
+        target: the file to write.
+        count: see `CountBytes`.
+        sha256: the digest that the bytes must have, None where nobody knows it.
+
     Raises:
         FileNotFoundError: there is nothing to read.
+        OtherBytesError: the bytes have another digest.
         OSError: it cannot be read, or was replaced meanwhile.
-        PrefpipeError: the target cannot be written; what was there still is.
+        PrefpipeError: the target cannot be written.
+    In all cases, what was at the target still is.
     """
+    return write_pieces(target, _pieces_of(place), count, sha256=sha256)
+
+
+def digest(place: Location, count: CountBytes = count_nothing) -> Copied:
+    """Read a file piece by piece, and return its digest.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        OSError: it cannot be read, or was replaced meanwhile.
+    """
+    return hash_pieces(_pieces_of(place), count)
+
+
+def _pieces_of(place: Location) -> Iterator[bytes]:
     if isinstance(place, Path):
-        return _DISK.download(place, target, count)
-    return _bucket_of(place).download(place, target, count)
+        return _DISK.read_pieces(place)
+    return _bucket_of(place).read_pieces(place)
 
 
 def has_bytes_of(source: Path, folder: Location, stored: StoredFile) -> bool | None:

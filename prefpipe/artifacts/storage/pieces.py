@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from prefpipe.artifacts import atomic
-from prefpipe.artifacts.storage.protocol import Copied, CountBytes
+from prefpipe.artifacts.storage.protocol import Copied, CountBytes, OtherBytesError
 from prefpipe.errors import InputError
 
 PIECE_BYTES = 16 * 2**20
@@ -134,24 +134,53 @@ class _NotReadError(Exception):
         self.why = why
 
 
-def write_pieces(target: Path, pieces: Iterator[bytes], count: CountBytes) -> Copied:
+def write_pieces(
+    target: Path, pieces: Iterator[bytes], count: CountBytes, *, sha256: str | None = None
+) -> Copied:
     """Write a file of this disk whole or not at all, and hash it on the way.
+
+    Args:
+        target: the file; its folder is made.
+        pieces: its bytes.
+        count: see `CountBytes`.
+        sha256: of the bytes as they should be, None where nobody knows.
 
     Raises:
         OSError: from ``pieces``.
+        OtherBytesError: they are others.
         PrefpipeError: the disk is full, the folder is read-only.
     """
-    digest, n_bytes = hashlib.sha256(), 0
     atomic.make_folder(target.parent)
     try:
         with atomic.atomic_write(target) as file:
-            for piece in _naming_the_source(pieces):
-                file.write(piece)
-                digest.update(piece)
-                n_bytes += len(piece)
-                count(len(piece))
+            copied = hash_pieces(_naming_the_source(pieces), count, file.write)
+            _require_digest(copied, sha256, count)
     except _NotReadError as error:
         raise error.why from error.why.__cause__
+    return copied
+
+
+def _require_digest(copied: Copied, sha256: str | None, count: CountBytes) -> None:
+    if sha256 not in (None, copied.sha256):
+        # they are sent again, if at all
+        count(-copied.n_bytes)
+        raise _NotReadError(OtherBytesError(f"sha256 {copied.sha256}, not {sha256}"))
+
+
+def hash_pieces(
+    pieces: Iterator[bytes], count: CountBytes, write: Callable[[bytes], object] = len
+) -> Copied:
+    """Hash what is read piece by piece, and hand it on.
+
+    Raises:
+        OSError: from ``pieces`` or ``write``.
+    """
+    digest, n_bytes = hashlib.sha256(), 0
+    for piece in pieces:
+        write(piece)
+        digest.update(piece)
+        n_bytes += len(piece)
+        count(len(piece))
     return Copied(n_bytes, digest.hexdigest())
 
 

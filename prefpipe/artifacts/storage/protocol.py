@@ -1,6 +1,6 @@
 """What a storage does: operations that are each whole or not at all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -31,10 +31,14 @@ class StoredFile(NamedTuple):
 
 
 class Copied(NamedTuple):
-    """What went through `Storage.upload` or `Storage.download`."""
+    """What became of a file that was copied or read piece by piece.
+
+    ``md5``: as `StoredFile` has it, where it was sent with one; else "".
+    """
 
     n_bytes: int
     sha256: str
+    md5: str = ""
 
 
 CountBytes = Callable[[int], None]
@@ -44,6 +48,10 @@ negative. An exception from it ends the copying, and nothing half is left."""
 
 def count_nothing(_n_bytes: int) -> None:
     """Stand in for a `CountBytes` that nobody looks at."""
+
+
+class OtherBytesError(OSError):
+    """The bytes of a file are not those that it should have."""
 
 
 class Storage(Protocol[PlaceT_contra]):
@@ -116,10 +124,8 @@ class Storage(Protocol[PlaceT_contra]):
         """
         ...
 
-    def download(
-        self, place: PlaceT_contra, target: Path, count: CountBytes = count_nothing
-    ) -> Copied:
-        """Write a file on this disk with the bytes of a stored one, piece by piece."""
+    def read_pieces(self, place: PlaceT_contra) -> Iterator[bytes]:
+        """Yield all bytes of a file, of one version of it, piece by piece."""
         ...
 
     def has_bytes_of(self, source: Path, stored: StoredFile) -> bool | None:

@@ -55,18 +55,29 @@ class ShortReadError(OSError):
     """Fewer bytes arrived than the file has, or it was replaced meanwhile."""
 
 
-def call_again(call: Callable[[], Result]) -> Result:
+def call_again(
+    call: Callable[[], Result],
+    passes: Callable[[BaseException], bool] | None = None,
+    *,
+    tries: int | None = None,
+) -> Result:
     """Return what a call returns, which is made again while its failure is one that passes.
+
+    Args:
+        call: what is done.
+        passes: whether a failure may pass, `may_pass` by default.
+        tries: how often it is done at most, `MAX_TRIES` by default.
 
     Raises:
         Exception: the last try's.
     """
+    passes = may_pass if passes is None else passes
     wait_s = FIRST_WAIT_S
-    for tries_left in reversed(range(MAX_TRIES)):
+    for tries_left in reversed(range(MAX_TRIES if tries is None else tries)):
         try:
             return call()
         except Exception as error:
-            if tries_left == 0 or not may_pass(error):
+            if tries_left == 0 or not passes(error):
                 raise
             if tries_left == MAX_TRIES - QUIET_TRIES:
                 log.warning(

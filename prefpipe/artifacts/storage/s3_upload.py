@@ -21,8 +21,11 @@ def content_md5(data: bytes) -> str:
     return base64.b64encode(md5(data).digest()).decode()
 
 
-def upload_in_pieces(files: Any, key: str, source: SourceFile, count: CountBytes) -> None:
+def upload_in_pieces(files: Any, key: str, source: SourceFile, count: CountBytes) -> str:
     """Write a file into a bucket: it appears whole, or what was there stays.
+
+    Returns:
+        The MD5 that S3 will tell of it, see `StoredFile`.
 
     Args:
         files: s3fs's file system.
@@ -44,7 +47,7 @@ def upload_in_pieces(files: Any, key: str, source: SourceFile, count: CountBytes
     )
     upload = {**target, "UploadId": started["UploadId"]}
     try:
-        parts = _send(files, upload, source, count)
+        parts, digests = _send(files, upload, source, count)
         # nothing is completed before it is known that nobody wrote to the file
         source.copied()
         _complete(files, upload, parts, mark)
@@ -52,14 +55,15 @@ def upload_in_pieces(files: Any, key: str, source: SourceFile, count: CountBytes
         with suppress(Exception):
             call_again(lambda: files.call_s3("abort_multipart_upload", **upload))
         raise
+    return f"{md5(digests).hexdigest()}-{len(parts)}"
 
 
 def _send(
     files: Any, upload: dict[str, Any], source: SourceFile, count: CountBytes
-) -> list[dict[str, Any]]:
-    """Send all pieces, a few at once, and return their numbers and tags."""
+) -> tuple[list[dict[str, Any]], bytes]:
+    """Send all pieces, a few at once; return their numbers and tags, and their digests."""
 
-    def send(numbered: tuple[int, bytes]) -> tuple[str, int]:
+    def send(numbered: tuple[int, bytes]) -> tuple[str, bytes, int]:
         number, piece = numbered
 
         def send_once() -> Any:
@@ -71,14 +75,16 @@ def _send(
                 ContentMD5=content_md5(piece),
             )
 
-        return call_again(send_once)["ETag"], len(piece)
+        return call_again(send_once)["ETag"], md5(piece).digest(), len(piece)
 
     parts: list[dict[str, Any]] = []
+    digests = b""
     pieces = source.pieces(piece_bytes_of(source.n_bytes))
-    for tag, n_bytes in in_order(send, enumerate(pieces, start=1)):
+    for tag, digest, n_bytes in in_order(send, enumerate(pieces, start=1)):
         parts.append({"PartNumber": len(parts) + 1, "ETag": tag})
+        digests += digest
         count(n_bytes)
-    return parts
+    return parts, digests
 
 
 def _complete(files: Any, upload: dict[str, Any], parts: list[dict[str, Any]], mark: str) -> None:

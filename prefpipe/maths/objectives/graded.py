@@ -39,7 +39,7 @@ def mmpo_loss(scores: Tensor, targets: Targets, *, gamma: float, comparison: str
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
         targets: rewards are granular quality scores, such as ratings from 1 to 10.
-        gamma: nats a unit of quality, at least 0; log 3 = 1.1 reads "one point better wins 75 %".
+        gamma: nats per unit of quality, at least 0; log 3 = 1.1 reads "one point better wins 75 %".
         comparison: ``pair`` or ``group``.
 
     Source: arXiv 2410.03145.
@@ -114,7 +114,7 @@ def rpo_loss(scores: Tensor, targets: Targets, *, eta: float, form: str) -> Tens
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
         targets: rewards on a scale whose distances mean something.
-        eta: nats of score margin a unit of reward, at least 0.
+        eta: nats of score margin per unit of reward, at least 0.
         form: ``squared`` or ``forward-kl``, named as in NeMo-Aligner.
 
     Source: arXiv 2406.11704.

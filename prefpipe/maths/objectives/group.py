@@ -39,7 +39,7 @@ def ampo_loss(
     Args:
         scores: (P, R) ``beta * mean_logp``.
         targets: rewards are read only when alpha is not 0.
-        alpha: weight of the reward's deviation, in nats a unit of reward; at least 0.
+        alpha: weight of the reward's deviation, in nats per unit of reward; at least 0.
         gamma: weight of the negatives, above 0. A larger gamma requires a larger margin.
         deviation: ``signed`` or ``absolute``.
 
@@ -79,7 +79,7 @@ def refa_loss(
         targets: rewards are read only when alpha is not 0.
         responses: ``n_tokens`` and ``end_probs``, each (P, R); gradients flow through
             ``end_probs``.
-        alpha: weight of the reward's deviation, in nats a unit of reward; at least 0.
+        alpha: weight of the reward's deviation, in nats per unit of reward; at least 0.
         gamma: weight of the negatives, above 0.
         deviation: ``signed`` or ``absolute``.
         eos_weight: penalty per missing token, in nats at P = 1; at least 0.
@@ -114,7 +114,7 @@ def swepo_loss(scores: Tensor, targets: Targets, *, alpha: float, deviation: str
     Args:
         scores: (P, R) ``beta * (logp - logp_ref)``.
         targets: ``positives`` is ignored.
-        alpha: weight of the deviation, in nats a unit of reward; at least 0.
+        alpha: weight of the deviation, in nats per unit of reward; at least 0.
         deviation: ``signed`` or ``absolute``.
 
     Source: arXiv 2412.04628.

@@ -13,7 +13,7 @@ def sft_loss(scores: Tensor, targets: Targets) -> Tensor:
         loss = mean over S+ of -s_i,     s_i = log pi(y_i | x) / |y_i|
 
     Fine-tuning on the selected positives: on groups of ``best-of-n`` it is rejection sampling
-    fine-tuning (RAFT). Each positive counts equally, whatever its length, in nats a token. With
+    fine-tuning (RAFT). Each positive counts equally, whatever its length, in nats per token. With
     ``--no-length-normalise`` s is the sum over tokens and each token counts equally, as in TRL's
     SFTTrainer, whose mean over the batch's tokens is this loss divided by the positives' mean
     length.
@@ -25,7 +25,7 @@ def sft_loss(scores: Tensor, targets: Targets) -> Tensor:
     S+ are the roles. A prompt without a positive has loss 0; negatives are not read.
 
     Args:
-        scores: (P, R), log-probabilities a token.
+        scores: (P, R), log-probabilities per token.
         targets: only ``positives`` and ``mask`` are read.
 
     Source: the objective: RAFT, arXiv 2304.06767, and rejection sampling fine-tuning in arXiv

@@ -117,5 +117,5 @@ def sum_response_logps(
 
 
 def mean_logps(responses: ResponseLogps) -> Tensor:
-    """Return ``logps / n_tokens`` (S,), in nats a token; empty responses are refused earlier."""
+    """Return ``logps / n_tokens`` (S,), in nats per token; empty responses are refused earlier."""
     return responses.logps / responses.n_tokens

@@ -84,7 +84,7 @@ def ipo_loss(scores: Tensor, targets: Targets, *, tau: float) -> Tensor:
     Args:
         scores: (P, R) ``logp - logp_ref`` without beta, summed as in the paper; with
             ``length_normalise`` the mean a token, as in TRL, where the target then is
-            ``1 / (2 tau)`` nats a token.
+            ``1 / (2 tau)`` nats per token.
         targets: rewards are not read.
         tau: strength of the pull to the reference, above 0; a smaller tau requires a larger
             difference.

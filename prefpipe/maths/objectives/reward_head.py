@@ -40,7 +40,7 @@ def bt_margin_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tensor:
         scores: (P, R) ``r_phi(x, y)``.
         targets: rewards are ratings; a pair whose winner is rated below its loser has a negative
             margin.
-        gamma: margin a unit of rating, at least 0.
+        gamma: margin per unit of rating, at least 0.
 
     Source: arXiv 2307.09288, section 3.2.2 and its appendix.
     """
@@ -63,7 +63,7 @@ def mmpo_reward_loss(scores: Tensor, targets: Targets, *, gamma: float) -> Tenso
     Args:
         scores: (P, R) ``r_phi(x, y)``.
         targets: rewards are granular quality scores.
-        gamma: nats a unit of quality, at least 0.
+        gamma: nats per unit of quality, at least 0.
 
     Source: arXiv 2410.03145.
     """

@@ -18,7 +18,7 @@ from support.s3_servers import BUCKET, environment_for, running_moto, running_rc
 from prefpipe.artifacts.storage import files, pieces, retries
 from prefpipe.artifacts.storage.bucket import BucketStorage
 from prefpipe.artifacts.storage.location import Location, Url
-from prefpipe.artifacts.storage.protocol import Copied
+from prefpipe.artifacts.storage.protocol import Copied, OtherBytesError
 from prefpipe.errors import InputError, PrefpipeError, StoppedEarly
 
 pytest.importorskip("s3fs")
@@ -102,14 +102,15 @@ def test_a_file_goes_there_and_back(folder: Location, tmp_path: Path, n_bytes: i
 
     counts: list[int] = []
     place = folder / "step-8" / "weights"
-    assert files.upload(tmp_path / "source", place, counts.append) == expected
+    assert files.upload(tmp_path / "source", place, counts.append)[:2] == expected[:2]
     assert sum(counts) == n_bytes
     assert files.read(place) == data
 
     counts.clear()
     (tmp_path / "back").write_bytes(b"something before")
     assert files.download(place, tmp_path / "new" / "back", counts.append) == expected
-    assert files.download(place, tmp_path / "back") == expected
+    assert files.download(place, tmp_path / "back", sha256=expected.sha256) == expected
+    assert files.digest(place) == expected
     assert sum(counts) == n_bytes
     assert (tmp_path / "back").read_bytes() == (tmp_path / "new" / "back").read_bytes() == data
     assert {path.name for path in tmp_path.iterdir()} - {"folder"} == {"source", "back", "new"}
@@ -219,7 +220,7 @@ def test_failures_that_pass(proxy: Proxy, tmp_path: Path, fault: str, n_bytes: i
 
     counts: list[int] = []
     proxy.fault = choose
-    assert files.upload(tmp_path / "source", folder / "part", counts.append) == expected
+    assert files.upload(tmp_path / "source", folder / "part", counts.append)[:2] == expected[:2]
     assert sum(counts) == n_bytes
     assert files.list_tree(folder).keys() == {"part"}
     counts.clear()
@@ -314,6 +315,23 @@ def test_a_file_that_is_replaced_while_it_is_read_is_no_file(moto: Url, tmp_path
     with pytest.raises(OSError, match="was replaced while it was read"):
         files.download(moto / "part", tmp_path / "target", replace)
     assert not (tmp_path / "target").exists()
+
+
+def test_other_bytes_than_expected_are_no_file(folder: Location, tmp_path: Path) -> None:
+    files.write(folder / "part", b"damaged")
+    (tmp_path / "target").write_bytes(b"before")
+    counts: list[int] = []
+    with pytest.raises(OtherBytesError, match=r"sha256 .*, not 00"):
+        files.download(folder / "part", tmp_path / "target", counts.append, sha256="00")
+    assert sum(counts) == 0
+    assert (tmp_path / "target").read_bytes() == b"before"
+
+
+def test_the_digest_of_an_upload_is_what_the_store_tells(moto: Url, tmp_path: Path) -> None:
+    for n_bytes in (9, 2 * PIECE + 1):
+        written(tmp_path / "source", n_bytes)
+        copied = files.upload(tmp_path / "source", moto / "part")
+        assert copied.md5 == files.list_tree(moto)["part"].md5
 
 
 def test_a_small_file_that_is_replaced_by_a_longer_one(

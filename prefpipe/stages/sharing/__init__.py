@@ -1,0 +1,1 @@
+"""Push and pull: artifacts, models and runs to a bucket or the hub, and back."""
