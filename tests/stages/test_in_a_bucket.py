@@ -4,7 +4,9 @@ The chain runs once on a disk and once in each storage; everything else compares
 """
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,7 +14,13 @@ from pathlib import Path
 
 import pytest
 from support.pipelines import write_json_lines
-from support.s3_servers import BUCKET, SECRET, environment_for, running_moto, running_rclone
+from support.s3_servers import (
+    BUCKET,
+    SECRET,
+    environment_for,
+    running_moto,
+    running_rclone,
+)
 
 from prefpipe.artifacts import bucket_footers, run_record
 from prefpipe.artifacts.storage import files
@@ -436,3 +444,19 @@ def test_python_raises_the_error_of_the_command(
     values = {"output": "s3://nowhere/run/candidates", "model": "fake", "backend": "fake"}
     with pytest.raises(InputError, match="the bucket does not exist"):
         prefpipe.run("generate", "p.jsonl", quiet=True, **values)
+
+
+@pytest.mark.slow
+def test_a_store_without_conditions_is_named_once_however_many_workers(
+    work: Path, servers: dict[str, str], local: Path
+) -> None:
+    words = ["score", local / "candidates", "-o", f"s3://{BUCKET}/workers/scores"]
+    words += ["--scorer", "fake", "--workers", 2]
+    done = subprocess.run(
+        [sys.executable, "-m", "prefpipe", *map(str, words)],
+        env={**os.environ, **environment_for(servers["rclone"])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.count("does not support conditional writes") == 1

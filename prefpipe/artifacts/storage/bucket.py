@@ -69,6 +69,10 @@ GONE = "the bucket does not exist"
 BUSY = "the storage did not answer as it should, {tries} times in a row: "
 
 
+class UnconditionalWritesWarning(PrefpipeWarning):
+    """The store writes over a file that a condition should have kept."""
+
+
 class BucketStorage:
     """Objects of one bucket; see `Storage`.
 
@@ -458,7 +462,7 @@ class BucketStorage:
                     f"{self._bucket} does not support conditional writes (If-None-Match): two "
                     "workers that start within the same second may both make the same part. Every "
                     "part is still written whole",
-                    PrefpipeWarning,
+                    UnconditionalWritesWarning,
                     stacklevel=2,
                 )
 
