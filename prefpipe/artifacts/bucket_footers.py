@@ -53,6 +53,7 @@ class BucketFooters:
         """Parts of the listing in their order; None before it."""
         self._places: dict[str, int] = {}
         """The place of each in the list."""
+        self._sizes: dict[str, int] = {}
         self._known: dict[str, PartFooter] = {}
         self._footers: dict[str, Future[PartFooter]] = {}
         self._verified: dict[str, Future[PartFooter]] = {}
@@ -68,7 +69,7 @@ class BucketFooters:
         with self._lock:
             known = self._known_or_begun(place, self._footers)
             if known is None:
-                self._begin(place, self._footers, parts.read_footer, self._n_ahead)
+                self._begin(place, self._footers, self._read_footer, self._n_ahead)
                 # whoever asks for one may want no other; whoever goes on asking wants them all
                 self._n_ahead = min(2 * self._n_ahead, MOST_FOOTERS_AHEAD)
                 known = self._footers.get(place.name)
@@ -87,6 +88,9 @@ class BucketFooters:
                 self._begin(place, self._verified, parts.verify_part, MOST_PARTS_AHEAD)
                 known = self._verified.get(place.name)
         return parts.verify_part(place) if known is None else _result(known)
+
+    def _read_footer(self, place: Location) -> PartFooter:
+        return parts.read_footer(place, self._sizes.get(place.name))
 
     def _known_or_begun(
         self, place: Location, begun: "Mapping[str, Future[PartFooter]]"
@@ -128,6 +132,9 @@ class BucketFooters:
             for name, known in _read_known(self._folder).items():
                 if listing.get(name) == known.version:
                     self._known[name] = known.footer
+        for name, version in listing.items():
+            if version is not None:
+                self._sizes[name] = version.n_bytes
         return sorted(name for name in listing if PART_PATTERN.fullmatch(name))
 
 

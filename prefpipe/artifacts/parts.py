@@ -234,8 +234,12 @@ def _checksum_place(footer: bytes | bytearray) -> int | None:
     return matches[-1].start(1) if matches else None
 
 
-def read_footer(path: Location) -> PartFooter:
+def read_footer(path: Location, n_bytes: int | None = None) -> PartFooter:
     """Return a part's footer, its bytes compared with its checksum.
+
+    Args:
+        path: the part.
+        n_bytes: how many bytes it has by a listing, which saves a request to a bucket.
 
     Raises:
         CorruptPartError: missing, truncated, not a prefpipe part, or a footer whose bytes have
@@ -243,13 +247,20 @@ def read_footer(path: Location) -> PartFooter:
         InputError: the file cannot be read, or a newer release of prefpipe wrote it.
     """
     try:
-        tail, size = _read_footer_bytes(path)
+        tail, size = _read_footer_bytes(path, n_bytes)
+        return _parse_footer(tail, size, path)
+    except CorruptPartError:
+        if n_bytes is None:
+            raise
+        # it may have been replaced since the listing by a file of another size
+        return read_footer(path)
     except OSError as error:
+        if n_bytes is not None and not isinstance(error, FileNotFoundError):
+            return read_footer(path)
         raise _unreadable(path, error) from error
-    return _parse_footer(tail, size, path)
 
 
-def _read_footer_bytes(path: Location) -> tuple[bytes, int]:
+def _read_footer_bytes(path: Location, n_bytes: int | None = None) -> tuple[bytes, int]:
     """Return a part's footer with the tail behind it, and how many bytes the file has.
 
     Raises:
@@ -265,10 +276,10 @@ def _read_footer_bytes(path: Location) -> tuple[bytes, int]:
             file.seek(max(0, size - footer_bytes))
             return file.read(), size
 
-    tail, size = files.read_tail(path, FIRST_READ_BYTES)
+    tail, size = files.read_tail(path, FIRST_READ_BYTES, n_bytes)
     footer_bytes = _footer_length(tail[-TAIL_BYTES:], path) + TAIL_BYTES
     if footer_bytes > len(tail) < size:
-        tail, size = files.read_tail(path, footer_bytes)
+        tail, size = files.read_tail(path, footer_bytes, n_bytes)
     return tail[-footer_bytes:], size
 
 

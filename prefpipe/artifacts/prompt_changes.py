@@ -83,7 +83,8 @@ def _differences(candidates: Artifact, prompts: Prompts) -> list[str]:
 
 def _messages_by_id(candidates: Artifact) -> dict[str, list[dict[str, str]]]:
     messages: dict[str, list[dict[str, str]]] = {}
-    for index in candidates.present(range(candidates.n_parts), allow_partial=True):
+    present = candidates.present(range(candidates.n_parts), allow_partial=True)
+    for index in candidates.in_turn(present):
         try:
             rows = rows_of(candidates.read(index, ["prompt_id", "messages"])[0])
         except PrefpipeError:

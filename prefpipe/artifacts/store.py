@@ -6,7 +6,7 @@ run and were made from the parent parts that are on disk now; everything else is
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +38,8 @@ from prefpipe.errors import (
     UsageError,
 )
 
+MOST_AHEAD = 4
+"""Parts of a bucket that are in memory before they are asked for."""
 MAX_SHOWN = 8
 """How many missing parts a message names."""
 
@@ -161,6 +163,19 @@ class Artifact:
         self._check_types(table, index)
         return table, footer
 
+    def in_turn(self, indices: Sequence[int]) -> Iterator[int]:
+        """Yield the numbers of parts to read; the next ones are fetched from a bucket meanwhile."""
+        if isinstance(self.path, Path):
+            yield from indices
+            return
+        try:
+            for place, index in enumerate(indices):
+                for coming in indices[place : place + MOST_AHEAD]:
+                    files.read_ahead(self.part_path(coming))
+                yield index
+        finally:
+            files.forget_ahead()
+
     def schema_of(self, index: int) -> pa.Schema:
         """Return the columns of a part as its file describes them, their bytes not verified.
 
@@ -259,7 +274,7 @@ class Artifact:
                 hint=f"run `prefpipe status {quote(str(self.path))}`",
             )
 
-        tables = [self.read(index, columns)[0] for index in present]
+        tables = [self.read(index, columns)[0] for index in self.in_turn(present)]
         # Arrow would refuse them too, and without the part's name
         for index, table in zip(present, tables, strict=True):
             if table.schema != tables[0].schema:
@@ -383,6 +398,15 @@ class Output(Artifact):
         if footer is not None and version == self.file_version(index):
             return footer
         return super().footer(index)
+
+    def footer_as_written(self, index: int) -> PartFooter:
+        """Return a part's footer, without another look at one that this process wrote.
+
+        Raises:
+            CorruptPartError: as `Artifact.footer`.
+        """
+        written = self._written.get(index)
+        return self.footer(index) if written is None else written[1]
 
     def part_verifier(self) -> Callable[[Location], PartFooter]:
         """Return what proves the parts that are there now; in a bucket it has listed them once."""

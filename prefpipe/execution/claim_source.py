@@ -6,7 +6,7 @@ are on disk.
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from prefpipe.artifacts.claims import Claimant, ClaimWatch, HeldClaims, SeenClaim, claims_of
 from prefpipe.execution.part_maker import PartMade
@@ -53,6 +53,8 @@ class ClaimSource:
         start = int(me.owner, 16) % max(1, len(job.to_do))
         self._left = _rotated(job.to_do, start)
         """Parts that are neither handed out here nor known to be on disk."""
+        self._claimed: Collection[int] = ()
+        """Parts that others had claimed at the last look."""
         self._open: set[int] = set()
         """Parts that are being made here."""
         self._n_made_by_others = 0
@@ -79,6 +81,7 @@ class ClaimSource:
             return None
         self._drop_what_others_made()
         claims = self._watch.look()
+        self._claimed = claims.keys()
         for index in list(self._left):
             if index not in claims and self._held.take(index) and self._keeps(index):
                 return index
@@ -95,6 +98,13 @@ class ClaimSource:
             self._log(self._waiting_for(claims))
             self._is_waiting = True
         return None
+
+    def upcoming(self) -> Sequence[int]:
+        """Return the part that nobody had claimed at the last look, if there was one.
+
+        No more of them: others may take those, and would have fetched them, too.
+        """
+        return [index for index in self._left if index not in self._claimed][:1]
 
     def is_over(self) -> bool:
         """Return whether the last look found all parts on disk or handed out here."""

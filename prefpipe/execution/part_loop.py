@@ -11,8 +11,9 @@ import time
 from collections.abc import Iterator
 from typing import Generic
 
+from prefpipe.artifacts.storage import files
 from prefpipe.errors import EngineDeadError, StoppedEarly
-from prefpipe.execution.part_maker import PartMade, PartMaker, Prepared
+from prefpipe.execution.part_maker import PartMade, PartMaker, Prepared, ReadsParts
 from prefpipe.execution.part_source import PartSource
 from prefpipe.execution.runtime import Runtime
 
@@ -29,6 +30,8 @@ class PartLoop(Generic[Prepared]):
         self._ended: queue.SimpleQueue[_OpenPart] = queue.SimpleQueue()
         self._wake = threading.Event()
         self._errors: dict[int, Exception] = {}
+        self._fetched: set[int] = set()
+        """Parts whose inputs were fetched ahead."""
 
     def run(self) -> Iterator[PartMade]:
         """Yield parts as they are made, until the source is exhausted or a stop is requested.
@@ -48,6 +51,7 @@ class PartLoop(Generic[Prepared]):
                 yield from self._loop()
         finally:
             self._source.close()
+            files.forget_ahead()
         self._give_up_what_a_stop_ended()
         if self._errors:
             raise self._errors[min(self._errors)]
@@ -60,6 +64,8 @@ class PartLoop(Generic[Prepared]):
             yield from self._collect()
 
             is_ending = is_ending or bool(self._errors) or self._runtime.should_stop()
+            if not is_ending:
+                self._fetch_ahead()
             if not is_ending and self._opens_another():
                 continue
             if not self._open and (is_ending or self._source.is_over()):
@@ -86,6 +92,16 @@ class PartLoop(Generic[Prepared]):
         if n_stopped:
             parts = "part is" if n_stopped == 1 else "parts are"
             self._runtime.log(f"{n_stopped} open {parts} given up: {reason}")
+
+    def _fetch_ahead(self) -> None:
+        """Begin to read the inputs of the next parts, where they lie in a bucket."""
+        if not isinstance(self._maker, ReadsParts):
+            return
+        for index in self._source.upcoming():
+            if index not in self._fetched:
+                self._fetched.add(index)
+                for place in self._maker.inputs_of(index):
+                    files.read_ahead(place)
 
     def _opens_another(self) -> bool:
         """Open another part if the engine would run empty without it."""

@@ -1,8 +1,10 @@
 """How a stage makes one part, in two steps; executors call it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, runtime_checkable
+
+from prefpipe.artifacts.storage.location import Location
 
 Tally = Mapping[str, float]
 """Counts of one part, by name. Tallies of parts are added up."""
@@ -41,6 +43,15 @@ class KnowsSizes(Protocol):
 
     def size_of(self, index: int) -> int:
         """Return how many prompts or rows a part is made from."""
+        ...
+
+
+@runtime_checkable
+class ReadsParts(Protocol):
+    """A maker that says what it will read, so that it is fetched from a bucket ahead of it."""
+
+    def inputs_of(self, index: int) -> Sequence[Location]:
+        """Return the parts that a part is made from, all of whose bytes are read."""
         ...
 
 

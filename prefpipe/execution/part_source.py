@@ -1,10 +1,14 @@
 """Where a process takes the next part from."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from typing import Protocol
 
 from prefpipe.execution.part_maker import PartMade
+
+MOST_AHEAD = 4
+"""Parts of a bucket that are fetched before they are made; each is in memory until then."""
 
 
 class PartSource(Protocol):
@@ -16,6 +20,10 @@ class PartSource(Protocol):
 
     def next_part(self) -> int | None:
         """Return a part to make; None if there is none at the moment."""
+        ...
+
+    def upcoming(self) -> Sequence[int]:
+        """Return the parts that will probably come next, in order; none where nobody knows."""
         ...
 
     def is_over(self) -> bool:
@@ -51,6 +59,10 @@ class ListedParts:
     def next_part(self) -> int | None:
         """Return the next part of the list."""
         return self._waiting.popleft() if self._waiting else None
+
+    def upcoming(self) -> Sequence[int]:
+        """Return the next parts of the list."""
+        return list(islice(self._waiting, MOST_AHEAD))
 
     def is_over(self) -> bool:
         """Return whether the list is exhausted."""

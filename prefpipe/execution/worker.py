@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 from prefpipe.errors import EngineDeadError, EngineNotOpenedError, StoppedEarly
@@ -47,6 +47,10 @@ class DrivenParts:
                 index: int = message["index"]
                 return index
         return None
+
+    def upcoming(self) -> Sequence[int]:
+        """Return nothing: the driver decides when it is asked."""
+        return ()
 
     def is_over(self) -> bool:
         """Return whether the driver has no part left."""

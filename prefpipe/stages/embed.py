@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, embeddings_schema
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, Output, open_input, refuse_nesting
 from prefpipe.artifacts.tool_calls import rows_of
 from prefpipe.backends.protocol import Embedder
@@ -136,6 +137,10 @@ class EmbeddingMaker:
     def size_of(self, index: int) -> int:
         """Return how many candidates a part is made from."""
         return self.candidates.footer(index).n_rows
+
+    def inputs_of(self, index: int) -> list[Location]:
+        """Return the parts that a part is made from."""
+        return [self.candidates.part_path(index)]
 
     def prepare(self, index: int) -> TextsToEmbed:
         """Read the candidates of a part, and collect their texts."""

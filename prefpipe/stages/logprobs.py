@@ -297,6 +297,10 @@ class LogprobMaker:
         """Return whether the device would be idle without another part."""
         return self.reference.has_room(n_open)
 
+    def inputs_of(self, index: int) -> list[Location]:
+        """Return the parts that a part is made from."""
+        return [self.groups.part_path(index)]
+
     def prepare(self, index: int) -> ResponsesToMeasure:
         """Read a part's responses, and tokenise those whose ids are not stored."""
         encoder = self.reference.get().encoder

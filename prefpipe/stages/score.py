@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, SCORES
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, Output, add_tallies, open_input, refuse_nesting
 from prefpipe.artifacts.tables.bad_rows import BadRow
 from prefpipe.artifacts.tables.columns import python_rows
@@ -338,6 +339,10 @@ class ScoreMaker:
     def size_of(self, index: int) -> int:
         """Return how many candidates a part is made from."""
         return self.candidates.footer(index).n_rows
+
+    def inputs_of(self, index: int) -> list[Location]:
+        """Return the parts that a part is made from."""
+        return [self.candidates.part_path(index)]
 
     def prepare(self, index: int) -> CandidatesToRate:
         """Read the candidates of a part, the user's own columns beside them."""

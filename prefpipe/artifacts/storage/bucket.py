@@ -93,16 +93,22 @@ class BucketStorage:
         """Return all bytes of a file; ``n_bytes``, where a listing told them, saves a request."""
 
         def read_once() -> bytes:
+            if n_bytes is None and _is_s3(place.scheme):
+                return self._get(place)
             size = self._size_of(place) if n_bytes is None else n_bytes
             return self._read_range(place, 0, size)
 
         return self._reading(place, read_once)
 
-    def read_tail(self, place: Url, n_bytes: int) -> tuple[bytes, int]:
-        """Return the last bytes of a file, and how many it has."""
+    def read_tail(self, place: Url, n_bytes: int, n_in_all: int | None = None) -> tuple[bytes, int]:
+        """Return the last bytes of a file, and how many it has.
+
+        ``n_in_all``, where a listing told it, saves a request.
+        """
 
         def read_once() -> tuple[bytes, int]:
-            size = self._size_of(place)
+            # not by a header `Range: bytes=-n`: rclone answers it wrongly of shorter files
+            size = self._size_of(place) if n_in_all is None else n_in_all
             return self._read_range(place, max(0, size - n_bytes), size), size
 
         return self._reading(place, read_once)
@@ -357,6 +363,37 @@ class BucketStorage:
         if len(data) != end - start:
             raise ShortReadError(f"{len(data):,} of {end - start:,} bytes arrived")
         return data
+
+    def _get(self, place: Url) -> bytes:
+        """Return all bytes of a file on S3 in one request, where fsspec makes two.
+
+        They are requested as a range: an answer to that says how many the whole file has.
+        """
+        from fsspec.asyn import sync
+
+        bucket, key, _ = self._files.split_path(self._key(place))
+
+        async def get() -> tuple[str, bytes]:
+            answer = await self._files._call_s3(  # noqa: SLF001 - its synchronous twin cannot read
+                "get_object", Bucket=bucket, Key=key, Range="bytes=0-"
+            )
+            try:
+                return answer.get("ContentRange", ""), await answer["Body"].read()
+            finally:
+                answer["Body"].close()
+
+        try:
+            span, data = sync(self._files.loop, get)
+            n_bytes = int(span.rpartition("/")[2])
+        except (OSError, ValueError) as error:
+            # a file of no bytes has no range, and some stores do not know them
+            is_lost = isinstance(error, FileNotFoundError | PermissionError) or may_pass(error)
+            if is_lost:
+                raise
+            return self._read_range(place, 0, self._size_of(place))
+        if len(data) != n_bytes:
+            raise ShortReadError(f"{len(data):,} of {n_bytes:,} bytes arrived")
+        return bytes(data)
 
     def _put_again(self, place: Url, data: bytes) -> None:
         call_again(lambda: self._put(place, data))

@@ -16,6 +16,7 @@ from prefpipe.artifacts.storage.protocol import (
     StoredFile,
     count_nothing,
 )
+from prefpipe.artifacts.storage.read_ahead import ReadAhead
 
 _DISK: Storage[Path] = DiskStorage()
 
@@ -27,11 +28,30 @@ def read(place: Location) -> bytes:
         FileNotFoundError: it is not there.
         OSError: it cannot be read.
     """
-    return _DISK.read(place) if isinstance(place, Path) else _bucket_of(place).read(place)
+    if isinstance(place, Path):
+        return _DISK.read(place)
+    coming = _AHEAD.take(place)
+    return _bucket_of(place).read(place) if coming is None else coming.result()
 
 
-def read_tail(place: Location, n_bytes: int) -> tuple[bytes, int]:
+def read_ahead(place: Location) -> None:
+    """Begin to read a file of a bucket that `read` will be asked for soon; on a disk do nothing."""
+    if isinstance(place, Url):
+        _AHEAD.begin(place)
+
+
+def forget_ahead() -> None:
+    """Drop the files that were read ahead and not asked for."""
+    _AHEAD.clear()
+
+
+def read_tail(place: Location, n_bytes: int, n_in_all: int | None = None) -> tuple[bytes, int]:
     """Return the last bytes of a file, all where it has fewer, and how many it has.
+
+    Args:
+        place: the file.
+        n_bytes: how many of its bytes.
+        n_in_all: how many it has by a listing, which saves a request to a bucket.
 
     Raises:
         FileNotFoundError: it is not there.
@@ -39,7 +59,7 @@ def read_tail(place: Location, n_bytes: int) -> tuple[bytes, int]:
     """
     if isinstance(place, Path):
         return _DISK.read_tail(place, n_bytes)
-    return _bucket_of(place).read_tail(place, n_bytes)
+    return _bucket_of(place).read_tail(place, n_bytes, n_in_all)
 
 
 def list_folder(folder: Location) -> Mapping[str, FileVersion | None]:
@@ -273,10 +293,13 @@ def read_range(place: Url, start: int, end: int) -> bytes:
     return _opened(place.scheme, place.bucket).read_range(place, start, end)
 
 
-def _bucket_of(place: Url) -> Storage[Url]:
+def _bucket_of(place: Url) -> BucketStorage:
     return _opened(place.scheme, place.bucket)
 
 
 @cache
 def _opened(scheme: str, bucket: str) -> BucketStorage:
     return BucketStorage(Url(scheme, bucket))
+
+
+_AHEAD = ReadAhead(lambda place: _bucket_of(place).read(place))

@@ -165,7 +165,7 @@ def check(groups: Artifact, training: PlannedTraining, machine: Machine | None) 
         columns += [name for name in weights.columns if name not in columns]
     finish: Counter[str] = Counter()
     n_rejected = 0
-    for index in present:
+    for index in groups.in_turn(present):
         table, _ = groups.read(index, columns)
         rows_by_prompt: dict[str, list[Row]] = {}
         for row in rows_of(table):

@@ -79,7 +79,8 @@ def measures_by_prompt(
     """
     expression = parse_reward(reward)
     measured: dict[str, MeasuredResponses] = {}
-    for index in side.candidates.present(range(side.candidates.n_parts), allow_partial=False):
+    present = side.candidates.present(range(side.candidates.n_parts), allow_partial=False)
+    for index in side.candidates.in_turn(present):
         rows = side.candidates.read(index, list(COLUMNS))[0].to_pylist()
         scores, _ = side.scores.read(index)
         rewards = rewards_by_key(scores, expression, [key_of(row) for row in rows])

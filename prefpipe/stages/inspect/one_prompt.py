@@ -70,7 +70,8 @@ def find_prompt(artifact: Artifact, wanted: str) -> tuple[str, int]:
         UsageError: no such id, or several; the message names a few.
     """
     parts: dict[str, int] = {}
-    for index in artifact.present(range(artifact.n_parts), allow_partial=True):
+    present = artifact.present(range(artifact.n_parts), allow_partial=True)
+    for index in artifact.in_turn(present):
         table, _ = artifact.read(index, ["prompt_id"])
         for prompt_id in pc.unique(table["prompt_id"]).to_pylist():
             parts.setdefault(prompt_id, index)

@@ -59,7 +59,7 @@ def overview(
     reasons: Counter[tuple[str, str]] = Counter()
     engines: set[str] = set()
     n_rows, n_bytes = 0, 0
-    for index in present:
+    for index in artifact.in_turn(present):
         table, footer = artifact.read(index)
         n_rows += table.num_rows
         version = artifact.file_version(index)

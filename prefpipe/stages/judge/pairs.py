@@ -49,7 +49,7 @@ class CandidatesByPrompt:
     def _parts_of_prompt(self) -> dict[str, list[int]]:
         """Return which parts hold each prompt."""
         parts: dict[str, list[int]] = {}
-        for index in self._present:
+        for index in self._artifact.in_turn(self._present):
             for prompt_id in prompt_ids(self._artifact, index):
                 parts.setdefault(prompt_id, []).append(index)
         return parts

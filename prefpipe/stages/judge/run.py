@@ -18,6 +18,7 @@ import pyarrow as pa
 from prefpipe.artifacts import parts
 from prefpipe.artifacts.run_record import MADE_WITH, RunRecord, ingredient
 from prefpipe.artifacts.schemas import CANDIDATES, VERDICTS
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, Output, add_tallies, open_input, refuse_nesting
 from prefpipe.artifacts.summary_file import write_summary
 from prefpipe.artifacts.tool_calls import rows_of
@@ -225,6 +226,10 @@ class VerdictMaker:
         """Return whether the judge would be idle without another part."""
         return self.judge.has_room(n_open)
 
+    def inputs_of(self, index: int) -> list[Location]:
+        """Return the parts that a part is made from."""
+        return [self.a.part_path(index)]
+
     def prepare(self, index: int) -> PairsToJudge:
         """Read and join the pairs of a part; find what to ask about them."""
         pairs = self._pairs(index)
@@ -333,7 +338,9 @@ def _sum_up(
     recipe: Mapping[str, Any],
 ) -> None:
     """Add the figures of this shard's parts; write those of the whole when all parts are there."""
-    figures = figures_of((output.read(index, COLUMNS_OF_FIGURES)[0] for index in indices), config)
+    figures = figures_of(
+        (output.read(index, COLUMNS_OF_FIGURES)[0] for index in output.in_turn(indices)), config
+    )
     summary.facts |= figures | {"recipe": recipe}
     summary.notes += notes_of(figures)
     if output.missing():

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from prefpipe.artifacts.ids import seed_for
+from prefpipe.artifacts.storage.location import Location
 from prefpipe.artifacts.store import Artifact, Output
 from prefpipe.configs.select import SelectConfig
 from prefpipe.execution.part_maker import Tally
@@ -62,6 +63,10 @@ class GroupMaker:
     def has_room(self, n_open: int) -> bool:
         """Return whether a thread has no part."""
         return n_open < self.n_threads
+
+    def inputs_of(self, index: int) -> list[Location]:
+        """Return the parts that a part is made from."""
+        return [artifact.part_path(index) for artifact in self.pools.inputs.values()]
 
     def prepare(self, index: int) -> int:
         """Prepare nothing: threads read their parts concurrently."""

@@ -118,7 +118,8 @@ def _models_of(candidates: Artifact) -> dict[str, Any]:
         }
 
     models: dict[str, Any] = {}
-    for index in candidates.present(range(candidates.n_parts), allow_partial=True):
+    present = candidates.present(range(candidates.n_parts), allow_partial=True)
+    for index in candidates.in_turn(present):
         table, _ = candidates.read(index, ["model"])
         models |= dict.fromkeys(flat(table, "model").unique().to_pylist())
     return models
@@ -162,7 +163,8 @@ def _require_models(config: SelectConfig, candidates: Artifact) -> None:
     """Refuse models of ``delta`` without any response, after reading all existing parts."""
     wanted = {"--chosen-from": config.chosen_from, "--rejected-from": config.rejected_from}
     models: set[str] = set()
-    for index in candidates.present(range(candidates.n_parts), allow_partial=True):
+    present = candidates.present(range(candidates.n_parts), allow_partial=True)
+    for index in candidates.in_turn(present):
         table, _ = candidates.read(index, ["model"])
         models |= set(flat(table, "model").unique().to_pylist())
         if models.issuperset(wanted.values()):

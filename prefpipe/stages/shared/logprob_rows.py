@@ -12,7 +12,7 @@ def read_logprobs(artifact: Artifact, indices: Sequence[int]) -> dict[Key, tuple
     """Return sum and token count of every measured response of some parts, by key."""
     columns = ["prompt_id", "sample_idx", "logp", "n_tokens"]
     logprobs: dict[Key, tuple[float, int]] = {}
-    for index in indices:
+    for index in artifact.in_turn(indices):
         table, _ = artifact.read(index, columns)
         measured = table.filter(pc.is_valid(table["logp"]))
         values = (measured[name].to_pylist() for name in columns)

@@ -182,7 +182,7 @@ def _last_share(to_do: Sequence[int], maker: PartMaker[Prepared]) -> float:
 def _rows_of(output: Output, index: int) -> Mapping[str, int]:
     """Return the rows of a new part by status, to be shown; the sum at the end says what fails."""
     try:
-        return output.footer(index).counts
+        return output.footer_as_written(index).counts
     except CorruptPartError:
         return {}
 

@@ -123,7 +123,8 @@ def _differences_of_identities(
 def prompts_of(candidates: Artifact, *, allow_partial: bool = False) -> dict[str, Any]:
     """Return the messages of each prompt."""
     messages: dict[str, Any] = {}
-    for index in candidates.present(range(candidates.n_parts), allow_partial=allow_partial):
+    present = candidates.present(range(candidates.n_parts), allow_partial=allow_partial)
+    for index in candidates.in_turn(present):
         table, _ = candidates.read(index, ["prompt_id", "messages"])
         for row in rows_of(table):
             messages[row["prompt_id"]] = row["messages"]
