@@ -423,12 +423,24 @@ def test_bad_rows_and_one_download_a_command(
     monkeypatch.setattr(files, "read_range", counted)
     assert do("generate", place, "-o", "out", *FAKE, "--skip-bad-rows") == 0
     assert reads == [place]
-    monkeypatch.undo()
+    monkeypatch.setattr(files, "read_range", reading)
+    assert do("generate", place, "-o", bucket / "out", *FAKE, "--skip-bad-rows") == 0
+    there = files.read(bucket / "out.skipped-rows.jsonl")
+    assert there == (here / "out.skipped-rows.jsonl").read_bytes()
     skipped = (here / "out.skipped-rows.jsonl").read_text().splitlines()
     assert {(json.loads(line)["file"], json.loads(line)["place"]) for line in skipped} == {
         (str(place), "line 2"),
         (str(place), "line 3"),
     }
+
+
+def test_a_path_as_a_url(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = prompts_as("jsonl", here)
+    assert do("generate", f"file://{path}", "-o", "out", *FAKE) == 0
+    assert do("status", "out") == 0
+    write_json_lines(path, PROMPTS[:2])
+    assert do("status", "out") == 4
+    assert "have changed since" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -503,7 +515,7 @@ def test_a_command_that_is_ended_while_it_downloads(
     def answer_late(request: Request) -> None:
         if request.method == "GET" and b"range" in request.head.lower():
             is_asked.set()
-            may_answer.wait(60)
+            may_answer.wait(300)
 
     with running_moto() as server, running_proxy(server) as proxy:
         environment = os.environ | environment_for(proxy.url) | {"TMPDIR": str(here / "copies")}
@@ -525,10 +537,10 @@ def test_a_command_that_is_ended_while_it_downloads(
             "out",
         ]
         with subprocess.Popen([*words, *FAKE], env=environment, cwd=here) as process:
-            assert is_asked.wait(30)
+            assert is_asked.wait(300)
             (copies,) = (here / "copies").iterdir()
             process.send_signal(number)
-            assert process.wait(60) == code
+            assert process.wait(300) == code
             assert copies.exists() == (number == signal.SIGKILL)
         may_answer.set()
         proxy.fault = lambda _request: None
