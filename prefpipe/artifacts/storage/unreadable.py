@@ -2,16 +2,8 @@
 
 from pathlib import Path
 
-from prefpipe.artifacts.storage.location import Location, Url
+from prefpipe.artifacts.storage.location import Location, Url, recorded_location, url_in
 from prefpipe.errors import InputError
-
-
-class BucketReadError(OSError):
-    """A file or a folder of a bucket that cannot be read; it knows which, wherever it is caught."""
-
-    def __init__(self, place: Url, reason: str) -> None:
-        super().__init__(reason)
-        self.place = place
 
 
 def unreadable(place: Location, error: OSError) -> InputError:
@@ -27,9 +19,22 @@ def unreadable(place: Location, error: OSError) -> InputError:
     )
 
 
+def failure_of_bucket(error: BaseException) -> InputError | None:
+    """Return the user's error for a bucket that failed where no message was written for it.
+
+    None for any other exception, a disk's among them.
+    """
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return None
+    if url_in(error.filename) is None:
+        return None
+    return unreadable(recorded_location(error.filename), error)
+
+
 def is_of_bucket(error: BaseException) -> bool:
     """Return whether an error says that a bucket does not answer, and nothing of what is in it."""
-    return isinstance(error.__cause__, BucketReadError)
+    cause = error.__cause__
+    return cause is not None and failure_of_bucket(cause) is not None
 
 
 def check_of_bucket(place: Url) -> str:
