@@ -44,10 +44,17 @@ class KnownFooter(NamedTuple):
 
 
 class BucketFooters:
-    """The footers of one folder, as one listing shows it."""
+    """The footers of one folder, as one listing shows it.
 
-    def __init__(self, folder: Url) -> None:
-        self._folder = folder
+    Args:
+        folder: the artifact.
+        listing: that listing, where somebody has made it; None to make it when it is needed.
+    """
+
+    def __init__(
+        self, folder: Url, listing: Mapping[str, FileVersion | None] | None = None
+    ) -> None:
+        self._folder, self._listing = folder, listing
         self._lock = threading.Lock()
         self._names: list[str] | None = None
         """Parts of the listing in their order; None before it."""
@@ -136,7 +143,7 @@ class BucketFooters:
     def _list(self) -> list[str]:
         """Return the names of the parts, and note the footers that are known of them."""
         try:
-            listing = files.list_folder(self._folder)
+            listing = self._listing or files.list_folder(self._folder)
         except FileNotFoundError:
             listing = {}
         except OSError as error:

@@ -1,5 +1,6 @@
 """Footers that one command reads once, however often it asks for them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from prefpipe.artifacts import parts
@@ -21,6 +22,10 @@ class SeenFooters:
     def __init__(self) -> None:
         self._by_place: dict[Path, tuple[FileVersion, PartFooter]] = {}
         self._by_folder: dict[Url, BucketFooters] = {}
+
+    def note_listing(self, folder: Url, listing: Mapping[str, FileVersion | None]) -> None:
+        """Take a listing of a folder, so that it is not listed again."""
+        self._by_folder[folder] = BucketFooters(folder, listing)
 
     def read(self, path: Location) -> PartFooter:
         """Return a footer, read once.
