@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.storage.unreadable import failure_of_bucket
 from prefpipe.configs.plan_sections import words_of
 from prefpipe.configs.stage import StageConfig
 from prefpipe.configs.stages import EVALUATIONS, STAGES
@@ -97,6 +98,12 @@ def run(stage: str, *inputs: str | Path, quiet: bool = False, **values: Any) -> 
     except PrefpipeError as error:
         error.show_hint()
         raise
+    except OSError as error:
+        unread = failure_of_bucket(error)
+        if unread is None:
+            raise
+        unread.show_hint()
+        raise unread from error
 
 
 def _run(

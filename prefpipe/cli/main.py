@@ -69,7 +69,11 @@ def run(arguments: list[str]) -> int:
             return _end_of_wrong_usage(error.format_message(), error.exit_code, arguments)
 
         from prefpipe.artifacts.atomic import disk_failure
+        from prefpipe.artifacts.storage.unreadable import failure_of_bucket
 
+        unread = failure_of_bucket(error)
+        if unread is not None:
+            return _end_with(unread, arguments)
         failure = disk_failure(error)
         if failure is not None:  # a disk or a permission that no message was written for
             place = f"{failure.filename}: " if failure.filename else ""

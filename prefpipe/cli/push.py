@@ -50,6 +50,8 @@ def _checks_of(done: dict[str, Any]) -> str:
     by_digest, by_size = done["checked_by_digest"], done["checked_by_size"]
     if not by_size:
         return "the store's digests agree"
+    if not by_digest:
+        return "the store's sizes agree; --verify reads all back"
     return f"the store's sizes agree, and its digests of {by_digest:,}; --verify reads all back"
 
 

@@ -5,6 +5,7 @@ from prefpipe.configs.win_rate import WinRateConfig
 
 def win_rate(config: WinRateConfig) -> None:
     """Print the win rates."""
+    from prefpipe.artifacts.storage.local_copies import kept_local_copies
     from prefpipe.cli import stdout
     from prefpipe.maths.statistics.bootstrap import Bootstrap
     from prefpipe.pages.win_rates import win_rates_page
@@ -22,7 +23,9 @@ def win_rate(config: WinRateConfig) -> None:
         Bootstrap(config.confidence, config.bootstrap_fits, config.bootstrap_seed),
     )
     annotations = [str(path) for path in config.annotations]
-    figures = win_rates(annotations, sources, drawing, force=config.force)
+    # a file is read more than once, and downloaded once
+    with kept_local_copies():
+        figures = win_rates(annotations, sources, drawing, force=config.force)
     if config.as_json:
         stdout.pipe_json(figures)
     else:

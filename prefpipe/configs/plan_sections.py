@@ -53,8 +53,6 @@ REFUSED_OF_THE_POOL: Mapping[str, Mapping[str, str]] = {
     "embed": {"candidates": BY_PLAN},
 }
 """Flags that no plan's sections `score` and `embed` have, with the reason."""
-HUB = "hf:"
-"""Begins the name of prompts that are a data set of the Hugging Face Hub, and no file."""
 
 
 class PlanError(UsageError):

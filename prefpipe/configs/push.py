@@ -90,8 +90,8 @@ class PushConfig(CommandConfig):
     url: str = option(
         positional=True,
         metavar="URL",
-        help="s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or another URL of fsspec's; "
-        "hf://ORG/NAME for a model, hf://datasets/ORG/NAME for a dataset",
+        help="s3://BUCKET/FOLDER, gs://BUCKET/FOLDER or another URL of fsspec's, or the path of "
+        "another disk; hf://ORG/NAME for a model, hf://datasets/ORG/NAME for a dataset",
     )
     all_files: bool = option(
         False,

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from prefpipe.artifacts.storage.location import Url
 from prefpipe.configs.options import option
 from prefpipe.configs.stage import MACHINES_HEADING, StageConfig
 
@@ -56,6 +57,11 @@ class WorkersConfig(StageConfig):
                 problems.append(f"--on must be {RAY} or {RAY}:ADDRESS, not {self.on}")
             if workers in (None, AUTO):
                 problems.append("--on needs --workers N, how many are to run on the cluster")
+            if isinstance(self.output, Url):
+                problems.append(
+                    f"--on {self.on} needs a folder that all nodes share, not {self.output}: start "
+                    "a copy of the command with --claim on each node instead"
+                )
         return problems
 
     @property

@@ -132,6 +132,8 @@ class _Listener(logging.Handler):
         except (TypeError, ValueError):  # its arguments do not fit its text
             message = str(record.msg)
         library = record.name.partition(".")[0]
+        if library == "prefpipe":
+            library = ""
         if record.levelno < logging.ERROR:
             self._say(library, message, "warning" if record.levelno >= logging.WARNING else "note")
             return

@@ -46,6 +46,9 @@ FORWARDED = (
     "TOKENIZERS_",
     "VLLM_",
     "OPENAI_",
+    # inputs may lie in a bucket
+    "AWS_",
+    "GOOGLE_",
     "PREFPIPE_",
     "TORCH_",
     "PYTORCH_",

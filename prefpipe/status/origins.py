@@ -119,6 +119,9 @@ def locate_file(artifact: Artifact, name: str) -> Location | None:
     """Return where a user's file is now, or None; what lies in a bucket is where it was."""
     recorded = artifact.record.parents.get(name)
     place = None if recorded is None else place_of(recorded)
+    # file:///data/prompts.jsonl moves along with nothing
+    if isinstance(place, Path) and "://" in str(recorded):
+        return place if place.exists() else None
     return place if isinstance(place, Url) else locate_parent(artifact, name)
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from prefpipe.artifacts.store import Artifact, open_input
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.configs.eval import EvalConfig
-from prefpipe.configs.plan_sections import HUB
 from prefpipe.configs.score import ScoreConfig, parse_scorer
 from prefpipe.configs.select import SelectConfig
 from prefpipe.configs.study import StudyConfig
@@ -18,6 +18,7 @@ from prefpipe.configs.study_steps import judgement_draft, selection_draft, share
 from prefpipe.errors import InputError, PrefpipeError, UsageError
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.spelling import did_you_mean
+from prefpipe.wiring.plan_inputs import is_missing
 from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
 
 
@@ -115,9 +116,7 @@ def _refuse_missing_files(plan: StudyPlan, config: StudyConfig) -> None:
     where = f"correct it in {config.plan}; paths are relative to the folder in which the command "
     where += "is run"
     for place, prompts in (("pool", plan.pool.prompts), ("heldout", plan.heldout.prompts)):
-        if prompts is None or prompts.startswith(HUB):
-            continue
-        if not Path(prompts).expanduser().exists():
+        if prompts is not None and is_missing(prompts):
             raise InputError(f"{place}: no prompts file at {prompts}", hint=where)
 
     for name, arm in plan.arms.items():
@@ -269,7 +268,7 @@ def _turns_of(
 
     if candidates is not None:
         return prompts_of(candidates, allow_partial=True)
-    if source is None or source.startswith(HUB):
+    if source is None or place_of(source) is None:
         return {}
     try:
         rows = load_prompts(source, drop_duplicates=True).rows

@@ -12,6 +12,8 @@ from typing import NamedTuple
 from prefpipe.artifacts.run_record import FILE_NAME as RUN_RECORD
 from prefpipe.artifacts.storage.files import exists, is_file
 from prefpipe.artifacts.storage.location import Location
+from prefpipe.artifacts.storage.unreadable import unreadable
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
@@ -59,6 +61,22 @@ def require_inputs(steps: Sequence[Step], run: Path, plan: Path) -> None:
                     f"round {step.number}, {step.stage}: {error.message}",
                     hint=error.hint or f"correct {plan}",
                 ) from error
+
+
+def is_missing(source: str) -> bool:
+    """Return whether there is no file of prompts; the hub's data sets are not looked at.
+
+    Raises:
+        InputError: a bucket does not say.
+        UsageError: an address that nothing is read from.
+    """
+    place = place_of(source)
+    if place is None:
+        return False
+    try:
+        return not exists(place.expanduser() if isinstance(place, Path) else place)
+    except OSError as error:
+        raise unreadable(place, error) from error
 
 
 def _is_of_a_round(name: str, run: Path) -> bool:

@@ -38,8 +38,11 @@ def push_folder(config: PushConfig, runtime: "Runtime") -> dict[str, Any]:
         PrefpipeError: as `prefpipe.stages.sharing.push.push` and `open_source`.
     """
     from prefpipe.stages.sharing.push import push
+    from prefpipe.text.numbers import counted
 
     target = config.place
+    if isinstance(target, Path):
+        _refuse_nesting(config.folder, target)
     source = open_source(config, runtime.log)
     if isinstance(target, HubName):
         _refuse_other_kind(source, target)
@@ -55,7 +58,7 @@ def push_folder(config: PushConfig, runtime: "Runtime") -> dict[str, Any]:
         )
     if result.kept:
         runtime.log(
-            f"{len(result.kept):,} files are there and no longer in {source.folder}, and stay "
+            f"{counted(len(result.kept), 'file')} no longer in {source.folder} stay there "
             f"(--overwrite removes them): {_shown(result.kept)}"
         )
     return {"folder": str(config.folder), "url": str(place), **result.to_json()}
@@ -69,7 +72,10 @@ def pull_folder(config: PullConfig, runtime: "Runtime") -> dict[str, Any]:
     """
     from prefpipe.stages.sharing.pull import pull
 
-    place = _opened(config.place, is_private=False)
+    source = config.place
+    if isinstance(source, Path):
+        _refuse_nesting(source, config.folder)
+    place = _opened(source, is_private=False)
     result = pull(
         place,
         config.folder,
@@ -83,6 +89,19 @@ def pull_folder(config: PullConfig, runtime: "Runtime") -> dict[str, Any]:
             "says of them, parts by their own digests"
         )
     return {"url": str(place), "folder": str(config.folder), **result.to_json()}
+
+
+def _refuse_nesting(source: Path, target: Path) -> None:
+    """Refuse to copy a folder into itself.
+
+    Raises:
+        UsageError: naming both.
+    """
+    one, other = source.resolve(), target.resolve()
+    if one.is_relative_to(other) or other.is_relative_to(one):
+        raise UsageError(
+            f"{source} and {target} lie inside each other", hint="choose a place outside"
+        )
 
 
 def _opened(place: "Location | HubName", *, is_private: bool) -> "SharedPlace":
@@ -108,6 +127,7 @@ def open_source(config: PushConfig, log: Callable[[str], None]) -> "Source":
     from prefpipe.stages.sharing.belongings import belongings_of, contents_of
     from prefpipe.stages.sharing.push import Source
     from prefpipe.status.folders import find_artifacts
+    from prefpipe.text.numbers import counted
 
     folder = config.folder
     # says what is wrong with a path
@@ -120,13 +140,16 @@ def open_source(config: PushConfig, log: Callable[[str], None]) -> "Source":
     )
     if belongings.strangers:
         log(
-            f"not copied: {len(belongings.strangers):,} files that belong to no artifact, model or "
+            f"not copied: {counted(len(belongings.strangers), 'file')} of no artifact, model or "
             f"report (--all-files copies them): {_shown(belongings.strangers)}"
         )
     if belongings.secrets:
         log(f"not copied, for they may hold secrets: {_shown(belongings.secrets)}")
     if belongings.n_working:
-        log(f"not copied: {belongings.n_working:,} claims, locks, logs and temporary files")
+        log(
+            f"not copied: {counted(belongings.n_working, 'file')} that commands write for "
+            "themselves: claims, locks, logs, temporary files"
+        )
     if belongings.links:
         log(f"copied as what they point to: the links {_shown(belongings.links)}")
     if not belongings.files:

@@ -14,7 +14,6 @@ from prefpipe.artifacts.overwriting import Overwrite
 from prefpipe.configs.embed import EmbedConfig
 from prefpipe.configs.eval import EvalConfig
 from prefpipe.configs.generate import GenerateConfig
-from prefpipe.configs.plan_sections import HUB
 from prefpipe.configs.round_plan import ALL, RoundPlan, plan_error, read_plan
 from prefpipe.configs.round_steps import Step, output_of, steps_of
 from prefpipe.configs.rounds import RoundsConfig
@@ -28,7 +27,7 @@ from prefpipe.execution.step_process import STEP_VARIABLE, SignalSource, run_ste
 from prefpipe.maths.selection.rewards import parse_reward
 from prefpipe.models.files import holds_config
 from prefpipe.wiring.extras import require_extras
-from prefpipe.wiring.plan_inputs import require_inputs
+from prefpipe.wiring.plan_inputs import is_missing, require_inputs
 from prefpipe.wiring.plan_rewards import reward_problem, weight_problem
 from prefpipe.wiring.step_ends import environment_of_steps, error_of_step, settled_code
 
@@ -235,7 +234,7 @@ def _refuse_missing_files(rounds: Rounds) -> None:
         prompts = config.prompts
         if prompts is None:
             raise plan_error(str(rounds.config.plan), [f"{step.stage}: `prompts` is missing"])
-        if not prompts.startswith(HUB) and not Path(prompts).expanduser().exists():
+        if is_missing(prompts):
             raise InputError(
                 f"round {step.number}, {step.stage}: no prompts file at {prompts}",
                 hint=f"correct `prompts` in {rounds.config.plan}; paths are relative to the folder "

@@ -1,6 +1,7 @@
 """The work of a worker, wherever a driver started it."""
 
 import os
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ def work(channel: "Channel", stop: StopSource, on_lost_driver: Callable[[], None
         stop: whether this process itself was asked to stop.
         on_lost_driver: called when the driver is gone.
     """
+    from prefpipe.artifacts.storage.bucket import UnconditionalWritesWarning
+    from prefpipe.artifacts.storage.unreadable import failure_of_bucket
     from prefpipe.artifacts.store import Shard
     from prefpipe.execution.channel import Failure, Order
     from prefpipe.execution.library_output import library_output
@@ -47,6 +50,8 @@ def work(channel: "Channel", stop: StopSource, on_lost_driver: Callable[[], None
         config_class = next(each for each in STAGES if each.stage == order.stage)
         config = config_class.from_values(order.values)
         set_grace(config, stop)
+        # the driver has said it
+        warnings.simplefilter("ignore", UnconditionalWritesWarning)
         with library_output(worker.log):
             run_stage(config, replace(runtime, grace_s=stop.grace_s))
     except WorkerIsDone:
@@ -56,6 +61,10 @@ def work(channel: "Channel", stop: StopSource, on_lost_driver: Callable[[], None
         channel.send({"type": "error", **Failure.of(error).as_fields()})
         return error.exit_code
     except Exception as error:
+        unread = failure_of_bucket(error)
+        if unread is not None:
+            channel.send({"type": "error", **Failure.of(unread).as_fields()})
+            return unread.exit_code
         channel.send({"type": "error", **Failure.of(error).as_fields()})
         raise
     return 0

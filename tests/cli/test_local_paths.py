@@ -23,10 +23,12 @@ from prefpipe.configs.stages import STAGES
 from prefpipe.errors import UsageError
 
 
-def path_parameters(group: typer.Typer, words: tuple[str, ...] = ()) -> Iterator[Any]:
-    for info in group.registered_commands:
-        callback = info.callback
-        assert callback is not None
+def path_parameters(group: Any, words: tuple[str, ...] = ()) -> Iterator[Any]:
+    for command_name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from path_parameters(command, (*words, command_name))
+            continue
+        callback = inspect.unwrap(command.callback)
         for name, parameter in inspect.signature(callback, eval_str=True).parameters.items():
             kind = (
                 typing.get_args(parameter.annotation)[0]
@@ -34,15 +36,10 @@ def path_parameters(group: typer.Typer, words: tuple[str, ...] = ()) -> Iterator
                 else None
             )
             if "Path" in str(kind):
-                yield pytest.param(
-                    callback, name, id=" ".join([*words, str(info.name or callback.__name__), name])
-                )
-    for child in group.registered_groups:
-        assert child.typer_instance is not None
-        yield from path_parameters(child.typer_instance, (*words, str(child.name)))
+                yield pytest.param(callback, name, id=" ".join([*words, command_name, name]))
 
 
-PARAMETERS = list(path_parameters(app))
+PARAMETERS = list(path_parameters(typer.main.get_command(app)))
 
 
 def test_all_commands_are_looked_at() -> None:

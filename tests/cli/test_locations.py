@@ -1,14 +1,20 @@
 """Every artifact's place may be a URL: as a flag, an argument, in YAML and on the way to workers."""
 
+import importlib
 import json
+import pkgutil
+import re
+from collections.abc import Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import prefpipe.configs
 from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.location import Url
+from prefpipe.configs.command import CommandConfig
 from prefpipe.configs.options import is_list, resolved_types, scalar_type, shown_name
 from prefpipe.configs.recorded_commands import RecordedCommand, Surroundings, split_target
 from prefpipe.configs.stages import EVALUATIONS, STAGES
@@ -150,3 +156,52 @@ def test_a_run_that_was_pushed_goes_on_in_the_bucket() -> None:
 )
 def test_a_target_that_is_a_url_keeps_its_colon(text: str, parts: tuple[str, str]) -> None:
     assert split_target(text) == parts
+
+
+def test_ray_shares_a_folder_and_no_bucket() -> None:
+    """Its nodes are checked by a file in the output folder, before a worker has credentials."""
+    values = {"candidates": "s3://b/candidates", "scorer": ("checks",), "on": "ray", "workers": "2"}
+    config_class = next(each for each in STAGES if each.stage == "score")
+    with pytest.raises(UsageError, match="a copy of the command with --claim on each node"):
+        config_class.from_values(values | {"output": "s3://b/scores"})
+    config_class.from_values(values | {"output": "scores"})
+
+
+def commands() -> dict[str, type[CommandConfig]]:
+    """Every command's flags by its name, `eval win-rate`."""
+    for module in pkgutil.iter_modules(prefpipe.configs.__path__):
+        importlib.import_module(f"prefpipe.configs.{module.name}")
+
+    def below(config_class: type) -> Iterator[type[CommandConfig]]:
+        for each in config_class.__subclasses__():
+            yield each
+            yield from below(each)
+
+    found = {}
+    for each in below(CommandConfig):
+        name = getattr(each, "stage", None) or getattr(each, "command", None)
+        if name:
+            found[name] = each
+    return found
+
+
+def test_the_page_on_buckets_says_which_places_may_be_urls() -> None:
+    page = Path(__file__).parents[2] / "docs" / "guides" / "buckets.md"
+    rows: dict[str, list[str]] = {}
+    for line in re.findall(r"^\| `.*\|$", page.read_text(), re.MULTILINE):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == 4:
+            rows |= dict.fromkeys(re.findall(r"`([^`]+)`", cells[0]), cells[1:])
+
+    for name, config_class in commands().items():
+        kinds = {item: resolved_types(config_class)[item.name] for item in fields(config_class)}
+        urls = {shown_name(item) for item, kind in kinds.items() if scalar_type(kind) is Url}
+        paths = {shown_name(item) for item, kind in kinds.items() if scalar_type(kind) is Path}
+        if urls:
+            assert name in rows, f"{name} takes {urls}, and {page.name} has no row of it"
+        if name in rows:
+            reads, writes, disk = (set(re.findall(r"`([^`]+)`", cell)) for cell in rows[name])
+            assert urls <= reads | writes, name
+            assert paths <= disk, name
+            assert not (reads | writes) & paths, name
+    assert len(rows) > 20

@@ -105,10 +105,10 @@ def test_there_and_back(cli: WarmCli, proxy: Proxy, run: Path, url: str, tmp_pat
     assert without_manifest(stored(url)) == belonging
     assert CANARY.encode() not in b"".join(stored(url).values())
     for words in (
-        "not copied: 3 files that belong to no artifact, model or report (--all-files copies them): ",
+        "not copied: 3 files of no artifact, model or report (--all-files copies them): ",
         ": model/pytorch_model.bin, notes.txt, prompts.jsonl",
         "not copied, for they may hold secrets: .env, model/hf_token.txt, token",
-        "not copied: 5 claims, locks, logs and temporary files",
+        "not copied: 5 files that commands write for themselves",
         f"{len(belonging)} files, 5.3 MB: {len(belonging)} copied (5.3 MB), 0 were there; the store's",
         "; the store's digests agree",
         "push: 5.3 MB of 5.3 MB done",
@@ -193,7 +193,7 @@ def test_something_else_is_not_replaced(cli: WarmCli, run: Path, url: str, tmp_p
     files.write(Url("s3", f"{url.removeprefix('s3://')}/theirs.txt"), b"1")
     done = cli.run("push", run, url, "--overwrite", folder=tmp_path)
     assert done.code == 2
-    assert f"{url} already holds 1 files that no push wrote: theirs.txt" in done.err
+    assert f"{url} already holds 1 file that no push wrote: theirs.txt" in done.err
     assert stored(url) == {"theirs.txt": b"1"}
 
     ok(cli.run("push", run / "model", f"{url}/m", folder=tmp_path))
@@ -218,7 +218,7 @@ def test_what_is_gone_here_stays_there(cli: WarmCli, run: Path, url: str, tmp_pa
     whole = tree_of(run)
     shutil.rmtree(run / "model")
     done = ok(cli.run("push", run, url, folder=tmp_path))
-    assert "3 files are there and no longer in" in done.err
+    assert "3 files no longer in" in done.err
     assert without_manifest(stored(url)) == whole
     ok(cli.run("pull", url, "back", folder=tmp_path))
     assert tree_of(tmp_path / "back") == whole
@@ -238,7 +238,7 @@ def test_a_folder_that_differs_is_not_overwritten(
     (back / "mine.txt").write_text("mine", encoding="utf-8")
     done = cli.run("pull", url, back, folder=tmp_path)
     assert done.code == 2
-    assert f"{back} holds 1 other files of these names: model/tokenizer.json" in done.err
+    assert f"{back} holds other files under 1 name: model/tokenizer.json" in done.err
     assert (back / "model" / "tokenizer.json").read_text(encoding="utf-8") == "mine"
     ok(cli.run("pull", url, back, "--overwrite", folder=tmp_path))
     assert tree_of(back) == {**tree_of(run), "mine.txt": b"mine"}

@@ -2,7 +2,13 @@
 
 import itertools
 import json
+import os
+import signal
+import subprocess
+import sys
 import tempfile
+import threading
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,16 +17,18 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from support.faulty_proxy import Request, running_proxy
 from support.judge_server import longer_wins
 from support.judged_sides import judge_command, two_sides
 from support.pipelines import write_json_lines
-from support.s3_servers import BUCKET, reach, running_moto
+from support.s3_servers import BUCKET, environment_for, reach, running_moto
 
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.cli.main import run
 from prefpipe.configs.generate import GenerateConfig
+from prefpipe.stages.study.progress import _version_in_bucket
 
 pytest.importorskip("s3fs")
 
@@ -415,12 +423,24 @@ def test_bad_rows_and_one_download_a_command(
     monkeypatch.setattr(files, "read_range", counted)
     assert do("generate", place, "-o", "out", *FAKE, "--skip-bad-rows") == 0
     assert reads == [place]
-    monkeypatch.undo()
+    monkeypatch.setattr(files, "read_range", reading)
+    assert do("generate", place, "-o", bucket / "out", *FAKE, "--skip-bad-rows") == 0
+    there = files.read(bucket / "out.skipped-rows.jsonl")
+    assert there == (here / "out.skipped-rows.jsonl").read_bytes()
     skipped = (here / "out.skipped-rows.jsonl").read_text().splitlines()
     assert {(json.loads(line)["file"], json.loads(line)["place"]) for line in skipped} == {
         (str(place), "line 2"),
         (str(place), "line 3"),
     }
+
+
+def test_a_path_as_a_url(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = prompts_as("jsonl", here)
+    assert do("generate", f"file://{path}", "-o", "out", *FAKE) == 0
+    assert do("status", "out") == 0
+    write_json_lines(path, PROMPTS[:2])
+    assert do("status", "out") == 4
+    assert "have changed since" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -448,3 +468,81 @@ def test_what_cannot_be_read(
     assert hint in shown
     assert "canary" not in shown
     assert not Path("out").exists()
+
+
+ROUNDS = """\
+rounds: 1
+prompts: {prompts}
+model: bundled:smollm2-135m
+generate: {{n: 2, backend: transformers}}
+score: {{scorer: fake}}
+select: {{strategy: bottom-k, k: 1}}
+train: {{objective: dpo}}
+"""
+
+
+def test_a_plan_of_rounds_names_prompts_in_a_bucket(
+    bucket: Url, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = uploaded(prompts_as("jsonl", here), bucket)
+    (here / "plan.yaml").write_text(ROUNDS.format(prompts=place))
+    assert do("rounds", "plan.yaml", "-o", "run", "--dry-run") == 0
+    assert f"prompts={place}" in capsys.readouterr().out
+    (here / "plan.yaml").write_text(ROUNDS.format(prompts=bucket / "none.jsonl"))
+    assert do("rounds", "plan.yaml", "-o", "run") == 1
+    assert f"no prompts file at {bucket}/none.jsonl" in capsys.readouterr().err
+
+
+def test_a_step_of_a_study_has_another_key_for_another_object(bucket: Url, here: Path) -> None:
+    first = uploaded(prompts_as("jsonl", here), bucket)
+    before = _version_in_bucket(str(first))
+    assert _version_in_bucket(str(first)) == before
+    files.write(first, b"others")
+    assert _version_in_bucket(str(first)) != before
+    assert _version_in_bucket(str(bucket / "none")) == str(bucket / "none")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGKILL, -9)]
+)
+def test_a_command_that_is_ended_while_it_downloads(
+    here: Path, number: signal.Signals, code: int
+) -> None:
+    """The signal comes when the store has been asked for the file, and before it answers."""
+    is_asked, may_answer = threading.Event(), threading.Event()
+
+    def answer_late(request: Request) -> None:
+        if request.method == "GET" and b"range" in request.head.lower():
+            is_asked.set()
+            may_answer.wait(300)
+
+    with running_moto() as server, running_proxy(server) as proxy:
+        environment = os.environ | environment_for(proxy.url) | {"TMPDIR": str(here / "copies")}
+        put = urllib.request.Request(
+            f"{server}/{BUCKET}/p.jsonl",
+            data=b'{"prompt": "a"}\n',
+            headers={"Content-Type": "application/octet-stream"},
+            method="PUT",
+        )
+        urllib.request.urlopen(put).close()
+        proxy.fault = answer_late
+        words = [
+            sys.executable,
+            "-m",
+            "prefpipe",
+            "generate",
+            f"s3://{BUCKET}/p.jsonl",
+            "-o",
+            "out",
+        ]
+        with subprocess.Popen([*words, *FAKE], env=environment, cwd=here) as process:
+            assert is_asked.wait(300)
+            (copies,) = (here / "copies").iterdir()
+            process.send_signal(number)
+            assert process.wait(300) == code
+            assert copies.exists() == (number == signal.SIGKILL)
+        may_answer.set()
+        proxy.fault = lambda _request: None
+        subprocess.run([*words, *FAKE], env=environment, cwd=here, check=True)
+    assert parts_in(here / "out")

@@ -4,7 +4,9 @@ The chain runs once on a disk and once in each storage; everything else compares
 """
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -12,7 +14,13 @@ from pathlib import Path
 
 import pytest
 from support.pipelines import write_json_lines
-from support.s3_servers import BUCKET, SECRET, environment_for, running_moto, running_rclone
+from support.s3_servers import (
+    BUCKET,
+    SECRET,
+    environment_for,
+    running_moto,
+    running_rclone,
+)
 
 import prefpipe
 from prefpipe.artifacts import bucket_footers, run_record
@@ -459,3 +467,56 @@ def test_workers_in_processes_of_their_own(
     # each worker lists the footers of its own parts
     known = bucket_footers._read_known(root / "candidates")
     assert known.keys() == parts_in(root / "candidates").keys() or "rclone" in request.node.name
+
+
+def test_a_bucket_that_is_not_there_is_named_by_every_command(
+    work: Path,
+    servers: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reach(servers["moto"], monkeypatch)
+    nowhere, somewhere = Url("s3", "nowhere/run"), Url("s3", f"{BUCKET}/somewhere")
+    commands: list[tuple[object, ...]] = [
+        ("score", somewhere / "candidates", "-o", nowhere / "scores", "--scorer", "fake"),
+        ("score", nowhere / "candidates", "-o", somewhere / "scores", "--scorer", "fake"),
+        ("status", nowhere),
+        ("inspect", nowhere / "candidates"),
+    ]
+    assert generate(somewhere) == 0
+    capsys.readouterr()
+    for words in (*commands, None):
+        assert (do(*words) if words else generate(nowhere)) == 1, words
+        error = capsys.readouterr().err
+        assert error.startswith("error: s3://nowhere/run"), error
+        assert "the bucket does not exist" in error
+        assert "hint: check the bucket's name" in error
+        assert "disk" not in error
+
+
+def test_python_raises_the_error_of_the_command(
+    work: Path, servers: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import prefpipe
+    from prefpipe.errors import InputError
+
+    reach(servers["moto"], monkeypatch)
+    values = {"output": "s3://nowhere/run/candidates", "model": "fake", "backend": "fake"}
+    with pytest.raises(InputError, match="the bucket does not exist"):
+        prefpipe.run("generate", "p.jsonl", quiet=True, **values)
+
+
+@pytest.mark.slow
+def test_a_store_without_conditions_is_named_once_however_many_workers(
+    work: Path, servers: dict[str, str], local: Path
+) -> None:
+    words = ["score", local / "candidates", "-o", f"s3://{BUCKET}/workers/scores"]
+    words += ["--scorer", "fake", "--workers", 2]
+    done = subprocess.run(
+        [sys.executable, "-m", "prefpipe", *map(str, words)],
+        env={**os.environ, **environment_for(servers["rclone"])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr.count("does not support conditional writes") == 1

@@ -14,6 +14,24 @@ import pytest
 
 from prefpipe.artifacts.storage import files
 
+WRITES_IN_TURN = """
+import threading
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication
+from moto.server import main
+
+answer, turn = DomainDispatcherApplication.__call__, threading.Lock()
+
+def in_turn(self, request, start_response):
+    if request["REQUEST_METHOD"] in ("GET", "HEAD"):
+        return answer(self, request, start_response)
+    with turn:
+        return answer(self, request, start_response)
+
+DomainDispatcherApplication.__call__ = in_turn
+main()
+"""
+"""moto, in which no write comes between another's look (``If-None-Match``) and its write."""
+
 KEY, SECRET = "accesskey01", "canary-secret-0123"
 BUCKET = "runs"
 WAIT_S = 60.0
@@ -29,7 +47,7 @@ def free_port() -> int:
 def running_moto() -> Iterator[str]:
     """Yield the address of a moto server, in a process of its own, with an empty `BUCKET`."""
     port = free_port()
-    words = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    words = [sys.executable, "-c", WRITES_IN_TURN, "-H", "127.0.0.1", "-p", str(port)]
     with running_server(words, port) as url:
         request = urllib.request.Request(f"{url}/{BUCKET}", method="PUT")
         urllib.request.urlopen(request).close()

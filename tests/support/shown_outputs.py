@@ -3,8 +3,8 @@
 A block of commands with a line ``<!-- run: NAME -->`` above it is run by bash, in a fresh folder
 that holds a copy of ``sample_data/``. Blocks of one name on one page are run in order in one
 folder. The ``text`` block that follows a block of commands is what these print; a block without one
-is run, and nothing is compared. ``<!-- run: NAME models -->`` says that real models are loaded, ``<!-- run: NAME exit 4 -->``
-that the commands end with that code, and ``<!-- file: NAME PATH -->`` above any other block writes it to a file of that folder.
+is run, and nothing is compared. ``<!-- run: NAME models -->`` says that real models are loaded, ``<!-- run: NAME s3 -->`` that
+there is an S3 server with an empty bucket, ``<!-- run: NAME exit 4 -->`` that the commands end with that code, and ``<!-- file: NAME PATH -->`` above any other block writes it to a file of that folder.
 ``<!-- quoted: PAGE -->`` above a ``text`` block says that its lines stand on another page.
 
 ``make docs-outputs`` runs all and writes the pages again. What differs from run to run (times, rates)
@@ -19,8 +19,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from support.s3_servers import environment_for, running_moto
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").rglob("*.md"))]
@@ -47,6 +51,8 @@ RARE = re.compile(r"^\w+ +# +#%$|^# prompt rejected: ")
 """Lines for rows of some status, with every number masked: fewer prompts may have no such row."""
 MODEL_PROMPTS = 4
 """Prompts of each sample file that a test of real models takes."""
+SHOWN_SERVER = "http://127.0.0.1:5000"
+"""Where pages have the S3 server of a session, which listens on any free port."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Session:
     page: Path
     name: str
     with_models: bool
+    with_s3: bool = False
 
     @property
     def id(self) -> str:
@@ -64,12 +71,15 @@ class Session:
 
 def sessions() -> list[Session]:
     """Return the sessions of all pages, in their order."""
-    found: dict[tuple[Path, str], bool] = {}
+    found: dict[tuple[Path, str], set[str]] = {}
     for page in PAGES:
         for block in BLOCK.finditer(page.read_text(encoding="utf-8")):
-            key = page, block["name"]
-            found[key] = found.get(key, False) or "models" in block["rest"].split()
-    return [Session(page, name, models) for (page, name), models in found.items()]
+            words = found.setdefault((page, block["name"]), set())
+            words |= set(block["rest"].split())
+    return [
+        Session(page, name, with_models="models" in words, with_s3="s3" in words)
+        for (page, name), words in found.items()
+    ]
 
 
 def run(session: Session, folder: Path, n_prompts: int | None = None) -> list[str | None]:
@@ -87,6 +97,21 @@ def run(session: Session, folder: Path, n_prompts: int | None = None) -> list[st
         AssertionError: A command failed.
     """
     _copy_sample_data(folder / "sample_data", n_prompts)
+    with _server(session) as server:
+        return _print_of_blocks(session, folder, server)
+
+
+@contextmanager
+def _server(session: Session) -> Iterator[str | None]:
+    """Yield the address of a session's S3 server, None where it has none."""
+    if not session.with_s3:
+        yield None
+        return
+    with running_moto() as address:
+        yield address
+
+
+def _print_of_blocks(session: Session, folder: Path, server: str | None) -> list[str | None]:
     bin_folder = str(Path(sys.executable).parent)
     environment = {
         **os.environ,
@@ -95,6 +120,7 @@ def run(session: Session, folder: Path, n_prompts: int | None = None) -> list[st
         "HF_HUB_OFFLINE": "1",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        **(environment_for(server) if server else {}),
     }
     printed: list[str | None] = []
     for block in _blocks(session):
@@ -116,7 +142,10 @@ def run(session: Session, folder: Path, n_prompts: int | None = None) -> list[st
         rest = block["rest"].split()
         code = int(rest[rest.index("exit") + 1]) if "exit" in rest else 0
         assert done.returncode == code, f"{session.id}\n{block['text']}\n{done.stdout}"
-        printed.append(_without_progress(done.stdout.replace(str(folder), ".")))
+        text = done.stdout.replace(str(folder), ".")
+        if server is not None:
+            text = text.replace(server, SHOWN_SERVER)
+        printed.append(_without_progress(text))
     return printed
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
+from threading import Lock
 
 from prefpipe.artifacts.storage.bucket import BucketStorage
 from prefpipe.artifacts.storage.disk import DiskStorage
@@ -18,6 +19,7 @@ from prefpipe.artifacts.storage.protocol import (
 )
 from prefpipe.artifacts.storage.read_ahead import ReadAhead
 
+_OPENING = Lock()
 _DISK: Storage[Path] = DiskStorage()
 
 
@@ -280,7 +282,7 @@ def version(place: Url) -> FileVersion:
         IsADirectoryError: it is a folder.
         OSError: it cannot be looked at.
     """
-    return _opened(place.scheme, place.bucket).version(place)
+    return _bucket_of(place).version(place)
 
 
 def read_range(place: Url, start: int, end: int) -> bytes:
@@ -290,11 +292,13 @@ def read_range(place: Url, start: int, end: int) -> bytes:
         FileNotFoundError: it is not there.
         OSError: they cannot be read.
     """
-    return _opened(place.scheme, place.bucket).read_range(place, start, end)
+    return _bucket_of(place).read_range(place, start, end)
 
 
 def _bucket_of(place: Url) -> BucketStorage:
-    return _opened(place.scheme, place.bucket)
+    # one for all threads: it knows what it has found out of its store
+    with _OPENING:
+        return _opened(place.scheme, place.bucket)
 
 
 @cache

@@ -1,5 +1,6 @@
 """Which failures of a bucket pass, and how long they are waited for."""
 
+import logging
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -9,7 +10,7 @@ Result = TypeVar("Result")
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 20.0
 MAX_TRIES = 8
-"""With waits that double, each shortened at random by up to a half: 26 to 51 s in all."""
+"""With waits that double, each shortened at random by up to a half: 13 to 25 s in all."""
 BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509}
 BUSY_CODES = {
     "SlowDown",
@@ -44,6 +45,10 @@ PASSING_ERRORS = {
     "RefreshError",
 }
 """Classes by name: their libraries are loaded for a URL of theirs alone."""
+QUIET_TRIES = 3
+"""So many in vain take a second or so; from then on the user hears why the command stands still."""
+
+log = logging.getLogger("prefpipe")
 
 
 class ShortReadError(OSError):
@@ -74,6 +79,14 @@ def call_again(
         except Exception as error:
             if tries_left == 0 or not passes(error):
                 raise
+            if tries_left == MAX_TRIES - QUIET_TRIES:
+                log.warning(
+                    "the bucket's server did not answer as it should, %d times in a row (%s); a "
+                    "request is tried %d times",
+                    QUIET_TRIES,
+                    _kind_of(error),
+                    MAX_TRIES,
+                )
         # many workers that were refused together do not come back together
         time.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
@@ -90,6 +103,16 @@ def may_pass(error: BaseException) -> bool:
         if status_of(cause) in BUSY_STATUSES or code_of(cause) in BUSY_CODES:
             return True
     return False
+
+
+def _kind_of(error: BaseException) -> str:
+    """Return the kind of a failure; its text may hold a credential."""
+    for cause in chain_of(error):
+        if code_of(cause):
+            return code_of(cause)
+        if status_of(cause):
+            return f"status {status_of(cause)}"
+    return type(error).__name__
 
 
 def chain_of(error: BaseException | None) -> Iterator[BaseException]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from prefpipe.artifacts.storage.location import Location, Url
+from prefpipe.artifacts.storage.location import Location, Url, recorded_location, url_in
 from prefpipe.errors import InputError
 
 
@@ -17,6 +17,18 @@ def unreadable(place: Location, error: OSError) -> InputError:
         f"{place} cannot be read: {error.strerror or error}",
         hint=f"{check_of_bucket(place)}, then run the same command again",
     )
+
+
+def failure_of_bucket(error: BaseException) -> InputError | None:
+    """Return the user's error for a bucket that failed where no message was written for it.
+
+    None for any other exception, a disk's among them.
+    """
+    if not isinstance(error, OSError) or not isinstance(error.filename, str):
+        return None
+    if url_in(error.filename) is None:
+        return None
+    return unreadable(recorded_location(error.filename), error)
 
 
 def check_of_bucket(place: Url) -> str:

@@ -26,7 +26,7 @@ from prefpipe.stages.sharing.copying import CopyJob, run_jobs
 from prefpipe.stages.sharing.manifest import ManifestEntry
 from prefpipe.stages.sharing.places import SharedPlace, Stored
 from prefpipe.stages.sharing.push import LAST_FILES, SHOWN, unreadable
-from prefpipe.text.numbers import byte_size
+from prefpipe.text.numbers import byte_size, counted
 
 TRIES = 3
 """Of a file that arrives with other bytes than were sent."""
@@ -106,7 +106,7 @@ def pull(
     place.close()
     if left_out:
         runtime.log(
-            f"warning: {len(left_out):,} files that are being pushed anew were left out: "
+            f"warning: left out {counted(len(left_out), 'file')} under way to {place}: "
             f"{', '.join(sorted(left_out)[:SHOWN])}"
         )
         entries = {name: entry for name, entry in entries.items() if name not in left_out}
@@ -144,7 +144,7 @@ def _entries_of(
     missing = sorted(manifest.files.keys() - stored.sizes.keys())
     if missing and not allow_partial:
         raise IncompleteInputError(
-            f"{place} lacks {len(missing):,} files that were pushed, first {missing[0]}",
+            f"{place} lacks {counted(len(missing), 'file')} that a push wrote, first {missing[0]}",
             hint="push again, or pass --allow-partial to have the files that are there",
         )
     entries = {}
@@ -211,7 +211,7 @@ def _missing(
     if others and not overwrite:
         shown = ", ".join(sorted(others)[:SHOWN]) + (", ..." if len(others) > SHOWN else "")
         raise UsageError(
-            f"{folder} holds {len(others):,} other files of these names: {shown}",
+            f"{folder} holds other files under {counted(len(others), 'name')}: {shown}",
             hint="choose another folder, or pass --overwrite to replace them",
         )
     for name in records:

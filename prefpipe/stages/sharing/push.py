@@ -20,6 +20,7 @@ from prefpipe.stages.sharing.belongings import SharedFile
 from prefpipe.stages.sharing.copying import CopyJob, run_jobs
 from prefpipe.stages.sharing.manifest import Manifest, ManifestEntry
 from prefpipe.stages.sharing.places import Checked, HashedFile, SharedPlace, Stored
+from prefpipe.text.numbers import counted
 
 LAST_FILES = {*CONFIG_FILES, run_record.FILE_NAME, SUMMARY_FILE}
 """They make a folder an artifact or a model, and are copied when all else is there."""
@@ -147,7 +148,7 @@ def refuse_others(source: Source, stored: Stored, place: SharedPlace, *, overwri
     if strangers and not (place.keeps_strangers and stored.manifest is not None):
         shown = ", ".join(strangers[:SHOWN]) + (", ..." if len(strangers) > SHOWN else "")
         raise UsageError(
-            f"{place} already holds {len(strangers):,} files that no push wrote: {shown}",
+            f"{place} already holds {counted(len(strangers), 'file')} that no push wrote: {shown}",
             hint="choose another place for this folder",
         )
     if stored.manifest is None or overwrite:

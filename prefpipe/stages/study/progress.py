@@ -19,6 +19,8 @@ from prefpipe.artifacts.fingerprint import fingerprint_of
 from prefpipe.artifacts.run_record import FILE_NAME as RUN_FILE
 from prefpipe.artifacts.run_record import read_run_record
 from prefpipe.artifacts.step_ledger import StepEntry
+from prefpipe.artifacts.storage import files
+from prefpipe.artifacts.storage.location import parse_location
 from prefpipe.artifacts.store import Artifact
 from prefpipe.configs.recorded_commands import NAMED_TARGETS, names_place, split_target
 from prefpipe.configs.sampling import AUTO, SamplingConfig
@@ -284,6 +286,8 @@ class StudyProgress:
 
         A word that is no path stays as it is.
         """
+        if "://" in text:
+            return _version_in_bucket(text)
         place, study = Path(text).expanduser(), self._folder.absolute()
         if place.absolute().is_relative_to(study):
             return f"{IN_STUDY}/{place.absolute().relative_to(study)}"
@@ -309,6 +313,16 @@ class StudyProgress:
                 artifact = Artifact(folder, read_run_record(folder))
                 self._contents[folder] = [artifact.record.fingerprint, artifact.digest()]
         return self._contents[folder]
+
+
+def _version_in_bucket(text: str) -> str:
+    """Return a URL with what tells its object from one that took its place; else the text."""
+    try:
+        place = parse_location(text)
+        version = files.version_of(place)
+    except (OSError, PrefpipeError):
+        return text
+    return text if version is None else f"{text} {version.stamp}"
 
 
 def fingerprint_on_disk(folder: Path) -> str | None:

@@ -141,3 +141,28 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     files._opened.cache_clear()
     with pytest.raises(OSError, match=r"127\.0\.0\.1:9"):
         files.read(Url("s3", "bucket/part"))
+
+
+def test_a_short_key_is_not_taken_out_of_other_words(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+    proxy.refusal = b"<Error><Code>AccessDenied</Code><Message>me at times</Message></Error>"
+    proxy.fault = lambda _request: "forbidden"
+    with pytest.raises(PrefpipeError, match=r"permission denied \(\*\*\* at times"):
+        files.write(Url("s3", f"{BUCKET}/short/part"), b"1")
+
+
+def test_a_long_wait_says_why_once_it_is_long(
+    proxy: Proxy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The kind of the failure alone: its text may be anything."""
+    place = Url("s3", f"{BUCKET}/slow/part")
+    failing(proxy, "slow-down", retries.QUIET_TRIES - 1)
+    files.write(place, b"1")
+    assert caplog.messages == []
+    failing(proxy, "slow-down", retries.QUIET_TRIES)
+    files.write(place, b"2")
+    (message,) = caplog.messages
+    assert "3 times in a row (SlowDown); a request is tried 8 times" in message
+    assert "reduce your request rate" not in message
