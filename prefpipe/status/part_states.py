@@ -48,7 +48,7 @@ def part_states(
     n_rows = 0
     missing, of_other_run, outdated, corrupt = [], [], [], []
     reasons = []
-    absent = set(artifact.missing())
+    absent = set(footers.missing(artifact))
     for index in range(artifact.n_parts):
         part = artifact.part_path(index)
         if index in absent:
