@@ -11,6 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from prefpipe.artifacts.run_record import read_run_record
+from prefpipe.artifacts.storage.location import parse_location
+from prefpipe.errors import PrefpipeError
+
 COMPARED = ("prefpipe", "torch", "transformers", "vllm")
 """Packages whose version can change rows."""
 
@@ -160,10 +164,6 @@ def _problem_of_bucket(url: str) -> str | None:
 
     Its credentials are its own: the driver's do not travel.
     """
-    from prefpipe.artifacts.run_record import read_run_record
-    from prefpipe.artifacts.storage.location import parse_location
-    from prefpipe.errors import PrefpipeError
-
     try:
         read_run_record(parse_location(url))
     except PrefpipeError as error:
