@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from prefpipe.artifacts.atomic import temporary_path
+from prefpipe.artifacts.storage.location import Url
 from prefpipe.configs.stage import StageConfig
 from prefpipe.errors import MissingExtraError, PrefpipeError, UsageError, error_with_code
 from prefpipe.execution.channel import Failure, Message, Order, SocketChannel
@@ -152,6 +153,13 @@ class RayWorkers:
         Raises:
             PrefpipeError: there is no cluster, or some nodes cannot make parts.
         """
+        if isinstance(job.output.path, Url):
+            raise UsageError(
+                f"--on ray needs an output on a disk that all nodes share, and {job.output.path} "
+                "is in a bucket",
+                hint="run the same command with --claim, and without --on, on each machine: any "
+                "number of copies share a bucket",
+            )
         token = uuid.uuid4().hex
         token_path = temporary_path(job.output.folder / "shared-folder")
         token_path.write_text(token, encoding="utf-8")
