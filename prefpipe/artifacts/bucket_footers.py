@@ -12,7 +12,7 @@ nothing but the time changes.
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from functools import partial
 from hashlib import sha256
@@ -44,10 +44,17 @@ class KnownFooter(NamedTuple):
 
 
 class BucketFooters:
-    """The footers of one folder, as one listing shows it."""
+    """The footers of one folder, as one listing shows it.
 
-    def __init__(self, folder: Url) -> None:
-        self._folder = folder
+    Args:
+        folder: the artifact.
+        listing: that listing, where somebody has made it; None to make it when it is needed.
+    """
+
+    def __init__(
+        self, folder: Url, listing: Mapping[str, FileVersion | None] | None = None
+    ) -> None:
+        self._folder, self._listing = folder, listing
         self._lock = threading.Lock()
         self._names: list[str] | None = None
         """Parts of the listing in their order; None before it."""
@@ -75,11 +82,21 @@ class BucketFooters:
                 known = self._footers.get(place.name)
         return parts.read_footer(place) if known is None else _result(known)
 
+    def names(self) -> Collection[str]:
+        """Return the names of the parts that the listing shows.
+
+        Raises:
+            InputError: the folder cannot be listed.
+        """
+        with self._lock:
+            self._look()
+            return self._places.keys()
+
     def verify(self, place: Location) -> PartFooter:
         """Return a part's footer: of the bytes that were written, or every byte compared now.
 
         Raises:
-            CorruptPartError: as `parts.verify_part`.
+            CorruptPartError: as `parts.verify_part`; it is not in the listing.
             InputError: likewise; the folder cannot be listed.
         """
         with self._lock:
@@ -87,7 +104,9 @@ class BucketFooters:
             if known is None:
                 self._begin(place, self._verified, parts.verify_part, MOST_PARTS_AHEAD)
                 known = self._verified.get(place.name)
-        return parts.verify_part(place) if known is None else _result(known)
+        if known is None:
+            raise parts.missing_part(place)
+        return _result(known)
 
     def _read_footer(self, place: Location) -> PartFooter:
         return parts.read_footer(place, self._sizes.get(place.name))
@@ -95,10 +114,13 @@ class BucketFooters:
     def _known_or_begun(
         self, place: Location, begun: "Mapping[str, Future[PartFooter]]"
     ) -> "PartFooter | Future[PartFooter] | None":
+        self._look()
+        return self._known.get(place.name) or begun.get(place.name)
+
+    def _look(self) -> None:
         if self._names is None:
             self._names = self._list()
             self._places = {name: place for place, name in enumerate(self._names)}
-        return self._known.get(place.name) or begun.get(place.name)
 
     def _begin(
         self,
@@ -123,7 +145,7 @@ class BucketFooters:
     def _list(self) -> list[str]:
         """Return the names of the parts, and note the footers that are known of them."""
         try:
-            listing = files.list_folder(self._folder)
+            listing = self._listing or files.list_folder(self._folder)
         except FileNotFoundError:
             listing = {}
         except OSError as error:

@@ -684,7 +684,16 @@ def has_record(path: Location) -> bool:
     Raises:
         InputError: a bucket does not say.
     """
-    return _is_file(path / run_record.FILE_NAME)
+    return has_file(path, run_record.FILE_NAME)
+
+
+def has_file(path: Location, name: str) -> bool:
+    """Return whether a folder has a file of a name.
+
+    Raises:
+        InputError: a bucket does not say.
+    """
+    return _is_file(path / name)
 
 
 def _is_file(path: Location) -> bool:

@@ -4,7 +4,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from prefpipe.artifacts.storage.location import local_path
+from prefpipe.artifacts.storage.location import Url
 from prefpipe.cli.launched_processes import speaks_for_the_run
 from prefpipe.cli.signals import stop_request
 from prefpipe.configs.stage import StageConfig
@@ -74,6 +74,6 @@ def _naming_the_output(error: Exception, config: StageConfig) -> PrefpipeError |
     if isinstance(error, PrefpipeError):
         return None
     failure = disk_failure(error)
-    if failure is None or failure.filename is not None:
+    if failure is None or failure.filename is not None or isinstance(config.output, Url):
         return None
-    return disk_error(local_path(config.output, "-o"), failure)
+    return disk_error(config.output, failure)

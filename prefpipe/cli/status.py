@@ -29,6 +29,7 @@ CLAIMS_SHOWN = 12
 
 def status(config: StatusConfig) -> None:
     """Print studies and rounds, then the state of each artifact; exit with that of the worst."""
+    from prefpipe.artifacts.seen_footers import SeenFooters
     from prefpipe.cli import stdout
     from prefpipe.configs.study_steps import ARMS
     from prefpipe.pages.run_rounds import rounds_page
@@ -40,9 +41,10 @@ def status(config: StatusConfig) -> None:
     paths: list[Location] = []
     studies: list[StudyStatus] = []
     rounds: list[RunRounds] = []
-    checker = StatusChecker()
+    footers = SeenFooters()
+    checker = StatusChecker(footers)
     for path in config.paths:
-        artifacts = find_artifacts(path)
+        artifacts = find_artifacts(path, footers)
         of_studies = list(_statuses_of_studies(studies_in(path)))
         studies += of_studies
         runs = runs_in(path, artifacts)

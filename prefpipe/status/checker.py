@@ -16,7 +16,8 @@ from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.local_copies import kept_local_copies, local_copy
 from prefpipe.artifacts.storage.location import Location
-from prefpipe.artifacts.store import Artifact, has_record, parts_without_record
+from prefpipe.artifacts.storage.unreadable import is_of_bucket
+from prefpipe.artifacts.store import Artifact, has_file, has_record, parts_without_record
 from prefpipe.artifacts.summary_file import SUMMARY_FILE
 from prefpipe.artifacts.tables.locations import HUB, place_of
 from prefpipe.artifacts.tables.reading import SAVED_DATASET
@@ -72,7 +73,7 @@ class StatusChecker:
         checked quickly in any case.
 
         Raises:
-            InputError: the folder holds no ``run.json``.
+            InputError: the folder holds no ``run.json``; a bucket does not answer.
         """
         key = (path.resolve(), quick)
         if key in self._known:
@@ -96,6 +97,8 @@ class StatusChecker:
         try:
             record = run_record.read_run_record(path)
         except PrefpipeError as error:
+            if is_of_bucket(error):
+                raise
             return ArtifactStatus(path, effects={Effect.CORRUPT}, reasons=[error.message])
 
         artifact = Artifact(path, record, read_footer=self._footers.read)
@@ -123,7 +126,7 @@ class StatusChecker:
         # not those of another configuration: one line says of all parts that they differ
         states = part_states(artifact, parents, self._footers, quick=quick)
         unfinished = []
-        if record.stage in SUMMARY_STAGES and not files.can_be_found(path / SUMMARY_FILE):
+        if record.stage in SUMMARY_STAGES and not has_file(path, SUMMARY_FILE):
             unfinished.append(StatusFinding(Effect.UNFINISHED, _unfinished(path)))
 
         reasons = [finding.text for finding in findings if finding.effect is not Effect.NOTE]
@@ -356,10 +359,15 @@ def standing_of(
         path: the artifact's folder.
         checker: one that has looked at others of the run, so that none is checked twice.
         quick: look at the footers of parts alone, and not at every byte.
+
+    Raises:
+        InputError: a bucket does not answer.
     """
     try:
         status = (checker or StatusChecker()).check(path, quick=quick)
     except PrefpipeError as error:
+        if is_of_bucket(error):
+            raise
         return Standing(path, "corrupt", (error.message,))
     return Standing(path, status.state, tuple(line.strip() for line in status.reasons))
 

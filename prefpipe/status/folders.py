@@ -6,6 +6,7 @@ from pathlib import Path
 from prefpipe.artifacts import run_record
 from prefpipe.artifacts.claims import FOLDER_NAME as CLAIMS
 from prefpipe.artifacts.parts import PART_PATTERN
+from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.artifacts.storage.unreadable import unreadable
@@ -29,16 +30,20 @@ STAGE_ORDER = (
 )
 
 
-def find_artifacts(path: Location) -> list[Location]:
+def find_artifacts(path: Location, footers: SeenFooters | None = None) -> list[Location]:
     """Return the artifacts in a folder in the order of the pipeline; [] when there is none.
 
     The folder itself and linked artifacts are among them.
+
+    Args:
+        path: the folder.
+        footers: takes what is listed of a bucket, for whoever looks at the parts next.
 
     Raises:
         InputError: the path does not exist, or is a file.
     """
     if isinstance(path, Url):
-        return _in_order(path, _artifacts_in_bucket(path))
+        return _in_order(path, _artifacts_in_bucket(path, footers))
     if not path.exists():
         raise InputError(
             f"{path} does not exist", hint="check the path, or run the stage that makes it"
@@ -60,7 +65,7 @@ def find_artifacts(path: Location) -> list[Location]:
     return _in_order(path, artifacts)
 
 
-def _artifacts_in_bucket(path: Url) -> list[Location]:
+def _artifacts_in_bucket(path: Url, footers: SeenFooters | None) -> list[Location]:
     """Return the artifacts under a prefix, each of its folders listed once.
 
     Raises:
@@ -83,11 +88,13 @@ def _artifacts_in_bucket(path: Url) -> list[Location]:
     has_parts = any(PART_PATTERN.fullmatch(name) for name in listing)
     if run_record.FILE_NAME in listing or (has_parts and parts_without_record(path)):
         artifacts.append(path)
+        if footers is not None:
+            footers.note_listing(path, listing)
     for name in sorted(listing):
         is_folder = listing[name] is None
         is_hidden = name.startswith(".") or name == CLAIMS
         if is_folder and not is_hidden and not is_within_training(path / name):
-            artifacts += _artifacts_in_bucket(path / name)
+            artifacts += _artifacts_in_bucket(path / name, footers)
     return artifacts
 
 

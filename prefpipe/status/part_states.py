@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.seen_footers import SeenFooters
+from prefpipe.artifacts.storage.unreadable import is_of_bucket
 from prefpipe.artifacts.store import Artifact
 from prefpipe.errors import CorruptPartError, InputError, PrefpipeError
 from prefpipe.status.artifact_status import ranges
@@ -39,12 +40,15 @@ def part_states(
         parents: those that are on disk and still the ones that it was made from.
         footers: what this look at the run has read.
         quick: read the footers alone, and not every byte.
+
+    Raises:
+        InputError: a bucket does not answer.
     """
     digests = _ParentDigests(artifact.record.stage, parents)
     n_rows = 0
     missing, of_other_run, outdated, corrupt = [], [], [], []
     reasons = []
-    absent = set(artifact.missing())
+    absent = set(footers.missing(artifact))
     for index in range(artifact.n_parts):
         part = artifact.part_path(index)
         if index in absent:
@@ -54,6 +58,8 @@ def part_states(
         try:
             footer = footers.read(part) if quick else footers.verify(part)
         except (CorruptPartError, InputError) as error:
+            if is_of_bucket(error):
+                raise
             # damaged, not to be read, or of a newer release
             corrupt.append(index)
             reasons.append(error.message)
@@ -112,7 +118,9 @@ class _ParentDigests:
                 # once for all parts: it reads the footer of every part of the parent
                 self._whole[name] = parent.digest()
             return self._whole[name]
-        except PrefpipeError:
+        except PrefpipeError as error:
+            if is_of_bucket(error):
+                raise
             self._n_unknown[name] = self._n_unknown.get(name, 0) + 1
             self._whole[name] = None
             return None

@@ -22,6 +22,7 @@ from support.s3_servers import (
     running_rclone,
 )
 
+import prefpipe
 from prefpipe.artifacts import bucket_footers, run_record
 from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.location import Location, Url
@@ -407,6 +408,69 @@ def test_no_secret_is_written_or_said(bucket: Url, capsys: pytest.CaptureFixture
     for name in files.names_in(root / "candidates"):
         if files.is_file(root / "candidates" / name):
             assert SECRET.encode() not in files.read(root / "candidates" / name)
+
+
+def test_what_is_read_of_a_bucket_is_what_is_read_of_a_folder(
+    bucket: Url, local: Path, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Commands that read: the same pages, with the URL for the path."""
+    assert prefpipe.read(str(bucket / "scores")).equals(prefpipe.read(local / "scores"))
+    prompt_id = prefpipe.read(local / "groups")["prompt_id"][0]
+    said: list[list[str]] = []
+    for root in (local, bucket):
+        pages = []
+        for words in (
+            ["status", root / "groups", "--json"],
+            ["inspect", root / "groups", "--json"],
+            ["inspect", root / "groups", "--prompt-id", prompt_id, "--json"],
+            ["inspect", root / "eval", "--json"],
+            ["export", root / "groups", "-o", work / "pairs.jsonl", "--format", "jsonl"],
+            ["savings", root / "groups", "--model", "1B", "--json"],
+        ):
+            more = ["--overwrite"] if words[0] == "export" else []
+            capsys.readouterr()
+            code = do(*words, *more)
+            out = capsys.readouterr().out.replace(str(root), "ROOT")
+            pages.append(f"{code} {words[0]} {out}")
+        pages.append((work / "pairs.jsonl").read_text())
+        said.append(pages)
+    assert said[0] == said[1]
+
+
+def test_a_report_of_a_bucket_has_the_same_figures(
+    bucket: Url, local: Path, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = []
+    for root in (local, bucket):
+        # without what other tests have made there
+        run_alone = root.parent / "reported"
+        for name in STAGES:
+            copied(root / name, run_alone / name)
+        page = work / "report.html"
+        capsys.readouterr()
+        assert do("report", run_alone, "-o", page, "--json") == 0
+        story = capsys.readouterr().out.replace(str(root), "ROOT")
+        answers.append(json.loads(story)["answers"])
+        assert page.stat().st_size > 0
+    assert answers[0] == answers[1]
+    # the page is a file of a disk
+    assert do("report", bucket) == 2
+    assert "-o FILE is needed" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--workers", 2], ["--workers", 2, "--claim"]], ids=len)
+def test_workers_in_processes_of_their_own(
+    bucket: Url, words: list[object], request: pytest.FixtureRequest
+) -> None:
+    if bucket.scheme == "memory":
+        pytest.skip("the memory of one process is not that of another")
+    root = bucket / f"workers-{len(words)}"
+    assert generate(root, *words) == 0
+    assert parts_in(root / "candidates") == parts_in(bucket / "candidates")
+    # each worker lists the footers of its own parts
+    known = bucket_footers._read_known(root / "candidates")
+    assert known.keys() == parts_in(root / "candidates").keys() or "rclone" in request.node.name
 
 
 def test_a_bucket_that_is_not_there_is_named_by_every_command(

@@ -60,7 +60,7 @@ def running_rclone(folder: Path) -> Iterator[str]:
 
     It ignores ``If-None-Match``, as older stores do.
     """
-    (folder / BUCKET).mkdir(parents=True)
+    (folder / BUCKET).mkdir(parents=True, exist_ok=True)
     port = free_port()
     rclone = Path(sys.executable).with_name("rclone")
     words = [rclone, "serve", "s3", "--addr", f"127.0.0.1:{port}"]

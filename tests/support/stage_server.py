@@ -37,7 +37,8 @@ class Command:
     ``max_file_bytes``: no file may grow beyond. ``limit_s``: SIGKILL after so long. ``start_after_s``: begin later than
     the others. ``paused_s``: from when to when the process is stopped by SIGSTOP. ``machine``: another one than the
     others' for claims, so that nobody sees whether the process lives. ``signal_when_said``: send ``signal`` when this stands
-    in what the command has written to stderr, and ``signal_after_s`` later where that is given.
+    in what the command has written to stderr, and ``signal_after_s`` later where that is given. ``starts_again``: how
+    often it is started again when SIGKILL has ended it, as a machine that was lent comes back.
     """
 
     argv: list[str]
@@ -54,6 +55,7 @@ class Command:
     paused_s: tuple[float, float] | None = None
     machine: str = ""
     signal_when_said: str = ""
+    starts_again: int = 0
 
 
 @dataclass
@@ -208,7 +210,16 @@ def _run_children(commands: list[Command], scratch: Path, forks: StepForks | Non
             if command.limit_s is not None and now >= command.limit_s:
                 os.kill(pid, signal.SIGKILL)
             done, status = os.waitpid(pid, os.WNOHANG)
-            if done:
+            is_killed = done and os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+            if is_killed and command.starts_again:
+                command.starts_again -= 1
+                del children[pid]
+                streams = scratch / f"stdout{number}", scratch / f"stderr{number}"
+                again = os.fork()
+                if again == 0:
+                    _be_child(command, *streams)
+                children[again] = number
+            elif done:
                 codes[number], elapsed[number] = (
                     os.waitstatus_to_exitcode(status),
                     time.monotonic() - started,

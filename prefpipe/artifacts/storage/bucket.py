@@ -2,7 +2,7 @@
 
 A bucket has no rename and needs none: an object appears whole when its PUT, or the last request of
 its multipart upload, succeeds. fsspec's caches of listings are off, for other workers write, too.
-The retries of the libraries below are off as well, for their waits multiply: `call_again` retries.
+The retries of the libraries below are off as well, for their waits multiply: `Patience` retries.
 """
 
 import base64
@@ -35,8 +35,8 @@ from prefpipe.artifacts.storage.protocol import (
 )
 from prefpipe.artifacts.storage.retries import (
     MAX_TRIES,
+    Patience,
     ShortReadError,
-    call_again,
     chain_of,
     code_of,
     may_pass,
@@ -83,6 +83,7 @@ class BucketStorage:
     def __init__(self, bucket: Url) -> None:
         self._bucket = bucket
         self._files = _open_file_system(bucket.scheme)
+        self._again = Patience().call_again
         self._lock = Lock()
         self._creates_exclusively: bool | None = None
         """Whether the store obeys the condition of `create`; None before the first one."""
@@ -164,7 +165,7 @@ class BucketStorage:
             PrefpipeError: no bucket, no permission, or a storage that stays busy.
         """
         try:
-            answer = call_again(lambda: self._put(place, data))
+            answer = self._again(lambda: self._put(place, data))
         except Exception as error:
             raise self._write_error(place, error) from error
         # of S3: a look afterwards could find what another worker has put in its place
@@ -224,7 +225,7 @@ class BucketStorage:
             PrefpipeError: as `write`.
         """
         try:
-            call_again(lambda: self._files.rm_file(self._key(place)))
+            self._again(lambda: self._files.rm_file(self._key(place)))
         except FileNotFoundError as error:
             if _is_bucket_gone(error):
                 raise self._write_error(place, error) from error
@@ -302,7 +303,7 @@ class BucketStorage:
         n_bytes = piece_bytes_of(file.n_bytes)
         if file.n_bytes <= n_bytes:
             data = b"".join(file.pieces(n_bytes))
-            call_again(lambda: self._put(place, data, is_checked=True))
+            self._again(lambda: self._put(place, data, is_checked=True))
             count(len(data))
             return md5(data).hexdigest()
         if _is_s3(place.scheme):
@@ -311,7 +312,7 @@ class BucketStorage:
         # the hash first: fsspec reads the file itself
         for _ in file.pieces(n_bytes):
             pass
-        call_again(lambda: self._put_whole(source, place, count))
+        self._again(lambda: self._put_whole(source, place, count))
         file.copied()
         if self._size_of(place) != file.n_bytes:
             raise ShortReadError(f"{self._size_of(place):,} of {file.n_bytes:,} bytes arrived")
@@ -396,7 +397,7 @@ class BucketStorage:
         return bytes(data)
 
     def _put_again(self, place: Url, data: bytes) -> None:
-        call_again(lambda: self._put(place, data))
+        self._again(lambda: self._put(place, data))
 
     def _put(
         self,
@@ -441,7 +442,7 @@ class BucketStorage:
                 return self._read_back(place) == data
             return True
 
-        return call_again(create_once)
+        return self._again(create_once)
 
     def _replace(self, place: Url, data: bytes, etag: str) -> bool:
         """Write a file on the condition that its stamp, the ETag, is still this one."""
@@ -457,7 +458,7 @@ class BucketStorage:
                 return False
             return True
 
-        return call_again(replace_once)
+        return self._again(replace_once)
 
     def _learn_replacing(self, place: Url, data: bytes) -> None:
         """Find out, on a file just written, whether the store refuses a wrong stamp."""
@@ -466,7 +467,7 @@ class BucketStorage:
                 return
             try:
                 wrong = NO_GENERATION if _is_google(place.scheme) else NO_ETAG
-                call_again(lambda: self._put(place, data, over=wrong))
+                self._again(lambda: self._put(place, data, over=wrong))
             except FileExistsError:
                 self._replaces_conditionally = True
             else:
@@ -490,7 +491,7 @@ class BucketStorage:
             if self._creates_exclusively is not None:
                 return
             try:
-                call_again(lambda: self._put(place, data, is_new=True))
+                self._again(lambda: self._put(place, data, is_new=True))
             except FileExistsError:
                 self._creates_exclusively = True
             else:
@@ -511,7 +512,7 @@ class BucketStorage:
                 for what is not there.
         """
         try:
-            return call_again(read_once)
+            return self._again(read_once)
         except FileNotFoundError as error:
             if _is_bucket_gone(error):
                 raise OSError(errno.EIO, GONE, str(place)) from error

@@ -1,6 +1,7 @@
 """Which failures of a bucket pass, and how long they are waited for."""
 
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ Result = TypeVar("Result")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 20.0
 MAX_TRIES = 8
 """With waits that double, each shortened at random by up to a half: 13 to 25 s in all."""
+DOWN_S = 60.0
+"""So long after a call was given up the store counts as down, unless another call succeeds."""
 BUSY_STATUSES = {408, 425, 429, 500, 502, 503, 504, 509}
 BUSY_CODES = {
     "SlowDown",
@@ -91,6 +94,35 @@ def call_again(
         time.sleep(wait_s * random.uniform(0.5, 1.0))  # noqa: S311
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
     raise AssertionError
+
+
+class Patience:
+    """How often calls to one store are made: less often when it is known to be down.
+
+    A command may look at a hundred files. Each with its tries would have it wait an hour for the
+    error that the first one had after a minute.
+    """
+
+    def __init__(self) -> None:
+        self._gave_up_at_s = -math.inf
+
+    def call_again(
+        self, call: Callable[[], Result], passes: Callable[[BaseException], bool] | None = None
+    ) -> Result:
+        """Return what a call returns, see `call_again`; made once if another was just given up.
+
+        Raises:
+            Exception: the last try's.
+        """
+        is_down = time.monotonic() - self._gave_up_at_s < DOWN_S
+        try:
+            result = call_again(call, passes, tries=1 if is_down else None)
+        except Exception as error:
+            has_answered = not (may_pass if passes is None else passes)(error)
+            self._gave_up_at_s = -math.inf if has_answered else time.monotonic()
+            raise
+        self._gave_up_at_s = -math.inf
+        return result
 
 
 def may_pass(error: BaseException) -> bool:

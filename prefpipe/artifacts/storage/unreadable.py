@@ -31,6 +31,12 @@ def failure_of_bucket(error: BaseException) -> InputError | None:
     return unreadable(recorded_location(error.filename), error)
 
 
+def is_of_bucket(error: BaseException) -> bool:
+    """Return whether an error says that a bucket does not answer, and nothing of what is in it."""
+    cause = error.__cause__
+    return cause is not None and failure_of_bucket(cause) is not None
+
+
 def check_of_bucket(place: Url) -> str:
     """Return what a user can look at where a bucket does not do what it should."""
     check = "check the bucket's name, your credentials and their permissions"
