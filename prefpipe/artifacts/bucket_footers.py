@@ -96,7 +96,7 @@ class BucketFooters:
         """Return a part's footer: of the bytes that were written, or every byte compared now.
 
         Raises:
-            CorruptPartError: as `parts.verify_part`.
+            CorruptPartError: as `parts.verify_part`; it is not in the listing.
             InputError: likewise; the folder cannot be listed.
         """
         with self._lock:
@@ -104,7 +104,9 @@ class BucketFooters:
             if known is None:
                 self._begin(place, self._verified, parts.verify_part, MOST_PARTS_AHEAD)
                 known = self._verified.get(place.name)
-        return parts.verify_part(place) if known is None else _result(known)
+        if known is None:
+            raise parts.missing_part(place)
+        return _result(known)
 
     def _read_footer(self, place: Location) -> PartFooter:
         return parts.read_footer(place, self._sizes.get(place.name))

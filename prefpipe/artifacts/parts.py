@@ -519,7 +519,12 @@ OPTIONAL_FOOTER_FIELDS = ("tally", "engines")
 """Fields that early releases did not write, and that not every part has."""
 
 
+def missing_part(path: Location) -> CorruptPartError:
+    """Return the error of a part that is not there."""
+    return CorruptPartError(f"{path} is missing", hint="run the command that made it again")
+
+
 def _unreadable(path: Location, error: OSError) -> CorruptPartError | InputError:
     if isinstance(error, FileNotFoundError):
-        return CorruptPartError(f"{path} is missing", hint="run the command that made it again")
+        return missing_part(path)
     return unreadable(path, error)

@@ -317,3 +317,17 @@ def test_lines_come_while_nothing_is_counted_and_end_with_the_task(
             time.sleep(0.001)
     assert shown.file.getvalue().count("\n") == 1
     assert "progress lines" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_bytes_are_shown_in_the_unit_that_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the time that is left of them, whatever the number of files."""
+    shown = Shown(monkeypatch, io.StringIO())
+    task = Task("push", "byte", 4_000_000_000, "s3://b/x", n_kept=120_000)
+    with shown.view.progress(task) as advance:
+        shown.now_s = 10.0
+        advance(1_000_000_000, figures={"files": "1 of 9"})
+        shown.now_s = 20.0
+        advance(1_000_000_000, figures={"files": "2 of 9"})
+    assert shown.file.getvalue().splitlines()[-1] == (
+        "push: 2.0 GB of 4.0 GB done (120 kB more kept), files 2 of 9, about 20 s left, 20 s so far"
+    )

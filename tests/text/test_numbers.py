@@ -2,7 +2,7 @@
 
 import pytest
 
-from prefpipe.text.numbers import figure, interval, number
+from prefpipe.text.numbers import byte_size, figure, interval, number
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,23 @@ def test_a_mean_without_an_interval_stands_alone() -> None:
 )
 def test_a_figure_has_four_significant_digits(value: float, text: str) -> None:
     assert figure(value) == text
+
+
+@pytest.mark.parametrize(
+    ("n", "shown"),
+    [
+        (0, "0 bytes"),
+        (1, "1 byte"),
+        (999, "999 bytes"),
+        (1000, "1.0 kB"),
+        (99_949, "99.9 kB"),
+        (99_951, "100 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (5_243_004, "5.2 MB"),
+        (12_345_678_901, "12.3 GB"),
+        (2_500 * 10**12, "2,500 TB"),
+    ],
+)
+def test_bytes_in_the_unit_that_fits(n: int, shown: str) -> None:
+    assert byte_size(n) == shown

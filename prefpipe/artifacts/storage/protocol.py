@@ -12,7 +12,8 @@ PlaceT_contra = TypeVar("PlaceT_contra", bound=Location, contravariant=True)
 class FileVersion(NamedTuple):
     """What tells a file from one that was written in its place.
 
-    ``stamp``: on a disk inode and time of change, in a bucket the ETag.
+    ``stamp``: on a disk inode and time of change, in a bucket the ETag, by which a file that was
+    replaced by one of the same bytes is the same.
     """
 
     n_bytes: int

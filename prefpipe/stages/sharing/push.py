@@ -284,7 +284,7 @@ def read_back(manifest: Manifest, place: SharedPlace, runtime: Runtime) -> None:
 def unreadable(place: str, error: OSError) -> InputError:
     """Return the error of a place that cannot be read."""
     return InputError(
-        f"cannot read {place}: {error}",
+        f"cannot read {place}: {error.strerror or error}",
         hint="check the name, your credentials and their permissions, and the endpoint "
         "(AWS_ENDPOINT_URL, HF_ENDPOINT), then run the same command again",
     )
