@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +33,7 @@ from prefpipe.artifacts.schemas import SCORES
 from prefpipe.artifacts.storage import files
 from prefpipe.artifacts.storage.location import Location, Url
 from prefpipe.artifacts.store import Shard, open_output
+from prefpipe.errors import PrefpipeWarning
 
 
 def main() -> None:
@@ -47,7 +49,9 @@ def main() -> None:
     with (
         tempfile.TemporaryDirectory(prefix="bucket-speed-") as temporary,
         pytest.MonkeyPatch.context() as patch,
+        warnings.catch_warnings(),
     ):
+        warnings.simplefilter("ignore", PrefpipeWarning)
         folder = options.folder or Path(temporary)
         with running_server(options.server, folder) as url:
             reach(url, patch)

@@ -161,7 +161,11 @@ def without_places(data: bytes, root: Location) -> object:
 def open_uploads(root: Url) -> list[str]:
     """Return the keys of multipart uploads that were begun under a root and not ended."""
     client = files._bucket_of(root)._files
-    answer = client.call_s3("list_multipart_uploads", Bucket=root.bucket)
+    try:
+        answer = client.call_s3("list_multipart_uploads", Bucket=root.bucket)
+    except FileNotFoundError:
+        # rclone calls no upload no such upload
+        return []
     prefix = root.key.partition("/")[2]
     keys = [upload["Key"] for upload in answer.get("Uploads") or []]
     return [key for key in keys if key.startswith(prefix)]
