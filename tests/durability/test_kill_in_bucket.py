@@ -121,6 +121,7 @@ def test_a_chain_that_is_killed_six_times(store: Store, straight: Straight) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 def test_a_chain_that_is_killed_forty_times(
     store: Store, straight: Straight, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -199,6 +200,7 @@ def test_three_workers_of_which_two_are_killed(store: Store, straight: Straight)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(7200)
 @pytest.mark.parametrize("stage", ["candidates", "scores"])
 def test_a_worker_killed_at_every_request_of_its_part(
     store: Store, straight: Straight, stage: str, capsys: pytest.CaptureFixture[str]
