@@ -205,6 +205,7 @@ class BucketStorage:
             if version is None or self._read_back(place) != expected:
                 return False
             if not _is_s3(place.scheme) and not _is_google(place.scheme):
+                self._warn_of_replacing()
                 self._put_again(place, data)
                 return self._read_back(place) == data
 
@@ -471,7 +472,20 @@ class BucketStorage:
             except FileExistsError:
                 self._replaces_conditionally = True
             else:
-                self._replaces_conditionally = False
+                self._warn_of_replacing()
+
+    def _warn_of_replacing(self) -> None:
+        """Say once that a file which two replace at the same moment may keep one's bytes alone."""
+        if self._replaces_conditionally is False:
+            return
+        self._replaces_conditionally = False
+        warnings.warn(
+            f"{self._bucket} does not support conditional replacement (If-Match): of two steps "
+            "that workers add to run.json in the same moment one may be missing from its history, "
+            "and two workers may take over the same part. Parts and their rows are not affected",
+            UnconditionalWritesWarning,
+            stacklevel=2,
+        )
 
     def _read_back(self, place: Url) -> bytes:
         """Return what a file holds that this process and others have just written."""
