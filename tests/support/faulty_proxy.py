@@ -37,7 +37,7 @@ class Proxy(socketserver.ThreadingTCPServer):
 
     Faults: ``slow-down`` (503), ``cut-request`` (the connection ends before the server sees all of
     it), ``half-request`` (as ``cut-request``, and the server sees half of the body), ``forbidden``
-    (403 with ``refusal``), ``other-answer`` (200 with ``refusal``),
+    (403 with ``refusal``), ``taken`` (412 with ``refusal``), ``other-answer`` (200 with ``refusal``),
     ``lost-answer`` (the server did it, and the client never hears), ``cut-answer`` (half of the
     body), ``short-answer`` (half of the body, and headers that say that this is all), ``silence``
     (neither server nor client hears anything, until the client hangs up).
@@ -106,6 +106,9 @@ class Handler(socketserver.StreamRequestHandler):
             return
         if fault == "forbidden":
             self._answer(request, b"403 Forbidden", self.server.refusal)
+            return
+        if fault == "taken":
+            self._answer(request, b"412 Precondition Failed", self.server.refusal)
             return
         if fault == "other-answer":
             self._answer(request, b"200 OK", self.server.refusal)

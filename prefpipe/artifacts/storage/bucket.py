@@ -440,7 +440,7 @@ class BucketStorage:
             except FileExistsError:
                 # A try before this one may have written, and its answer was lost. It need not be
                 # one of ours: aiohttp sends a PUT again when a connection ends.
-                return self._read_back(place) == data
+                return self._holds(place, data)
             return True
 
         return self._again(create_once)
@@ -453,7 +453,7 @@ class BucketStorage:
                 self._put(place, data, over=etag)
             except FileExistsError:
                 # as in `_create`: the answer of a try that wrote may have been lost
-                return self._read_back(place) == data
+                return self._holds(place, data)
             except FileNotFoundError:
                 # the file was removed meanwhile
                 return False
@@ -486,6 +486,14 @@ class BucketStorage:
             UnconditionalWritesWarning,
             stacklevel=2,
         )
+
+    def _holds(self, place: Url, data: bytes) -> bool:
+        """Return whether a file has these bytes; asked once, for callers that try again."""
+        try:
+            return self._read_range(place, 0, self._size_of(place)) == data
+        except FileNotFoundError:
+            # somebody else's, who has removed it since: claims come and go
+            return False
 
     def _read_back(self, place: Url) -> bytes:
         """Return what a file holds that this process and others have just written."""
