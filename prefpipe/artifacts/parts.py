@@ -283,6 +283,16 @@ def _read_footer_bytes(path: Location, n_bytes: int | None = None) -> tuple[byte
     return tail[-footer_bytes:], size
 
 
+def require_own_name(footer: PartFooter, path: Location) -> None:
+    """Check that a part is under its own name: copied over another one it is whole, and wrong.
+
+    Raises:
+        CorruptPartError: it is another part.
+    """
+    if footer.name != path.name:
+        raise CorruptPartError(f"{path} is {footer.name} under a different name", hint=HINT)
+
+
 def verify_part(path: Location) -> PartFooter:
     """Read every byte of a part and compare it with its digest; return the footer.
 

@@ -197,10 +197,7 @@ class Artifact:
 
     def _check(self, footer: PartFooter, index: int) -> None:
         path = self.part_path(index)
-        if footer.name != path.name:
-            raise CorruptPartError(
-                f"{path} is {footer.name} under a different name", hint=parts.HINT
-            )
+        parts.require_own_name(footer, path)
         if footer.fingerprint != self.record.fingerprint:
             raise CorruptPartError(
                 f"{path} was not made by the run that its {run_record.FILE_NAME} describes",

@@ -3,6 +3,7 @@
 import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
@@ -11,8 +12,6 @@ from prefpipe.artifacts.storage.location import Location, is_within
 from prefpipe.configs.status import StatusConfig
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from rich.text import Text
 
     from prefpipe.status.artifact_status import ArtifactStatus
@@ -185,7 +184,8 @@ def _next_steps(status: "ArtifactStatus", num_shards: int | None) -> Iterator[st
 
     if status.state == "done" or not status.command:
         return
-    if status.corrupt_parts:
+    # the command makes a damaged part again in any case; no shell removes what is in a bucket
+    if status.corrupt_parts and isinstance(status.path, Path):
         names = [
             str(status.path / part_name(index, status.n_parts)) for index in status.corrupt_parts
         ]

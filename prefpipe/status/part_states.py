@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from prefpipe.artifacts.parts import require_own_name
 from prefpipe.artifacts.run_record import RunRecord
 from prefpipe.artifacts.seen_footers import SeenFooters
 from prefpipe.artifacts.storage.unreadable import is_of_bucket
@@ -57,6 +58,7 @@ def part_states(
 
         try:
             footer = footers.read(part) if quick else footers.verify(part)
+            require_own_name(footer, part)
         except (CorruptPartError, InputError) as error:
             if is_of_bucket(error):
                 raise

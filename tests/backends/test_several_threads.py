@@ -20,6 +20,7 @@ from support.tiny_models import (
 from prefpipe.artifacts.store import add_tallies
 from prefpipe.backends.embedders.sentence_embedder import SentenceEmbedder
 from prefpipe.backends.judges.reward_judge import RewardJudge
+from prefpipe.backends.open_calls import OpenCalls
 from prefpipe.backends.protocol import PairRequest, ScoreRequest
 from prefpipe.backends.scorers.checks_scorer import ChecksScorer
 from prefpipe.backends.scorers.reward_model import RewardModelScorer
@@ -122,6 +123,7 @@ def test_log_probabilities(tmp_path):
         groups=tmp_path, model=str(folder), output=tmp_path / "out", dtype="float32"
     )
     reference.device = torch.device("cpu")
+    reference._calls = OpenCalls()
     from transformers import AutoModelForCausalLM
 
     reference.model = AutoModelForCausalLM.from_pretrained(folder)

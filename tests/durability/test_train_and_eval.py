@@ -314,7 +314,9 @@ def test_training_killed_at_random_moments_ends_with_the_same_weights(
             killed = outcome.code == -signal.SIGKILL
             n_kills += killed
             assert last_step(output) >= reached
-            assert not reached or f"resuming from {output}/checkpoint-" in outcome.stderr or killed
+            # killed behind its last step, a run has nothing left to resume
+            resumes = f"resuming from {output}/checkpoint-" in outcome.stderr
+            assert resumes or killed or reached in (0, last_step(output))
             reached = last_step(output)
         assert outcome.code == 0, outcome.stderr
         assert_same_policy(output, straight[kind].folder, kind)

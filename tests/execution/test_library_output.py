@@ -83,7 +83,10 @@ EXAMPLES = {
         "The tokenizer has new PAD/BOS/EOS tokens that differ from the model config",
         "`torch_dtype` is deprecated! Use `dtype` instead!",
     ],
-    "huggingface_hub": ["You are sending unauthenticated requests to the HF Hub."],
+    "huggingface_hub": [
+        "You are sending unauthenticated requests to the HF Hub.",
+        "It seems that you are about to commit a data file (x.parquet) to a model repository.",
+    ],
     "tqdm": ["IProgress not found. Please update jupyter and ipywidgets."],
     "torch": ["NOTE: Redirects are currently not supported in MacOs."],
 }

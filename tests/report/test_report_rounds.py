@@ -109,7 +109,7 @@ def test_each_measure_is_a_chart_with_bars_and_a_table_under_it(
     assert titles == [
         "Mean reward",
         "Win rate, ties half",
-        "Tokens a response",
+        "Tokens per response",
         "KL, nats per token",
         "Self-BLEU",
         "Distinct-2",

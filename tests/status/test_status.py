@@ -89,6 +89,15 @@ def test_a_truncated_part_is_corrupt(run: Path, quick: bool) -> None:
     assert (report.state, report.corrupt_parts) == ("corrupt", [2])
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_part_copied_over_another_is_corrupt(run: Path, quick: bool) -> None:
+    """Whole, of this run, and the rows of other prompts."""
+    shutil.copy(part_of(run / "candidates", 2), part_of(run / "candidates", 1))
+    report = StatusChecker().check(run / "candidates", quick=quick)
+    assert (report.state, report.corrupt_parts) == ("corrupt", [1])
+    assert "under a different name" in report.reasons[0]
+
+
 def test_an_edited_run_json_is_corrupt(run: Path) -> None:
     record = run / "scores" / "run.json"
     record.write_text(record.read_text().replace('"name": "fake"', '"name": "fakes"'))

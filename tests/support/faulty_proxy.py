@@ -37,7 +37,7 @@ class Proxy(socketserver.ThreadingTCPServer):
 
     Faults: ``slow-down`` (503), ``cut-request`` (the connection ends before the server sees all of
     it), ``half-request`` (as ``cut-request``, and the server sees half of the body), ``forbidden``
-    (403 with ``refusal``), ``other-answer`` (200 with ``refusal``),
+    (403 with ``refusal``), ``taken`` (412 with ``refusal``), ``other-answer`` (200 with ``refusal``),
     ``lost-answer`` (the server did it, and the client never hears), ``cut-answer`` (half of the
     body), ``short-answer`` (half of the body, and headers that say that this is all), ``silence``
     (neither server nor client hears anything, until the client hangs up).
@@ -53,6 +53,7 @@ class Proxy(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.target = urlsplit(target)
         self.killed: list[int] = []
+        self._n_open, self._no_request = 0, threading.Condition()
         self.heal()
 
     def heal(self) -> None:
@@ -87,6 +88,24 @@ class Proxy(socketserver.ThreadingTCPServer):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
 
+    def process_request(self, request, client_address) -> None:
+        with self._no_request:
+            self._n_open += 1
+        super().process_request(request, client_address)
+
+    def process_request_thread(self, request, client_address) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            with self._no_request:
+                self._n_open -= 1
+                self._no_request.notify_all()
+
+    def settle(self) -> None:
+        """Wait until nothing is under way: what a killed client had sent still reaches the server."""
+        with self._no_request:
+            self._no_request.wait_for(lambda: self._n_open == 0, timeout=WAIT_S)
+
     def handle_error(self, *_arguments) -> None:
         """A client that hangs up is what some tests are about."""
 
@@ -106,6 +125,9 @@ class Handler(socketserver.StreamRequestHandler):
             return
         if fault == "forbidden":
             self._answer(request, b"403 Forbidden", self.server.refusal)
+            return
+        if fault == "taken":
+            self._answer(request, b"412 Precondition Failed", self.server.refusal)
             return
         if fault == "other-answer":
             self._answer(request, b"200 OK", self.server.refusal)

@@ -205,6 +205,7 @@ class BucketStorage:
             if version is None or self._read_back(place) != expected:
                 return False
             if not _is_s3(place.scheme) and not _is_google(place.scheme):
+                self._warn_of_replacing()
                 self._put_again(place, data)
                 return self._read_back(place) == data
 
@@ -439,7 +440,7 @@ class BucketStorage:
             except FileExistsError:
                 # A try before this one may have written, and its answer was lost. It need not be
                 # one of ours: aiohttp sends a PUT again when a connection ends.
-                return self._read_back(place) == data
+                return self._holds(place, data)
             return True
 
         return self._again(create_once)
@@ -452,7 +453,7 @@ class BucketStorage:
                 self._put(place, data, over=etag)
             except FileExistsError:
                 # as in `_create`: the answer of a try that wrote may have been lost
-                return self._read_back(place) == data
+                return self._holds(place, data)
             except FileNotFoundError:
                 # the file was removed meanwhile
                 return False
@@ -471,7 +472,28 @@ class BucketStorage:
             except FileExistsError:
                 self._replaces_conditionally = True
             else:
-                self._replaces_conditionally = False
+                self._warn_of_replacing()
+
+    def _warn_of_replacing(self) -> None:
+        """Say once that a file which two replace at the same moment may keep one's bytes alone."""
+        if self._replaces_conditionally is False:
+            return
+        self._replaces_conditionally = False
+        warnings.warn(
+            f"{self._bucket} does not support conditional replacement (If-Match): of two steps "
+            "that workers add to run.json in the same moment one may be missing from its history, "
+            "and two workers may take over the same part. Parts and their rows are not affected",
+            UnconditionalWritesWarning,
+            stacklevel=2,
+        )
+
+    def _holds(self, place: Url, data: bytes) -> bool:
+        """Return whether a file has these bytes; asked once, for callers that try again."""
+        try:
+            return self._read_range(place, 0, self._size_of(place)) == data
+        except FileNotFoundError:
+            # somebody else's, who has removed it since: claims come and go
+            return False
 
     def _read_back(self, place: Url) -> bytes:
         """Return what a file holds that this process and others have just written."""

@@ -96,11 +96,21 @@ Location = Path | Url
 
 
 def url_in(path: str | Path) -> str | None:
-    """Return the URL that a text is, or that pathlib has made a path of; None for a path."""
+    """Return the URL that a text is, or that pathlib has made a path of; None for a path.
+
+    For messages: a user and a password in it are not shown.
+    """
     text = str(path)
     match = ANY_URL.match(text)
+    if match is None:
+        return None
     # both spellings become one: pathlib keeps one slash of two
-    return None if match is None else f"{match[1]}://{text[match.end() :].lstrip('/')}"
+    return without_credentials(f"{match[1]}://{text[match.end() :].lstrip('/')}")
+
+
+def without_credentials(url: str) -> str:
+    """Return a URL for messages: what is before an @ in its first part is not shown."""
+    return re.sub(r"^([^/]+)://[^/]*@", r"\1://***@", url)
 
 
 def local_path(place: Location, what: str) -> Path:
@@ -180,13 +190,14 @@ def parse_location(text: str) -> Location:
     if scheme == "file":
         return Path(key)
     if scheme in NO_STORAGE:
-        raise UsageError(f"{text}: no artifact can lie there", hint=NO_STORAGE[scheme])
-    # before anything that would show the URL: it may hold a secret
-    authority = key.partition("/")[0]
-    if "@" in authority:
-        place = key.partition("@")[2]
         raise UsageError(
-            f"credentials in a URL would be written into run.json: {scheme}://***@{place}",
+            f"{without_credentials(text)}: no artifact can lie there", hint=NO_STORAGE[scheme]
+        )
+    # before anything that would show the URL: it may hold a secret
+    if "@" in key.partition("/")[0]:
+        raise UsageError(
+            "credentials in a URL would be written into run.json: "
+            f"{without_credentials(f'{scheme}://{key}')}",
             hint="give them to the library: environment variables (AWS_ACCESS_KEY_ID, "
             "AWS_PROFILE), a profile, or fsspec's configuration",
         )

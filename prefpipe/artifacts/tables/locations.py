@@ -4,7 +4,11 @@ import re
 from pathlib import Path
 from typing import Final
 
-from prefpipe.artifacts.storage.location import Location, parse_location
+from prefpipe.artifacts.storage.location import (
+    Location,
+    parse_location,
+    without_credentials,
+)
 from prefpipe.errors import UsageError
 
 HUB: Final = "hf:"
@@ -59,9 +63,10 @@ def place_of(source: str) -> Location | None:
     """
     address = re.match(r"(https?|hf)://", source, re.IGNORECASE)
     if address is not None:
-        hint = _NOT_READ[address[1].lower()]
+        shown = without_credentials(source)
         raise UsageError(
-            f"{source} is no file and no place in a bucket", hint=hint.format(source=source)
+            f"{shown} is no file and no place in a bucket",
+            hint=_NOT_READ[address[1].lower()].format(source=shown),
         )
     return None if source.startswith(HUB) else parse_location(source)
 

@@ -297,7 +297,7 @@ def _download_job(
 
 def _verify_part(path: Path, place: SharedPlace, name: str) -> None:
     try:
-        parts.verify_part(path)
+        parts.require_own_name(parts.verify_part(path), path)
     except CorruptPartError as error:
         raise CorruptPartError(
             f"{place}/{name} is damaged there: {error.message}",

@@ -166,3 +166,17 @@ def test_a_long_wait_says_why_once_it_is_long(
     (message,) = caplog.messages
     assert "3 times in a row (SlowDown); a request is tried 8 times" in message
     assert "reduce your request rate" not in message
+
+
+def test_a_file_that_somebody_else_made_and_removed_is_theirs(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A claim that was taken and given back between two requests: a lost race, and nothing to wait for."""
+    claim = Url("s3", f"{BUCKET}/race/claims/part-00001.json")
+    files.create(claim.parent / "known", b"")
+    monkeypatch.setattr(retries.time, "sleep", lambda _seconds: pytest.fail("it waits"))
+    proxy.refusal = b"<Error><Code>PreconditionFailed</Code><Message>taken</Message></Error>"
+    is_claim = f"PUT /{BUCKET}/race/claims/part".encode()
+    proxy.fault = lambda request: "taken" if is_claim in request.head else None
+    assert files.create(claim, b"mine") is False
+    assert proxy.n_faults == 1

@@ -1,10 +1,12 @@
 """Names of places: what is a path, what is a URL, and what is refused before it is written down."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from prefpipe.artifacts.storage.location import Url, parse_location
+from prefpipe.artifacts.storage.location import Url, parse_location, url_in
+from prefpipe.artifacts.tables.locations import place_of
 from prefpipe.errors import UsageError
 
 
@@ -61,6 +63,17 @@ def test_credentials_are_not_repeated(text: str) -> None:
     assert "canary" not in shown
     assert "AKIA1" not in shown
     assert "AWS_ACCESS_KEY_ID" in shown
+
+
+@pytest.mark.parametrize("read", [parse_location, place_of, url_in])
+@pytest.mark.parametrize("text", ["https://u:canary@example.org/p.jsonl", "hf://u:canary@h/x"])
+def test_a_password_of_a_web_server_is_not_repeated(text: str, read: Callable) -> None:
+    try:
+        shown = read(text)
+    except UsageError as error:
+        shown = f"{error.message} {error.hint}"
+    assert "canary" not in shown
+    assert "://***@" in shown
 
 
 def test_names_and_parents() -> None:
