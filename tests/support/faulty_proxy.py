@@ -206,7 +206,7 @@ class Handler(socketserver.StreamRequestHandler):
 
     def _kill_client(self) -> None:
         """End the process at the other end of the connection, and see it dead."""
-        pid = _process_at(self.client_address[1])
+        pid = _process_at(self.client_address[1], self.server.server_address[1])
         os.kill(pid, signal.SIGKILL)
         # or it would take the end of the connection for one more failure of the network
         while _is_alive(pid):
@@ -241,11 +241,12 @@ def _whole_answer(request: Request, status: bytes, body: bytes) -> bytes:
     return head + (b"" if request.method == "HEAD" else body)
 
 
-def _process_at(port: int) -> int:
-    """Return the process of this machine that a connection from a port belongs to."""
-    here = f"0100007F:{port:04X}"
+def _process_at(port: int, to: int) -> int:
+    """Return the process of this machine whose connection goes from one port to another."""
+    # the number of the first alone may also be that of an ended connection to somewhere else
+    ends = [f"0100007F:{number:04X}" for number in (port, to)]
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
-    [inode] = [words[9] for words in lines if words[1] == here]
+    [inode] = [words[9] for words in lines if words[1:3] == ends]
     for entry in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
             if entry.readlink() == Path(f"socket:[{inode}]"):
