@@ -10,8 +10,10 @@ import binascii
 import errno
 import os
 import re
+import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any, TypeVar
@@ -65,6 +67,7 @@ LEAST_SECRET = 8
 PRECONDITION_FAILED = 412
 NO_ETAG = '"00000000000000000000000000000000"'
 """No file's."""
+LOOKS_FOR_A_FILE, LOOK_AGAIN_S = 4, 0.2
 GONE = "the bucket does not exist"
 BUSY = "the storage did not answer as it should, {tries} times in a row: "
 
@@ -185,12 +188,11 @@ class BucketStorage:
             is_created = self._create(place, data)
             if self._creates_exclusively is None:
                 self._learn_condition(place, data)
+            if is_created and not self._creates_exclusively:
+                # somebody may have come between look and write: whose bytes are there has won
+                return self._has_won(place, data)
         except Exception as error:
             raise self._write_error(place, error) from error
-
-        if is_created and not self._creates_exclusively:
-            # somebody may have come between look and write: whose bytes are there has won
-            return self._read_back(place) == data
         return is_created
 
     def replace(self, place: Url, data: bytes, *, expected: bytes) -> bool:
@@ -202,21 +204,20 @@ class BucketStorage:
         try:
             # the version first: bytes that are those of a later file fail the condition
             version = self.version_of(place)
-            if version is None or self._read_back(place) != expected:
+            if version is None or not self._has_won(place, expected):
                 return False
             if not _is_s3(place.scheme) and not _is_google(place.scheme):
                 self._warn_of_replacing()
                 self._put_again(place, data)
-                return self._read_back(place) == data
+                return self._has_won(place, data)
 
             is_replaced = self._replace(place, data, version.stamp)
             if is_replaced and self._replaces_conditionally is None:
                 self._learn_replacing(place, data)
+            if is_replaced and not self._replaces_conditionally:
+                return self._has_won(place, data)
         except Exception as error:
             raise self._write_error(place, error) from error
-
-        if is_replaced and not self._replaces_conditionally:
-            return self._read_back(place) == data
         return is_replaced
 
     def delete(self, place: Url) -> None:
@@ -495,17 +496,24 @@ class BucketStorage:
             # somebody else's, who has removed it since: claims come and go
             return False
 
-    def _read_back(self, place: Url) -> bytes:
-        """Return what a file holds that this process and others have just written."""
+    def _has_won(self, place: Url, data: bytes) -> bool:
+        """Return whether a file that several may write holds these bytes.
 
-        def read_once() -> bytes:
-            try:
-                return self._read_range(place, 0, self._size_of(place))
-            except FileNotFoundError as error:
-                # stores without conditions may take a file away while another takes its place
-                raise ShortReadError(f"{place} was written and is not there") from error
+        Stores without conditions may take a file away while another takes its place, so a file that
+        is not there is looked for again. One that stays away was removed: claims come and go.
 
-        return self._reading(place, read_once)
+        Raises:
+            OSError: as `_reading`.
+        """
+        for looks_left in reversed(range(LOOKS_FOR_A_FILE)):
+            with suppress(FileNotFoundError):
+                held = self._reading(
+                    place, lambda: self._read_range(place, 0, self._size_of(place))
+                )
+                return held == data
+            if looks_left:
+                time.sleep(LOOK_AGAIN_S)
+        return False
 
     def _learn_condition(self, place: Url, data: bytes) -> None:
         """Find out, on a file just written, whether the store refuses to create it again."""

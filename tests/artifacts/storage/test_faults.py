@@ -5,9 +5,19 @@ from pathlib import Path
 
 import pytest
 from support.faulty_proxy import Proxy, Request, running_proxy
-from support.s3_servers import BUCKET, KEY, SECRET, environment_for, running_moto
+from support.s3_servers import (
+    BUCKET,
+    KEY,
+    SECRET,
+    environment_for,
+    forget_clients,
+    reach,
+    running_moto,
+    running_rclone,
+)
 
-from prefpipe.artifacts.storage import files, retries
+from prefpipe.artifacts.storage import bucket, files, retries
+from prefpipe.artifacts.storage.bucket import UnconditionalWritesWarning
 from prefpipe.artifacts.storage.location import Url
 from prefpipe.errors import PrefpipeError
 
@@ -180,3 +190,34 @@ def test_a_file_that_somebody_else_made_and_removed_is_theirs(
     proxy.fault = lambda request: "taken" if is_claim in request.head else None
     assert files.create(claim, b"mine") is False
     assert proxy.n_faults == 1
+
+
+def test_a_claim_that_is_removed_behind_its_back_is_lost_and_no_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a store knows no conditions, others may have taken, used and given back a claim before it is read back."""
+    monkeypatch.setattr(bucket, "LOOK_AGAIN_S", 0.001)
+    monkeypatch.setattr(retries, "FIRST_WAIT_S", 0.001)
+    with running_rclone(tmp_path) as url, running_proxy(url) as proxy:
+        reach(proxy.url, monkeypatch)
+        place = Url("s3", f"{BUCKET}/claims/part-00001.json")
+        with pytest.warns(UnconditionalWritesWarning):
+            files.create(place, b"first")
+        with pytest.warns(UnconditionalWritesWarning):
+            assert files.replace(place, b"known", expected=b"first")
+
+        written: set[str] = set()
+
+        def note(request: Request) -> None:
+            if request.method == "PUT":
+                written.add(request.target.partition("?")[0])
+
+        def is_removed(request: Request) -> bool:
+            return request.method != "PUT" and request.target in written
+
+        proxy.is_done = note
+        proxy.answer_if(is_removed, "404 Not Found", "NoSuchKey")
+        assert not files.replace(place, b"mine", expected=b"known")
+        assert not files.create(place.parent / "part-00002.json", b"mine")
+        assert len(written) == 2
+    forget_clients()
