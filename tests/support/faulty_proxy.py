@@ -5,6 +5,7 @@ import os
 import signal
 import socket
 import socketserver
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
