@@ -478,7 +478,6 @@ def killed_at(cli: WarmCli, proxy: Proxy, number: int, *words: object, folder: P
     pid[0] = cli.start(*words, folder=folder)
     is_begun.set()
     done = cli.wait()
-    proxy.settle()
     proxy.fault = lambda _request: None
     is_killed = done.code == -signal.SIGKILL
     assert is_killed or done.code == 0, done.err

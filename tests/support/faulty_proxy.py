@@ -53,7 +53,6 @@ class Proxy(socketserver.ThreadingTCPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.target = urlsplit(target)
         self.killed: list[int] = []
-        self._n_open, self._no_request = 0, threading.Condition()
         self.heal()
 
     def heal(self) -> None:
@@ -87,24 +86,6 @@ class Proxy(socketserver.ThreadingTCPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_address[1]}"
-
-    def process_request(self, request, client_address) -> None:
-        with self._no_request:
-            self._n_open += 1
-        super().process_request(request, client_address)
-
-    def process_request_thread(self, request, client_address) -> None:
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            with self._no_request:
-                self._n_open -= 1
-                self._no_request.notify_all()
-
-    def settle(self) -> None:
-        """Wait until nothing is under way: what a killed client had sent still reaches the server."""
-        with self._no_request:
-            self._no_request.wait_for(lambda: self._n_open == 0, timeout=WAIT_S)
 
     def handle_error(self, *_arguments) -> None:
         """A client that hangs up is what some tests are about."""
