@@ -214,7 +214,8 @@ def test_each_failure_that_passes(
     place: Place, command: str, fault: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = new_root()
-    for n in (2, 3, 5):
+    # at every second one no try would come through: to read is to ask twice
+    for n in (3, 5):
         place.proxy.heal()
         place.proxy.fault = every(n, fault)
         outcome = ended(place.words(command, root / str(n)), capsys)
