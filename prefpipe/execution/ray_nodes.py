@@ -11,10 +11,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-from prefpipe.artifacts.run_record import read_run_record
-from prefpipe.artifacts.storage.location import parse_location
-from prefpipe.errors import PrefpipeError
-
 COMPARED = ("prefpipe", "torch", "transformers", "vllm")
 """Packages whose version can change rows."""
 
@@ -23,21 +19,17 @@ class Probe(NamedTuple):
     """What to look for on a node.
 
     ``folder`` is the driver's working directory; the other paths are relative to it. ``token_path``
-    is a file that the driver has just written into the output folder, None for one in a bucket,
-    which is ``bucket``. ``sizes`` are those of the files that the command reads, None for a folder.
+    is a file that the driver has just written into the output folder. ``sizes`` are those of the
+    files that the command reads, None for a folder.
     """
 
     folder: str
-    token_path: str | None
+    token_path: str
     sizes: Mapping[str, int | None]
-    bucket: str | None = None
 
 
 class NodeFacts(NamedTuple):
-    """What a node reports. ``versions`` holds installed packages only.
-
-    ``bucket_problem``: why an output in a bucket cannot be read there.
-    """
+    """What a node reports. ``versions`` holds installed packages only."""
 
     host: str
     versions: Mapping[str, str]
@@ -45,7 +37,6 @@ class NodeFacts(NamedTuple):
     token: str | None
     can_write: bool
     sizes: Mapping[str, int | None]
-    bucket_problem: str | None = None
 
 
 class Expected(NamedTuple):
@@ -55,12 +46,10 @@ class Expected(NamedTuple):
     token: str
 
 
-def probe_for(
-    folder: Path, token_path: Path | None, paths: Sequence[Path], bucket: str | None = None
-) -> Probe:
+def probe_for(folder: Path, token_path: Path, paths: Sequence[Path]) -> Probe:
     """Return the probe for this command, which reads ``paths``."""
     sizes = {str(path): _size(path) for path in paths if _is_there(path)}
-    return Probe(str(folder), None if token_path is None else str(token_path), sizes, bucket)
+    return Probe(str(folder), str(token_path), sizes)
 
 
 def versions_here() -> dict[str, str]:
@@ -77,7 +66,7 @@ def versions_here() -> dict[str, str]:
 def facts_of_this_node(probe: Probe) -> NodeFacts:
     """Answer a probe."""
     folder = Path(probe.folder)
-    token_path = None if probe.token_path is None else folder / probe.token_path
+    token_path = folder / probe.token_path
     sizes = {}
     for name in probe.sizes:
         path = folder / name
@@ -88,10 +77,9 @@ def facts_of_this_node(probe: Probe) -> NodeFacts:
         host=socket.gethostname(),
         versions=versions_here(),
         sees_folder=folder.is_dir(),
-        token=None if token_path is None else _text_or_none(token_path),
-        can_write=token_path is not None and os.access(token_path.parent, os.W_OK),
+        token=_text_or_none(token_path),
+        can_write=os.access(token_path.parent, os.W_OK),
         sizes=sizes,
-        bucket_problem=None if probe.bucket is None else _problem_of_bucket(probe.bucket),
     )
 
 
@@ -101,10 +89,13 @@ def problems_of(facts: NodeFacts, probe: Probe, expected: Expected) -> list[str]
     if not facts.sees_folder:
         return [*problems, f"it does not see the folder {probe.folder}, in which the command runs"]
 
-    if facts.bucket_problem is not None:
-        problems.append(f"there {facts.bucket_problem}")
-    if probe.token_path is not None:
-        problems += _folder_problems(facts, Path(probe.token_path).parent, expected)
+    output = Path(probe.token_path).parent
+    if facts.token is None:
+        problems.append(f"it does not see the output folder {output}")
+    elif facts.token != expected.token:
+        problems.append(f"its output folder {output} is a different folder, with other files")
+    elif not facts.can_write:
+        problems.append(f"it cannot write into the output folder {output}")
 
     for name, size in probe.sizes.items():
         if name not in facts.sizes:
@@ -115,16 +106,6 @@ def problems_of(facts: NodeFacts, probe: Probe, expected: Expected) -> list[str]
             )
 
     return problems
-
-
-def _folder_problems(facts: NodeFacts, output: Path, expected: Expected) -> list[str]:
-    if facts.token is None:
-        return [f"it does not see the output folder {output}"]
-    if facts.token != expected.token:
-        return [f"its output folder {output} is a different folder, with other files"]
-    if not facts.can_write:
-        return [f"it cannot write into the output folder {output}"]
-    return []
 
 
 def with_packages_of(expected: Expected, facts: NodeFacts) -> Expected:
@@ -157,18 +138,6 @@ def _is_there(path: Path) -> bool:
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if path.is_file() else None
-
-
-def _problem_of_bucket(url: str) -> str | None:
-    """Return why this node cannot read an output in a bucket, None if it can.
-
-    Its credentials are its own: the driver's do not travel.
-    """
-    try:
-        read_run_record(parse_location(url))
-    except PrefpipeError as error:
-        return error.message
-    return None
 
 
 def _text_or_none(path: Path) -> str | None:

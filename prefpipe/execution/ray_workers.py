@@ -152,15 +152,11 @@ class RayWorkers:
         Raises:
             PrefpipeError: there is no cluster, or some nodes cannot make parts.
         """
-        token, output = uuid.uuid4().hex, job.output.path
-        token_path = bucket = None
-        if isinstance(output, Path):
-            token_path = temporary_path(output / "shared-folder")
-            token_path.write_text(token, encoding="utf-8")
-        else:
-            bucket = str(output)
+        token = uuid.uuid4().hex
+        token_path = temporary_path(job.output.folder / "shared-folder")
+        token_path.write_text(token, encoding="utf-8")
         try:
-            probe = probe_for(Path.cwd(), token_path, _paths_read(job.config), bucket)
+            probe = probe_for(Path.cwd(), token_path, _paths_read(job.config))
             expected = Expected(versions_here(), token)
 
             message = {
@@ -176,8 +172,7 @@ class RayWorkers:
             }
             self._client = _Client(message, job, token_path)
         except BaseException:
-            if token_path is not None:
-                token_path.unlink(missing_ok=True)
+            token_path.unlink(missing_ok=True)
             raise
 
     def start(self, order: Order, inbox: Inbox) -> "RayLink":
@@ -232,7 +227,7 @@ class RayLink:
 class _Client:
     """The process that talks to Ray, and a thread that receives its messages."""
 
-    def __init__(self, connect: Message, job: Job, token_path: Path | None) -> None:
+    def __init__(self, connect: Message, job: Job, token_path: Path) -> None:
         """Start the process and wait until it is connected.
 
         Raises:
@@ -293,8 +288,7 @@ class _Client:
         self._process.kill()
         self._process.wait()
         self._printed.close()
-        if self._token_path is not None:
-            self._token_path.unlink(missing_ok=True)
+        self._token_path.unlink(missing_ok=True)
 
     def _await_connection(self) -> None:
         watch = threading.Timer(CONNECT_S, self._process.kill)

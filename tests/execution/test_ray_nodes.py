@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from prefpipe.artifacts.run_record import RunRecord
-from prefpipe.artifacts.schemas import CANDIDATES
-from prefpipe.artifacts.storage.location import Url
 from prefpipe.errors import UsageError
 from prefpipe.execution.ray_nodes import (
     Expected,
@@ -91,16 +88,6 @@ def probe(tmp_path: Path) -> Probe:
 def test_a_node_with_the_same_folders_and_versions_is_right(probe: Probe) -> None:
     assert set(probe.sizes.values()) == {None, 3}
     assert problems_of(facts_of_this_node(probe), probe, Expected(versions_here(), TOKEN)) == []
-
-
-def test_an_output_in_a_bucket_is_read_there_with_the_nodes_credentials() -> None:
-    bucket = Url("memory", "of-ray/candidates")
-    probe = probe_for(Path.cwd(), None, [], str(bucket))
-    expected = Expected(versions_here(), TOKEN)
-    problems = problems_of(facts_of_this_node(probe), probe, expected)
-    assert problems == [f"there {bucket} does not exist"]
-    RunRecord("generate", CANDIDATES.tag, 1, {"stage": "generate"}).write_if_absent(bucket)
-    assert problems_of(facts_of_this_node(probe), probe, expected) == []
 
 
 def test_what_a_node_does_not_see(probe: Probe, tmp_path: Path) -> None:
